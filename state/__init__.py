@@ -1,0 +1,1 @@
+"""Everything that is RocksDB: rolling sequences, pending impressions, offsets, and the partition they share."""

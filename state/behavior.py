@@ -1,0 +1,59 @@
+"""One behaviour as a fixed-size binary record, and the keys that stand for string ids.
+
+Strings live outside; inside, an item is a 64-bit key, a category a 32-bit key and an action a 16-bit key, all taken
+from XXH3 of the UTF-8 text. Key 0 means "none". Collisions: among ten million items one pair shares a key with
+probability 3e-6; among ten thousand categories one pair does with probability 1.2e-2, and is then embedded as one
+category.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+BEHAVIOR = np.dtype([("item", "<u8"), ("category", "<u4"), ("action", "<u2"), ("ts", "<i8")])
+"""A behaviour: 22 packed little-endian bytes. `ts` is milliseconds since the Unix epoch."""
+
+BehaviorArray = npt.NDArray[np.void]
+"""A one-dimensional array of dtype `BEHAVIOR`, oldest first."""
+
+
+def item_key(item: str) -> int:
+    """Return the 64-bit key of an item id; never 0.
+
+    >>> item_key("apple") == item_key("apple") != item_key("pear")
+    True
+    """
+    return xxh3_64_intdigest(item.encode()) or 1
+
+
+def category_key(category: str) -> int:
+    """Return the 32-bit key of a category; 0 for the empty string, which means "no category".
+
+    >>> category_key("")
+    0
+    """
+    return (xxh3_64_intdigest(category.encode()) & 0xFFFF_FFFF or 1) if category else 0
+
+
+def action_key(action: str) -> int:
+    """Return the 16-bit key of an action name; 0 for the empty string."""
+    return (xxh3_64_intdigest(action.encode()) & 0xFFFF or 1) if action else 0
+
+
+def behaviors(rows: list[tuple[int, int, int, int]]) -> BehaviorArray:
+    """Pack (item key, category key, action key, ts in ms) rows into an array of dtype `BEHAVIOR`."""
+    return np.array(rows, dtype=BEHAVIOR)
+
+
+def from_bytes(buffer: bytes | memoryview) -> BehaviorArray:
+    """Read packed records without copying.
+
+    Raises:
+        ValueError: when the length is not a multiple of 22.
+    """
+    if len(buffer) % BEHAVIOR.itemsize:
+        raise ValueError(f"{len(buffer)} bytes are not whole behaviours of {BEHAVIOR.itemsize} bytes")
+    records: np.ndarray[Any, np.dtype[np.void]] = np.frombuffer(buffer, dtype=BEHAVIOR)
+    return records

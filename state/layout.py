@@ -1,0 +1,79 @@
+"""Where the bytes of a partition lie: the keys of its RocksDB and the ring of a user's sequence. Pure.
+
+All keys begin with one byte that tells what they hold:
+
+    m                        format version and parameters (JSON)
+    o                        topic -> next offset (JSON)
+    p <key>                  a pending value
+    s <user> <0>             head of a user: running count (u64), then the records of the open chunk
+    s <user> <1 + slot>      a whole chunk of a user, in slot `chunk index % chunks` of the ring
+
+The number after the user is a big-endian u16, all in values is little endian.
+Its width is fixed, so no two users share a key, whatever their names are. Records wait in the head until
+their chunk of 64 is whole; a chunk is then written once and stays until the ring comes round. So appending a
+few records rewrites one value of at most 1.4 KB, and appending to a user who is not in memory reads one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from state.behavior import BEHAVIOR
+
+META_KEY = b"m"
+OFFSETS_KEY = b"o"
+PENDING_PREFIX = b"p"
+SEQUENCE_PREFIX = b"s"
+
+RECORD = BEHAVIOR.itemsize
+"""Bytes of a record."""
+CHUNK = 64
+"""Records of a chunk."""
+COUNT_BYTES = 8
+_SUFFIX_BYTES = 2
+_T = TypeVar("_T")
+_MAX_CHUNKS = (1 << 8 * _SUFFIX_BYTES) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A ring of `chunks` whole chunks; with the open one it keeps at least the newest `chunks * 64` records.
+
+    What it keeps is a function of the running count alone.
+    """
+
+    chunks: int
+
+    @classmethod
+    def holding(cls, records: int) -> "Ring":
+        """Return the smallest ring that always keeps the newest `records` records.
+
+        Raises:
+            ValueError: when that is less than one record or more than the key suffix can number.
+        """
+        chunks = -(-records // CHUNK)
+        if not 1 <= chunks <= _MAX_CHUNKS:
+            raise ValueError(f"a ring of {records} records: it must hold 1 to {_MAX_CHUNKS * CHUNK}")
+        return cls(chunks)
+
+    def oldest(self, count: int) -> int:
+        """Return the index of the oldest record that is kept at running count `count`; a multiple of 64."""
+        return max(0, count // CHUNK - self.chunks) * CHUNK
+
+    def suffix(self, chunk: int) -> bytes:
+        """Return the key suffix of the chunk with records `64 * chunk` to `64 * chunk + 63`."""
+        return (1 + chunk % self.chunks).to_bytes(_SUFFIX_BYTES, "big")
+
+    def unroll(self, slots: Sequence[_T], count: int) -> list[_T]:
+        """Return what the used slots hold at running count `count`, oldest chunk first."""
+        done = count // CHUNK
+        turn = done % self.chunks if done > self.chunks else 0
+        return [*slots[turn:], *slots[:turn]][:done]
+
+
+HEAD_SUFFIX = bytes(_SUFFIX_BYTES)
+
+
+def user_prefix(user: str) -> bytes:
+    """Return what all keys of a user begin with."""
+    return SEQUENCE_PREFIX + user.encode()

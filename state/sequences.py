@@ -1,0 +1,174 @@
+"""The rolling sequences of a partition's users: a cache of hot users over chunks in RocksDB."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, cast
+
+from rocksdict import Rdict, WriteBatch
+
+from state.behavior import BEHAVIOR, BehaviorArray
+from state.layout import HEAD_SUFFIX, Ring, user_prefix
+from state.window import Window
+
+
+class Sequences:
+    """Rolling sequences by user; a user's is a pure fold of the records appended to it, in their order.
+
+    Appended records stay in memory until `write_into`. Hot users are kept in memory, the least recently used leaving
+    first; users with unwritten records stay whatever `cache_bytes` says. One thread at a time.
+
+    Args:
+        db: the partition's RocksDB, in raw mode.
+        length: the most records that a read returns.
+        slack: a read of an older state is whole as long as no more than `slack` records came since.
+        cache_bytes: bound of the memory for users, bytes.
+    """
+
+    def __init__(self, db: Rdict, *, length: int, slack: int, cache_bytes: int) -> None:
+        self.length = length
+        self._db = db
+        self._ring = Ring.holding(length + slack)
+        self._suffixes = [HEAD_SUFFIX, *(self._ring.suffix(slot) for slot in range(self._ring.chunks))]
+        self._limit = cache_bytes
+        self._bytes = 0
+        self._clean: OrderedDict[str, Window] = OrderedDict()
+        self._dirty: dict[str, Window] = {}
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of memory that users take now."""
+        return self._bytes
+
+    def append(self, user: str, records: BehaviorArray) -> int:
+        """Append records to a user, oldest first; returns the user's running count.
+
+        The work is proportional to the number of records, not to the length of the sequence.
+
+        Args:
+            user: the user.
+            records: (N,) behaviours of dtype `BEHAVIOR`; they are copied.
+
+        Raises:
+            ValueError: when `records` has another dtype or more dimensions.
+        """
+        if records.dtype != BEHAVIOR or records.ndim != 1:
+            raise ValueError(
+                f"records of dtype {records.dtype}, {records.ndim} dimensions: give a 1-d array of BEHAVIOR"
+            )
+        window = self._dirty.get(user) or self._find(user)
+        if len(records):
+            if user in self._clean:
+                self._dirty[user] = self._clean.pop(user)
+            self._bytes += window.append(records.tobytes())
+        self._evict()
+        return window.count
+
+    def count(self, user: str) -> int:
+        """Return how many records the user ever had; 0 for an unknown user."""
+        count = self._find(user).count
+        self._evict()
+        return count
+
+    def read(self, user: str, count: int | None = None) -> BehaviorArray:
+        """Return a user's newest `length` records as they stood at running count `count`, oldest first.
+
+        When more than `slack` records came since then, the oldest of these records may be overwritten: what
+        is left of them, the newest, is returned; possibly nothing.
+
+        Args:
+            user: the user; an unknown one has no records.
+            count: an earlier running count; None is now.
+
+        Returns:
+            (L,) behaviours, L at most `length`: a read-only view that later appends do not change.
+
+        Raises:
+            ValueError: when `count` is negative or greater than the present running count.
+        """
+        window = self._cached(user)
+        if window is None or not window.whole:
+            window = self._load((user,))[user]
+        return self._records(user, window, count)
+
+    def read_many(self, users: Sequence[str], counts: Sequence[int | None] | None = None) -> list[BehaviorArray]:
+        """Do what `read` does for many users; all that is not in memory comes with one multi-get.
+
+        Args:
+            users: the users; one may be named more than once.
+            counts: a running count for each, as in `read`; None is now for all.
+
+        Raises:
+            ValueError: as in `read`, or when there are not as many counts as users.
+        """
+        windows = self._load(users)
+        wanted = counts if counts is not None else [None] * len(users)
+        return [self._records(user, windows[user], count) for user, count in zip(users, wanted, strict=True)]
+
+    def write_into(self, batch: WriteBatch) -> None:
+        """Put all that changed since the last call into a batch; write it before anything else is called."""
+        for user, window in self._dirty.items():
+            for key, value in window.unsaved():
+                batch.put(key, value)
+            self._clean[user] = window
+        self._dirty.clear()
+        self._evict()
+
+    def _records(self, user: str, window: Window, count: int | None) -> BehaviorArray:
+        stop = window.count if count is None else count
+        if not 0 <= stop <= window.count:
+            raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {window.count}")
+        return window.records(stop - self.length, stop)
+
+    def _cached(self, user: str) -> Window | None:
+        window = self._dirty.get(user)
+        if window is None and (window := self._clean.get(user)) is not None:
+            self._clean.move_to_end(user)
+        return window
+
+    def _find(self, user: str) -> Window:
+        """Return a window that holds at least the open chunk; the caller evicts."""
+        window = self._cached(user)
+        if window is None:
+            prefix = user_prefix(user)
+            window = self._admit(user, Window.from_disk(self._ring, prefix, self._db.get(prefix + HEAD_SUFFIX)))
+        return window
+
+    def _load(self, users: Iterable[str]) -> dict[str, Window]:
+        """Return whole windows, with at most one multi-get."""
+        windows: dict[str, Window] = {}
+        cold: dict[str, bytes] = {}
+        partial: list[Window] = []
+        keys: list[bytes] = []
+        for user in users:
+            if user in windows or user in cold:
+                continue
+            window = self._cached(user)
+            if window is None:
+                prefix = cold[user] = user_prefix(user)
+                keys += [prefix + suffix for suffix in self._suffixes]
+                continue
+            windows[user] = window
+            if not window.whole:
+                partial.append(window)
+        for window in partial:
+            keys += [window.prefix + self._ring.suffix(chunk) for chunk in window.missing]
+        found: Any = self._db.get(cast("list[Any]", keys)) if keys else []
+        values: Iterator[bytes | None] = iter(found)
+        for user, prefix in cold.items():
+            head, *slots = islice(values, len(self._suffixes))
+            windows[user] = self._admit(user, Window.from_disk(self._ring, prefix, head, slots))
+        for window in partial:
+            self._bytes += window.prepend(list(islice(values, len(window.missing))))
+        # Not before: a window that left the cache above would have been counted after it had gone.
+        self._evict()
+        return windows
+
+    def _admit(self, user: str, window: Window) -> Window:
+        self._clean[user] = window
+        self._bytes += window.size
+        return window
+
+    def _evict(self) -> None:
+        while self._bytes > self._limit and self._clean:
+            self._bytes -= self._clean.popitem(last=False)[1].size

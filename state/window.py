@@ -1,0 +1,145 @@
+"""The part of one user's sequence that is in memory, as one contiguous buffer. Pure: knows no RocksDB."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from state.behavior import BEHAVIOR, BehaviorArray
+from state.errors import StateError
+from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, RECORD, Ring
+
+_OVERHEAD = 800
+"""Bytes of a window besides its buffer: the object, its views, the key, its place in the cache."""
+
+
+class Window:
+    """Records `first` to `count - 1` of a user, where a record's index is the running count before it.
+
+    Appending writes behind the last record, never into one that is there. Where room lacks, the records move
+    to a new buffer, and the views of the old one keep it alive. So a view that was returned never changes.
+
+    Args:
+        ring: the ring that the user's chunks lie in.
+        prefix: what the user's keys begin with.
+        first: index of the first record, a multiple of 64.
+        count: the running count, as it is on disk.
+        buffer: the records, `(count - first) * 22` bytes.
+    """
+
+    __slots__ = ("_array", "_buffer", "_ring", "count", "first", "prefix", "saved", "whole")
+
+    def __init__(self, ring: Ring, prefix: bytes, first: int, count: int, buffer: bytes) -> None:
+        self._ring = ring
+        self._buffer: bytes | bytearray = buffer
+        self._array: BehaviorArray | None = None
+        self.prefix = prefix
+        self.first = first
+        self.count = count
+        self.saved = count
+        """The running count on disk."""
+        self.whole = first <= ring.oldest(count)
+        """True: all that the ring keeps is here. False: `missing` tells what is not."""
+
+    @classmethod
+    def from_disk(
+        cls, ring: Ring, prefix: bytes, head: bytes | None, slots: Sequence[bytes | None] | None = None
+    ) -> "Window":
+        """Read a user's head, and the slots of the ring when they are given; without a head it is a new user.
+
+        Raises:
+            StateError: when they do not fit together.
+        """
+        if head is None:
+            return cls(ring, prefix, 0, 0, b"")
+        count = int.from_bytes(head[:COUNT_BYTES], "little")
+        chunks = ring.unroll(slots, count) if slots is not None else []
+        first = (count // CHUNK - len(chunks)) * CHUNK
+        return cls(ring, prefix, first, count, _join(prefix, (*chunks, head[COUNT_BYTES:]), count - first))
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self._buffer) + _OVERHEAD
+
+    @property
+    def missing(self) -> range:
+        """The chunks that the ring keeps and this window lacks; they are on disk."""
+        return range(self._ring.oldest(self.count) // CHUNK, self.first // CHUNK)
+
+    def append(self, data: bytes) -> int:
+        """Append packed records; returns by how many bytes the memory grew."""
+        begin = (self.count - self.first) * RECORD
+        end = begin + len(data)
+        self.count += len(data) // RECORD
+        buffer = self._buffer
+        if end > len(buffer):
+            return self._move(begin, data)
+        buffer[begin:end] = data  # type: ignore[index]  # only a bytearray has room beyond the last record
+        return 0
+
+    def prepend(self, chunks: Sequence[bytes | None]) -> int:
+        """Put the missing chunks before the first record; returns by how many bytes the memory grew.
+
+        Raises:
+            StateError: when one is not there.
+        """
+        before = len(self._buffer)
+        live = self._buffer[: (self.count - self.first) * RECORD]
+        first = self.first - len(chunks) * CHUNK
+        self._buffer = _join(self.prefix, (*chunks, live), self.count - first)
+        self.first = first
+        self._array = None
+        self.whole = True
+        return len(self._buffer) - before
+
+    def records(self, start: int, stop: int) -> BehaviorArray:
+        """Return a read-only view of the records `start` to `stop - 1` that the ring keeps."""
+        array = self._array
+        if array is None:
+            view = memoryview(self._buffer).toreadonly()
+            array = self._array = np.frombuffer(view, dtype=BEHAVIOR)
+        oldest = self._ring.oldest(self.count)
+        first = self.first
+        return array[(start if start > oldest else oldest) - first : (stop if stop > oldest else oldest) - first]
+
+    def unsaved(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the keys and values that bring the disk up to date, and take them as saved."""
+        count, ring, view = self.count, self._ring, memoryview(self._buffer)
+        done = count // CHUNK
+        for chunk in range(max(self.saved, ring.oldest(count)) // CHUNK, done):
+            begin = (chunk * CHUNK - self.first) * RECORD
+            yield self.prefix + ring.suffix(chunk), bytes(view[begin : begin + CHUNK * RECORD])
+        begin = (done * CHUNK - self.first) * RECORD
+        tail = view[begin : (count - self.first) * RECORD]
+        yield self.prefix + HEAD_SUFFIX, count.to_bytes(COUNT_BYTES, "little") + tail
+        self.saved = count
+
+    def _move(self, begin: int, data: bytes) -> int:
+        """Move what the ring still keeps, and the new records, to a larger buffer."""
+        old = self._buffer
+        oldest = self._ring.oldest(self.count)
+        first = max(self.first, oldest)
+        cut = (first - self.first) * RECORD
+        kept = max(0, begin - cut)
+        # More may come at once than the ring holds: then nothing old is kept, and of the new only the end.
+        fresh = data[cut - begin :] if cut > begin else data
+        needed = kept + len(fresh)
+        buffer = bytearray(needed + max(needed // RECORD // 4, 16) * RECORD)
+        buffer[:kept] = memoryview(old)[cut : cut + kept]
+        buffer[kept:needed] = fresh
+        self.first = first
+        self.whole = self.whole or first <= oldest
+        self._buffer = buffer
+        self._array = None
+        return len(buffer) - len(old)
+
+
+def _join(prefix: bytes, parts: Sequence[bytes | bytearray | None], records: int) -> bytes:
+    there = [part for part in parts if part is not None]
+    data = b"".join(there)
+    if len(there) < len(parts) or len(data) != records * RECORD:
+        raise StateError(
+            f"the sequence of user {prefix[1:].decode()!r} is damaged: {len(data)} bytes, not {records}"
+            f" records of {RECORD}. Move the partition's directory away to rebuild its state from Kafka."
+        )
+    return data

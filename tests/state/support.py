@@ -1,0 +1,30 @@
+"""Records, and what is on disk, for the tests of the state."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rocksdict import Options, Rdict
+
+from state.behavior import BEHAVIOR, BehaviorArray
+
+
+def records(start: int, stop: int) -> BehaviorArray:
+    """Return records number `start` to `stop - 1` of an endless series without repetition."""
+    number = np.arange(start, stop, dtype=np.uint64)
+    array = np.zeros(len(number), dtype=BEHAVIOR)
+    array["item"] = (number + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15)  # odd, so a bijection
+    array["category"] = number % 7
+    array["action"] = number % 3
+    array["ts"] = 1_700_000_000_000 + np.arange(start, stop)
+    return array
+
+
+def dump(path: Path) -> dict[bytes, bytes]:
+    """Return all keys and values of a closed partition."""
+    db = Rdict(str(path), Options(raw_mode=True))
+    entries: Any = db.items()
+    found = dict(entries)
+    del entries
+    db.close()
+    return found

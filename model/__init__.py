@@ -1,0 +1,1 @@
+"""Everything that is torch: interest models, embeddings, the learner, updates and checkpoints."""

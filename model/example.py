@@ -1,0 +1,27 @@
+"""What a model is asked: one user's sequence, a moment, and the candidates; with labels when it is to learn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from state.behavior import BehaviorArray
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One request to score, or to learn from when `labels` is given.
+
+    Attributes:
+        sequence: (L,) behaviours of dtype `BEHAVIOR`, oldest first, as they stood at `ts`; L may be 0.
+        ts: moment of the request, milliseconds since the Unix epoch.
+        items: (C,) uint64 item keys of the candidates.
+        categories: (C,) uint32 category keys of the candidates, 0 for none.
+        labels: (C,) float32, 1 clicked and 0 not; None when only scored.
+    """
+
+    sequence: BehaviorArray
+    ts: int
+    items: npt.NDArray[np.uint64]
+    categories: npt.NDArray[np.uint32]
+    labels: npt.NDArray[np.float32] | None = None

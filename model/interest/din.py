@@ -1,0 +1,33 @@
+"""Deep Interest Network: one attention of the target over the sequence, at any length."""
+
+import torch
+from torch import Tensor
+
+from model.interest.attention import AttentionUnit, with_ones
+from model.interest.base import InterestModel
+
+
+class DeepInterest(InterestModel):
+    """a_l = σ(w2 · σ(W1 [q − k_l, q ⊙ k_l] + b1) + b2 + match_l); r = LayerNorm(Σ_l a_l k_l); returns [q, r].
+
+    After DIN (Zhou et al., KDD 2018, sec. 4.3), whose attention is not normalised over the sequence either.
+
+    Args:
+        d: width of keys and targets.
+        hidden: hidden width of the attention network.
+        normalise: LayerNorm on the readout.
+    """
+
+    def __init__(self, d: int, *, hidden: int = 8, normalise: bool = True) -> None:
+        super().__init__()
+        self.d = d
+        self.attention = AttentionUnit(d, hidden, queries=1, normalise=normalise)
+
+    @property
+    def width(self) -> int:
+        """2d."""
+        return 2 * self.d
+
+    def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
+        """Return (B, C, 2d); see `InterestModel.forward`."""
+        return torch.cat([targets, self.attention(with_ones(keys, mask), [targets], match)], dim=-1)

@@ -1,0 +1,106 @@
+"""Sparse Attentive Memory: attention passes over a long sequence, the memory of one querying the next."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.interest.attention import AttentionUnit, with_ones
+from model.interest.base import InterestModel
+
+
+class Enhancement(nn.Module):
+    """Memory enhancement with the target: s ← GRU([D_j s, q], s) for j = 1, 2, 3.
+
+    The "3P+" of SAM (Lin et al., CIKM 2022, sec. 3).
+
+    Args:
+        d: width of memory and target.
+        steps: how often the target is folded in; each step has a projection D_j of its own, the GRU cell is
+            shared.
+    """
+
+    def __init__(self, d: int, *, steps: int = 3) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(d, d) for _ in range(steps))
+        self.cell = nn.GRUCell(2 * d, d)
+
+    def forward(self, memory: Tensor, targets: Tensor) -> Tensor:
+        """Return the enhanced (B, C, d) state of (B, C, d) memories and targets."""
+        state, target = memory.flatten(0, 1), targets.flatten(0, 1)
+        for project in self.projections:
+            state = self.cell(torch.cat([project(state), target], dim=-1), state)
+        return state.view_as(targets)
+
+
+class SparseAttentiveMemory(InterestModel):
+    """P passes of dual-query attention, and one GRU cell that folds each readout into the memory.
+
+    In every pass, with the memory m starting as the target q (SAM, Lin et al., CIKM 2022, sec. 3):
+
+        a_l = σ(w2 · σ(W1 [q − k_l, q ⊙ k_l, m − k_l, m ⊙ k_l] + b1) + b2 + match_l)
+        r   = LayerNorm(Σ_l a_l k_l)
+        m   ← GRU(r, m)
+
+    W1, b1, w2, b2 and the LayerNorm are each pass's own. Sums over thousands of unnormalised weights saturate
+    a GRU; the LayerNorm, which the paper does not have, keeps its input at one scale. The paper's e_p, a
+    dense layer over the whole attention vector, is left out: it would fix the length.
+
+    Args:
+        d: width of keys and targets.
+        hidden: hidden width of the attention network.
+        passes: P.
+        feedback: "iter": the memory is the next pass's second query; "stk": the second query stays the
+            target.
+        normalise: LayerNorm on the readout.
+        output: "readouts": [q, r_1, m_1, …, r_P, m_P]; "paper": [m_1, …, m_P].
+        enhancement: return [q, s] in place of `output`, s the enhanced last memory.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        *,
+        hidden: int = 8,
+        passes: int = 3,
+        feedback: Literal["iter", "stk"] = "iter",
+        normalise: bool = True,
+        output: Literal["readouts", "paper"] = "readouts",
+        enhancement: bool = False,
+    ) -> None:
+        super().__init__()
+        self.d = d
+        self.feedback = feedback
+        self.output = output
+        self.attentions = nn.ModuleList(AttentionUnit(d, hidden, queries=2, normalise=normalise) for _ in range(passes))
+        self.cell = nn.GRUCell(d, d)
+        self.enhancement = Enhancement(d) if enhancement else None
+
+    @property
+    def width(self) -> int:
+        """2d with the enhancement; otherwise (1 + 2P)d for "readouts" and Pd for "paper"."""
+        if self.enhancement is not None:
+            return 2 * self.d
+        return self.d * (1 + 2 * len(self.attentions) if self.output == "readouts" else len(self.attentions))
+
+    def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
+        """Return (B, C, width); see `InterestModel.forward`."""
+        keys = with_ones(keys, mask)
+        memory = targets
+        readouts, memories = [], []
+        for attention in self.attentions:
+            query = memory if self.feedback == "iter" else targets
+            readout = attention(keys, [targets, query], match)
+            memory = self.cell(readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
+            readouts.append(readout)
+            memories.append(memory)
+        return self.assemble(targets, readouts, memories)
+
+    def assemble(self, targets: Tensor, readouts: list[Tensor], memories: list[Tensor]) -> Tensor:
+        """Return what leaves the block, (B, C, width), given every pass's (B, C, d) readout and memory."""
+        if self.enhancement is not None:
+            return torch.cat([targets, self.enhancement(memories[-1], targets)], dim=-1)
+        if self.output == "paper":
+            return torch.cat(memories, dim=-1)
+        passes = [part for pair in zip(readouts, memories, strict=True) for part in pair]
+        return torch.cat([targets, *passes], dim=-1)

@@ -1,0 +1,203 @@
+"""One arm's model in training: predicts, then learns, in one pass over its stream."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.batch import Batch, collate
+from model.embedding import LearnedTable, Taken
+from model.errors import CheckpointError
+from model.example import Example
+from model.network import Network
+from model.optim import OptimSpec
+from model.spec import ModelSpec
+from model.tables import (
+    Predictions,
+    batch_keys,
+    by_example,
+    embedded,
+    model_fingerprint,
+    predict,
+    table_dims,
+    table_seeds,
+)
+from model.update import Tensors, Update, Version
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Learner:
+    """Dense parameters under Adam, embedding tables under row-wise Adagrad, one step a batch.
+
+    The dense gradient is clipped by its norm; the tables' is not, because Adagrad bounds a row's step by
+    itself. A step whose loss or gradient is not finite is left out entirely.
+
+    Attributes:
+        version: epoch, and number of deltas in it.
+        steps: steps taken.
+        skipped: steps left out because a loss or a gradient was not finite.
+        changed: whether a step was taken since the last delta.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        optim: OptimSpec | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.version = Version()
+        self.steps = 0
+        self.skipped = 0
+        self.changed = False
+        self.fingerprint = model_fingerprint(spec, seed)
+        self._spec = spec
+        self._optim = optim or OptimSpec()
+        self._device = torch.device(device)
+        self._network = Network(spec, seed=seed).to(self._device)
+        self._adam = torch.optim.Adam(self._network.parameters(), lr=self._optim.dense_lr, fused=True)
+        seeds = table_seeds(spec, seed)
+        self._tables = {
+            name: LearnedTable(dim, seed=seeds[name], max_rows=self._optim.max_rows, device=self._device)
+            for name, dim in table_dims(spec).items()
+        }
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each table."""
+        return {name: len(table) for name, table in self._tables.items()}
+
+    @property
+    def dropped(self) -> int:
+        """How often a key came to learn and found its table full."""
+        return sum(table.dropped for table in self._tables.values())
+
+    def learn(self, examples: Sequence[Example]) -> Predictions:
+        """Predict every label, then take one step on the mean log loss of them all.
+
+        Returns the (C,) float32 predictions of each example, made before the step. They can be NaN only when
+        the parameters were made so, which skipping such steps prevents.
+
+        Raises:
+            ValueError: when an example has no labels.
+        """
+        if not examples:
+            return []
+        batch = collate(examples, length=self._spec.length, device=self._device)
+        if batch.labels is None:
+            raise ValueError("every example to learn from needs labels")
+        keys = batch_keys(batch)
+        taken = {name: table.take(keys[name]) for name, table in self._tables.items()}
+        vectors = [each.embed() for each in taken.values()]
+        logits: Tensor = self._network(batch, *embedded(batch, vectors))
+        if batch.target_mask.any():
+            self._step(logits, batch, batch.labels, taken)
+        return by_example(logits.detach(), batch, examples)
+
+    def predict(self, examples: Sequence[Example]) -> Predictions:
+        """Return the (C,) float32 predictions of each example, and learn nothing."""
+        return predict(self._network, self._tables, examples, device=self._device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start a new life after a restart: version 0 of `epoch`. A base must be published before any delta.
+
+        Raises:
+            ValueError: when the epoch is not above the present one.
+        """
+        if epoch <= self.version.epoch:
+            raise ValueError(f"epoch {epoch} does not follow epoch {self.version.epoch}")
+        self.version = Version(epoch, 0)
+        self._settle()
+
+    def delta(self, arm: str, info: Mapping[str, str] | None = None) -> Update:
+        """Return the dense parameters and the rows touched since the last delta, as the next version."""
+        self.version = Version(self.version.epoch, self.version.version + 1)
+        tensors = self._dense()
+        for name, table in self._tables.items():
+            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.touched()
+        self._settle()
+        return Update(arm, "delta", *self.version, self.fingerprint, tensors, dict(info or {}))
+
+    def base(self, arm: str, info: Mapping[str, str] | None = None) -> Update:
+        """Return all parameters as they are now, under the version of the last delta.
+
+        What was learned since that delta is in it as well, and comes again, as absolute values, in the next
+        one: a scorer arrives at the same parameters whether it took this base or the deltas.
+        """
+        tensors = self._dense()
+        for name, table in self._tables.items():
+            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.everything()
+        return Update(arm, "base", *self.version, self.fingerprint, tensors, dict(info or {}))
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all that `load_state` needs to go on exactly as this learner would, as arrays by name."""
+        counters = [*self.version, self.steps, self.skipped, self.changed]
+        state: dict[str, npt.NDArray[Any]] = {
+            "fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8),
+            "counters": np.array(counters, np.int64),
+        }
+        state |= {f"network/{name}": tensor for name, tensor in self._dense().items()}
+        for name, parameter in self._network.named_parameters():
+            for moment, tensor in self._adam.state.get(parameter, {}).items():
+                state[f"adam/{moment}/{name}"] = tensor.cpu().numpy().copy()
+        for name, table in self._tables.items():
+            state |= {f"{name}/{part}": array for part, array in table.state().items()}
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: Tensors) -> None:
+        """Take over the state of another learner of the same model; this one must not have learned anything.
+
+        Raises:
+            CheckpointError: when the state is of another model or incomplete; build a new learner then.
+        """
+        try:
+            fingerprint = state["fingerprint"].tobytes().decode()
+            if fingerprint != self.fingerprint:
+                raise CheckpointError(f"state of model {fingerprint}, but this is {self.fingerprint}")
+            epoch, version, self.steps, self.skipped, changed = state["counters"].tolist()
+            for name, tensor in self._network.state_dict().items():
+                tensor.copy_(torch.tensor(state[f"network/{name}"]))
+            for name, parameter in self._network.named_parameters():
+                if f"adam/step/{name}" in state:
+                    moments = {moment: torch.tensor(state[f"adam/{moment}/{name}"]) for moment in _MOMENTS}
+                    self._adam.state[parameter] = {
+                        moment: tensor.to(self._device) for moment, tensor in moments.items()
+                    }
+            for name, table in self._tables.items():
+                table.load_state({part: state[f"{name}/{part}"] for part in table.state()})
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
+        self.version, self.changed = Version(epoch, version), bool(changed)
+
+    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Taken]) -> None:
+        valid = batch.target_mask
+        loss = functional.binary_cross_entropy_with_logits(logits[valid], labels[valid])
+        self._adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._optim.clip)
+        # Squares, because Adagrad adds them up: one that overflows would stop its row for good.
+        gradients = [each.vectors.grad for each in taken.values()]
+        squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+        if not torch.isfinite(torch.stack([loss.detach(), norm, *squares])).all():
+            self.skipped += 1
+            return
+        self._adam.step()
+        for name, table in self._tables.items():
+            table.step(taken[name], lr=self._optim.embedding_lr)
+        self.steps += 1
+        self.changed = True
+
+    def _dense(self) -> dict[str, npt.NDArray[Any]]:
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self._network.state_dict().items()}
+
+    def _settle(self) -> None:
+        for table in self._tables.values():
+            table.settle()
+        self.changed = False

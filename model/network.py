@@ -1,0 +1,100 @@
+"""The dense part of a model: from a batch and its embeddings to logits."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import GAP_BUCKETS, Batch
+from model.interest import build_interest
+from model.interest.packing import packed
+from model.match import MATCH_FEATURES, MatchLogits, find_matches, match_features
+from model.spec import ModelSpec
+
+ACTION_ROWS = 64
+"""Rows of the action table: row 0 for no action, the other 63 shared by all action keys."""
+
+PRIOR = 0.2
+"""The click probability that an untrained head starts from."""
+
+
+class Network(nn.Module):
+    """Logits of candidates from a batch and its embeddings; item and category embeddings come from outside.
+
+    A behaviour's key is its item and category embeddings side by side, plus an action and a time-gap
+    embedding of that width, which start at zero. A candidate is its item and category embeddings alone.
+
+    Args:
+        spec: the network's definition.
+        seed: of the initial parameters, which depend on nothing else; the global random state stays as it
+            was.
+    """
+
+    def __init__(self, spec: ModelSpec, *, seed: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.interest = build_interest(spec)
+            self.actions = _zeros(ACTION_ROWS, spec.width) if spec.embeds else None
+            self.gaps = _zeros(GAP_BUCKETS, spec.width) if spec.embeds else None
+            attends = spec.match and spec.kind in ("sam", "din")
+            self.match_logits = MatchLogits() if attends else None
+            width = (self.interest.width if self.interest else 0) + MATCH_FEATURES * spec.match
+            self.head = build_head(width, spec.hidden)
+
+    def forward(self, batch: Batch, history: Tensor | None, targets: Tensor | None) -> Tensor:
+        """Return (B, C) logits; what stands at padded candidates means nothing.
+
+        Args:
+            batch: keys, masks and gaps.
+            history: (B, L, d) embeddings of the behaviours, item beside category. Not read by kind "counts".
+            targets: (B, C, d) embeddings of the candidates. Not read by kind "counts".
+
+        Raises:
+            ValueError: when embeddings are missing that this kind reads.
+        """
+        dtype = next(self.head.parameters()).dtype
+        matches = find_matches(batch, dtype) if self.spec.match else None
+        parts = []
+        if self.interest is not None:
+            if history is None or targets is None:
+                raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
+            keys = self._keys(batch, history)
+            logits = self.match_logits(matches) if self.match_logits is not None else None
+            if keys.device.type == "cpu":
+                parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
+            else:
+                parts.append(self.interest(keys, batch.mask, targets, logits))
+        if matches is not None:
+            parts.append(match_features(matches, batch))
+        output: Tensor = self.head(torch.cat(parts, dim=-1)).squeeze(-1)
+        return output
+
+    def _keys(self, batch: Batch, history: Tensor) -> Tensor:
+        assert self.actions is not None
+        assert self.gaps is not None
+        actions = batch.history_actions
+        rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
+        keys: Tensor = history + self.actions(rows) + self.gaps(batch.gap_buckets)
+        return keys
+
+
+def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """Return the MLP from `width` features to one logit that starts near the logit of `PRIOR`.
+
+    LayerNorm, not BatchNorm: a candidate's score must not depend on what is scored beside it.
+    """
+    layers: list[nn.Module] = []
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.LayerNorm(units), nn.PReLU()]
+        width = units
+    last = nn.Linear(width, 1)
+    nn.init.constant_(last.bias, math.log(PRIOR / (1.0 - PRIOR)))
+    return nn.Sequential(*layers, last)
+
+
+def _zeros(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width)
+    nn.init.zeros_(table.weight)
+    return table

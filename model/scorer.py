@@ -1,0 +1,142 @@
+"""The serving twin of a learner: no optimiser, and parameters that are swapped whole or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.embedding import EmbeddingTable
+from model.errors import UpdateRefused
+from model.example import Example
+from model.key_index import Keys
+from model.network import Network
+from model.spec import ModelSpec
+from model.tables import Predictions, model_fingerprint, predict, table_dims, table_seeds
+from model.update import Update, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An update that passed every check of its content and lies ready to be swapped in.
+
+    Attributes:
+        update: where it came from.
+        dense: every parameter of the network by name.
+        rows: keys and vectors to set, by table.
+        tables: the whole new tables by name when the update is a base, which then are served as they are.
+    """
+
+    update: Update
+    dense: dict[str, Tensor]
+    rows: dict[str, tuple[Keys, Tensor]]
+    tables: dict[str, EmbeddingTable] | None
+
+
+class Scorer:
+    """Scores with the parameters it was last given; before the first update, with the initial ones of `seed`.
+
+    Order of updates: a base applies when it is newer than what is served; a delta when it is the next one of
+    the same epoch. Not safe for threads, but for `prepare`, which reads nothing that changes.
+    """
+
+    def __init__(self, spec: ModelSpec, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.version = Version()
+        self.fingerprint = model_fingerprint(spec, seed)
+        self._spec = spec
+        self._seed = seed
+        self._device = torch.device(device)
+        self._network = Network(spec, seed=seed).to(self._device).requires_grad_(False).eval()
+        self._tables = self._new_tables()
+
+    def score(self, examples: Sequence[Example]) -> Predictions:
+        """Return the (C,) float32 click probabilities of each example's candidates."""
+        return predict(self._network, self._tables, examples, device=self._device)
+
+    def apply(self, update: Update) -> None:
+        """Check an update and swap it in.
+
+        Raises:
+            UpdateRefused: see `prepare` and `commit`; nothing has changed then.
+        """
+        self._check_order(update)
+        self.commit(self.prepare(update))
+
+    def prepare(self, update: Update) -> Prepared:
+        """Check everything about an update but its turn, and do the work that need not wait for it.
+
+        May run in another thread than the one that scores.
+
+        Raises:
+            UpdateRefused: "fingerprint", "shape" or "non-finite".
+        """
+        if update.fingerprint != self.fingerprint:
+            raise UpdateRefused("fingerprint", f"of model {update.fingerprint}, not of {self.fingerprint}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
+        rows = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}
+        if different := update.tensors.keys() ^ (shapes.keys() | rows):
+            raise UpdateRefused("shape", f"tensors missing or unknown: {sorted(different)[:5]}")
+        dense = {name: self._checked(update, name, shape) for name, shape in shapes.items()}
+        moved: dict[str, tuple[Keys, Tensor]] = {}
+        for table, dim in table_dims(self._spec).items():
+            keys = _checked_keys(update, f"{table}/keys")
+            moved[table] = keys, self._checked(update, f"{table}/values", (len(keys), dim))
+        tables = None
+        if update.kind == "base":
+            tables = self._new_tables()
+            for name, (keys, vectors) in moved.items():
+                tables[name].assign(keys, vectors)
+        return Prepared(update, dense, moved, tables)
+
+    @torch.no_grad()
+    def commit(self, prepared: Prepared) -> None:
+        """Serve the prepared parameters from now on.
+
+        Raises:
+            UpdateRefused: "stale" when what is served is as new, "gap" when an update between is missing.
+        """
+        self._check_order(prepared.update)
+        if prepared.tables is not None:
+            self._tables = prepared.tables
+        else:
+            # All memory that is needed comes first: after that, nothing can fail half way.
+            for name, (keys, _) in prepared.rows.items():
+                self._tables[name].reserve(len(keys))
+            for name, (keys, vectors) in prepared.rows.items():
+                self._tables[name].assign(keys, vectors)
+        for name, tensor in self._network.state_dict().items():
+            tensor.copy_(prepared.dense[name])
+        self.version = prepared.update.at
+
+    def _check_order(self, update: Update) -> None:
+        if update.at <= self.version:
+            raise UpdateRefused("stale", f"{update.kind} {update.at}, but {self.version} is served")
+        following = Version(self.version.epoch, self.version.version + 1)
+        if update.kind == "delta" and update.at != following:
+            raise UpdateRefused("gap", f"delta {update.at} does not follow {self.version}: a base must come")
+
+    def _new_tables(self) -> dict[str, EmbeddingTable]:
+        seeds = table_seeds(self._spec, self._seed)
+        return {
+            name: EmbeddingTable(dim, seed=seeds[name], device=self._device)
+            for name, dim in table_dims(self._spec).items()
+        }
+
+    def _checked(self, update: Update, name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = update.tensors[name]
+        if tensor.dtype != np.float32 or tensor.shape != shape:
+            raise UpdateRefused("shape", f"{name} is {tensor.dtype} {tensor.shape}, not float32 {shape}")
+        if not np.isfinite(tensor).all():
+            raise UpdateRefused("non-finite", f"{name} holds NaN or infinity")
+        return torch.tensor(tensor, device=self._device)
+
+
+def _checked_keys(update: Update, name: str) -> npt.NDArray[np.uint64]:
+    keys = update.tensors[name]
+    if keys.dtype != np.uint64 or keys.ndim != 1:
+        raise UpdateRefused("shape", f"{name} is {keys.dtype} {keys.shape}, not uint64 (n,)")
+    if not keys.all() or len(np.unique(keys)) < len(keys):
+        raise UpdateRefused("shape", f"{name} holds key 0 or a key twice")
+    return keys

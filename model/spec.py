@@ -1,0 +1,110 @@
+"""What defines a network: a frozen specification, its named presets, and a fingerprint to compare."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from xxhash import xxh3_128_hexdigest
+
+from model.errors import SpecError
+
+Kind = Literal["sam", "din", "mean", "counts"]
+"""Sparse Attentive Memory, Deep Interest Network, average pooling, or match features and no embedding."""
+
+PARAMETER_FORMAT = 1
+"""Raised when the same specification comes to mean other parameters; part of every fingerprint."""
+
+
+class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that fixes a network's parameters and mathematics.
+
+    Attributes:
+        kind: interest model between the sequence and the head.
+        length: newest behaviours that are read.
+        item_dim: width of an item's embedding.
+        category_dim: width of a category's embedding; both are concatenated.
+        match: exact matches of item and category between candidate and history: two learned attention logits,
+            and counts and recencies for the head.
+        hidden: widths of the head's hidden layers.
+        attention_hidden: hidden width of the attention unit of `sam` and `din`.
+        normalise_readout: LayerNorm on the attention readout. Unnormalised sigmoid sums grow with the length:
+            SAM does not learn from long histories without it.
+        passes: `sam`: passes over the sequence.
+        feedback: `sam`: whether a pass's memory becomes the next pass's query ("iter", the paper's text) or
+            the query stays the target ("stk", what the released code does).
+        output: `sam`: "readouts" hands the head [q, r_1, m_1, …, r_P, m_P]; "paper" the memories
+            alone, [m_1, …, m_P].
+        enhancement: `sam`: the paper's memory enhancement ("3P+"); the head then gets [q, s] and `output` is
+            not used.
+    """
+
+    kind: Kind = "sam"
+    length: int = 1000
+    item_dim: int = 16
+    category_dim: int = 16
+    match: bool = True
+    hidden: tuple[int, ...] = (64, 32)
+    attention_hidden: int = 8
+    normalise_readout: bool = True
+    passes: int = 3
+    feedback: Literal["iter", "stk"] = "iter"
+    output: Literal["readouts", "paper"] = "readouts"
+    enhancement: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("length", "item_dim", "category_dim", "attention_hidden", "passes"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if any(width < 1 for width in self.hidden):
+            raise SpecError(f"hidden is {self.hidden}, but every layer needs at least 1 unit")
+        if self.kind == "counts" and not self.match:
+            raise SpecError("kind 'counts' reads nothing but match features: match cannot be off")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the network reads item and category embeddings at all."""
+        return self.kind != "counts"
+
+    @property
+    def width(self) -> int:
+        """Width d of a key and of a target: item and category side by side."""
+        return self.item_dim + self.category_dim
+
+
+PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
+    {
+        "sam": ModelSpec(),
+        "sam-paper": ModelSpec(match=False, normalise_readout=False, enhancement=True),
+        "sam-3p+": ModelSpec(enhancement=True),
+        "din": ModelSpec(kind="din"),
+        "mean": ModelSpec(kind="mean"),
+        "counts": ModelSpec(kind="counts"),
+    }
+)
+"""Named specifications; `preset` also understands "<name>-<length>", such as "din-50"."""
+
+
+def preset(name: str) -> ModelSpec:
+    """Return the specification called `name`: a key of `PRESETS`, perhaps with "-<length>" after it.
+
+    >>> preset("din-50").length
+    50
+
+    Raises:
+        SpecError: when there is no such preset, or the length is 0.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    found = re.fullmatch(r"(?P<base>.+)-(?P<length>\d+)", name)
+    if found is None or found["base"] not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise SpecError(f"no model preset is called {name!r}; known: {known}; each also with a length, as in 'din-50'")
+    return msgspec.structs.replace(PRESETS[found["base"]], length=int(found["length"]))
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Return 32 hex digits that differ when the parameters or the mathematics of two networks differ."""
+    return xxh3_128_hexdigest(msgspec.json.encode((PARAMETER_FORMAT, spec), order="sorted"))

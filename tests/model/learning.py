@@ -1,0 +1,35 @@
+"""A small world to learn in: examples whose labels follow from the candidates."""
+
+import numpy as np
+
+from model.example import Example
+from model.spec import ModelSpec, preset
+from state.behavior import BEHAVIOR
+
+KINDS = ("sam", "din", "mean", "counts")
+
+
+def small(kind: str) -> ModelSpec:
+    """Return the preset over ten behaviours only."""
+    return preset(f"{kind}-10")
+
+
+def examples(count: int, *, seed: int, catalogue: int = 40) -> list[Example]:
+    """Return requests of 0 to 12 behaviours and 1 to 5 candidates, of which low item keys are clicked."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        sequence = np.zeros(rng.integers(0, 13), BEHAVIOR)
+        sequence["item"] = rng.integers(1, catalogue, len(sequence))
+        sequence["category"] = sequence["item"] % 5
+        sequence["action"] = 3
+        sequence["ts"] = np.sort(rng.integers(0, 10**9, len(sequence)))
+        items = rng.integers(1, catalogue, rng.integers(1, 6)).astype(np.uint64)
+        clicked = rng.random(len(items)) < np.where(items < catalogue / 2, 0.9, 0.1)
+        made.append(Example(sequence, 10**9, items, (items % 5).astype(np.uint32), clicked.astype(np.float32)))
+    return made
+
+
+def batches(count: int, *, seed: int) -> list[list[Example]]:
+    """Return so many batches of eight examples."""
+    return [examples(8, seed=seed * 1000 + number) for number in range(count)]

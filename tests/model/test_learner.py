@@ -1,0 +1,216 @@
+"""The learner: it learns, predicts first, skips what is not finite, goes on from its state exactly."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional
+
+from model.batch import collate
+from model.errors import CheckpointError
+from model.example import Example
+from model.learner import Learner
+from model.metrics import auc, normalised_entropy
+from model.network import Network
+from model.optim import OptimSpec
+from model.update import Update, Version
+from tests.model.learning import KINDS, batches, examples, small
+
+
+def assert_same(left: list[npt.NDArray[np.float32]], right: list[npt.NDArray[np.float32]]) -> None:
+    assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def contents(update: Update) -> dict[str, object]:
+    """Return dense tensors, and the rows of tables as dicts by key, comparable whatever the order of rows."""
+    found: dict[str, object] = {}
+    for name, tensor in update.tensors.items():
+        table, _, part = name.partition("/")
+        if not part:
+            found[name] = tensor.tolist()
+        elif part == "keys":
+            values = update.tensors[f"{table}/values"].tolist()
+            found[table] = dict(zip(tensor.tolist(), values, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["din", "mean"])
+def test_it_learns_what_can_only_be_known_from_the_items(kind: str) -> None:
+    learner = Learner(small(kind))
+    labels, predicted = [], []
+    for number, batch in enumerate(batches(150, seed=1)):
+        got = learner.learn(batch)
+        if number >= 75:
+            predicted += got
+            labels += [example.labels for example in batch if example.labels is not None]
+    assert auc(np.concatenate(labels), np.concatenate(predicted)) > 0.8
+    assert normalised_entropy(np.concatenate(labels), np.concatenate(predicted)) < 0.8
+    assert learner.steps == 150
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_returned_was_predicted_before_the_step(kind: str) -> None:
+    learner, bystander = Learner(small(kind), seed=4), Learner(small(kind), seed=4)
+    for batch in batches(5, seed=2):
+        before = learner.predict(batch)
+        got = learner.learn(batch)
+        assert [len(each) for each in got] == [len(example.items) for example in batch]
+        assert all(each.dtype == np.float32 for each in got)
+        np.testing.assert_allclose(np.concatenate(got), np.concatenate(before), atol=1e-6)
+        assert np.abs(np.concatenate(got) - np.concatenate(learner.predict(batch))).max() > 1e-6
+        bystander.learn(batch)
+    assert contents(learner.base("a")) == contents(bystander.base("a"))
+
+
+def test_labels_do_not_reach_the_predictions_made_for_them() -> None:
+    batch = examples(8, seed=3)
+    ones = [dataclasses.replace(example, labels=np.ones(len(example.items), np.float32)) for example in batch]
+    assert_same(Learner(small("sam")).learn(batch), Learner(small("sam")).learn(ones))
+
+
+def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> None:
+    spec, batch = small("counts"), examples(8, seed=4)
+    learner, network = Learner(spec, OptimSpec(clip=1e9), seed=2), Network(spec, seed=2)
+    learner.learn(batch)
+    # One example at a time has no padded candidate, so nothing but real ones can enter the mean.
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    total = sum(len(example.items) for example in batch)
+    for example in batch:
+        one = collate([example], length=spec.length)
+        assert one.labels is not None
+        loss = functional.binary_cross_entropy_with_logits(network(one, None, None), one.labels, reduction="sum")
+        (loss / total).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    dense = learner.base("a").tensors
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_allclose(dense[name], tensor.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_learner_goes_on_bit_for_bit(kind: str) -> None:
+    stream = batches(24, seed=5)
+    whole = Learner(small(kind), seed=7)
+    first = Learner(small(kind), seed=7)
+    for learner in (whole, first):
+        learner.begin_epoch(3)
+        for number, batch in enumerate(stream[:12]):
+            learner.learn(batch)
+            if number % 5 == 4:
+                learner.delta("a")
+    second = Learner(small(kind), seed=7)
+    second.load_state(first.state())
+    assert (second.version, second.steps, second.changed) == (whole.version, whole.steps, True)
+    for batch in stream[12:]:
+        assert_same(second.learn(batch), whole.learn(batch))
+    assert second.rows == whole.rows
+    left, right = second.delta("a"), whole.delta("a")
+    assert left.at == right.at
+    assert contents(left) == contents(right)
+    assert contents(second.base("a")) == contents(whole.base("a"))
+
+
+def test_a_state_is_a_copy_that_further_learning_leaves_alone() -> None:
+    learner = Learner(small("din"))
+    learner.learn(examples(8, seed=6))
+    state = learner.state()
+    copies = {name: array.copy() for name, array in state.items()}
+    learner.learn(examples(8, seed=7))
+    assert all(np.array_equal(state[name], copy) for name, copy in copies.items())
+
+
+def test_the_state_of_another_model_or_half_a_state_is_refused() -> None:
+    state = Learner(small("din")).state()
+    for other in (Learner(small("sam")), Learner(small("din"), seed=1)):
+        with pytest.raises(CheckpointError, match="model"):
+            other.load_state(state)
+    for name in state:
+        if not name.startswith("adam/"):
+            with pytest.raises(CheckpointError):
+                Learner(small("din")).load_state({key: value for key, value in state.items() if key != name})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(kind: str, bad: float) -> None:
+    learner = Learner(small(kind))
+    for batch in batches(3, seed=8):
+        learner.learn(batch)
+    learner.delta("a")
+    before = learner.state()
+    poisoned = examples(8, seed=9, catalogue=400)
+    poisoned[3] = dataclasses.replace(poisoned[3], labels=np.full(len(poisoned[3].items), bad, np.float32))
+    predicted = np.concatenate(learner.learn(poisoned))
+    assert np.isfinite(predicted).all()
+    assert (learner.skipped, learner.steps, learner.changed) == (1, 3, False)
+    after = learner.state()
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[name], before[name]) for name in before if name != "counters")
+    learner.learn(examples(8, seed=10))
+    assert (learner.skipped, learner.steps) == (1, 4)
+
+
+def test_a_full_table_learns_no_new_keys_and_counts_them() -> None:
+    learner = Learner(small("din"), OptimSpec(max_rows=7))
+    for batch in batches(4, seed=11):
+        learner.learn(batch)
+    assert learner.rows["item"] == 7
+    assert learner.dropped > 0
+
+
+def test_a_delta_holds_the_rows_of_its_batches_and_nothing_else() -> None:
+    learner = Learner(small("din"))
+    learner.begin_epoch(1)
+    for batch in batches(3, seed=12):
+        learner.learn(batch)
+    learner.delta("a")
+    batch = examples(2, seed=13)
+    learner.learn(batch)
+    update = learner.delta("arm", {"clicked_at": "5"})
+    keys = {key for example in batch for key in (*example.items, *example.sequence["item"][-10:])}
+    assert set(update.tensors["item/keys"].tolist()) == {int(key) for key in keys}
+    assert (update.arm, update.kind, update.at, update.info) == ("arm", "delta", (1, 2), {"clicked_at": "5"})
+    assert not learner.changed
+    assert len(learner.delta("a").tensors["item/keys"]) == 0
+
+
+def test_a_base_is_everything_under_the_version_of_the_last_delta() -> None:
+    learner = Learner(small("din"))
+    learner.begin_epoch(2)
+    assert learner.base("a").at == Version(2, 0)
+    learner.learn(examples(8, seed=14))
+    learner.delta("a")
+    learner.learn(examples(8, seed=15))
+    base = learner.base("a")
+    assert (base.kind, base.at) == ("base", (2, 1))
+    assert len(base.tensors["item/keys"]) == learner.rows["item"]
+    assert learner.changed
+    assert len(learner.delta("a").tensors["item/keys"]) > 0
+
+
+def test_epochs_only_rise() -> None:
+    learner = Learner(small("counts"))
+    learner.begin_epoch(5)
+    learner.delta("a")
+    for epoch in (5, 4):
+        with pytest.raises(ValueError, match="epoch"):
+            learner.begin_epoch(epoch)
+    learner.begin_epoch(6)
+    assert learner.version == (6, 0)
+
+
+def test_an_empty_batch_and_examples_without_candidates_take_no_step() -> None:
+    learner = Learner(small("din"))
+    nobody = Example(examples(1, seed=16)[0].sequence, 0, *(np.zeros(0, kind) for kind in ("u8", "u4", "f4")))
+    assert learner.learn([]) == []
+    assert learner.predict([]) == []
+    assert [len(each) for each in learner.learn([nobody])] == [0]
+    assert (learner.steps, learner.skipped) == (0, 0)
+
+
+def test_examples_without_labels_are_an_error_that_says_so() -> None:
+    batch = [dataclasses.replace(example, labels=None) for example in examples(2, seed=17)]
+    with pytest.raises(ValueError, match="labels"):
+        Learner(small("din")).learn(batch)

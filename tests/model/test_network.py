@@ -1,0 +1,192 @@
+"""The contract of every network: one suite over every kind and option."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from model.batch import Batch, collate
+from model.network import PRIOR, Network
+from model.spec import PRESETS, ModelSpec, preset
+from tests.model.worlds import NOW, embed, example
+
+SMALL = ModelSpec(item_dim=3, category_dim=5, length=40)
+SPECS = {
+    "sam": SMALL,
+    "sam without match": replace(SMALL, match=False),
+    "sam stk": replace(SMALL, feedback="stk"),
+    "sam raw": replace(SMALL, normalise_readout=False),
+    "sam memories": replace(SMALL, output="paper"),
+    "sam one pass": replace(SMALL, passes=1),
+    "sam-3p+": replace(SMALL, enhancement=True),
+    "sam-paper": replace(SMALL, match=False, normalise_readout=False, enhancement=True),
+    "din": replace(SMALL, kind="din"),
+    "din without match": replace(SMALL, kind="din", match=False),
+    "din raw": replace(SMALL, kind="din", normalise_readout=False),
+    "mean": replace(SMALL, kind="mean"),
+    "mean without match": replace(SMALL, kind="mean", match=False),
+    "counts": replace(SMALL, kind="counts"),
+    "linear counts": replace(SMALL, kind="counts", hidden=()),
+}
+
+
+@pytest.fixture(params=list(SPECS))
+def network(request: pytest.FixtureRequest) -> Network:
+    """Return a network of each specification, in double precision, with no parameter at its tidy start."""
+    net = Network(SPECS[request.param], seed=3).double()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.3)
+    return net
+
+
+def logits_of(net: Network, batch: Batch) -> Tensor:
+    embeddings = embed(batch, net.spec.width, torch.float64) if net.spec.embeds else (None, None)
+    logits: Tensor = net(batch, *embeddings)
+    return logits
+
+
+def unequal_batch(length: int = 40) -> Batch:
+    rng = np.random.default_rng(5)
+    return collate([example(rng, n, c) for n, c in ((30, 6), (0, 1), (1, 3), (60, 2))], length=length)
+
+
+def test_candidates_together_equal_candidates_alone(network: Network) -> None:
+    batch = unequal_batch()
+    together = logits_of(network, batch)
+    for c in range(batch.target_items.shape[1]):
+        alone = dataclasses.replace(
+            batch,
+            target_items=batch.target_items[:, c : c + 1],
+            target_categories=batch.target_categories[:, c : c + 1],
+            target_mask=batch.target_mask[:, c : c + 1],
+        )
+        rows = batch.target_mask[:, c]
+        expected = logits_of(network, alone)[rows, 0]
+        torch.testing.assert_close(together[rows, c], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_users_together_equal_users_alone(network: Network) -> None:
+    rng = np.random.default_rng(6)
+    examples = [example(rng, n, c) for n, c in ((30, 4), (0, 2), (7, 1), (29, 1), (31, 5))]
+    together = logits_of(network, collate(examples, length=40))
+    for row, one in enumerate(examples):
+        alone = logits_of(network, collate([one], length=40))
+        torch.testing.assert_close(alone[0], together[row, : len(one.items)], rtol=1e-10, atol=1e-10)
+
+
+def test_the_content_of_padding_changes_nothing(network: Network) -> None:
+    batch = unequal_batch()
+    expected = logits_of(network, batch)
+    noise = torch.arange(batch.mask.numel()).view_as(batch.mask)
+    filled = dataclasses.replace(
+        batch,
+        history_items=batch.history_items.where(batch.mask, batch.target_items[:, :1]),
+        history_categories=batch.history_categories.where(batch.mask, batch.target_categories[:, :1]),
+        history_actions=batch.history_actions.where(batch.mask, noise % 7),
+        gap_buckets=batch.gap_buckets.where(batch.mask, noise % 64),
+    )
+    found = logits_of(network, filled)
+    assert torch.equal(found[batch.target_mask], expected[batch.target_mask])
+
+
+def test_more_padding_changes_nothing(network: Network) -> None:
+    batch = unequal_batch()
+    expected = logits_of(network, batch)
+
+    def widened(tensor: Tensor, by: int) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, by))
+
+    wider = Batch(
+        *(
+            widened(getattr(batch, field.name), 3 if field.name.startswith(("target", "labels")) else 9)
+            for field in dataclasses.fields(batch)
+        )
+    )
+    found = logits_of(network, wider)[:, : expected.shape[1]]
+    torch.testing.assert_close(found[batch.target_mask], expected[batch.target_mask], rtol=1e-10, atol=1e-10)
+    assert logits_of(network, wider).isfinite().all()
+
+
+def test_gradients_reach_every_parameter_and_embedding(network: Network) -> None:
+    batch = unequal_batch()
+    embeddings = [tensor.requires_grad_() for tensor in embed(batch, network.spec.width, torch.float64)]
+    logits = network(batch, *embeddings)
+    torch.autograd.backward(logits[batch.target_mask].square().sum())
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+    if network.spec.embeds:
+        history, targets = embeddings
+        assert history.grad is not None
+        assert targets.grad is not None
+        assert history.grad[batch.mask].any(dim=-1).all()
+        assert not history.grad[~batch.mask].any()
+        assert targets.grad[batch.target_mask].any(dim=-1).all()
+
+
+def test_only_the_newest_behaviours_count(network: Network) -> None:
+    rng = np.random.default_rng(7)
+    whole = example(rng, 60, 3)
+    newest = dataclasses.replace(whole, sequence=whole.sequence[-40:])
+    outputs = [logits_of(network, collate([one], length=40)) for one in (whole, newest)]
+    assert torch.equal(*outputs)
+    other = dataclasses.replace(whole, sequence=whole.sequence[:40])
+    assert not torch.allclose(logits_of(network, collate([other], length=40)), outputs[0])
+
+
+def test_extreme_values_stay_finite(network: Network) -> None:
+    rng = np.random.default_rng(8)
+    one = example(rng, 40, 3)
+    sequence = one.sequence.copy()
+    sequence["ts"] = np.linspace(0, 2**48, len(sequence))
+    sequence["action"] = 2**16 - 1
+    sequence["category"] = 2**32 - 1
+    batch = collate([dataclasses.replace(one, sequence=sequence, ts=NOW)], length=40)
+    assert logits_of(network, batch).isfinite().all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_seed_alone_fixes_the_parameters(name: str) -> None:
+    state = torch.get_rng_state()
+    first = Network(preset(name), seed=1).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    again = Network(preset(name), seed=1).state_dict()
+    other = Network(preset(name), seed=2).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_untrained_network_starts_near_the_prior(name: str) -> None:
+    net = Network(preset(name), seed=0)
+    rng = np.random.default_rng(9)
+    batch = collate([example(rng, 300, 20) for _ in range(4)], length=1000)
+    history, targets = embed(batch, net.spec.width)
+    with torch.no_grad():
+        probabilities = net(batch, 0.5 * history, 0.5 * targets).sigmoid()
+    assert abs(float(probabilities.mean()) - PRIOR) < 0.2
+
+
+def test_missing_embeddings_are_an_error() -> None:
+    with pytest.raises(ValueError, match="reads embeddings"):
+        Network(ModelSpec())(unequal_batch(), None, None)
+
+
+def test_actions_and_gaps_start_without_effect_and_can_learn_one() -> None:
+    net = Network(replace(SMALL, match=False)).double()
+    batch = unequal_batch()
+    moved = dataclasses.replace(
+        batch, history_actions=batch.history_actions + 5, gap_buckets=(batch.gap_buckets + 9) % 64
+    )
+    assert torch.equal(logits_of(net, batch), logits_of(net, moved))
+    optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    torch.autograd.backward(logits_of(net, batch).sum())
+    optimiser.step()
+    assert not torch.allclose(logits_of(net, batch), logits_of(net, moved))

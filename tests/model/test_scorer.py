@@ -1,0 +1,210 @@
+"""The scorer: equal to the learner it follows, and never half way between two states."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import UpdateRefused
+from model.example import Example
+from model.learner import Learner
+from model.scorer import Scorer
+from model.update import Update, decode, encode
+from tests.model.learning import KINDS, batches, examples, small
+
+PROBE = examples(12, seed=99, catalogue=60)
+
+
+def assert_follows(scorer: Scorer, learner: Learner) -> None:
+    got, expected = scorer.score(PROBE), learner.predict(PROBE)
+    assert all(np.array_equal(left, right) for left, right in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_base_and_deltas_through_bytes_score_like_the_learner(kind: str) -> None:
+    learner, scorer = Learner(small(kind), seed=3), Scorer(small(kind), seed=3)
+    assert_follows(scorer, learner)
+    for batch in batches(3, seed=1):
+        learner.learn(batch)
+    learner.begin_epoch(1)
+    scorer.apply(decode(encode(learner.base("a"))))
+    assert_follows(scorer, learner)
+    for number, batch in enumerate(batches(6, seed=2)):
+        learner.learn(batch)
+        scorer.apply(decode(encode(learner.delta("a"))))
+        assert scorer.version == (1, number + 1)
+        assert_follows(scorer, learner)
+
+
+def test_learning_predictions_are_what_the_scorer_would_have_served() -> None:
+    learner, scorer = Learner(small("sam")), Scorer(small("sam"))
+    learner.begin_epoch(1)
+    scorer.apply(learner.base("a"))
+    for batch in batches(4, seed=3):
+        served = scorer.score([dataclasses.replace(example, labels=None) for example in batch])
+        learned = learner.learn(batch)
+        np.testing.assert_allclose(np.concatenate(served), np.concatenate(learned), atol=1e-6)
+        scorer.apply(learner.delta("a"))
+
+
+def test_candidates_and_examples_do_not_influence_one_another() -> None:
+    learner, scorer = Learner(small("sam")), Scorer(small("sam"))
+    for batch in batches(5, seed=4):
+        learner.learn(batch)
+    learner.begin_epoch(1)
+    scorer.apply(learner.base("a"))
+    together = scorer.score(PROBE)
+    for example, probabilities in zip(PROBE, together, strict=True):
+        assert probabilities.dtype == np.float32
+        assert probabilities.shape == (len(example.items),)
+        for at in range(len(example.items)):
+            alone = Example(example.sequence, example.ts, example.items[at : at + 1], example.categories[at : at + 1])
+            np.testing.assert_allclose(scorer.score([alone])[0], probabilities[at : at + 1], atol=1e-5)
+
+
+def test_a_late_base_and_missed_deltas_lead_to_the_same_parameters() -> None:
+    learner, early, late = Learner(small("din")), Scorer(small("din")), Scorer(small("din"))
+    learner.begin_epoch(1)
+    early.apply(learner.base("a"))
+    for batch in batches(4, seed=5):
+        learner.learn(batch)
+        early.apply(learner.delta("a"))
+    learner.learn(examples(8, seed=6))
+    late.apply(learner.base("a"))
+    assert late.version == early.version
+    learner.learn(examples(8, seed=7))
+    delta = learner.delta("a")
+    for scorer in (early, late):
+        scorer.apply(delta)
+        assert_follows(scorer, learner)
+
+
+def test_nothing_to_score_is_no_error() -> None:
+    scorer = Scorer(small("sam"))
+    assert scorer.score([]) == []
+    empty = Example(PROBE[0].sequence, 0, np.zeros(0, np.uint64), np.zeros(0, np.uint32))
+    assert [len(each) for each in scorer.score([empty, PROBE[0]])] == [0, len(PROBE[0].items)]
+
+
+def refusal(scorer: Scorer, update: Update) -> str | None:
+    """Apply; on refusal, check that nothing changed and return the reason."""
+    before, version = scorer.score(PROBE), scorer.version
+    try:
+        scorer.apply(update)
+    except UpdateRefused as refused:
+        assert scorer.version == version
+        after = scorer.score(PROBE)
+        assert all(np.array_equal(left, right) for left, right in zip(before, after, strict=True))
+        return refused.reason
+    return None
+
+
+def served(kind: str = "din") -> tuple[Learner, Scorer]:
+    """Return a learner at version 1.1 and the scorer that has followed it."""
+    learner, scorer = Learner(small(kind)), Scorer(small(kind))
+    learner.begin_epoch(1)
+    scorer.apply(learner.base("a"))
+    learner.learn(examples(8, seed=8))
+    scorer.apply(learner.delta("a"))
+    return learner, scorer
+
+
+@given(
+    st.sampled_from(["base", "delta"]),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_the_order_rule(
+    kind: Literal["base", "delta"], epoch: int, version: int, at_epoch: int, at_version: int
+) -> None:
+    learner = Learner(small("counts"))
+    scorer = Scorer(small("counts"))
+    if (at_epoch, at_version) > (0, 0):
+        scorer.apply(dataclasses.replace(learner.base("a"), epoch=at_epoch, version=at_version))
+    update = dataclasses.replace(learner.base("a"), kind=kind, epoch=epoch, version=version)
+    if (epoch, version) <= (at_epoch, at_version):
+        expected: str | None = "stale"
+    elif kind == "base" or (epoch, version) == (at_epoch, at_version + 1):
+        expected = None
+    else:
+        expected = "gap"
+    assert refusal(scorer, update) == expected
+
+
+def test_a_delta_of_the_epoch_before_is_stale_and_of_the_next_a_gap() -> None:
+    learner, scorer = served()
+    learner.learn(examples(8, seed=9))
+    late = learner.delta("a")
+    learner.begin_epoch(2)
+    base, next_delta = learner.base("a"), learner.delta("a")
+    assert refusal(scorer, next_delta) == "gap"
+    assert refusal(scorer, base) is None
+    assert refusal(scorer, late) == "stale"
+    assert refusal(scorer, next_delta) is None
+
+
+@pytest.mark.parametrize("kind", ["delta", "base"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_tensor_that_is_not_finite_is_served(kind: str, bad: float) -> None:
+    learner, scorer = served()
+    learner.learn(examples(8, seed=10))
+    good = learner.delta("a") if kind == "delta" else dataclasses.replace(learner.base("a"), version=2)
+    for name, tensor in good.tensors.items():
+        if tensor.dtype == np.float32:
+            poisoned = tensor.copy()
+            poisoned.reshape(-1)[-1] = bad
+            assert refusal(scorer, with_tensor(good, name, poisoned)) == "non-finite"
+    assert refusal(scorer, good) is None
+
+
+def with_tensor(update: Update, name: str, tensor: npt.NDArray[Any]) -> Update:
+    return dataclasses.replace(update, tensors={**update.tensors, name: tensor})
+
+
+def test_no_tensor_of_another_shape_or_type_is_served() -> None:
+    learner, scorer = served()
+    learner.learn(examples(8, seed=11))
+    good = learner.delta("a")
+    for name, tensor in good.tensors.items():
+        without = {key: value for key, value in good.tensors.items() if key != name}
+        assert refusal(scorer, dataclasses.replace(good, tensors=without)) == "shape"
+        for other in (
+            tensor[..., None],
+            np.concatenate([tensor.ravel(), tensor.ravel()]),
+            tensor.astype("f8"),
+        ):
+            assert refusal(scorer, with_tensor(good, name, other)) == "shape"
+    assert refusal(scorer, with_tensor(good, "extra", np.zeros(1, np.float32))) == "shape"
+    keys = good.tensors["item/keys"]
+    for wrong in (np.append(keys[1:], np.uint64(0)), np.append(keys[1:], keys[1])):
+        assert refusal(scorer, with_tensor(good, "item/keys", wrong)) == "shape"
+    assert refusal(scorer, good) is None
+
+
+def test_an_update_of_another_model_or_another_seed_is_refused() -> None:
+    _, scorer = served()
+    for other in (Learner(small("sam")), Learner(small("din"), seed=1)):
+        other.begin_epoch(9)
+        assert refusal(scorer, other.base("a")) == "fingerprint"
+
+
+def test_updates_may_be_prepared_ahead_of_their_turn() -> None:
+    learner, scorer = served()
+    learner.begin_epoch(2)
+    prepared = [scorer.prepare(learner.base("a"))]
+    for batch in batches(3, seed=12):
+        learner.learn(batch)
+        prepared.append(scorer.prepare(learner.delta("a")))
+    with pytest.raises(UpdateRefused, match="gap"):
+        scorer.commit(prepared[2])
+    for each in prepared:
+        scorer.commit(each)
+    assert_follows(scorer, learner)

@@ -1,0 +1,49 @@
+"""Small random examples and embeddings for tests of the model."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.batch import Batch
+from model.example import Example
+from state.behavior import BEHAVIOR
+
+NOW = 1_700_000_000_000
+
+
+def item_keys(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Spread small numbers over all 64 bits, so that about half of the keys are negative as int64."""
+    return numbers.astype(np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+
+
+def example(rng: np.random.Generator, length: int, candidates: int, *, labelled: bool = True) -> Example:
+    """Draw from 20 items of 6 categories, 0 among them, so that candidates and history match often."""
+    bought = rng.integers(1, 21, length)
+    offered = rng.integers(1, 21, candidates)
+    sequence = np.zeros(length, BEHAVIOR)
+    sequence["item"] = item_keys(bought)
+    sequence["category"] = bought % 6
+    sequence["action"] = rng.integers(0, 3, length)
+    sequence["ts"] = NOW - np.sort(rng.integers(-1000, 10**9, length))[::-1]
+    return Example(
+        sequence=sequence,
+        ts=NOW,
+        items=item_keys(offered),
+        categories=(offered % 6).astype(np.uint32),
+        labels=rng.integers(0, 2, candidates).astype(np.float32) if labelled else None,
+    )
+
+
+def embed(batch: Batch, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Return (B, L, width) history and (B, C, width) targets, pure functions of item and category keys."""
+    frequencies = torch.arange(1, width + 1, dtype=torch.float64)
+
+    def vectors(items: Tensor, categories: Tensor) -> Tensor:
+        phase = (items.double() * 1e-18 + categories.double()).unsqueeze(-1)
+        return torch.sin(phase * frequencies).to(dtype)
+
+    return (
+        vectors(batch.history_items, batch.history_categories),
+        vectors(batch.target_items, batch.target_categories),
+    )

@@ -6,6 +6,7 @@ probability 3e-6; among ten thousand categories one pair does with probability 1
 category.
 """
 
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,16 @@ def action_key(action: str) -> int:
     return (xxh3_64_intdigest(action.encode()) & 0xFFFF or 1) if action else 0
 
 
+pack = Struct("<QIHq").pack
+"""Packs (item key, category key, action key, ts in ms) into the 22 bytes of one behaviour."""
+
+
 def behaviors(rows: list[tuple[int, int, int, int]]) -> BehaviorArray:
     """Pack (item key, category key, action key, ts in ms) rows into an array of dtype `BEHAVIOR`."""
     return np.array(rows, dtype=BEHAVIOR)
 
 
-def from_bytes(buffer: bytes | memoryview) -> BehaviorArray:
+def from_bytes(buffer: bytes | bytearray | memoryview) -> BehaviorArray:
     """Read packed records without copying.
 
     Raises:

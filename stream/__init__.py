@@ -1,0 +1,1 @@
+"""Everything that speaks Kafka: events, topics, worker, trainer, replay, simulation and the command line."""

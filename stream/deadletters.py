@@ -1,0 +1,67 @@
+"""Dead letters: records that could not be used, kept byte for byte, with the reason and where they came from.
+
+A dead letter has the key and the value of the refused record and these headers, all text:
+
+| header | says |
+|---|---|
+| `reason` | why it could not be used |
+| `topic`, `partition`, `offset` | where it was read |
+| `timestamp` | its own Kafka timestamp, milliseconds since the Unix epoch |
+| `refused-by` | the program that refused it: `worker`, `trainer` |
+| `value-bytes`, `key-bytes` | only where it did not fit: the full length, of which the head is kept |
+
+A value up to `RECORD_BYTES` is whole. A longer one (a topic can be set to take more than other topics and
+producers do) is cut to its head; the whole of it stays readable at its origin for as long as that topic
+retains it. A null value stays null.
+"""
+
+from stream.kafka import Sender
+from stream.record import Record
+from stream.topics import RECORD_BYTES, Topics
+
+_KEY_BYTES = 16_384
+_REASON_BYTES = 4_096
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, by: str = "worker") -> None:
+    """Send the dead letter of a record.
+
+    Args:
+        sender: where to; the letter is safe once its `flush` has returned.
+        topics: the names.
+        record: as it was consumed.
+        reason: why it could not be used.
+        by: the program that refused it.
+
+    Raises:
+        KafkaClientError: when it, or an earlier record, cannot be sent.
+    """
+    key, value, headers = letter(record, reason, by=by)
+    sender.send(topics.dead_letters, value, key=key, headers=headers)
+
+
+def letter(record: Record, reason: str, *, by: str) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return the (key, value, headers) of a record's dead letter."""
+    headers: Headers = [
+        ("reason", _text(reason)),
+        ("topic", record.topic),
+        ("partition", str(record.partition)),
+        ("offset", str(record.offset)),
+        ("timestamp", str(record.timestamp)),
+        ("refused-by", by),
+    ]
+    key, value = record.key, record.value
+    if value is not None and len(value) > RECORD_BYTES:
+        headers.append(("value-bytes", str(len(value))))
+        value = value[:RECORD_BYTES]
+    if key is not None and len(key) > _KEY_BYTES:
+        headers.append(("key-bytes", str(len(key))))
+        key = key[:_KEY_BYTES]
+    return key, value, headers
+
+
+def _text(reason: str) -> bytes:
+    """Return a reason that is UTF-8 and short, whatever the refused record made it quote."""
+    return reason.encode(errors="backslashreplace")[:_REASON_BYTES].decode(errors="ignore").encode()

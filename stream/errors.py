@@ -1,0 +1,49 @@
+"""What can go wrong in `stream`, as exceptions whose text says what was wrong and what to do."""
+
+
+class StreamError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class SettingsError(StreamError):
+    """The configuration has an unknown key, a value that cannot be, or a file that cannot be read."""
+
+
+class KafkaClientError(StreamError):
+    """Kafka did not take a record, or refuses this client."""
+
+
+class BrokerError(StreamError):
+    """A local broker cannot be started, or did not come up."""
+
+
+class EngineMissingError(BrokerError):
+    """The engine that was asked for is not installed here."""
+
+
+class TopicError(StreamError):
+    """Topics are missing, have the wrong partition count, or cannot be made."""
+
+
+class NoAnswerError(StreamError, TimeoutError):
+    """No answer to an impression arrived in time."""
+
+
+class WorkerError(StreamError):
+    """A worker cannot go on with the state or the topics it has."""
+
+
+class ChildDiedError(StreamError):
+    """A child process ended before it was told to."""
+
+
+class ReplayError(StreamError):
+    """A replay cannot go on: an answer or a label that it waits for does not come."""
+
+
+class EventError(StreamError, ValueError):
+    """An event that is about to be written has a field that no reader would accept."""
+
+
+class SimulationError(StreamError):
+    """A simulation cannot go on: nobody answers it."""

@@ -1,0 +1,139 @@
+"""The events that travel: typed, frozen, decoded with validation errors that name the field.
+
+External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
+MessagePack arrays. Times are integer milliseconds since the Unix epoch; ids are strings of 1 to 256 characters.
+"""
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+from xxhash import xxh3_64_intdigest
+
+Id = Annotated[str, Meta(min_length=1, max_length=256)]
+Label = Annotated[str, Meta(max_length=256)]
+Millis = Annotated[int, Meta(ge=0, le=2**48)]
+
+
+class Behavior(Struct, frozen=True):
+    """`user` did `action` with `item` of `category` at `ts`. The only event that changes a sequence."""
+
+    user: Id
+    item: Id
+    ts: Millis
+    category: Label = ""
+    action: Label = "view"
+
+
+class Candidate(Struct, frozen=True):
+    """An item to rank."""
+
+    item: Id
+    category: Label = ""
+
+
+class Impression(Struct, frozen=True):
+    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown."""
+
+    request_id: Id
+    user: Id
+    ts: Millis
+    candidates: Annotated[list[Candidate], Meta(min_length=1)]
+    slots: Annotated[int, Meta(ge=1, le=65535)] = 10
+
+
+class Click(Struct, frozen=True):
+    """In request `request_id`, `user` clicked `item` at `ts`. The only source of labels."""
+
+    request_id: Id
+    user: Id
+    item: Id
+    ts: Millis
+
+
+class Spent(Struct, frozen=True):
+    """Milliseconds that an answer took: from the impression's Kafka timestamp to scoring, reading state, scoring."""
+
+    wait: float
+    state: float
+    score: float
+
+
+class Score(Struct, frozen=True):
+    """The answer to an impression.
+
+    `items` and `probabilities` keep the order of the impression's candidates; `order` holds indices into them, best
+    first. `epoch` and `version` name the model state of `arm` that answered, `seen` is how many behaviours of the
+    user it knew (the running count; of which the newest 1000 or so were read).
+    """
+
+    request_id: str
+    user: str
+    ts: int
+    arm: str
+    epoch: int
+    version: int
+    items: list[str]
+    probabilities: list[float]
+    order: list[int]
+    slots: int
+    seen: int
+    spent_ms: Spent
+
+
+class Sample(Struct, frozen=True, array_like=True):
+    """Labelled items of one request, with the sequence as it stood when the request was scored.
+
+    The arrays are packed little-endian and have one entry an item: `items` uint64 keys, `categories` uint32 keys,
+    `positions` uint16 ranks in the answer, `probabilities` float32, `labels` uint8. `sequence` is packed `BEHAVIOR`.
+    `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
+    """
+
+    request_id: str
+    user: str
+    arm: str
+    ts: int
+    epoch: int
+    version: int
+    clicked_at: int
+    sequence: bytes
+    items: bytes
+    categories: bytes
+    positions: bytes
+    probabilities: bytes
+    labels: bytes
+
+
+class Outcome(Struct, frozen=True, array_like=True):
+    """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list."""
+
+    request_id: str
+    user: str
+    arm: str
+    ts: int
+    epoch: int
+    version: int
+    items: list[str]
+    positions: list[int]
+    probabilities: list[float]
+    labels: list[int]
+
+
+def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the (C,) 64-bit ids by which a trainer recognises a repeated (request, item)."""
+    salt = np.uint64(xxh3_64_intdigest(request_id.encode()))
+    mixed = (items ^ salt) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
+    return ids
+
+
+encode_json = msgspec.json.Encoder().encode
+encode_packed = msgspec.msgpack.Encoder().encode
+decode_behavior = msgspec.json.Decoder(Behavior).decode
+decode_impression = msgspec.json.Decoder(Impression).decode
+decode_click = msgspec.json.Decoder(Click).decode
+decode_score = msgspec.json.Decoder(Score).decode
+decode_sample = msgspec.msgpack.Decoder(Sample).decode
+decode_outcome = msgspec.msgpack.Decoder(Outcome).decode

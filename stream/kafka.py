@@ -1,0 +1,191 @@
+"""librdkafka clients as samstream uses them: what is ours by default, and how their errors are said."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from stream.errors import KafkaClientError
+from stream.logs import log
+from stream.record import Record
+
+_logger = logging.getLogger("samstream.kafka")
+# One [kafka] section serves producers and consumers: that each ignores some of the other's properties is no news.
+_logger.addFilter(lambda record: "will be ignored by this" not in record.getMessage())
+
+T = TypeVar("T")
+
+_WAIT_S = 30.0
+_RETRY_S = 0.2
+
+_PASSING = {
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._WAIT_COORD,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+"""What Kafka says while brokers start, stop and change places. A topic that was just made may be unknown."""
+
+_HOPELESS = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._SSL,
+}
+
+_CONSUMER = {
+    "enable.auto.commit": "false",
+    "enable.auto.offset.store": "false",
+    "auto.offset.reset": "earliest",
+    "isolation.level": "read_committed",
+    "partition.assignment.strategy": "range",
+    "session.timeout.ms": "10000",
+    "queued.max.messages.kbytes": "65536",
+    # The embedded broker ignores the fetch limits; the client must then not refuse what it is sent.
+    "receive.message.max.bytes": "1000000000",
+}
+
+_PRODUCER = {
+    "enable.idempotence": "true",
+    "compression.type": "lz4",
+    "linger.ms": "2",
+    # A broker that is away is waited for; giving up would lose what the offsets already passed.
+    "message.timeout.ms": "0",
+    "partitioner": "murmur2_random",
+}
+
+
+def consumer(kafka: Mapping[str, str], own: Mapping[str, str]) -> Consumer:
+    """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`)."""
+    return Consumer({**_CONSUMER, **kafka, **own, "error_cb": _report}, logger=_logger)
+
+
+def is_final(error: KafkaError) -> bool:
+    """Say whether waiting is of no use: Kafka refuses this client, or has fenced it."""
+    return bool(error.fatal()) or error.code() in _HOPELESS
+
+
+def to_record(message: Message) -> Record:
+    """Return a consumed message as a plain value."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+
+
+class Sender:
+    """An idempotent producer that waits when its buffer is full and remembers a delivery that failed."""
+
+    def __init__(self, kafka: Mapping[str, str]) -> None:
+        self._producer = Producer({**_PRODUCER, **kafka, "error_cb": self._hear}, logger=_logger)
+        self._failure: str | None = None
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | str | None = None,
+        partition: int = -1,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+        on_delivery: Callable[[Message], None] | None = None,
+    ) -> None:
+        """Hand a record over; blocks while the buffer is full.
+
+        Raises:
+            KafkaClientError: when the record can never be sent, or an earlier one was not.
+        """
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                self._failure = f"Kafka did not take a record for {message.topic()}: {error.str()}"
+            elif on_delivery is not None:
+                on_delivery(message)
+
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise KafkaClientError(f"cannot send to {topic}: {error.args[0].str()}") from None
+        self.poll()
+
+    def poll(self) -> None:
+        """Serve delivery reports.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered.
+        """
+        self._producer.poll(0)
+        if self._failure is not None:
+            raise KafkaClientError(self._failure)
+
+    @property
+    def waiting(self) -> int:
+        """Records that Kafka has not acknowledged yet."""
+        return len(self._producer)
+
+    def flush(self) -> None:
+        """Wait until Kafka has acknowledged everything, however long that takes; says so when it takes long.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered.
+        """
+        while waiting := self._producer.flush(5.0):
+            self.poll()
+            log(_logger, "waiting_for_broker", logging.WARNING, records=waiting)
+        self.poll()
+
+    def _hear(self, error: KafkaError) -> None:
+        _report(error)
+        if error.code() in _HOPELESS:
+            self._failure = f"Kafka refuses this client: {error.str()}; check the [kafka] settings"
+
+
+def retried(ask: Callable[[], T], what: str) -> T:
+    """Ask Kafka, again while it says that asking again may help: leaders move, brokers restart.
+
+    Raises:
+        KafkaClientError: when there is no answer within 30 s, or a final one; says what was asked.
+    """
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as problem:
+            error: KafkaError = problem.args[0]
+            if time.monotonic() > deadline or error.code() not in _PASSING:
+                raise KafkaClientError(f"{what}: {error.str()}") from None
+            time.sleep(_RETRY_S)
+
+
+def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """Return the first offset of a partition that Kafka has, and the one behind the last.
+
+    Raises:
+        KafkaClientError: when Kafka does not say.
+    """
+    where = TopicPartition(topic, partition)
+    found = retried(lambda: client.get_watermark_offsets(where, timeout=5.0), f"offsets of {topic}/{partition}")
+    if found is None:
+        raise KafkaClientError(f"offsets of {topic}/{partition}: no answer")
+    low, high = found
+    return low, high
+
+
+def _report(error: KafkaError) -> None:
+    log(_logger, "kafka_error", logging.WARNING, error=error.str())

@@ -1,0 +1,23 @@
+"""Structured logs: one line an event, `time level process event key=value …`, on standard error."""
+
+import logging
+import sys
+
+
+def log(logger: logging.Logger, event: str, level: int = logging.INFO, /, **fields: object) -> None:
+    """Write one event with its fields."""
+    if logger.isEnabledFor(level):
+        words = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+        logger.log(level, "%s %s", event, words)
+
+
+def configure(level: str = "INFO") -> None:
+    """Send the process's logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f'"{text}"' if any(character in text for character in ' "\n=') else text

@@ -1,0 +1,249 @@
+"""One frozen, typed configuration: a TOML (or JSON) file, then the environment, then flags; the later wins.
+
+Environment variables are `SAMSTREAM_<SECTION>__<KEY>` (for example `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`). Section
+`kafka` takes any librdkafka property; in the environment its dots are underscores
+(`SAMSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092`). Flags are `--set section.key=value`. Unknown keys are errors.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from model.optim import OptimSpec
+from model.spec import ModelSpec, preset
+from stream.errors import SettingsError
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+RESERVED = frozenset(
+    {
+        "group.id",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "auto.offset.reset",
+        "isolation.level",
+        "partition.assignment.strategy",
+        "group.protocol",
+        "enable.idempotence",
+        "partitioner",
+    }
+)
+"""librdkafka properties that are not for the user to set."""
+
+KEPT_DELTAS = 4096
+"""Distinct Kafka keys of an arm's deltas: what compaction leaves of them."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+
+
+class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Names and sizes of the topics: `prefix` before each name; partitions of the topics keyed by user."""
+
+    prefix: str = ""
+    partitions: Count = 8
+    replication: Count = 1
+
+
+class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the partitions lie, how long a sequence is, and how much memory hot users may take.
+
+    `slack` is how many behaviours beyond `length` are kept, so that a pending impression still finds the sequence as it
+    was: a user with more than `slack` behaviours within the attribution window loses the oldest ones in the sample.
+    """
+
+    directory: str = ".samstream/state"
+    length: Annotated[int, Meta(ge=1, le=30_000)] = 1000
+    slack: Annotated[int, Meta(ge=0)] = 256
+    cache_mb: Count = 32
+
+
+class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The worker's consumer group, commit interval, windows and limits (seconds unless the name says otherwise)."""
+
+    group: str = "samstream-worker"
+    commit_interval_s: Positive = 0.5
+    attribution_window_s: Positive = 60.0
+    lateness_s: NotNegative = 5.0
+    idle_s: Positive = 5.0
+    align_s: NotNegative = 2.0
+    max_impression_age_s: Positive = 300.0
+    max_future_s: NotNegative = 5.0
+    max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
+    micro_batch: Count = 16
+    model_wait_s: NotNegative = 10.0
+    device: str = "auto"
+    threads: Count = 1
+
+
+class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The trainer: which arms it teaches (all when empty), where checkpoints lie, how often it publishes and saves."""
+
+    arms: tuple[Name, ...] = ()
+    directory: str = ".samstream/checkpoints"
+    update_interval_s: Positive = 0.5
+    checkpoint_interval_s: Positive = 30.0
+    keep: Count = 3
+    batch: Count = 32
+    remember: Count = 1_000_000
+    progressive_log: str = ""
+    device: str = "auto"
+    threads: Count = 1
+
+
+class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One arm of the experiment.
+
+    `preset` names a model (`sam`, `sam-paper`, `din-50`, `counts`, …); `model` overrides single fields of it. An arm
+    with `learn = false` keeps the parameters it starts from. `learn_from` says whose samples it learns from: those of
+    its own users, or all.
+    """
+
+    name: Name
+    share: NotNegative = 1.0
+    preset: str = "sam"
+    model: dict[str, Any] = {}
+    learn: bool = True
+    learn_from: Literal["own", "all"] = "own"
+    optim: OptimSpec = OptimSpec()
+
+    def spec(self) -> ModelSpec:
+        """Return the model this arm runs.
+
+        Raises:
+            SettingsError: for an unknown preset or field.
+        """
+        try:
+            return msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise SettingsError(f"arm {self.name!r}: {error}") from None
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set. `kafka` holds librdkafka properties; `seed` starts the parameters of every arm."""
+
+    kafka: dict[str, str] = field(default_factory=lambda: {"bootstrap.servers": "localhost:9092"})
+    topics: TopicSettings = TopicSettings()
+    state: StateSettings = StateSettings()
+    worker: WorkerSettings = WorkerSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
+    salt: str = "samstream"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse arms that cannot be run side by side.
+
+        Raises:
+            SettingsError: for no arms, two of one name, no share at all, or a trainer's arm that is not there.
+        """
+        if taken := RESERVED & self.kafka.keys():
+            raise SettingsError(
+                f"kafka.{', kafka.'.join(sorted(taken))}: samstream's promises rest on what it sets here"
+            )
+        if self.trainer.checkpoint_interval_s / self.trainer.update_interval_s > KEPT_DELTAS / 2:
+            raise SettingsError(
+                f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
+            )
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) < len(names):
+            raise SettingsError(f"arms need distinct names and at least one, got {names}")
+        if sum(arm.share for arm in self.arms) <= 0:
+            raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
+        if unknown := set(self.trainer.arms) - set(names):
+            raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {names}")
+        for arm in self.arms:
+            if arm.spec().length > self.state.length:
+                raise SettingsError(
+                    f"arm {arm.name!r} looks at {arm.spec().length} behaviours, state.length keeps {self.state.length}"
+                )
+
+
+def load(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings: file, then environment, then `section.key=value` overrides.
+
+    Args:
+        path: the file, TOML or JSON; none when None.
+        environ: the environment.
+        overrides: `section.key=value`, values as in TOML.
+        defaults: what a job prefers to the general defaults; a section of the file changes single keys of it.
+
+    Raises:
+        SettingsError: for a file that cannot be read, an unknown key or a value of the wrong type; says where.
+    """
+    merged: dict[str, Any] = {
+        section: dict(value) if isinstance(value, Mapping) else value for section, value in (defaults or {}).items()
+    }
+    for section, value in (_read(path) if path else {}).items():
+        preferred = merged.get(section)
+        merged[section] = {**preferred, **value} if isinstance(preferred, dict) and isinstance(value, dict) else value
+    for name, value in environ.items():
+        if name.startswith("SAMSTREAM_") and "__" in name:
+            section, key = name.removeprefix("SAMSTREAM_").lower().split("__", 1)
+            _put(merged, [section, key.replace("_", ".") if section == "kafka" else key], value, name)
+    for override in overrides:
+        target, equals, value = override.partition("=")
+        section, dot, key = target.partition(".")
+        if not equals:
+            raise SettingsError(f"--set {override}: write it as section.key=value")
+        _put(merged, [section, key] if dot else [section], value, f"--set {override}")
+    if isinstance(kafka := merged.get("kafka"), dict):
+        merged["kafka"] = {key: _property(value) for key, value in kafka.items()}
+    return convert(merged)
+
+
+def convert(values: Mapping[str, Any]) -> Settings:
+    """Check plain values and return them as `Settings`.
+
+    Raises:
+        SettingsError: for an unknown key or a value of the wrong type or range.
+    """
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        # msgspec wraps what __post_init__ raises; the message is ours either way.
+        raise SettingsError(f"settings: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: holds {type(values).__name__}, not sections with keys")
+    return values
+
+
+def _put(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
+    inner = values
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"{origin}: {key} is a value, not a section")
+    inner[keys[-1]] = text if keys[0] == "kafka" else _parse(text)
+
+
+def _parse(text: str) -> Any:
+    """Read a TOML value; text that is none is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _property(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,93 @@
+"""Shared fixtures: one broker a session, and names of its own for each test.
+
+`SAMSTREAM_TEST_BOOTSTRAP=HOST:PORT` takes a broker that runs already; `SAMSTREAM_TEST_BROKER` starts one of
+an engine: `embedded` (the default), `kafka` (needs `KAFKA_HOME` and Java) or `docker` (testcontainers). Tests
+that use a broker get the marker `broker`; those marked `durable_broker` kill it, and are skipped where it
+would not survive that.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from stream import topics as topics_module
+from stream.broker import ENGINES, Broker, local_broker
+from stream.errors import EngineMissingError
+from stream.topics import Topics
+
+PARTITIONS = 4
+"""Of the topics keyed by user that the fixture `topics` makes."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = _wanted()
+    if item.get_closest_marker("durable_broker") and not (wanted in ENGINES and ENGINES[wanted].durable):
+        pytest.skip(f"needs a local broker that survives kill -9: {wanted} is none, SAMSTREAM_TEST_BROKER=kafka is")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The session's broker; a test that kills it starts it again."""
+    with ExitStack() as stack:
+        wanted = _wanted()
+        if wanted == "docker":
+            wanted = stack.enter_context(_container())
+        try:
+            running = stack.enter_context(local_broker(wanted, tmp_path_factory.mktemp("broker")))
+        except EngineMissingError as error:
+            pytest.skip(str(error))
+        yield running
+
+
+@pytest.fixture
+def kafka(broker: Broker) -> dict[str, str]:
+    """Properties for librdkafka that reach the broker."""
+    return {"bootstrap.servers": broker.bootstrap}
+
+
+@pytest.fixture
+def topic_prefix(kafka: dict[str, str]) -> Iterator[str]:
+    """A prefix that no other test has; topics with it are deleted afterwards."""
+    prefix = f"test-{uuid.uuid4().hex[:12]}-"
+    yield prefix
+    admin = AdminClient({**kafka, "log_level": 0})
+    if made := [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]:
+        for deleted in admin.delete_topics(made).values():
+            deleted.result()
+
+
+@pytest.fixture
+def topics(kafka: dict[str, str], topic_prefix: str) -> Topics:
+    """Topics of this test alone, made on the broker with `PARTITIONS` partitions."""
+    names = Topics(topic_prefix)
+    topics_module.ensure(kafka, names, partitions=PARTITIONS, replication=1)
+    return names
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    """Apache Kafka in Docker; yields its address."""
+    from docker.errors import DockerException
+    from testcontainers.community.kafka import KafkaContainer
+
+    try:
+        container = KafkaContainer("confluentinc/cp-kafka:7.9.0").with_kraft()
+    except DockerException as error:
+        pytest.skip(f"SAMSTREAM_TEST_BROKER=docker: no Docker engine answers ({error})")
+    with container:
+        yield container.get_bootstrap_server()
+
+
+def _wanted() -> str:
+    return os.environ.get("SAMSTREAM_TEST_BOOTSTRAP") or os.environ.get("SAMSTREAM_TEST_BROKER") or "embedded"

@@ -1,0 +1,259 @@
+"""A front end's view: what it writes reaches Kafka as readers expect it, and answers find their request."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Message, Producer
+
+from stream.broker import Broker
+from stream.client import Client
+from stream.errors import EventError, KafkaClientError, NoAnswerError
+from stream.events import (
+    Behavior,
+    Candidate,
+    Click,
+    Impression,
+    Score,
+    Spent,
+    decode_behavior,
+    decode_click,
+    decode_impression,
+    encode_json,
+)
+from stream.tail import Tail
+from stream.topics import Topics
+
+NOW = 1_700_000_000.5
+CANDIDATES = [Candidate("tea", "drinks"), Candidate("bread")]
+
+
+@pytest.fixture
+def client(kafka: dict[str, str], topics: Topics) -> Iterator[Client]:
+    with Client(kafka, topics, clock=lambda: NOW) as client:
+        yield client
+
+
+def _read(kafka: dict[str, str], topic: str) -> list[Message]:
+    """Return what a topic holds now."""
+    tail = Tail(kafka, [topic], from_beginning=True)
+    deadline = time.monotonic() + 20
+    messages: list[Message] = []
+    while not tail.at_end():
+        assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
+        messages += tail.read(0.1)
+    tail.close()
+    return messages
+
+
+def _value(message: Message) -> bytes:
+    value = message.value()
+    assert value is not None
+    return value
+
+
+def _score(request_id: str, user: str = "ann") -> Score:
+    return Score(
+        request_id=request_id,
+        user=user,
+        ts=1,
+        arm="sam",
+        epoch=1,
+        version=2,
+        items=["tea", "bread"],
+        probabilities=[0.25, 0.5],
+        order=[1, 0],
+        slots=2,
+        seen=3,
+        spent_ms=Spent(wait=0.5, state=0.25, score=1.0),
+    )
+
+
+@pytest.fixture
+def answer(kafka: dict[str, str], topics: Topics) -> "Answer":
+    return Answer(kafka, topics)
+
+
+class Answer:
+    """Writes answers as a worker does."""
+
+    def __init__(self, kafka: dict[str, str], topics: Topics) -> None:
+        self._producer = Producer({**kafka, "linger.ms": 0})
+        self._topic = topics.scores
+
+    def __call__(self, *request_ids: str) -> None:
+        for request_id in request_ids:
+            self.raw(encode_json(_score(request_id)))
+
+    def raw(self, value: bytes | None) -> None:
+        self._producer.produce(self._topic, value, b"ann")
+        assert self._producer.flush(10) == 0
+
+
+def test_events_reach_the_same_partition_of_their_topics(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    users = [f"user-{number}" for number in range(20)]
+    for user in users:
+        client.behavior(user, "tea", category="drinks")
+        request = client.impression(user, CANDIDATES, slots=1)
+        client.click(request, user, "tea", category="drinks")
+    client.flush()
+    behaviors = _read(kafka, topics.behaviors)
+    impressions = _read(kafka, topics.impressions)
+    clicks = _read(kafka, topics.clicks)
+    assert (len(behaviors), len(impressions), len(clicks)) == (40, 20, 20)
+    where = {(message.key(), message.partition()) for message in [*behaviors, *impressions, *clicks]}
+    assert {key for key, _ in where} == {user.encode() for user in users}
+    assert len(where) == len(users), "a user lies in several partitions"
+    assert len({partition for _, partition in where}) > 1
+
+
+def test_a_click_is_a_label_and_a_behavior(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    request = client.impression("ann", CANDIDATES, slots=2, ts=5)
+    client.click(request, "ann", "tea", category="drinks", action="buy")
+    client.flush()
+    ts = 1_700_000_000_500
+    (impression,) = _read(kafka, topics.impressions)
+    assert decode_impression(_value(impression)) == Impression(request, "ann", 5, CANDIDATES, 2)
+    (click,) = _read(kafka, topics.clicks)
+    assert decode_click(_value(click)) == Click(request, "ann", "tea", ts)
+    (behavior,) = _read(kafka, topics.behaviors)
+    assert decode_behavior(_value(behavior)) == Behavior("ann", "tea", ts, "drinks", "buy")
+
+
+def test_each_request_gets_its_answer(client: Client, answer: Answer) -> None:
+    requests = [client.impression("ann", CANDIDATES) for _ in range(3)]
+    assert len(set(requests)) == 3
+    answer(*reversed(requests))
+    for request in requests:
+        assert client.scores(request, timeout=10) == _score(request)
+
+
+def test_an_answer_that_comes_later_is_waited_for(client: Client, answer: Answer) -> None:
+    request = client.impression("ann", CANDIDATES, request_id="mine")
+    assert request == "mine"
+    late = threading.Timer(0.2, answer, ["other", "mine"])
+    late.start()
+    assert client.scores("mine", timeout=10).request_id == "mine"
+    late.join()
+
+
+def test_without_an_answer_it_says_what_to_look_at(client: Client, topics: Topics) -> None:
+    request = client.impression("ann", CANDIDATES)
+    with pytest.raises(NoAnswerError, match=r"samstream worker") as caught:
+        client.scores(request, timeout=0.05)
+    assert request in str(caught.value)
+    assert topics.dead_letters in str(caught.value)
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_answers_before_its_time_are_not_read(client: Client, answer: Answer) -> None:
+    answer("before")
+    client.impression("ann", CANDIDATES)
+    answer("after")
+    (arrival,) = client.poll_scores(timeout=10)
+    assert arrival.score.request_id == "after"
+
+
+def _drain(client: Client, count: int) -> list[str]:
+    deadline = time.monotonic() + 20
+    known: list[str] = []
+    while len(known) < count:
+        assert time.monotonic() < deadline, f"{len(known)} of {count} answers"
+        known += [arrival.score.request_id for arrival in client.poll_scores(timeout=1)]
+    return known
+
+
+def test_polling_takes_each_answer_once(client: Client, answer: Answer) -> None:
+    assert client.poll_scores() == []
+    answer("a", "b")
+    assert sorted(_drain(client, 2)) == ["a", "b"]
+    answer("c")
+    (arrival,) = client.poll_scores(timeout=10)
+    assert (arrival.score.request_id, arrival.received) == ("c", NOW)
+    assert client.poll_scores() == []
+
+
+def test_unclaimed_answers_are_bounded(kafka: dict[str, str], topics: Topics, answer: Answer) -> None:
+    with Client(kafka, topics, keep=3) as client:
+        client.poll_scores()
+        answer(*"abcdefg")
+        assert client.scores("g", timeout=10).request_id == "g"
+        assert client.dropped == 4
+        assert sorted(_drain(client, 2)) == ["e", "f"]
+
+
+def test_what_is_no_answer_is_counted(client: Client, answer: Answer) -> None:
+    client.poll_scores()
+    answer.raw(b"{")
+    answer.raw(None)
+    answer.raw(b'{"request_id": 1}')
+    answer("good")
+    assert client.scores("good", timeout=10).request_id == "good"
+    assert client.malformed == 3
+
+
+def test_a_full_buffer_is_waited_for(kafka: dict[str, str], topics: Topics) -> None:
+    with Client({**kafka, "queue.buffering.max.messages": "10"}, topics) as client:
+        for number in range(500):
+            client.behavior("ann", str(number))
+    items = [decode_behavior(_value(message)).item for message in _read(kafka, topics.behaviors)]
+    assert items == [str(number) for number in range(500)]
+
+
+def test_what_kafka_did_not_take_is_raised() -> None:
+    nowhere = {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"}
+    client = Client(nowhere, Topics())
+    client.behavior("ann", "tea")
+    with pytest.raises(KafkaClientError, match="behaviors"):
+        client.close()
+    with pytest.raises(KafkaClientError, match="behaviors"):
+        client.behavior("ann", "tea")
+
+
+def test_missing_topics_are_named(kafka: dict[str, str], topic_prefix: str) -> None:
+    with (
+        Client(kafka, Topics(topic_prefix)) as client,
+        pytest.raises(KafkaClientError, match=rf"{topic_prefix}scores.*samstream topics create"),
+    ):
+        client.impression("ann", CANDIDATES)
+
+
+def test_events_that_no_reader_would_accept_are_not_written(
+    client: Client, kafka: dict[str, str], topics: Topics
+) -> None:
+    for wrong in (
+        lambda: client.behavior("", "tea"),
+        lambda: client.behavior("ann", "tea", ts=-1),
+        lambda: client.behavior("ann", 7),  # type: ignore[arg-type]
+        lambda: client.behavior("ann", "\ud800"),
+        lambda: client.impression("ann", []),
+        lambda: client.impression("ann", CANDIDATES, slots=0),
+        lambda: client.impression("ann", ["tea"]),  # type: ignore[list-item]
+        lambda: client.click("r", "ann", "x" * 257),
+        lambda: client.click("r", "ann", "tea", category="x" * 257),
+    ):
+        with pytest.raises(EventError, match=r"behavior|impression|click"):
+            wrong()
+    client.flush()
+    for topic in (topics.behaviors, topics.impressions, topics.clicks):
+        assert _read(kafka, topic) == []
+
+
+@pytest.mark.durable_broker
+def test_writes_and_answers_go_on_after_a_killed_broker(
+    kafka: dict[str, str], topics: Topics, broker: Broker, answer: Answer
+) -> None:
+    with Client(kafka, topics) as client:
+        client.poll_scores()
+        for number in range(1000):
+            client.behavior("ann", str(number))
+            if number == 300:
+                broker.kill()
+            if number == 600:
+                broker.start()
+        client.flush()
+        answer("after")
+        assert client.scores("after", timeout=30).request_id == "after"
+    items = [decode_behavior(_value(message)).item for message in _read(kafka, topics.behaviors)]
+    assert items == [str(number) for number in range(1000)]

@@ -1,0 +1,142 @@
+"""Events are what their JSON says: readers accept what the schema allows, and name the field that it does not."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.events import (
+    Behavior,
+    Candidate,
+    Click,
+    Impression,
+    Outcome,
+    Sample,
+    Score,
+    Spent,
+    decode_behavior,
+    decode_click,
+    decode_impression,
+    decode_outcome,
+    decode_sample,
+    decode_score,
+    encode_json,
+    encode_packed,
+    sample_ids,
+)
+
+ids = st.text(min_size=1, max_size=256)
+labels = st.text(max_size=256)
+millis = st.integers(0, 2**48)
+packed = st.binary(max_size=64)
+floats = st.floats(0, 1)
+
+
+def test_json_as_one_types_it() -> None:
+    assert decode_behavior(b'{"user": "ann", "item": "tea", "ts": 1}') == Behavior("ann", "tea", 1, "", "view")
+    text = b'{"request_id": "r1", "user": "ann", "ts": 1, "candidates": [{"item": "tea", "category": "drinks"}]}'
+    assert decode_impression(text) == Impression("r1", "ann", 1, [Candidate("tea", "drinks")], 10)
+    text = b'{"request_id": "r1", "user": "ann", "item": "tea", "ts": 1, "from": "a later version"}'
+    assert decode_click(text) == Click("r1", "ann", "tea", 1)
+
+
+@pytest.mark.parametrize(
+    ("decode", "text", "says"),
+    [
+        (decode_behavior, b"", "truncated"),
+        (decode_behavior, b"not json", "malformed"),
+        (decode_behavior, b"\xff\xfe", "malformed"),
+        (decode_behavior, b"[]", "Expected `object`"),
+        (decode_behavior, b'{"user": "ann", "item": "tea"}', "`ts`"),
+        (decode_behavior, b'{"user": "", "item": "tea", "ts": 1}', r"\$\.user"),
+        (decode_behavior, b'{"user": "ann", "item": 7, "ts": 1}', r"\$\.item"),
+        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": -1}', r"\$\.ts"),
+        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 1.5}', r"\$\.ts"),
+        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 300000000000000}', r"\$\.ts"),
+        (decode_behavior, b'{"user": "' + b"a" * 257 + b'", "item": "tea", "ts": 1}', r"\$\.user"),
+        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 1, "category": null}', r"\$\.category"),
+        (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": []}', r"\$\.candidates"),
+        (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": ["x"]}', r"candidates"),
+        (decode_click, b'{"request_id": "r", "user": "a", "ts": 1}', "`item`"),
+    ],
+)
+def test_what_is_wrong_is_named(decode: Callable[[bytes], object], text: bytes, says: str) -> None:
+    with pytest.raises(msgspec.DecodeError, match=says):
+        decode(text)
+
+
+@given(st.builds(Behavior, ids, ids, millis, labels, labels))
+def test_behavior_survives_json(event: Behavior) -> None:
+    assert decode_behavior(encode_json(event)) == event
+
+
+@given(
+    st.builds(
+        Impression,
+        ids,
+        ids,
+        millis,
+        st.lists(st.builds(Candidate, ids, labels), min_size=1, max_size=5),
+        st.integers(1, 100),
+    )
+)
+def test_impression_survives_json(event: Impression) -> None:
+    assert decode_impression(encode_json(event)) == event
+
+
+@given(st.builds(Click, ids, ids, ids, millis))
+def test_click_survives_json(event: Click) -> None:
+    assert decode_click(encode_json(event)) == event
+
+
+@given(
+    st.builds(
+        Score,
+        request_id=ids,
+        user=ids,
+        ts=millis,
+        arm=ids,
+        epoch=millis,
+        version=millis,
+        items=st.lists(ids, max_size=3),
+        probabilities=st.lists(floats, max_size=3),
+        order=st.lists(st.integers(0, 10), max_size=3),
+        slots=st.integers(1, 10),
+        seen=millis,
+        spent_ms=st.builds(Spent, floats, floats, floats),
+    )
+)
+def test_score_survives_json(event: Score) -> None:
+    assert decode_score(encode_json(event)) == event
+
+
+@given(st.builds(Sample, ids, ids, ids, millis, millis, millis, millis, *[packed] * 6))
+def test_sample_survives_messagepack(event: Sample) -> None:
+    assert decode_sample(encode_packed(event)) == event
+
+
+@given(st.data())
+def test_outcome_survives_messagepack(data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, 4))
+    whole = st.lists(st.integers(0, 100), min_size=count, max_size=count)
+    items = st.lists(ids, min_size=count, max_size=count)
+    probabilities = st.lists(floats, min_size=count, max_size=count)
+    event = data.draw(st.builds(Outcome, ids, ids, ids, millis, millis, millis, items, whole, probabilities, whole))
+    assert decode_outcome(encode_packed(event)) == event
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_and_nothing_worse(noise: bytes) -> None:
+    for decode in (decode_sample, decode_outcome, decode_score, decode_impression):
+        with pytest.raises(msgspec.DecodeError):
+            decode(noise)
+
+
+def test_sample_ids_tell_every_pair_of_request_and_item_apart() -> None:
+    items = np.arange(1, 1001, dtype=np.uint64) * np.uint64(0x1234_5678_9ABC)
+    known = np.concatenate([sample_ids(f"request-{number}", items) for number in range(200)])
+    assert len(np.unique(known)) == len(known)
+    assert sample_ids("request-7", items[5:6]) == known[7 * 1000 + 5]

@@ -1,0 +1,65 @@
+"""What the headers of a `model-updates` record say, so that who only watches need not decode parameters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Message
+
+_CLICKS = 1000
+"""Most click times told with one update; of more, an even choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """An update's first part.
+
+    Attributes:
+        arm: whose parameters.
+        kind: "base" or "delta".
+        epoch: life of the trainer.
+        version: number of the update in it.
+        samples: labelled items the trainer has learned in its lineage, of all arms together.
+        clicks: Kafka timestamps (ms) of clicks that this update is the first to have learned.
+    """
+
+    arm: str
+    kind: str
+    epoch: int
+    version: int
+    samples: int
+    clicks: tuple[int, ...] = ()
+
+    def headers(self) -> list[tuple[str, str | bytes | None]]:
+        """Return the Kafka headers."""
+        clicks = self.clicks[:: max(1, -(-len(self.clicks) // _CLICKS))]
+        return [
+            ("arm", self.arm),
+            ("kind", self.kind),
+            ("epoch", str(self.epoch)),
+            ("version", str(self.version)),
+            ("samples", str(self.samples)),
+            ("clicks", np.array(clicks, dtype="<i8").tobytes()),
+        ]
+
+
+def read_announcement(message: Message) -> Announcement | None:
+    """Return what a record announces; None for one without headers, such as the later parts of an update.
+
+    Raises:
+        ValueError: when the headers are not those of an announcement.
+    """
+    values: dict[str, Any] = dict(message.headers() or ())
+    if not values:
+        return None
+    try:
+        return Announcement(
+            arm=values["arm"].decode(),
+            kind=values["kind"].decode(),
+            epoch=int(values["epoch"]),
+            version=int(values["version"]),
+            samples=int(values["samples"]),
+            clicks=tuple(np.frombuffer(values["clicks"], dtype="<i8").tolist()),
+        )
+    except KeyError as error:
+        raise ValueError(f"a model update without the header {error}") from None

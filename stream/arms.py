@@ -1,0 +1,85 @@
+"""Which arm a user is in, and the scorers of all arms side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from model.example import Example
+from model.scorer import Scorer
+from stream.events import Score
+from stream.settings import ArmSettings, Settings
+
+
+class Assignment:
+    """Users assigned to arms by a salted hash: no state, the same in every process.
+
+    The place of a user is XXH3-64 of `salt:user`, as a fraction of 2⁶⁴; the arms divide [0, 1) in their order by share.
+
+    >>> arms = [ArmSettings(name="a", share=1), ArmSettings(name="b", share=0)]
+    >>> Assignment(arms, salt="s").arm("anybody")
+    'a'
+    """
+
+    def __init__(self, arms: Sequence[ArmSettings], *, salt: str) -> None:
+        shares = np.array([arm.share for arm in arms], dtype=np.float64)
+        self._bounds = np.cumsum(shares) / shares.sum()
+        self._names = [arm.name for arm in arms]
+        self._salt = salt
+
+    def arm(self, user: str) -> str:
+        """Return the name of the user's arm."""
+        place = xxh3_64_intdigest(f"{self._salt}:{user}".encode()) / 2**64
+        return self._names[int(np.searchsorted(self._bounds[:-1], place, side="right"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke."""
+
+    arm: str
+    epoch: int
+    version: int
+    probabilities: npt.NDArray[np.float32]
+    order: npt.NDArray[np.intp]
+
+    @classmethod
+    def given(cls, score: Score) -> "Answer":
+        """Return the answer that a score was made of."""
+        return cls(
+            score.arm,
+            score.epoch,
+            score.version,
+            np.array(score.probabilities, dtype=np.float32),
+            np.array(score.order, dtype=np.intp),
+        )
+
+
+class Arms:
+    """The serving models of all arms."""
+
+    def __init__(self, settings: Settings, *, device: str) -> None:
+        self._assignment = Assignment(settings.arms, salt=settings.salt)
+        self._micro_batch = settings.worker.micro_batch
+        self.scorers = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.arms}
+
+    def answer(self, users: Sequence[str], examples: Sequence[Example]) -> list[Answer]:
+        """Score one example a user, in micro-batches of one arm each; answers keep the order of the examples."""
+        by_arm: dict[str, list[int]] = {}
+        for index, user in enumerate(users):
+            by_arm.setdefault(self._assignment.arm(user), []).append(index)
+        answers: dict[int, Answer] = {}
+        for arm, indices in by_arm.items():
+            scorer = self.scorers[arm]
+            # Neighbours of similar length share a batch, so that little of it is padding.
+            indices.sort(key=lambda index: len(examples[index].sequence))
+            for start in range(0, len(indices), self._micro_batch):
+                chunk = indices[start : start + self._micro_batch]
+                scored = scorer.score([examples[index] for index in chunk])
+                for index, probabilities in zip(chunk, scored, strict=True):
+                    order = np.argsort(-probabilities, kind="stable")
+                    version = scorer.version
+                    answers[index] = Answer(arm, version.epoch, version.version, probabilities, order)
+        return [answers[index] for index in range(len(examples))]

@@ -1,0 +1,159 @@
+"""Where a worker takes up a partition that it was given: offsets to read from, and answers that were given before.
+
+The answers lie in `scores`, which thereby is the journal of what front ends were told: an impression read again after a
+crash is not scored again, since what is learned must be what was shown.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from stream.errors import KafkaClientError, WorkerError
+from stream.events import Score, decode_score
+from stream.kafka import consumer as new_consumer
+from stream.kafka import retried, watermarks
+from stream.logs import log
+from stream.settings import Settings
+from stream.topics import Topics
+
+_logger = logging.getLogger("samstream.worker")
+
+_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How to begin on a partition.
+
+    Attributes:
+        offsets: topic → the offset to read on from; of `scores`, where the answers beyond the state begin.
+        answers: request id → the first answer given to it, beyond what the state knows.
+        answers_end: the offset in `scores` behind them.
+        answered: the group has answered the impressions below this offset.
+        impressions_end: the impressions below this offset were there at the start.
+        overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
+    """
+
+    offsets: dict[str, int]
+    answers: dict[str, Score]
+    answers_end: int
+    answered: int
+    impressions_end: int
+    overtaken: bool = False
+
+
+def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mapping[str, int]) -> Start:
+    """Find out how to begin on a partition number.
+
+    Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
+    meantime, on another machine or before the state was lost, `behaviors` are caught up with; of impressions and clicks
+    below the group's offsets only those matter whose window may still be open.
+
+    Args:
+        consumer: a consumer of the workers' group.
+        settings: the configuration.
+        number: the partition number.
+        kept: topic → offset, as the state has them; empty when there is none.
+
+    Raises:
+        WorkerError: when the state is ahead of Kafka, or of other topics.
+        KafkaClientError: when Kafka does not answer.
+    """
+    topics = Topics(settings.topics.prefix)
+    if kept and topics.behaviors not in kept:
+        raise WorkerError(
+            f"the state of partition {number} in {settings.state.directory} is of other topics"
+            f" ({', '.join(sorted(kept))}): give each topics.prefix a state.directory of its own"
+        )
+    committed = _committed(consumer, number, (topics.impressions, topics.clicks))
+    answered = committed[topics.impressions]
+    overtaken = kept.get(topics.impressions, 0) < answered
+    offsets, ends = {}, {}
+    for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
+        low, high = watermarks(consumer, topic, number)
+        ends[topic] = high
+        offsets[topic] = _checked(TopicPartition(topic, number), kept.get(topic, low), low, high, settings)
+        if overtaken and topic != topics.behaviors:
+            recent = _since(consumer, TopicPartition(topic, number, _window_start_ms(settings)), high)
+            offsets[topic] = max(offsets[topic], min(recent, committed.get(topic, high)))
+    answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
+    return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
+
+
+def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:
+    """Return topic → the group's committed offset, 0 when it has none."""
+    asked = [TopicPartition(topic, number) for topic in topics]
+    known = retried(lambda: consumer.committed(asked, timeout=5.0), "committed offsets")
+    for partition in known:
+        if partition.error is not None:
+            raise KafkaClientError(f"committed offset of {partition.topic}/{number}: {partition.error.str()}")
+    return {partition.topic: max(0, partition.offset) for partition in known}
+
+
+def _window_start_ms(settings: Settings) -> int:
+    """Return the time (ms) before which no window can be open any more."""
+    return round(1000 * (time.time() - 2 * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
+
+
+def _since(consumer: Consumer, when: TopicPartition, high: int) -> int:
+    """Return the first offset of a time (the partition's offset, ms), `high` when there is none."""
+    [found] = retried(partial(consumer.offsets_for_times, [when], timeout=5.0), f"offsets of {when.topic} by time")
+    if found.error is not None:
+        raise KafkaClientError(f"offsets of {when.topic} by time: {found.error.str()}")
+    return found.offset if found.offset >= 0 else high
+
+
+def _checked(where: TopicPartition, kept: int, low: int, high: int, settings: Settings) -> int:
+    if kept > high:
+        raise WorkerError(
+            f"the state of partition {where.partition} has read {where.topic} up to {kept}, Kafka has only {high}: the"
+            f" topic was made anew. Move {settings.state.directory} away to start from what Kafka has."
+        )
+    if kept < low:
+        log(
+            _logger,
+            "not_retained",
+            logging.WARNING,
+            topic=where.topic,
+            partition=where.partition,
+            wanted=kept,
+            oldest=low,
+        )
+    return max(kept, low)
+
+
+def _answers(settings: Settings, begin: TopicPartition) -> tuple[dict[str, Score], int]:
+    """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
+    reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
+    answers: dict[str, Score] = {}
+    try:
+        _, end = watermarks(reader, begin.topic, begin.partition)
+        reader.assign([begin])
+        deadline = time.monotonic() + _WAIT_S
+        position = begin.offset
+        while position < end:
+            message = reader.poll(1.0)
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise WorkerError(f"could not read {begin.topic} from {position} to {end}: is Kafka reachable?")
+                continue
+            deadline = time.monotonic() + _WAIT_S
+            if (error := message.error()) is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    # The end was reached over records that are not delivered, such as transaction markers.
+                    break
+                raise KafkaClientError(f"{begin.topic}/{begin.partition}: {error.str()}")
+            position = (message.offset() or 0) + 1
+            try:
+                score = decode_score(message.value() or b"")
+            except msgspec.MsgspecError:
+                continue
+            answers.setdefault(score.request_id, score)
+        return answers, end
+    finally:
+        reader.close()

@@ -1,0 +1,386 @@
+"""The work on one partition number: fold behaviours, ask for scores, join clicks. Knows records, but no Kafka client.
+
+The worker drives it: `add` what was consumed, `step` to get the requests that must be scored now, `scored` to hand back
+each answer, `settle` to collect what the windows decided, `commit` to make all of it durable together.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from model.example import Example
+from state.behavior import action_key, category_key, from_bytes, item_key, pack
+from state.partition import Partition
+from stream.arms import Answer
+from stream.errors import WorkerError
+from stream.events import (
+    Behavior,
+    Click,
+    Impression,
+    Outcome,
+    Sample,
+    decode_behavior,
+    decode_click,
+    decode_impression,
+)
+from stream.joiner import Joiner, Labelled, Orphan, Pending
+from stream.merge import Merge
+from stream.partitioner import partition_of
+from stream.record import Record
+from stream.settings import WorkerSettings
+from stream.start import Start
+from stream.topics import RECORD_BYTES, Topics
+
+_REQUESTS = 16
+"""Impressions of one step: more would keep the worker from polling, committing and taking updates."""
+_USERS = 100_000
+_IMPRESSION_BYTES = RECORD_BYTES // 2
+
+Event = Behavior | Impression | Click
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An impression to be scored, with the sequence as it stands.
+
+    `seen` is the user's running count of behaviours, `state_ms` what reading the sequence took.
+    """
+
+    impression: Impression
+    example: Example
+    seen: int
+    record: Record
+    state_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that cannot be used, and why: it goes to the dead letters."""
+
+    record: Record
+    reason: str
+
+
+class Task:
+    """One partition number of the three input topics.
+
+    Args:
+        partition: the state.
+        topics: the topic names.
+        settings: windows and limits.
+        start: the offsets it begins at, and the answers that were given beyond what the state knows. A request
+            among them is not scored again: what was shown is what is learned from.
+        partitions: how many partitions the topics have.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        topics: Topics,
+        settings: WorkerSettings,
+        start: Start,
+        *,
+        partitions: int = 1,
+    ) -> None:
+        self._partition = partition
+        self._topics = topics
+        self._settings = settings
+        self._start = start
+        self._answers = dict(start.answers)
+        self._answers_end = start.answers_end
+        self._offsets = dict(start.offsets)
+        self._added = dict(start.offsets)
+        self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
+        if start.overtaken:
+            # Another worker went on from here: what is open of its windows is found in `scores`.
+            for key, _ in list(partition.pending.items()):
+                partition.pending.delete(key)
+        self._joiner = Joiner(
+            partition.pending,
+            window_ms=round(settings.attribution_window_s * 1000),
+            lateness_ms=round(settings.lateness_s * 1000),
+        )
+        # An impression goes before a behaviour of the same millisecond: no model may see what came of its answer.
+        self._merge: Merge[tuple[Record, Event | Exception]] = Merge(
+            (topics.impressions, topics.clicks, topics.behaviors), patience=settings.align_s
+        )
+        self._decoders: dict[str, Callable[[bytes], Event]] = {
+            topics.impressions: decode_impression,
+            topics.clicks: decode_click,
+            topics.behaviors: decode_behavior,
+        }
+        self._last: dict[str, int] = {}
+        self._fresh: dict[str, bytearray] = {}
+        self._requests: list[Request] = []
+        self._decided: list[Labelled] = []
+        self._refused: list[Refused] = []
+        self._event_time = self._joiner.event_time
+        self._active: float | None = None
+        self._wall_ms = 0
+        self.changed = False
+        """Whether there is something to commit."""
+        self.counts: Counter[str] = Counter()
+        """What happened, by name; for logs and metrics."""
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Topic → the next offset to be processed; of `scores`, the one behind our last answer that Kafka has."""
+        # While answers wait for their impressions to be read again, a crash must find them again.
+        return self._offsets | ({} if self._answers else {self._topics.scores: self._answers_end})
+
+    @property
+    def recoverable(self) -> int:
+        """Answers given before that wait for their impressions to be read again."""
+        return len(self._answers)
+
+    def answer_is_in(self, offset: int) -> None:
+        """Take note that Kafka has an answer of ours at this offset of `scores`."""
+        self._answers_end = max(self._answers_end, offset + 1)
+
+    @property
+    def open_requests(self) -> int:
+        """Impressions whose window is open."""
+        return len(self._joiner)
+
+    def backlog(self, topic: str) -> int:
+        """Return how many records of a topic were added and are not processed yet."""
+        return self._merge.backlog(topic)
+
+    def add(self, record: Record) -> None:
+        """Take a consumed record; one that cannot be used keeps its place in the order and is refused in its turn.
+
+        Raises:
+            WorkerError: for an offset that was there before: the log is another one.
+        """
+        if record.offset < self._added[record.topic]:
+            raise WorkerError(
+                f"{record.topic}/{record.partition} went back from offset {self._added[record.topic]} to"
+                f" {record.offset}: its log was cut or made anew. Stop the workers, move their state away, start again."
+            )
+        self._added[record.topic] = record.offset + 1
+        event: Event | Exception
+        try:
+            event = self._decoders[record.topic](record.value or b"")
+            self._check(record, event)
+            self._last[record.topic] = event.ts
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            event = error
+        self._merge.add(record.topic, self._last.get(record.topic, 0), (record, event))
+
+    def step(self, at_end: Callable[[str], bool], *, now: float, wall_ms: int, limit: int) -> list[Request]:
+        """Process up to `limit` records in time order, fewer when many are impressions; returns what must be scored.
+
+        Args:
+            at_end: whether a topic of this partition has been read to its end.
+            now: monotonic clock, seconds.
+            wall_ms: wall clock, milliseconds since the epoch.
+            limit: the most records to process.
+        """
+        self._wall_ms = wall_ms
+        if self._active is None:
+            self._active = now
+        for record, event in self._merge.drain(at_end, now, limit):
+            self._active = now
+            self.changed = True
+            self._offsets[record.topic] = record.offset + 1
+            if isinstance(event, Exception):
+                self._refuse(record, str(event))
+                continue
+            self._event_time = max(self._event_time, event.ts)
+            if isinstance(event, Behavior):
+                self._behavior(event)
+            elif isinstance(event, Impression):
+                self._impression(event, record)
+            else:
+                self._take(self._joiner.click(event, record))
+                self.counts["clicks"] += 1
+            if len(self._requests) >= _REQUESTS:
+                break
+        if self._offsets[self._topics.impressions] >= self._start.impressions_end:
+            self._answers.clear()
+        self._append_all()
+        requests, self._requests = self._requests, []
+        return requests
+
+    def scored(self, request: Request, answer: Answer) -> None:
+        """Take the answer to a request: its attribution window opens."""
+        self._open(request.impression, request.example.categories, request.seen, answer)
+
+    def waits_idle(self, now: float) -> bool:
+        """Say whether windows wait for an event time that no record brings: ask Kafka, then `pass_time`."""
+        silent = self._active is not None and now - self._active > self._settings.idle_s
+        return silent and self._joiner.waiting and not len(self._merge)
+
+    def pass_time(self, now: float) -> None:
+        """Let event time run on at the speed of the wall clock; only for a partition known to be read to its end."""
+        silent_s = 0.0 if self._active is None else now - self._active
+        self._take(self._joiner.advance(self._event_time + round(silent_s * 1000)))
+
+    def settle(self) -> tuple[list[tuple[Sample, Outcome]], list[Refused]]:
+        """Return the samples with their outcomes, and the refused records, that came up since the last call.
+
+        Labels of one request that came up together travel as one sample.
+        """
+        self._take(self._joiner.advance(self._event_time))
+        together: dict[tuple[str, int], Labelled] = {}
+        for labelled in self._decided:
+            key = (labelled.pending.request_id, labelled.label)
+            if known := together.get(key):
+                labelled = Labelled(
+                    known.pending,
+                    known.indices + labelled.indices,
+                    known.label,
+                    max(known.clicked_at, labelled.clicked_at),
+                )
+            together[key] = labelled
+        self._decided = []
+        refused, self._refused = self._refused, []
+        return [self._sample(labelled) for labelled in together.values()], refused
+
+    def commit(self) -> None:
+        """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
+        self._joiner.save()
+        self._partition.commit(self.offsets)
+        self.changed = False
+
+    def close(self) -> None:
+        """Close the state; what was not committed is dropped and will be read again."""
+        self._partition.close()
+
+    def _behavior(self, event: Behavior) -> None:
+        packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+        self._fresh.setdefault(event.user, bytearray()).extend(packed)
+        self.counts["behaviors"] += 1
+
+    def _impression(self, event: Impression, record: Record) -> None:
+        self._append(event.user)
+        categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
+        given = self._answers.get(event.request_id)
+        if given is not None and (given.user, given.items) == (
+            event.user,
+            [candidate.item for candidate in event.candidates],
+        ):
+            del self._answers[event.request_id]
+            self._open(event, categories, given.seen, Answer.given(given))
+            self.counts["answers_recovered"] += 1
+            return
+        if record.offset < self._start.answered:
+            return
+        if self._wall_ms - record.timestamp > self._settings.max_impression_age_s * 1000:
+            self.counts["impressions_too_old"] += 1
+            return
+        sequences = self._partition.sequences
+        began = time.perf_counter()
+        sequence = sequences.read(event.user)
+        state_ms = (time.perf_counter() - began) * 1000
+        items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
+        example = Example(sequence, event.ts, items, categories)
+        self._requests.append(Request(event, example, sequences.count(event.user), record, state_ms))
+        self.counts["impressions"] += 1
+
+    def _open(self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer) -> None:
+        ranks = np.empty(len(answer.order), dtype=np.intp)
+        ranks[answer.order] = np.arange(len(answer.order))
+        pending = Pending(
+            request_id=impression.request_id,
+            user=impression.user,
+            arm=answer.arm,
+            ts=impression.ts,
+            epoch=answer.epoch,
+            version=answer.version,
+            # A recovered answer may know behaviours that Kafka no longer has.
+            seen=min(seen, self._partition.sequences.count(impression.user)),
+            slots=impression.slots,
+            items=[candidate.item for candidate in impression.candidates],
+            categories=categories.tolist(),
+            probabilities=answer.probabilities.tolist(),
+            ranks=ranks.tolist(),
+            clicked=bytearray(len(ranks)),
+        )
+        self._take(self._joiner.impression(pending))
+
+    def _check(self, record: Record, event: Event) -> None:
+        """Refuse what lies in the wrong partition, runs ahead of the clock, or costs too much."""
+        if record.key != event.user.encode():
+            raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
+        if self._partition_of(record.key) != record.partition:
+            raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
+        # Against the record's own time, not the wall clock: folding the log again must give the same.
+        if event.ts > record.timestamp + self._settings.max_future_s * 1000:
+            raise ValueError(f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp")
+        if isinstance(event, Impression):
+            if record.value is not None and len(record.value) > _IMPRESSION_BYTES:
+                raise ValueError(
+                    f"{len(record.value)} bytes; at most {_IMPRESSION_BYTES}, so that the answer can be sent"
+                )
+            if len(event.candidates) > self._settings.max_candidates:
+                raise ValueError(
+                    f"{len(event.candidates)} candidates; at most {self._settings.max_candidates} are scored"
+                )
+            if len({candidate.item for candidate in event.candidates}) < len(event.candidates):
+                raise ValueError("a candidate is listed twice")
+
+    def _append(self, user: str) -> None:
+        if packed := self._fresh.pop(user, None):
+            self._partition.sequences.append(user, from_bytes(packed))
+
+    def _append_all(self) -> None:
+        for user, packed in self._fresh.items():
+            self._partition.sequences.append(user, from_bytes(packed))
+        self._fresh.clear()
+
+    def _take(self, results: Iterable[Labelled | Orphan]) -> None:
+        for result in results:
+            self.changed = True
+            if isinstance(result, Orphan):
+                self._refuse(result.origin, result.reason)
+            else:
+                self._decided.append(result)
+
+    def _refuse(self, record: Record, reason: str) -> None:
+        self._refused.append(Refused(record, reason))
+        self.counts["refused"] += 1
+
+    def _sample(self, labelled: Labelled) -> tuple[Sample, Outcome]:
+        pending, indices = labelled.pending, labelled.indices
+        items = [pending.items[index] for index in indices]
+        ranks = [pending.ranks[index] for index in indices]
+        probabilities = [pending.probabilities[index] for index in indices]
+        sequence = self._partition.sequences.read(pending.user, pending.seen)
+        if len(sequence) < min(pending.seen, self._partition.meta.length):
+            self.counts["sequences_cut"] += 1
+        sample = Sample(
+            request_id=pending.request_id,
+            user=pending.user,
+            arm=pending.arm,
+            ts=pending.ts,
+            epoch=pending.epoch,
+            version=pending.version,
+            clicked_at=labelled.clicked_at,
+            sequence=sequence.tobytes(),
+            items=np.array([item_key(item) for item in items], dtype="<u8").tobytes(),
+            categories=np.array([pending.categories[index] for index in indices], dtype="<u4").tobytes(),
+            positions=np.array(ranks, dtype="<u2").tobytes(),
+            probabilities=np.array(probabilities, dtype="<f4").tobytes(),
+            labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
+        )
+        outcome = Outcome(
+            request_id=pending.request_id,
+            user=pending.user,
+            arm=pending.arm,
+            ts=pending.ts,
+            epoch=pending.epoch,
+            version=pending.version,
+            items=items,
+            positions=ranks,
+            probabilities=probabilities,
+            labels=[labelled.label] * len(indices),
+        )
+        self.counts["samples"] += len(indices)
+        return sample, outcome

@@ -1,0 +1,373 @@
+"""The worker: reads behaviours, impressions and clicks; answers, labels, and keeps the state.
+
+What keeps the promises is the order of a commit: (a) the batch is folded in memory, (b) impressions are scored, (c)
+scores, samples and outcomes are produced, (d) Kafka has acknowledged them, (e) one RocksDB write batch per partition
+takes state and offsets, (f) the offsets go to Kafka. Answers leave as soon as they are scored; only (d) to (f) wait
+for the commit interval.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from model.device import prepare, resolve
+from state.errors import LockedError
+from state.partition import Partition
+from stream.arms import Answer, Arms
+from stream.deadletters import dead_letter
+from stream.errors import WorkerError
+from stream.events import Score, Spent, encode_json, encode_packed
+from stream.feed import ModelFeed
+from stream.kafka import Sender, consumer, is_final, to_record
+from stream.logs import log
+from stream.settings import Settings
+from stream.start import find_start
+from stream.task import Request, Task
+from stream.topics import Topics, verify
+
+_logger = logging.getLogger("samstream.worker")
+
+_FETCH = 5_000
+"""Records taken from the client at a time."""
+_IDLE_POLL_S = 0.05
+_MOST_WAITING = 20_000
+"""Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
+_TELL_S = 30.0
+_LOCK_WAIT_S = 30.0
+
+
+class Worker:
+    """One member of the workers' consumer group.
+
+    Args:
+        settings: the configuration; every worker of a group has the same.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.topics.prefix)
+        self._inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
+        prepare(threads=settings.worker.threads)
+        self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
+        self._feed = ModelFeed(settings, self._arms.scorers)
+        self._sender = Sender(settings.kafka)
+        self._consumer: Consumer = consumer(
+            settings.kafka,
+            {
+                "group.id": settings.worker.group,
+                "enable.partition.eof": "true",
+                # Offsets are the state's: to jump elsewhere would fold other records, or none.
+                "auto.offset.reset": "error",
+            },
+        )
+        self._partitions = 0
+        self._tasks: dict[int, Task] = {}
+        self._positions: dict[tuple[str, int], int] = {}
+        self._fetched: set[tuple[str, int]] = set()
+        self._ends: set[tuple[str, int]] = set()
+        self._paused: set[tuple[str, int]] = set()
+        self._asked: dict[int, float] = {}
+        self._next_commit = 0.0
+        self._next_tell = time.monotonic() + _TELL_S
+        self._failure: Exception | None = None
+        self.counts: Counter[str] = Counter()
+        """What happened in partitions that were given back, by name."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then commit, leave the group and return.
+
+        Raises:
+            StreamError: when the work cannot go on; nothing that was committed is lost.
+        """
+        self._partitions = verify(self._settings.kafka, self._topics)
+        self._feed.start(wait_s=self._settings.worker.model_wait_s)
+        self._consumer.subscribe(
+            list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+        log(_logger, "started", group=self._settings.worker.group, arms=",".join(self._arms.scorers))
+        try:
+            while not stop.is_set():
+                self.turn()
+            self._release(commit=True)
+        finally:
+            self._release(commit=False)
+            self._consumer.close()
+            self._feed.stop()
+
+    def turn(self) -> None:
+        """Take what has arrived, answer it, and commit when it is time."""
+        self._receive()
+        if self._failure is not None:
+            raise self._failure
+        now = time.monotonic()
+        requests = [
+            (number, request)
+            for number, task in self._tasks.items()
+            for request in task.step(
+                lambda topic, number=number: self._at_end(topic, number),  # type: ignore[misc]
+                now=now,
+                wall_ms=_wall_ms(),
+                limit=_FETCH,
+            )
+        ]
+        self._feed.apply()
+        self._answer(requests)
+        self._pass_time(now)
+        for number, task in self._tasks.items():
+            self._publish(number, task)
+        self._sender.poll()
+        self._limit_backlogs()
+        overdue = now - self._next_commit
+        # Kafka has mostly acknowledged everything by itself; only a commit that is late waits for it.
+        if overdue >= 0 and (not self._sender.waiting or overdue >= self._settings.worker.commit_interval_s):
+            self.commit()
+        if now >= self._next_tell:
+            self._tell()
+
+    def commit(self, *, wait: bool = False) -> None:
+        """Steps (d) to (f) for every partition; `wait` waits for Kafka to have the offsets as well."""
+        changed = {number: task for number, task in self._tasks.items() if task.changed}
+        if changed:
+            self._sender.flush()
+            for task in changed.values():
+                task.commit()
+            offsets = [
+                TopicPartition(topic, number, offset)
+                for number, task in changed.items()
+                for topic, offset in task.offsets.items()
+                if topic in self._inputs
+            ]
+            self._commit_offsets(offsets, wait=wait)
+        self._next_commit = time.monotonic() + self._settings.worker.commit_interval_s
+
+    def _receive(self) -> None:
+        messages = self._consumer.consume(_FETCH, 0)
+        if not messages:
+            first = self._consumer.poll(min(_IDLE_POLL_S, self._settings.worker.commit_interval_s))
+            if first is None:
+                return
+            messages = [first, *self._consumer.consume(_FETCH, 0)]
+        for message in messages:
+            number = message.partition()
+            where = message.topic() or "", -1 if number is None else number
+            task = self._tasks.get(where[1])
+            if (error := message.error()) is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    if task is not None:
+                        # Beyond the last record where transaction markers follow it.
+                        self._positions[where] = max(self._positions[where], message.offset() or 0)
+                        self._fetched.add(where)
+                        self._ends.add(where)
+                else:
+                    _heed(error, message)
+            elif task is not None:
+                record = to_record(message)
+                self._positions[where] = record.offset + 1
+                self._fetched.add(where)
+                self._ends.discard(where)
+                task.add(record)
+
+    def _at_end(self, topic: str, number: int) -> bool:
+        where = topic, number
+        if where in self._ends:
+            return True
+        if where not in self._fetched:
+            return False  # what the client has cached is from an earlier assignment
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+        return bool(0 <= high <= self._positions[where])
+
+    def _pass_time(self, now: float) -> None:
+        """Let event time run on where no record comes any more: at most one partition a turn, as Kafka is asked."""
+        for number, task in self._tasks.items():
+            if task.waits_idle(now) and now - self._asked.get(number, 0.0) >= 1.0:
+                self._asked[number] = now
+                if self._asked_at_end(number):
+                    task.pass_time(now)
+                return
+
+    def _asked_at_end(self, number: int) -> bool:
+        """Ask the broker itself: what is cached says nothing while the broker is away."""
+        try:
+            for topic in self._inputs:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=1.0)
+                if self._positions[topic, number] < high:
+                    return False
+        except KafkaException:
+            return False
+        return True
+
+    def _limit_backlogs(self) -> None:
+        """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""
+        for number, task in self._tasks.items():
+            for topic in self._inputs:
+                where, waiting = (topic, number), task.backlog(topic)
+                if waiting > _MOST_WAITING and where not in self._paused:
+                    self._paused.add(where)
+                    self._consumer.pause([TopicPartition(*where)])
+                elif waiting < _MOST_WAITING // 2 and where in self._paused:
+                    self._paused.remove(where)
+                    self._consumer.resume([TopicPartition(*where)])
+
+    def _tell(self) -> None:
+        counts = self.counts + sum((task.counts for task in self._tasks.values()), Counter())
+        log(_logger, "counts", **dict(sorted(counts.items())), updates_refused=self._feed.refused.total())
+        self._next_tell = time.monotonic() + _TELL_S
+
+    def _answer(self, requests: list[tuple[int, Request]]) -> None:
+        # A backlog is answered piece by piece, so that the first answers do not wait for the last.
+        size = 4 * self._settings.worker.micro_batch
+        for start in range(0, len(requests), size):
+            part = requests[start : start + size]
+            received = _wall_ms()
+            began = time.perf_counter()
+            answers = self._arms.answer(
+                [request.impression.user for _, request in part], [request.example for _, request in part]
+            )
+            spent = (time.perf_counter() - began) * 1000 / len(part)
+            for (number, request), answer in zip(part, answers, strict=True):
+                task = self._tasks[number]
+                task.scored(request, answer)
+                wait = float(max(0, received - request.record.timestamp))
+                score = _score(request, answer, Spent(wait=wait, state=request.state_ms, score=spent))
+                self._sender.send(
+                    self._topics.scores,
+                    encode_json(score),
+                    key=request.impression.user,
+                    partition=number,
+                    on_delivery=partial(_score_is_in, task),
+                )
+
+    def _publish(self, number: int, task: Task) -> None:
+        samples, refused = task.settle()
+        for sample, outcome in samples:
+            self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
+            self._sender.send(self._topics.outcomes, encode_packed(outcome), key=sample.user, partition=number)
+        for refusal in refused:
+            log(
+                _logger,
+                "dead_letter",
+                logging.WARNING,
+                topic=refusal.record.topic,
+                offset=refusal.record.offset,
+                reason=refusal.reason,
+            )
+            dead_letter(self._sender, self._topics, refusal.record, refusal.reason)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # What a callback raises does not come through the client unharmed: it is kept, and raised by `turn`.
+        try:
+            self._take_up(consumer, partitions)
+        except Exception as error:
+            self._failure = error
+
+    def _take_up(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = sorted({partition.partition for partition in partitions})
+        for number in numbers:
+            partition = self._open(number)
+            try:
+                start = find_start(consumer, self._settings, number, partition.offsets)
+            except BaseException:
+                partition.close()
+                raise
+            self._tasks[number] = Task(
+                partition, self._topics, self._settings.worker, start, partitions=self._partitions
+            )
+            self._positions |= {(topic, number): start.offsets[topic] for topic in self._inputs}
+        consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in self._positions.items()])
+        recovered = sum(task.recoverable for task in self._tasks.values())
+        log(_logger, "assigned", partitions=",".join(map(str, numbers)), answers_recovered=recovered)
+
+    def _open(self, number: int) -> Partition:
+        state = self._settings.state
+        path = Path(state.directory) / f"partition-{number:05d}"
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=state.cache_mb << 20)
+            except LockedError:
+                # The worker that had it is still closing it, or is dying.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log(_logger, "revoked", partitions=",".join(sorted({str(known.partition) for known in partitions})))
+        try:
+            self._release(commit=True)
+        except Exception as error:
+            self._failure = error
+
+    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log(
+            _logger,
+            "lost",
+            logging.WARNING,
+            partitions=",".join(sorted({str(known.partition) for known in partitions})),
+        )
+        self._release(commit=False)
+
+    def _release(self, *, commit: bool) -> None:
+        if commit:
+            self.commit(wait=True)
+        for number, task in self._tasks.items():
+            self.counts.update(task.counts)
+            task.close()
+            self._asked.pop(number, None)
+        with suppress(KafkaException):
+            self._consumer.resume([TopicPartition(*where) for where in self._paused])
+        for per_partition in (self._tasks, self._positions, self._fetched, self._ends, self._paused):
+            per_partition.clear()
+
+    def _commit_offsets(self, offsets: list[TopicPartition], *, wait: bool) -> None:
+        try:
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            # The state is durable; the group's offsets only say what was answered, and the next commit says it again.
+            log(_logger, "offset_commit_failed", logging.WARNING, error=error.args[0].str())
+
+
+def _score_is_in(task: Task, message: Message) -> None:
+    task.answer_is_in(to_record(message).offset)
+
+
+def _heed(error: KafkaError, message: Message) -> None:
+    where = f"{message.topic()}/{message.partition()}"
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise WorkerError(
+            f"{where}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"
+            " on with what is left; if the topic was made anew, move the state away first."
+        )
+    if is_final(error):
+        raise WorkerError(f"{where}: {error.str()}")
+    log(_logger, "consume_error", logging.WARNING, where=where, error=error.str())
+
+
+def _score(request: Request, answer: Answer, spent: Spent) -> Score:
+    impression = request.impression
+    return Score(
+        request_id=impression.request_id,
+        user=impression.user,
+        ts=impression.ts,
+        arm=answer.arm,
+        epoch=answer.epoch,
+        version=answer.version,
+        items=[candidate.item for candidate in impression.candidates],
+        probabilities=answer.probabilities.tolist(),
+        order=answer.order.tolist(),
+        slots=min(impression.slots, len(impression.candidates)),
+        seen=request.seen,
+        spent_ms=spent,
+    )
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

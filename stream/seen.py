@@ -1,0 +1,42 @@
+"""A bounded memory of sample ids, by which a repeated sample is recognised."""
+
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+
+class SeenIds:
+    """Remembers at least the `remember` newest ids, and at most twice as many.
+
+    >>> seen = SeenIds(remember=10)
+    >>> seen.add(np.array([1, 2, 1], dtype=np.uint64)).tolist()
+    [True, True, False]
+    """
+
+    def __init__(self, remember: int) -> None:
+        self._remember = remember
+        self._old: set[int] = set()
+        self._young: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return the number of ids remembered."""
+        return len(self._young) + len(self._old)
+
+    def add(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Remember ids; returns (n,) whether each was new."""
+        new = np.empty(len(ids), dtype=np.bool_)
+        for index, sample_id in enumerate(ids.tolist()):
+            new[index] = sample_id not in self._young and sample_id not in self._old
+            self._young.add(sample_id)
+        if len(self._young) >= self._remember:
+            self._old, self._young = self._young, set()
+        return new
+
+    def to_array(self) -> npt.NDArray[np.uint64]:
+        """Return all ids, for a checkpoint; one seen long ago and again lately may come twice."""
+        return np.fromiter(chain(self._old, self._young), dtype=np.uint64, count=len(self))
+
+    def restore(self, ids: npt.NDArray[np.uint64]) -> None:
+        """Remember the ids of a checkpoint."""
+        self._old = set(ids.tolist())

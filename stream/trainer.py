@@ -1,0 +1,190 @@
+"""The trainer: one pass over `samples`, updates every half second, checkpoints now and then.
+
+A checkpoint holds everything: parameters, optimisers, the offsets reached, the ids seen. What was learned after the
+newest one is learned again after a crash, so in the lineage that survives each sample counts once. A start, after
+whatever end, raises the epoch: workers then take this trainer's base and refuse what an older one may still send.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import Message
+
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from model.device import prepare, resolve
+from model.update import Update, split
+from stream import topics
+from stream.announcement import Announcement, read_announcement
+from stream.deadletters import dead_letter
+from stream.events import decode_sample
+from stream.kafka import Sender, to_record
+from stream.logs import log
+from stream.settings import Settings
+from stream.tail import Tail
+from stream.topics import RECORD_BYTES, Topics
+from stream.training import Lesson, Training
+
+_logger = logging.getLogger("samstream.trainer")
+
+_KEPT_DELTAS = 4096
+"""Distinct Kafka keys of an arm's deltas: what compaction leaves of them."""
+_POLL_S = 0.05
+
+
+class Trainer:
+    """Teaches the arms of `trainer.arms`; the only one to do so, which its epoch enforces.
+
+    Args:
+        settings: the configuration; arms and models as the workers have them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.topics.prefix)
+        prepare(threads=settings.trainer.threads)
+        self._training = Training(settings, device=str(resolve(settings.trainer.device)))
+        self._directory = Path(settings.trainer.directory)
+        self._sender = Sender(settings.kafka)
+        self._epoch = 0
+        self._saved: dict[tuple[str, int], int] = {}
+        self._next_update = 0.0
+        self._next_checkpoint = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Train until `stop` is set; then publish, save and return.
+
+        Raises:
+            StreamError: when the work cannot go on.
+            CheckpointError: when the newest whole checkpoint is of other models.
+        """
+        topics.verify(self._settings.kafka, self._topics)
+        offsets = self._resume()
+        tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
+        try:
+            self._publish_bases()
+            self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
+            while not stop.is_set():
+                self._turn(tail)
+            self._publish_deltas()
+            self._save(tail)
+        finally:
+            tail.close()
+
+    def _turn(self, tail: Tail) -> None:
+        messages = tail.read(_POLL_S, limit=self._settings.trainer.batch)
+        if lessons := [lesson for message in messages if (lesson := self._taken(message)) is not None]:
+            self._training.learn(lessons)
+        now = time.monotonic()
+        if now >= self._next_update:
+            self._publish_deltas()
+            self._next_update = now + self._settings.trainer.update_interval_s
+        if now >= self._next_checkpoint:
+            self._save(tail)
+            self._publish_bases()
+            self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
+        self._sender.poll()
+
+    def _taken(self, message: Message) -> Lesson | None:
+        """Return what is new in a sample; one that cannot be read goes to the dead letters."""
+        try:
+            return self._training.take(decode_sample(message.value() or b""))
+        except (msgspec.MsgspecError, ValueError) as error:
+            record = to_record(message)
+            log(_logger, "dead_letter", logging.WARNING, offset=record.offset, reason=error)
+            dead_letter(self._sender, self._topics, record, str(error), by="trainer")
+            return None
+
+    def _resume(self) -> dict[tuple[str, int], int]:
+        """Take up the newest whole checkpoint and begin the next epoch; returns the offsets to read on from."""
+        training = self._training
+        found = checkpoint.load_newest(self._directory)
+        for refused in found.refused:
+            log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
+        saved = found.checkpoint
+        if saved is not None:
+            for name, student in training.students.items():
+                if name in saved.arms:
+                    student.resume(saved.arms[name])
+            training.seen.restore(saved.seen)
+            training.counts.update(saved.counts)
+        epoch = 1 + max(saved.epoch if saved else 0, self._published_epoch())
+        for student in training.students.values():
+            student.learner.begin_epoch(epoch)
+            if self._settings.trainer.progressive_log:
+                student.open_log(Path(self._settings.trainer.progressive_log))
+        self._epoch = epoch
+        log(
+            _logger,
+            "started",
+            arms=",".join(training.students),
+            epoch=epoch,
+            resumed=saved is not None,
+            samples=training.counts["samples"],
+        )
+        return {(self._topics.samples, number): offset for number, offset in saved.offsets.items()} if saved else {}
+
+    def _published_epoch(self) -> int:
+        """Return the newest epoch in `model-updates`, 0 when there is none: lost checkpoints are no way back."""
+        newest = 0
+        tail = Tail(self._settings.kafka, [self._topics.model_updates], from_beginning=True)
+        try:
+            while not tail.at_end():
+                for message in tail.read(1.0):
+                    if announced := read_announcement(message):
+                        newest = max(newest, announced.epoch)
+        finally:
+            tail.close()
+        return newest
+
+    def _publish_bases(self) -> None:
+        for name, student in self._training.students.items():
+            self._publish(student.learner.base(name), f"{name}/base", ())
+
+    def _publish_deltas(self) -> None:
+        for name, student in self._training.students.items():
+            if student.learner.changed:
+                update = student.learner.delta(name)
+                self._publish(update, f"{name}/delta-{update.version % _KEPT_DELTAS}", student.take_clicks())
+
+    def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
+        announced = Announcement(
+            arm=update.arm,
+            kind=update.kind,
+            epoch=update.epoch,
+            version=update.version,
+            samples=self._training.counts["samples"],
+            clicks=clicks,
+        )
+        for number, part in enumerate(split(update, RECORD_BYTES)):
+            headers = None if number else announced.headers()
+            self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
+
+    def _save(self, tail: Tail) -> None:
+        """Write a checkpoint of everything up to the offsets read, unless the newest one says the same."""
+        training = self._training
+        if self._saved == tail.positions:
+            return
+        for student in training.students.values():
+            student.flush_log()
+        path = checkpoint.save(
+            self._directory,
+            Checkpoint(
+                epoch=self._epoch,
+                offsets={number: offset for (_, number), offset in tail.positions.items()},
+                arms={name: student.save() for name, student in training.students.items()},
+                seen=training.seen.to_array(),
+                counts=training.counts,
+            ),
+            keep=self._settings.trainer.keep,
+        )
+        log(
+            _logger,
+            "checkpoint",
+            path=path,
+            samples=training.counts["samples"],
+            repeated=training.counts["repeated"],
+        )

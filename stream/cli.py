@@ -1,0 +1,163 @@
+"""The command `samstream`: subcommands that read like the jobs. Parsing only; each job is a module of its own."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from model.errors import ModelError
+from state.errors import StateError
+from stream import logs
+from stream.errors import StreamError
+from stream.settings import Settings, load
+
+Command = Callable[[argparse.Namespace], int]
+
+_BROKER = "embedded, kafka (Apache Kafka in KAFKA_HOME), or HOST:PORT of a running cluster"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    logs.configure(arguments.log_level)
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except (StreamError, StateError, ModelError) as error:
+        print(f"samstream {arguments.name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samstream",
+        description="A streaming recommender that learns while it serves.",
+        epilog="Settings: --config FILE, then environment SAMSTREAM_SECTION__KEY, then --set section.key=value.",
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "a whole system on this machine, with simulated traffic and a report")
+    demo.add_argument("--broker", default="embedded", help=_BROKER)
+    demo.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
+    _simulation_flags(demo, seconds=110.0, report="report")
+
+    worker = _command(commands, "worker", _worker, "fold behaviours, answer impressions, label clicks")
+    del worker
+    trainer = _command(commands, "trainer", _trainer, "learn from samples, publish updates, keep checkpoints")
+    del trainer
+
+    simulate = _command(commands, "simulate", _simulate, "simulated users against a system that runs already")
+    _simulation_flags(simulate, seconds=60.0, report="report")
+
+    replay = _command(commands, "replay", _replay, "real data through the whole loop, judged progressively")
+    replay.add_argument("dataset", choices=["complete-journey", "kuairand"], help="which data set")
+    replay.add_argument("--data", type=Path, metavar="DIR", help="folder with its files")
+    replay.add_argument("--arms", default="sam,din-50,counts", help="presets to compare (default %(default)s)")
+    replay.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="where the report goes")
+    replay.add_argument("--broker", default="embedded", help=_BROKER)
+    replay.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
+    replay.add_argument("--speed", type=float, help="event-time seconds a second (default: as fast as it goes)")
+    replay.add_argument("--visits", type=_count, metavar="N", help="stop after N visits")
+    replay.add_argument("--seed", type=int, default=0, help="chooses what is asked, and the first parameters")
+
+    topics = _command(commands, "topics", _topics, "make or check the topics")
+    topics.add_argument("action", choices=["create", "check"], help="create what is missing, or only check")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML or JSON")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
+    parser.add_argument("--bootstrap", metavar="HOST:PORT", help="short for --set kafka.bootstrap.servers=…")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    return parser
+
+
+def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report: str) -> None:
+    parser.add_argument("--seconds", type=float, default=seconds, help="length of the traffic (default %(default).0f)")
+    parser.add_argument("--rate", type=float, default=40.0, help="impressions a second (default %(default).0f)")
+    parser.add_argument("--report", type=Path, default=Path(report), metavar="DIR", help="where the report goes")
+    parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
+    parser.add_argument("--seed", type=int, default=0, help="of the world and its users")
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from stream.worker import Worker
+
+    Worker(_settings(arguments)).run(_stop_event())
+    return 0
+
+
+def _trainer(arguments: argparse.Namespace) -> int:
+    from stream.trainer import Trainer
+
+    Trainer(_settings(arguments)).run(_stop_event())
+    return 0
+
+
+def _topics(arguments: argparse.Namespace) -> int:
+    from stream import topics
+
+    settings = _settings(arguments)
+    names = topics.Topics(settings.topics.prefix)
+    if arguments.action == "check":
+        print(f"all topics are there; those keyed by user have {topics.verify(settings.kafka, names)} partitions")
+        return 0
+    report = topics.ensure(
+        settings.kafka, names, partitions=settings.topics.partitions, replication=settings.topics.replication
+    )
+    print(f"created: {', '.join(report.created) or 'none'}\nexisting: {', '.join(report.existing) or 'none'}")
+    for topic, setting, actual, wanted in report.different:
+        print(f"note: {topic} has {setting}={actual}; samstream would set {wanted}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from stream.demo import run_demo
+
+    return run_demo(arguments)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from stream.demo import run_simulation
+
+    return run_simulation(arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from stream.replay_report import run_replay
+
+    return run_replay(arguments)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    overrides = list(arguments.set)
+    if arguments.bootstrap:
+        overrides.append(f"kafka.bootstrap.servers={arguments.bootstrap}")
+    return load(arguments.config, overrides=overrides)
+
+
+def _stop_event() -> threading.Event:
+    """Return an event that SIGTERM and Ctrl-C set, so that the job can end in order."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The live view of a running system: one snapshot in, one picture for the terminal or one plain line out."""
+
+import math
+from collections.abc import Sequence
+
+from msgspec import Struct
+from rich import box
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COLOURS = ("bright_blue", "dark_orange", "green3", "orchid1", "gold1", "cyan")
+
+
+class ArmSnapshot(Struct, frozen=True):
+    """One arm now: model version, CTR with its 95% interval, and log loss in windows up to now, oldest first."""
+
+    name: str
+    epoch: int
+    version: int
+    impressions: int
+    clicks: int
+    ctr: float
+    ctr_low: float
+    ctr_high: float
+    log_loss: Sequence[float] = ()
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """Everything the view shows at one moment. A number that is not known yet is NaN.
+
+    Attributes:
+        phase: what is going on, for example "warming up".
+        elapsed: seconds since the phase began.
+        total: seconds the phase takes; 0 when nobody knows.
+        events: records a second into the system.
+        scores: answers a second.
+        clicks: clicks a second.
+        samples: items a second that the trainer learns from.
+        latency_p50: ms from impression produced to score received; `latency_p99` likewise.
+        freshness_p50: s from click produced to the first answer that knows it; `freshness_p99` likewise.
+        lag: records sent and not answered or learned yet.
+        dead_letters: records that could not be used, since the start.
+        arms: the arms, in their order.
+    """
+
+    phase: str
+    elapsed: float
+    total: float = 0.0
+    events: float = math.nan
+    scores: float = math.nan
+    clicks: float = math.nan
+    samples: float = math.nan
+    latency_p50: float = math.nan
+    latency_p99: float = math.nan
+    freshness_p50: float = math.nan
+    freshness_p99: float = math.nan
+    lag: int = 0
+    dead_letters: int = 0
+    arms: Sequence[ArmSnapshot] = ()
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Return the snapshot as a view of at least 80 columns."""
+    title = Text.assemble(("samstream ", "bold"), (snapshot.phase, "cyan"))
+    return Panel(
+        Group(_progress(snapshot), Text(), _rates(snapshot), *([_arms(snapshot)] if snapshot.arms else [])),
+        title=title,
+        title_align="left",
+        border_style="grey50",
+        padding=(1, 1, 0, 1),
+    )
+
+
+def plain_line(snapshot: Snapshot) -> str:
+    """Return the snapshot as one line, for a terminal that is none."""
+    parts = [
+        f"{snapshot.elapsed:5.0f}s {snapshot.phase}",
+        f"events/s {_number(snapshot.events)} scores/s {_number(snapshot.scores)} clicks/s {_number(snapshot.clicks)}",
+        f"learned/s {_number(snapshot.samples)}",
+        f"latency {_number(snapshot.latency_p50)}/{_number(snapshot.latency_p99)} ms",
+        f"freshness {_number(snapshot.freshness_p50, 1)}/{_number(snapshot.freshness_p99, 1)} s",
+        *(f"{arm.name} v{arm.epoch}.{arm.version} CTR {_interval(arm)}" for arm in snapshot.arms),
+        f"lag {snapshot.lag} dead {snapshot.dead_letters}",
+    ]
+    return " | ".join(parts)
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """Return the newest `width` values as bars between their least and greatest; NaN is a blank."""
+    newest = list(values)[-width:]
+    known = [value for value in newest if not math.isnan(value)]
+    if not known:
+        return ""
+    low, span = min(known), max(known) - min(known)
+    top = len(_BARS) - 1
+    return "".join(
+        " " if math.isnan(value) else _BARS[round((value - low) / span * top) if span else top // 2] for value in newest
+    )
+
+
+def _progress(snapshot: Snapshot) -> RenderableType:
+    if snapshot.total <= 0:
+        return Text(f"{snapshot.elapsed:.0f} s", style="grey70")
+    done = min(1.0, snapshot.elapsed / snapshot.total)
+    filled = round(done * 40)
+    return Text.assemble(
+        ("━" * filled, "bright_blue"),
+        ("━" * (40 - filled), "grey30"),
+        (f"  {snapshot.elapsed:.0f} of {snapshot.total:.0f} s", "grey70"),
+    )
+
+
+def _rates(snapshot: Snapshot) -> RenderableType:
+    flow = _numbers(
+        ("events/s", _number(snapshot.events)),
+        ("scores/s", _number(snapshot.scores)),
+        ("clicks/s", _number(snapshot.clicks)),
+        ("learned/s", _number(snapshot.samples)),
+    )
+    times = _numbers(
+        ("latency p50", f"{_number(snapshot.latency_p50)} ms"),
+        ("latency p99", f"{_number(snapshot.latency_p99)} ms"),
+        ("freshness p50", f"{_number(snapshot.freshness_p50, 1)} s"),
+        ("freshness p99", f"{_number(snapshot.freshness_p99, 1)} s"),
+    )
+    dead = (str(snapshot.dead_letters), "bold red") if snapshot.dead_letters else ("0", "bold")
+    health = _numbers(("lag", f"{snapshot.lag:,}"), ("dead letters", dead[0]), style=dead[1])
+    return Columns([flow, times, health], padding=(0, 5))
+
+
+def _numbers(*rows: tuple[str, str], style: str = "bold") -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="grey70")
+    table.add_column(justify="right", style="bold", min_width=7)
+    for place, (name, value) in enumerate(rows):
+        table.add_row(name, Text(value, style=style if place == len(rows) - 1 else "bold"))
+    return table
+
+
+def _arms(snapshot: Snapshot) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, header_style="grey70", padding=(0, 1), pad_edge=False)
+    table.add_column("arm", no_wrap=True)
+
+    for heading in ("model", "impressions", "clicks", "CTR [95%]"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("log loss", overflow="crop")
+    for arm, colour in zip(snapshot.arms, _COLOURS * len(snapshot.arms), strict=False):
+        latest = next((loss for loss in reversed(arm.log_loss) if not math.isnan(loss)), math.nan)
+        table.add_row(
+            Text(arm.name, style=f"bold {colour}"),
+            f"{arm.epoch}.{arm.version}",
+            f"{arm.impressions:,}",
+            f"{arm.clicks:,}",
+            _interval(arm),
+            Text.assemble((_number(latest, 3), "bold"), " ", (sparkline(arm.log_loss, 12), colour), no_wrap=True),
+        )
+    return table
+
+
+def _interval(arm: ArmSnapshot) -> str:
+    if math.isnan(arm.ctr):
+        return "–"
+    if math.isnan(arm.ctr_low):
+        return f"{arm.ctr:.1%}"
+    return f"{arm.ctr:.1%} [{100 * arm.ctr_low:.1f}, {100 * arm.ctr_high:.1f}]"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"

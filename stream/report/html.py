@@ -1,0 +1,71 @@
+"""The page around a report: what it holds as plain values, and how it becomes one self-contained HTML file."""
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number to be seen at first glance."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of the table; `small` stands quietly behind the text."""
+
+    text: str
+    small: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An arm's row of the table."""
+
+    name: str
+    colour: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A picture, and what it shows in words."""
+
+    png: bytes
+    alt: str
+
+    @property
+    def base64(self) -> str:
+        """The picture as text."""
+        return b64encode(self.png).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Everything on the page, from top to bottom."""
+
+    title: str
+    headline: str
+    lead: str
+    tiles: list[Tile]
+    columns: list[str]
+    rows: list[Row]
+    comparisons: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def render_page(page: Page) -> str:
+    """Return the page as HTML that needs no other file and no host; every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("stream.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2").render(page=page)

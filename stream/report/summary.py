@@ -1,0 +1,106 @@
+"""From what was seen to what a report says: results per arm, comparisons, windows, and the machine it ran on."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model.metrics import auc, normalised_entropy
+from stream.report.data import ArmResult, ArmTrace, Comparison, Machine, Percentiles, ReplayTrace
+from stream.statistics import clustered_rate, lift, percentiles
+
+_LIBRARIES = ("samstream", "torch", "numpy", "confluent-kafka", "rocksdict")
+
+Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def arm_result(trace: ArmTrace) -> ArmResult:
+    """Add up what happened to an arm; rates are NaN when it showed nothing."""
+    shown = sum(trace.shown)
+    ctr = clustered_rate(*columns(trace))
+
+    def per_item(values: list[float]) -> float:
+        return sum(values) / shown if shown and values else float("nan")
+
+    return ArmResult(
+        impressions=len(trace.at),
+        shown=shown,
+        clicks=sum(trace.clicks),
+        ctr=ctr.value,
+        ctr_low=ctr.low,
+        ctr_high=ctr.high,
+        log_loss=per_item(trace.losses),
+        log_loss_floor=per_item(trace.floor),
+        ctr_best=per_item(trace.best),
+        ctr_random=per_item(trace.random),
+        epoch=trace.epoch,
+        version=trace.version,
+    )
+
+
+def comparisons(traces: Mapping[str, ArmTrace]) -> list[Comparison]:
+    """Compare the arm with the highest CTR with each other one, the best first; arms without clicks are left out."""
+    rates = {name: clustered_rate(*columns(trace)).value for name, trace in traces.items() if sum(trace.clicks)}
+    ranked = sorted(rates, key=lambda name: -rates[name])
+    results = []
+    for other in ranked[1:]:
+        gain = lift(columns(traces[ranked[0]]), columns(traces[other]))
+        results.append(Comparison(ranked[0], other, gain.value, gain.low, gain.high))
+    return results
+
+
+def spread(values: npt.ArrayLike) -> Percentiles:
+    """Return median and 99th percentile."""
+    return Percentiles(*percentiles(values, (50, 99)))
+
+
+def replay_trace(labels: npt.NDArray[np.uint8], predictions: npt.NDArray[np.float32], windows: int = 25) -> ReplayTrace:
+    """Cut (n,) labels and predictions, in the order of learning, into equal windows and judge each."""
+    edges = np.linspace(0, len(labels), windows + 1).astype(int)
+    parts = [
+        (labels[low:high].astype(np.float64), predictions[low:high]) for low, high in pairwise(edges) if high > low
+    ]
+    return ReplayTrace(
+        samples=[int(high) for low, high in pairwise(edges) if high > low],
+        auc=[auc(*part) for part in parts],
+        ne=[normalised_entropy(*part) for part in parts],
+    )
+
+
+def this_machine(device: str = "cpu") -> Machine:
+    """Describe the machine this runs on."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Machine(
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gb=round(memory, 1),
+        python=platform.python_version(),
+        versions=versions,
+        device=device,
+    )
+
+
+def columns(trace: ArmTrace) -> Arrays:
+    """Return users, shown and clicks of a trace as arrays."""
+    users, shown, clicks = (np.asarray(each, dtype=np.int64) for each in (trace.users, trace.shown, trace.clicks))
+    return users, shown, clicks
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

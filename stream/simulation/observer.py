@@ -1,0 +1,112 @@
+"""What a simulation looks like from moment to moment: snapshots for the live view, rates for the report."""
+
+import math
+from collections import deque
+
+import numpy as np
+
+from stream.live import ArmSnapshot, Snapshot
+from stream.report.data import ArmTrace, RatePoint
+from stream.simulation.traffic import Traffic
+from stream.statistics import percentiles, wilson
+
+_RECENT_S = 10.0
+"""How far back rates, latency and freshness look."""
+_LOSS_WINDOW_S = 5.0
+_RATE_EVERY_S = 1.0
+
+
+class Observer:
+    """Watches traffic; asked a few times a second.
+
+    Attributes:
+        rates: one point a second of the traffic.
+    """
+
+    def __init__(self) -> None:
+        self.rates: list[RatePoint] = []
+        self._counts: deque[tuple[float, int, int, int, int]] = deque()
+
+    def snapshot(self, traffic: Traffic, phase: str, elapsed: float, total: float = 0.0) -> Snapshot:
+        """Return how things stand."""
+        tally = traffic.tally
+        events = tally.behaviors + tally.impressions + tally.clicks
+        now = (elapsed, events, tally.answered, tally.clicks, tally.trained)
+        if self._counts and elapsed < self._counts[-1][0]:
+            self._counts.clear()
+        self._counts.append(now)
+        while elapsed - self._counts[0][0] > _RECENT_S:
+            self._counts.popleft()
+        events_s, scores_s, clicks_s, samples_s = self._per_second()
+        latency = _recent(tally.latency)
+        freshness = _recent(tally.freshness)
+        return Snapshot(
+            phase=phase,
+            elapsed=elapsed,
+            total=total,
+            events=events_s,
+            scores=scores_s,
+            clicks=clicks_s,
+            samples=samples_s,
+            latency_p50=latency[0],
+            latency_p99=latency[1],
+            freshness_p50=freshness[0],
+            freshness_p99=freshness[1],
+            lag=traffic.under_way + traffic.untrained,
+            dead_letters=tally.dead_letters,
+            arms=[_arm(name, trace) for name, trace in tally.traces().items()],
+        )
+
+    def note_rate(self, elapsed: float) -> None:
+        """Keep the present rates for the report, once a second."""
+        if not self.rates or elapsed - self.rates[-1].at >= _RATE_EVERY_S:
+            events, scores, _, samples = self._per_second()
+            if not math.isnan(events):
+                self.rates.append(RatePoint(elapsed, events, scores, samples))
+
+    def _per_second(self) -> tuple[float, float, float, float]:
+        first, last = self._counts[0], self._counts[-1]
+        seconds = last[0] - first[0]
+        if seconds < 1:
+            return (math.nan,) * 4
+        events, scores, clicks, samples = (
+            (after - before) / seconds for before, after in zip(first[1:], last[1:], strict=True)
+        )
+        return events, scores, clicks, samples
+
+
+def _recent(measured: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return median and 99th percentile of the values measured in the last seconds before the newest."""
+    newest = measured[-1][0] if measured else 0.0
+    values = []
+    for at, value in reversed(measured):
+        if newest - at > _RECENT_S:
+            break
+        values.append(value)
+    p50, p99 = percentiles(values, (50, 99))
+    return p50, p99
+
+
+def _arm(name: str, trace: ArmTrace) -> ArmSnapshot:
+    ctr = wilson(sum(trace.clicks), sum(trace.shown))
+    return ArmSnapshot(
+        name=name,
+        epoch=trace.epoch,
+        version=trace.version,
+        impressions=len(trace.at),
+        clicks=sum(trace.clicks),
+        ctr=ctr.value,
+        ctr_low=ctr.low,
+        ctr_high=ctr.high,
+        log_loss=_log_loss(trace),
+    )
+
+
+def _log_loss(trace: ArmTrace) -> list[float]:
+    """Return the mean log loss in windows of equal length, oldest first; NaN where nothing was shown."""
+    windows = (np.asarray(trace.at) / _LOSS_WINDOW_S).astype(np.int64)
+    losses = np.bincount(windows, weights=trace.losses)
+    shown = np.bincount(windows, weights=trace.shown)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: list[float] = (losses / shown).tolist()
+    return mean

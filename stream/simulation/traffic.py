@@ -1,0 +1,264 @@
+"""Simulated users in real time: they ask through the client, see what scores best, and click by the world's truth."""
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from stream.announcement import read_announcement
+from stream.client import Arrival, Client
+from stream.errors import SimulationError
+from stream.report.data import ArmTrace
+from stream.simulation.world import Slate, World, category_name, item_name, user_name
+from stream.tail import Tail
+from stream.topics import Topics
+
+_TURN_S = 0.002
+_WATCH_S = 0.25
+_ANSWER_S = 10.0
+_LOOK_BACK = 500
+
+
+Watch = Callable[["Traffic"], None]
+
+
+def _nobody(_: "Traffic") -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An impression that is not answered yet: its user's index, what was offered, when (s, wall clock)."""
+
+    user: int
+    slate: Slate
+    at: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a simulation has seen so far. Times `at` are seconds since the start."""
+
+    impressions: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    clicks: int = 0
+    behaviors: int = 0
+    trained: int = 0
+    latency: list[tuple[float, float]] = field(default_factory=list)
+    """(at, ms) from an impression produced to its score received."""
+    freshness: list[tuple[float, float]] = field(default_factory=list)
+    """(at, s) from a click produced to the first score received of a model that has learned from it."""
+    dead_letters: int = 0
+    arms: dict[str, ArmTrace] = field(default_factory=dict)
+    versions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Arm → the newest (epoch, version) that answered."""
+
+    def traces(self) -> dict[str, ArmTrace]:
+        """Return what happened to each arm's users, by name."""
+        return {
+            name: msgspec.structs.replace(trace, epoch=self.versions[name][0], version=self.versions[name][1])
+            for name, trace in sorted(self.arms.items())
+        }
+
+
+class Traffic:
+    """Users of a world who visit at random moments.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        world: what is true.
+        rate: mean impressions a second (Poisson).
+        slots: items shown of each answer.
+        seed: of arrivals and delays.
+    """
+
+    def __init__(
+        self, kafka: Mapping[str, str], topics: Topics, world: World, *, rate: float, slots: int, seed: int = 0
+    ) -> None:
+        self._topics = topics
+        self._client = Client(kafka, topics)
+        self._watched = Tail(kafka, [topics.model_updates, topics.dead_letters])
+        self._trained_before = _trained(kafka, topics)
+        self._world = world
+        self._rate = rate
+        self._slots = slots
+        self._rng = np.random.default_rng([seed, 4])
+        self._asked: dict[str, Asked] = {}
+        self._due: list[tuple[float, str, int, int]] = []
+        self._news: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
+        self._began = time.time()
+        self.tally = Tally()
+
+    def close(self) -> None:
+        """Send what is left, and stop listening."""
+        self._client.close()
+        self._watched.close()
+
+    def warm_up(self, behind: Callable[[], int], watch: Watch = _nobody) -> None:
+        """Send every user's history, and wait until it is folded.
+
+        Args:
+            behind: how many records the workers have not committed yet.
+            watch: called a few times a second.
+        """
+        next_watch = 0.0
+        for act in self._world.history().events():
+            self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
+            self.tally.behaviors += 1
+            if time.time() >= next_watch:
+                next_watch = time.time() + _WATCH_S
+                watch(self)
+        self._client.flush()
+        while behind():
+            watch(self)
+            time.sleep(_WATCH_S)
+        self.tally.behaviors = 0
+
+    def run(self, seconds: float, watch: Watch = _nobody) -> None:
+        """Let users come for so many seconds, then see their last answers and clicks through.
+
+        Args:
+            seconds: how long users come.
+            watch: called a few times a second; what it raises ends the run.
+
+        Raises:
+            SimulationError: when answers stay out.
+        """
+        self._began = now = time.time()
+        end, next_visit, next_watch = now + seconds, now, now
+        while now < end or self._asked or self._due:
+            while next_visit <= now and next_visit < end:
+                self._visit(now)
+                next_visit += self._rng.exponential(1 / self._rate)
+            for arrival in self._client.poll_scores(_TURN_S):
+                self._answered(arrival)
+            self._click_what_is_due(time.time())
+            self._hear()
+            now = time.time()
+            if now >= next_watch:
+                next_watch = now + _WATCH_S
+                watch(self)
+                self._give_up(now)
+        self._client.flush()
+
+    def await_training(self, deadline_s: float, watch: Watch = _nobody) -> bool:
+        """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
+        deadline = time.monotonic() + deadline_s
+        while self.untrained and time.monotonic() < deadline:
+            self._hear(_WATCH_S)
+            watch(self)
+        return not self.untrained
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of `run`."""
+        return time.time() - self._began
+
+    @property
+    def under_way(self) -> int:
+        """Impressions without an answer yet."""
+        return len(self._asked)
+
+    @property
+    def untrained(self) -> int:
+        """Items shown that the trainer has not announced as learned."""
+        shown = sum(sum(arm.shown) for arm in self.tally.arms.values())
+        return max(0, shown - self.tally.trained)
+
+    def _visit(self, now: float) -> None:
+        ts = round(now * 1000)
+        user = int(self._world.visitors(1)[0])
+        for act in self._world.wander(user, ts).events():
+            self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
+            self.tally.behaviors += 1
+        slate = self._world.impression(user, ts)
+        request_id = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
+        self._asked[request_id] = Asked(user, slate, time.time())
+        self.tally.impressions += 1
+
+    def _answered(self, arrival: Arrival) -> None:
+        score = arrival.score
+        asked = self._asked.pop(score.request_id, None)
+        if asked is None:
+            return
+        at = arrival.received - self._began
+        self.tally.answered += 1
+        self.tally.latency.append((at, 1000 * (arrival.received - asked.at)))
+        version = (score.epoch, score.version)
+        self._refresh(score.arm, version, arrival.received)
+        shown = np.array(score.order[: score.slots])
+        items = asked.slate.items[shown]
+        ts = round(arrival.received * 1000)
+        truth = self._world.click_probability(asked.user, items, ts)
+        clicked = self._world.clicks(asked.user, items, ts)
+        predicted = np.clip(np.array(score.probabilities)[shown], 1e-7, 1 - 1e-7)
+        arm = self.tally.arms.setdefault(score.arm, ArmTrace(at=[], users=[], shown=[], clicks=[], losses=[]))
+        arm.at.append(at)
+        arm.users.append(asked.user)
+        arm.shown.append(len(shown))
+        arm.clicks.append(int(clicked.sum()))
+        arm.losses.append(float(-np.log(np.where(clicked, predicted, 1 - predicted)).sum()))
+        arm.floor.append(float(-(truth * np.log(truth) + (1 - truth) * np.log1p(-truth)).sum()))
+        best, even = self._world.best_and_even(asked.user, asked.slate, ts, self._slots)
+        arm.best.append(best)
+        arm.random.append(even)
+        self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
+        for index in np.flatnonzero(clicked):
+            delay = 0.1 + self._rng.exponential(0.3)
+            heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))
+
+    def _click_what_is_due(self, now: float) -> None:
+        while self._due and self._due[0][0] <= now:
+            _, request_id, user, item = heapq.heappop(self._due)
+            category = int(self._world.catalogue.category(np.array([item]))[0])
+            self._client.click(request_id, user_name(user), item_name(item), category=category_name(category))
+            self.tally.clicks += 1
+            self.tally.behaviors += 1
+
+    def _hear(self, timeout_s: float = 0.0) -> None:
+        """Take what the trainer announces, and count dead letters."""
+        for message in self._watched.read(timeout_s):
+            if message.topic() == self._topics.dead_letters:
+                self.tally.dead_letters += 1
+            elif announced := read_announcement(message):
+                self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
+                if announced.clicks:
+                    self._news[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
+
+    def _refresh(self, arm: str, version: tuple[int, int], received: float) -> None:
+        """Note how old the clicks are that this answer is the first to know."""
+        news = self._news[arm]
+        while news and news[0][0] <= version:
+            _, clicks = news.pop(0)
+            at = received - self._began
+            self.tally.freshness += [(at, received - click / 1000) for click in clicks]
+
+    def _give_up(self, now: float) -> None:
+        late = [request_id for request_id, asked in self._asked.items() if now - asked.at > _ANSWER_S]
+        for request_id in late:
+            del self._asked[request_id]
+        self.tally.unanswered += len(late)
+        if self.tally.unanswered > 100 and self.tally.unanswered > self.tally.answered:
+            raise SimulationError(
+                f"{self.tally.unanswered} impressions were not answered within {_ANSWER_S:.0f} s: is a worker running?"
+            )
+
+
+def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
+    """Return how many samples the trainer has announced by now."""
+    tail = Tail(kafka, [topics.model_updates], back=_LOOK_BACK)
+    trained = 0
+    try:
+        while not tail.at_end():
+            for message in tail.read(1.0):
+                if announced := read_announcement(message):
+                    trained = max(trained, announced.samples)
+    finally:
+        tail.close()
+    return trained

@@ -1,0 +1,152 @@
+"""A whole system on one machine: broker, topics, workers and trainer, for the demo, the replay and tests."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from stream import topics
+from stream.broker import die_with_parent, local_broker
+from stream.errors import ChildDiedError
+from stream.settings import Settings
+from stream.topics import Topics
+
+_STOP_S = 30.0
+_LOG_TAIL = 15
+
+
+class Processes:
+    """samstream subcommands as child processes, each with a log file; a child that dies is noticed by `check`.
+
+    Children are killed when this process dies, however it dies.
+    """
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._settings = directory / "settings.json"
+        self._settings.write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all children."""
+        self.stop()
+
+    def start(self, name: str, command: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process."""
+        # The settings file is complete; the environment must not change it again.
+        environment = {key: value for key, value in os.environ.items() if not _is_setting(key)}
+        with self.log(name).open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", "stream.cli", command, "--config", str(self._settings), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        return self._children[name]
+
+    def log(self, name: str) -> Path:
+        """Return the path of a child's log."""
+        return self._directory / f"{name}.log"
+
+    def check(self) -> None:
+        """See that all children live.
+
+        Raises:
+            ChildDiedError: naming the first that does not, how it ended, and the end of its log.
+        """
+        for name, child in self._children.items():
+            if (code := child.poll()) is not None:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                tail = self.log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+                raise ChildDiedError(f"{name} {how}; the end of {self.log(name)}:\n  " + "\n  ".join(tail))
+
+    def release(self, name: str) -> None:
+        """Look after a child no longer: who ends it waits for it as well."""
+        del self._children[name]
+
+    def stop(self) -> None:
+        """Ask all children to end (SIGTERM), wait, and kill what does not."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for child in self._children.values():
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running system: its settings (with the broker's address), topic names and processes."""
+
+    settings: Settings
+    topics: Topics
+    processes: Processes
+
+
+@contextmanager
+def local_system(settings: Settings, *, broker: str, directory: Path, workers: int = 1) -> Iterator[System]:
+    """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
+
+    State, checkpoints and logs lie in `directory`.
+
+    Args:
+        settings: as configured; addresses and directories are set here.
+        broker: `embedded`, `kafka`, or `HOST:PORT` of a cluster that runs already.
+        directory: a directory of this run.
+        workers: how many workers share the partitions.
+    """
+    with local_broker(broker, directory / "broker") as running:
+        settings = msgspec.structs.replace(
+            settings,
+            kafka={**settings.kafka, "bootstrap.servers": running.bootstrap},
+            state=msgspec.structs.replace(settings.state, directory=str(directory / "state")),
+            trainer=msgspec.structs.replace(settings.trainer, directory=str(directory / "checkpoints")),
+        )
+        names = Topics(settings.topics.prefix)
+        topics.ensure(
+            settings.kafka,
+            names,
+            partitions=settings.topics.partitions,
+            replication=settings.topics.replication,
+        )
+        with Processes(directory / "logs", settings) as processes:
+            processes.start("trainer", "trainer")
+            for number in range(1, workers + 1):
+                processes.start(f"worker-{number}", "worker")
+            yield System(settings, names, processes)
+
+
+def keep_logs(directory: Path, report: Path) -> None:
+    """Copy the logs of a run to `<report>/logs`, in place of those of an earlier one."""
+    if (logs := directory / "logs").is_dir():
+        shutil.rmtree(report / "logs", ignore_errors=True)
+        shutil.copytree(logs, report / "logs")
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("SAMSTREAM_") and "__" in name

@@ -1,0 +1,214 @@
+"""A small system under test, the truth of what was sent to it, and the accounts that must balance afterwards."""
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from model.checkpoint import load_newest
+from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
+from state.partition import Partition
+from stream.client import Client
+from stream.events import Candidate, Score, decode_behavior, decode_sample, decode_score
+from stream.lag import Lag
+from stream.settings import Settings, convert
+from stream.system import Processes
+from stream.tail import Tail
+from stream.topics import Topics
+
+LENGTH = 48
+USERS = [f"user-{number}" for number in range(30)]
+ITEMS = [f"item-{number}" for number in range(60)]
+SLOTS = 3
+DEADLINE_S = 60.0
+WINDOW_S = 60.0
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, processes: Processes | None = None) -> None:
+    """Wait until a condition holds; fails after a deadline, or when a process has died."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if processes is not None:
+            processes.check()
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S:.0f} s in vain for {what}"
+        time.sleep(0.02)
+
+
+class Harness:
+    """Processes on a broker, users who act, and what they did."""
+
+    def __init__(self, kafka: dict[str, str], topics: Topics, prefix: str, directory: Path, **changes: Any) -> None:
+        self.topics = topics
+        self.directory = directory
+        values: dict[str, Any] = {
+            "kafka": kafka | {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"},
+            "topics": {"prefix": prefix, "partitions": 4},
+            "state": {"directory": str(directory / "state"), "length": LENGTH, "slack": 64, "cache_mb": 1},
+            "worker": {
+                "group": f"{prefix}workers",
+                "commit_interval_s": 0.2,
+                "attribution_window_s": WINDOW_S,
+                "max_future_s": 4 * WINDOW_S,
+            },
+            "trainer": {
+                "directory": str(directory / "checkpoints"),
+                "update_interval_s": 0.2,
+                "checkpoint_interval_s": 1.0,
+            },
+            "arms": [
+                {"name": "sam", "preset": f"sam-{LENGTH}", "model": {"item_dim": 4, "category_dim": 4}},
+                {"name": "counts", "preset": f"counts-{LENGTH}"},
+            ],
+        }
+        for section, change in changes.items():
+            values[section] = values[section] | change
+        self.settings: Settings = convert(values)
+        self.processes = Processes(directory / "logs", self.settings)
+        self.client = Client(kafka, topics)
+        self.random = random.Random(7)
+        self.asked: list[str] = []
+        self.answers: dict[str, Score] = {}
+        self.clicked: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.processes.stop()
+        self.client.close()
+
+    def start_worker(self, name: str, *, instance: str | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker, a static member of its group when `instance` is given; wait until it has partitions."""
+        static = ["--set", f"kafka.group.instance.id={instance}"] if instance else []
+        worker = self.processes.start(name, "worker", *static)
+        log = self.processes.log(name)
+        wait_for(
+            lambda: "assigned partitions=" in log.read_text(), f"{name} to take partitions", processes=self.processes
+        )
+        return worker
+
+    def close_windows(self) -> None:
+        """Move event time past every window, once all clicks are processed: every user does one more thing, later."""
+        self.client.flush()
+        lag = Lag(self.settings.kafka, self.settings.worker.group)
+        wait_for(lambda: not lag.of(self.topics.clicks, 4), "all clicks to be processed", processes=self.processes)
+        lag.close()
+        later = round(1000 * (time.time() + 2 * WINDOW_S))
+        for user in USERS:
+            self.client.behavior(user, "item-0", later)
+        self.client.flush()
+
+    def wander(self, count: int) -> None:
+        """Let users do `count` things."""
+        for _ in range(count):
+            item = self.random.choice(ITEMS)
+            self.client.behavior(self.random.choice(USERS), item, category=f"category-{item[-1]}")
+
+    def ask(self) -> str:
+        """Let a user visit."""
+        offered = self.random.sample(ITEMS, 8)
+        request_id = self.client.impression(
+            self.random.choice(USERS), [Candidate(item, f"category-{item[-1]}") for item in offered], SLOTS
+        )
+        self.asked.append(request_id)
+        return request_id
+
+    def react(self, timeout_s: float = 0.0) -> None:
+        """Take the answers that have come, and click on some of what they show."""
+        for score, _ in self.client.poll_scores(timeout_s):
+            if score.request_id in self.answers:
+                continue
+            self.answers[score.request_id] = score
+            for index in score.order[: score.slots]:
+                if self.random.random() < 0.4:
+                    self.client.click(score.request_id, score.user, score.items[index])
+                    self.clicked.add((score.request_id, score.items[index]))
+
+    def traffic(self, visits: int) -> None:
+        """Let users visit and act, and wait until every visit is answered."""
+        for _ in range(visits):
+            self.ask()
+            self.wander(self.random.randrange(4))
+            self.react(0.005)
+        self.await_answers()
+
+    def await_answers(self) -> None:
+        """Wait until every visit is answered."""
+
+        def all_answered() -> bool:
+            self.react(0.05)
+            return len(self.answers) == len(self.asked)
+
+        wait_for(all_answered, f"{len(self.asked)} answers", processes=self.processes)
+
+    def shown(self) -> dict[tuple[str, str], int]:
+        """Return (request, item) → label of everything that was shown, as the first answers said."""
+        return {
+            (request_id, score.items[index]): int((request_id, score.items[index]) in self.clicked)
+            for request_id, score in self.answers.items()
+            for index in score.order[: score.slots]
+        }
+
+    def trained(self) -> int:
+        """Return how many samples the newest checkpoint has learned."""
+        found = load_newest(self.directory / "checkpoints").checkpoint
+        return found.counts.get("samples", 0) if found else 0
+
+    def oracle(self) -> dict[str, BehaviorArray]:
+        """Fold the topic `behaviors` in plain Python: user → the newest `LENGTH` behaviours."""
+        rows: dict[str, list[tuple[int, int, int, int]]] = {}
+        for message in self.read(self.topics.behaviors):
+            event = decode_behavior(message)
+            rows.setdefault(event.user, []).append(
+                (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+            )
+        return {user: behaviors(all_rows[-LENGTH:]) for user, all_rows in rows.items()}
+
+    def read(self, topic: str) -> list[bytes]:
+        """Return the values of all records of a topic, in order within a partition."""
+        tail = Tail(self.settings.kafka, [topic], from_beginning=True)
+        try:
+            values: list[bytes] = []
+            while not tail.at_end():
+                values += [message.value() or b"" for message in tail.read(0.5)]
+            return values
+        finally:
+            tail.close()
+
+    def check_sequences(self) -> None:
+        """See that the stored sequences equal the oracle's, to the byte. Call it when the workers have stopped."""
+        expected = self.oracle()
+        found: dict[str, bytes] = {}
+        for path in sorted((self.directory / "state").iterdir()):
+            partition = Partition.open(path, length=LENGTH, slack=64)
+            for user in expected:
+                if partition.sequences.count(user):
+                    assert user not in found, f"{user} lies in two partitions"
+                    found[user] = partition.sequences.read(user).tobytes()
+            partition.close()
+        assert found == {user: sequence.tobytes() for user, sequence in expected.items()}
+
+    def check_samples(self) -> None:
+        """See that each shown item of the answers came out as a sample with the right label, and nothing else did."""
+        keys = {item_key(item): item for item in ITEMS}
+        labels: dict[tuple[str, str], set[int]] = {}
+        for value in self.read(self.topics.samples):
+            sample = decode_sample(value)
+            for key, label in zip(
+                np.frombuffer(sample.items, "<u8").tolist(), np.frombuffer(sample.labels, "u1").tolist(), strict=True
+            ):
+                labels.setdefault((sample.request_id, keys[key]), set()).add(label)
+        expected = {pair: {label} for pair, label in self.shown().items()}
+        wrong = {pair for pair in labels.keys() | expected.keys() if labels.get(pair) != expected.get(pair)}
+        assert not wrong, [(pair, labels.get(pair), expected.get(pair)) for pair in sorted(wrong)[:10]]
+
+    def check_answers(self) -> None:
+        """See that every visit was answered, on every reading of the topic the same set."""
+        assert {decode_score(value).request_id for value in self.read(self.topics.scores)} == set(self.asked)

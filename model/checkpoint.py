@@ -4,10 +4,12 @@ A checkpoint is a directory named by an 8-digit number that only grows. It holds
 each arm, `seen.safetensors`, and `manifest.json` with everything else and the checksums of all.
 """
 
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,30 @@ class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class _Format(Struct):
     format: int
+
+
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Hold a directory of checkpoints for one writer; the lock goes with the process, however that ends.
+
+    Raises:
+        CheckpointError: when another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"another trainer works in {directory}: stop it, or give this one a directory of its own"
+            ) from None
+        yield
+
+
+def set_aside(refused: Iterable[Refused]) -> None:
+    """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
+    for each in refused:
+        each.path.rename(each.path.with_suffix(".refused"))
 
 
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:

@@ -115,16 +115,16 @@ class Learner:
         self.version = Version(epoch, 0)
         self._settle()
 
-    def delta(self, arm: str, info: Mapping[str, str] | None = None) -> Update:
+    def delta(self, arm: str) -> Update:
         """Return the dense parameters and the rows touched since the last delta, as the next version."""
         self.version = Version(self.version.epoch, self.version.version + 1)
         tensors = self._dense()
         for name, table in self._tables.items():
             tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.touched()
         self._settle()
-        return Update(arm, "delta", *self.version, self.fingerprint, tensors, dict(info or {}))
+        return Update(arm, "delta", *self.version, self.fingerprint, tensors)
 
-    def base(self, arm: str, info: Mapping[str, str] | None = None) -> Update:
+    def base(self, arm: str) -> Update:
         """Return all parameters as they are now, under the version of the last delta.
 
         What was learned since that delta is in it as well, and comes again, as absolute values, in the next
@@ -133,7 +133,7 @@ class Learner:
         tensors = self._dense()
         for name, table in self._tables.items():
             tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.everything()
-        return Update(arm, "base", *self.version, self.fingerprint, tensors, dict(info or {}))
+        return Update(arm, "base", *self.version, self.fingerprint, tensors)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return all that `load_state` needs to go on exactly as this learner would, as arrays by name."""

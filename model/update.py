@@ -26,8 +26,6 @@ MAX_BYTES = 2**30
 
 Number = Annotated[int, Meta(ge=0, le=2**62)]
 
-_INFO = "info."
-
 MAX_PARTS = 65_536
 
 _ENVELOPE_BYTES = 96
@@ -55,7 +53,6 @@ class Update:
         version: number of deltas so far in this epoch, this one included.
         fingerprint: `fingerprint` of the model; both sides must have the same.
         tensors: dense parameters by name; `<table>/keys` (n,) uint64 with `<table>/values` (n, dim) float32.
-        info: anything else worth telling, such as how far the stream was learned.
     """
 
     arm: str
@@ -64,7 +61,6 @@ class Update:
     version: int
     fingerprint: str
     tensors: Tensors
-    info: dict[str, str] = field(default_factory=dict)
 
     @property
     def at(self) -> Version:
@@ -92,7 +88,6 @@ def encode(update: Update) -> bytes:
         "epoch": str(update.epoch),
         "version": str(update.version),
         "fingerprint": update.fingerprint,
-        **{_INFO + key: value for key, value in update.info.items()},
     }
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in update.tensors.items()}
     return safetensors.numpy.save(tensors, metadata)
@@ -113,8 +108,7 @@ def decode(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Update:
         meta = msgspec.convert(metadata, _Meta, strict=False)
     except (struct.error, ValueError, KeyError, RecursionError, SafetensorError) as error:
         raise UpdateRefused("malformed", f"not an update: {error}") from None
-    info = {key.removeprefix(_INFO): value for key, value in metadata.items() if key.startswith(_INFO)}
-    return Update(meta.arm, meta.kind, meta.epoch, meta.version, meta.fingerprint, tensors, info)
+    return Update(meta.arm, meta.kind, meta.epoch, meta.version, meta.fingerprint, tensors)
 
 
 class Part(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

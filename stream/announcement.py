@@ -19,7 +19,7 @@ class Announcement:
         kind: "base" or "delta".
         epoch: life of the trainer.
         version: number of the update in it.
-        samples: labelled items the trainer has learned in its lineage, of all arms together.
+        samples: distinct labelled items the trainer has taken in its lineage, whichever arms learned them.
         clicks: Kafka timestamps (ms) of clicks that this update is the first to have learned.
     """
 
@@ -44,14 +44,8 @@ class Announcement:
 
 
 def read_announcement(message: Message) -> Announcement | None:
-    """Return what a record announces; None for one without headers, such as the later parts of an update.
-
-    Raises:
-        ValueError: when the headers are not those of an announcement.
-    """
+    """Return what a record announces; None for the later parts of an update, and for what is no announcement."""
     values: dict[str, Any] = dict(message.headers() or ())
-    if not values:
-        return None
     try:
         return Announcement(
             arm=values["arm"].decode(),
@@ -61,5 +55,5 @@ def read_announcement(message: Message) -> Announcement | None:
             samples=int(values["samples"]),
             clicks=tuple(np.frombuffer(values["clicks"], dtype="<i8").tolist()),
         )
-    except KeyError as error:
-        raise ValueError(f"a model update without the header {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = arguments.command
     try:
         return command(arguments)
-    except (StreamError, StateError, ModelError) as error:
+    except (StreamError, StateError, ModelError, OSError) as error:
         print(f"samstream {arguments.name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -45,10 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
     _simulation_flags(demo, seconds=110.0, report="report")
 
-    worker = _command(commands, "worker", _worker, "fold behaviours, answer impressions, label clicks")
-    del worker
-    trainer = _command(commands, "trainer", _trainer, "learn from samples, publish updates, keep checkpoints")
-    del trainer
+    _command(commands, "worker", _worker, "fold behaviours, answer impressions, label clicks")
+    _command(commands, "trainer", _trainer, "learn from samples, publish updates, keep checkpoints")
 
     simulate = _command(commands, "simulate", _simulate, "simulated users against a system that runs already")
     _simulation_flags(simulate, seconds=60.0, report="report")
@@ -152,10 +150,15 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _stop_event() -> threading.Event:
-    """Return an event that SIGTERM and Ctrl-C set, so that the job can end in order."""
+    """Return an event that SIGTERM and Ctrl-C set, so that the job can end in order; the second one ends it at once."""
     stop = threading.Event()
+
+    def heard(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, heard)
     return stop
 
 

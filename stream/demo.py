@@ -27,7 +27,7 @@ _TRAINING_S = 60.0
 
 DEMO: dict[str, Any] = {
     "topics": {"partitions": 4},
-    "worker": {"attribution_window_s": 3.0, "lateness_s": 0.5, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 5.0, "lateness_s": 0.5, "idle_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
     "arms": [{"name": "sam-1000", "preset": "sam"}, {"name": "din-50", "preset": "din-50"}],
 }

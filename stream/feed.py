@@ -1,7 +1,7 @@
 """The worker's side of `model-updates`: a thread makes updates of parts; the worker takes them between batches.
 
-A new worker reads the topic from its beginning: compaction keeps the newest base of each arm and bounds what lies
-before it.
+A new worker begins with the updates of the last few checkpoints, whose bases hold all that came before them. Where the
+trainer has been silent for longer, it reads the topic from its beginning: compaction keeps the newest base of each arm.
 """
 
 import logging
@@ -23,6 +23,9 @@ _logger = logging.getLogger("samstream.feed")
 
 _AHEAD = 64
 """Updates prepared but not yet taken; more wait in Kafka."""
+_CHECKPOINTS = 3
+_ORDINARY = {"stale", "gap"}
+"""Refusals that every start brings, before the first base."""
 
 
 class ModelFeed:
@@ -34,9 +37,12 @@ class ModelFeed:
     """
 
     def __init__(self, settings: Settings, scorers: Mapping[str, Scorer]) -> None:
+        self._kafka = settings.kafka
+        self._topic = Topics(settings.topics.prefix).model_updates
+        self._recent_s = _CHECKPOINTS * settings.trainer.checkpoint_interval_s
         self._scorers = scorers
         self._assembler = Assembler(scorers)
-        self._tail = Tail(settings.kafka, [Topics(settings.topics.prefix).model_updates], from_beginning=True)
+        self._based: set[str] = set()
         self._updates: queue.Queue[Prepared] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._caught_up = threading.Event()
@@ -84,21 +90,48 @@ class ModelFeed:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._tail.close()
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
-                for message in self._tail.read(0.1, limit=100):
-                    try:
-                        if update := self._assembler.add(message.value() or b""):
-                            self._hand_over(self._scorers[update.arm].prepare(update))
-                    except UpdateRefused as refusal:
-                        self._refuse(refusal)
-                if self._tail.at_end():
-                    self._caught_up.set()
+            recent = round(1000 * (time.time() - self._recent_s))
+            if not self._follow(Tail(self._kafka, [self._topic], since_ms=recent), needs_bases=True):
+                self._follow(Tail(self._kafka, [self._topic], from_beginning=True), needs_bases=False)
         except Exception as error:  # the thread that works raises it
             self._failure = error
+
+    def _follow(self, tail: Tail, *, needs_bases: bool) -> bool:
+        """Read until `stop`; with `needs_bases`, only until the present end if that brought no base for some arm.
+
+        Returns whether it was read until `stop`.
+        """
+        try:
+            while not self._stop.is_set():
+                for message in tail.read(0.1, limit=100):
+                    self._take(message.value() or b"")
+                if not self._caught_up.is_set() and tail.at_end():
+                    if needs_bases and not self._based.issuperset(self._scorers):
+                        return False
+                    self._caught_up.set()
+            return True
+        finally:
+            tail.close()
+
+    def _take(self, part: bytes) -> None:
+        try:
+            update = self._assembler.add(part)
+            if update is None:
+                return
+            scorer = self._scorers[update.arm]
+            served = scorer.version
+            if update.kind == "base":
+                self._based.add(update.arm)
+                if update.epoch == served.epoch and update.version <= served.version:
+                    return  # it is there for workers that start
+            if update.at <= served:
+                raise UpdateRefused("stale", f"{update.kind} {update.at}, but {served} is served")
+            self._hand_over(scorer.prepare(update))
+        except UpdateRefused as refusal:
+            self._refuse(refusal)
 
     def _hand_over(self, prepared: Prepared) -> None:
         while not self._stop.is_set():
@@ -113,4 +146,5 @@ class ModelFeed:
 
     def _refuse(self, refusal: UpdateRefused) -> None:
         self.refused[refusal.reason] += 1
-        log(_logger, "update_refused", logging.DEBUG, reason=str(refusal))
+        level = logging.DEBUG if refusal.reason in _ORDINARY else logging.WARNING
+        log(_logger, "update_refused", level, reason=str(refusal))

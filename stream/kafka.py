@@ -67,7 +67,10 @@ _PRODUCER = {
 
 
 def consumer(kafka: Mapping[str, str], own: Mapping[str, str]) -> Consumer:
-    """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`)."""
+    """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`).
+
+    Of our defaults, `settings.RESERVED` are not for the user to change.
+    """
     return Consumer({**_CONSUMER, **kafka, **own, "error_cb": _report}, logger=_logger)
 
 
@@ -185,6 +188,20 @@ def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
         raise KafkaClientError(f"offsets of {topic}/{partition}: no answer")
     low, high = found
     return low, high
+
+
+def offset_at(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
+    """Return the first offset of a partition from a time (ms since the epoch) on; `end` when nothing is so young.
+
+    Raises:
+        KafkaClientError: when Kafka does not say.
+    """
+    asked = [TopicPartition(topic, partition, time_ms)]
+    what = f"offset of {topic}/{partition} by time"
+    [found] = retried(lambda: client.offsets_for_times(asked, timeout=5.0), what)
+    if found.error is not None:
+        raise KafkaClientError(f"{what}: {found.error.str()}")
+    return found.offset if found.offset >= 0 else end
 
 
 def _report(error: KafkaError) -> None:

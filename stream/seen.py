@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 class SeenIds:
-    """Remembers at least the `remember` newest ids, and at most twice as many.
+    """Remembers at least the `remember` newest ids, and at most twice as many; after `restore`, three times.
 
     >>> seen = SeenIds(remember=10)
     >>> seen.add(np.array([1, 2, 1], dtype=np.uint64)).tolist()

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -16,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from stream.errors import KafkaClientError, WorkerError
 from stream.events import Score, decode_score
 from stream.kafka import consumer as new_consumer
-from stream.kafka import retried, watermarks
+from stream.kafka import offset_at, retried, watermarks
 from stream.logs import log
 from stream.settings import Settings
 from stream.topics import Topics
@@ -79,7 +78,7 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
         ends[topic] = high
         offsets[topic] = _checked(TopicPartition(topic, number), kept.get(topic, low), low, high, settings)
         if overtaken and topic != topics.behaviors:
-            recent = _since(consumer, TopicPartition(topic, number, _window_start_ms(settings)), high)
+            recent = offset_at(consumer, topic, number, _window_start_ms(settings), high)
             offsets[topic] = max(offsets[topic], min(recent, committed.get(topic, high)))
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
     return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
@@ -98,14 +97,6 @@ def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict
 def _window_start_ms(settings: Settings) -> int:
     """Return the time (ms) before which no window can be open any more."""
     return round(1000 * (time.time() - 2 * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
-
-
-def _since(consumer: Consumer, when: TopicPartition, high: int) -> int:
-    """Return the first offset of a time (the partition's offset, ms), `high` when there is none."""
-    [found] = retried(partial(consumer.offsets_for_times, [when], timeout=5.0), f"offsets of {when.topic} by time")
-    if found.error is not None:
-        raise KafkaClientError(f"offsets of {when.topic} by time: {found.error.str()}")
-    return found.offset if found.offset >= 0 else high
 
 
 def _checked(where: TopicPartition, kept: int, low: int, high: int, settings: Settings) -> int:

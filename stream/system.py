@@ -26,15 +26,21 @@ _LOG_TAIL = 15
 
 
 class Processes:
-    """samstream subcommands as child processes, each with a log file; a child that dies is noticed by `check`.
+    """samstream subcommands as child processes; a child that dies is noticed by `check`.
 
     Children are killed when this process dies, however it dies.
+
+    Args:
+        directory: gets their `settings.json`, and `logs/` with one file a child.
+        settings: what all of them are started with.
     """
 
     def __init__(self, directory: Path, settings: Settings) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self._logs = directory / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
         self._settings = directory / "settings.json"
+        # Passwords may be among the [kafka] properties.
+        self._settings.touch(mode=0o600)
         self._settings.write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -66,7 +72,7 @@ class Processes:
 
     def log(self, name: str) -> Path:
         """Return the path of a child's log."""
-        return self._directory / f"{name}.log"
+        return self._logs / f"{name}.log"
 
     def check(self) -> None:
         """See that all children live.
@@ -134,7 +140,7 @@ def local_system(settings: Settings, *, broker: str, directory: Path, workers: i
             partitions=settings.topics.partitions,
             replication=settings.topics.replication,
         )
-        with Processes(directory / "logs", settings) as processes:
+        with Processes(directory, settings) as processes:
             processes.start("trainer", "trainer")
             for number in range(1, workers + 1):
                 processes.start(f"worker-{number}", "worker")

@@ -1,23 +1,27 @@
-"""A reader of topics from where they end now, outside of any consumer group: for clients, drivers and monitors."""
+"""A reader of whole topics outside of any consumer group: for the trainer, model feeds, clients and drivers."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from stream.errors import KafkaClientError
-from stream.kafka import consumer, retried, to_record, watermarks
+from stream.kafka import consumer, is_final, offset_at, retried, to_record, watermarks
 
 
 class Tail:
-    """Reads all partitions of some topics, from their present ends on, from their beginnings, or from given offsets.
+    """Reads all partitions of some topics, from their present ends on unless it is told to begin earlier.
 
     Args:
         kafka: librdkafka properties.
         topics: topic names; each must exist.
-        from_beginning: read what the topics hold already as well.
-        offsets: (topic, partition) → offset to begin at; those not named begin as `from_beginning` says.
+        from_beginning: begin with the oldest record.
+        offsets: (topic, partition) → offset to begin at, for those named.
         back: begin so many records before the end.
+        since_ms: begin with the first record of this time (ms since the epoch) or later.
+
+    Raises:
+        KafkaClientError: for a topic that does not exist, or an offset beyond its end.
     """
 
     def __init__(
@@ -28,9 +32,10 @@ class Tail:
         from_beginning: bool = False,
         offsets: Mapping[tuple[str, int], int] | None = None,
         back: int = 0,
+        since_ms: int | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
-        self._consumer = consumer(kafka, {"group.id": "samstream-tail"})
+        self._consumer = consumer(kafka, {"group.id": "samstream-tail", "enable.partition.eof": "true"})
         self.positions: dict[tuple[str, int], int] = {}
         """(topic, partition) → the next offset to be read."""
         self._ends: dict[tuple[str, int], int] = {}
@@ -41,23 +46,32 @@ class Tail:
                 raise KafkaClientError(f"topic {topic}: {known.error.str()}; `samstream topics create` makes it")
             for partition in known.partitions:
                 low, high = watermarks(self._consumer, topic, partition)
-                start = low if from_beginning else high - back
-                self.positions[topic, partition] = max(low, (offsets or {}).get((topic, partition), start))
+                if since_ms is not None:
+                    begin = offset_at(self._consumer, topic, partition, since_ms, high)
+                else:
+                    begin = low if from_beginning else high - back
+                begin = (offsets or {}).get((topic, partition), begin)
+                if begin > high:
+                    raise KafkaClientError(
+                        f"{topic}/{partition} ends at {high}, before the offset {begin} to go on from: the topic was"
+                        " made anew. Move what was kept of it (checkpoints, state) away to start afresh."
+                    )
+                self.positions[topic, partition] = max(low, begin)
                 self._ends[topic, partition] = high
         self._consumer.assign(
             [TopicPartition(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
         )
 
     def read(self, timeout_s: float, *, limit: int = 1000) -> list[Message]:
-        """Return what has come, at most `limit` messages; waits up to `timeout_s` for the first."""
+        """Return what has come, at most `limit` messages; waits up to `timeout_s` for the first.
+
+        Raises:
+            KafkaClientError: when Kafka refuses this client.
+        """
         messages = self._consumer.consume(limit, 0)
         if not messages and (first := self._consumer.poll(timeout_s)) is not None:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
-        good = [message for message in messages if message.error() is None]
-        for message in good:
-            record = to_record(message)
-            self.positions[record.topic, record.partition] = record.offset + 1
-        return good
+        return [message for message in messages if self._advance(message)]
 
     def at_end(self) -> bool:
         """Say whether everything is read that was there when reading began."""
@@ -66,3 +80,18 @@ class Tail:
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
+
+    def _advance(self, message: Message) -> bool:
+        """Take note of where reading stands; says whether the message is a record."""
+        error = message.error()
+        if error is None:
+            record = to_record(message)
+            self.positions[record.topic, record.partition] = record.offset + 1
+            return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Beyond the last record where transaction markers follow it.
+            where = message.topic() or "", message.partition() or 0
+            self.positions[where] = max(self.positions[where], message.offset() or 0)
+        elif is_final(error):
+            raise KafkaClientError(f"{message.topic()}: {error.str()}")
+        return False

@@ -30,6 +30,7 @@ _RETRY_S = 0.2
 RECORD_BYTES = 900_000
 """The largest value samstream writes: within the 1 MB that Kafka takes by default, with room for headers."""
 _MESSAGE_BYTES = "1048588"
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,15 @@ class Topics:
     def __iter__(self) -> Iterator[Topic]:
         """Yield what each topic is.
 
+        The broker stamps what comes from outside: how old an impression is, and how far ahead of the clock an
+        event, must not depend on the clocks of those who write.
         `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
         the newest record of each key is what a starting worker needs, so it is compacted, in small segments
         for compaction to see.
         """
-        yield Topic(self.behaviors, "user", _kept(90))
-        yield Topic(self.impressions, "user", _kept(7))
-        yield Topic(self.clicks, "user", _kept(7))
+        yield Topic(self.behaviors, "user", _kept(90) | _STAMPED)
+        yield Topic(self.impressions, "user", _kept(7) | _STAMPED)
+        yield Topic(self.clicks, "user", _kept(7) | _STAMPED)
         yield Topic(self.scores, "user", _kept(1))
         yield Topic(self.samples, "user", _kept(7) | {"max.message.bytes": _MESSAGE_BYTES})
         yield Topic(self.outcomes, "user", _kept(7))

@@ -8,6 +8,7 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from confluent_kafka import Message
 from model import checkpoint
 from model.checkpoint import Checkpoint
 from model.device import prepare, resolve
+from model.errors import CheckpointError
 from model.update import Update, split
 from stream import topics
 from stream.announcement import Announcement, read_announcement
@@ -23,16 +25,16 @@ from stream.deadletters import dead_letter
 from stream.events import decode_sample
 from stream.kafka import Sender, to_record
 from stream.logs import log
-from stream.settings import Settings
+from stream.settings import KEPT_DELTAS, Settings
 from stream.tail import Tail
 from stream.topics import RECORD_BYTES, Topics
 from stream.training import Lesson, Training
 
 _logger = logging.getLogger("samstream.trainer")
 
-_KEPT_DELTAS = 4096
-"""Distinct Kafka keys of an arm's deltas: what compaction leaves of them."""
 _POLL_S = 0.05
+_LOOK_BACK = 200
+"""Records of `model-updates` among whose last the newest epoch is looked for first."""
 
 
 class Trainer:
@@ -51,6 +53,7 @@ class Trainer:
         self._sender = Sender(settings.kafka)
         self._epoch = 0
         self._saved: dict[tuple[str, int], int] = {}
+        self._bases: Counter[str] = Counter()
         self._next_update = 0.0
         self._next_checkpoint = 0.0
 
@@ -59,20 +62,22 @@ class Trainer:
 
         Raises:
             StreamError: when the work cannot go on.
-            CheckpointError: when the newest whole checkpoint is of other models.
+            CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
+                models, or when another trainer works in the same directory.
         """
         topics.verify(self._settings.kafka, self._topics)
-        offsets = self._resume()
-        tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
-        try:
-            self._publish_bases()
-            self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
-            while not stop.is_set():
-                self._turn(tail)
-            self._publish_deltas()
-            self._save(tail)
-        finally:
-            tail.close()
+        with checkpoint.sole_writer(self._directory):
+            offsets = self._resume(stop)
+            tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
+            try:
+                self._publish_bases()
+                self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
+                while not stop.is_set():
+                    self._turn(tail)
+                self._publish_deltas()
+                self._save(tail)
+            finally:
+                tail.close()
 
     def _turn(self, tail: Tail) -> None:
         messages = tail.read(_POLL_S, limit=self._settings.trainer.batch)
@@ -83,8 +88,8 @@ class Trainer:
             self._publish_deltas()
             self._next_update = now + self._settings.trainer.update_interval_s
         if now >= self._next_checkpoint:
-            self._save(tail)
-            self._publish_bases()
+            if self._save(tail):
+                self._publish_bases()
             self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
         self._sender.poll()
 
@@ -98,20 +103,28 @@ class Trainer:
             dead_letter(self._sender, self._topics, record, str(error), by="trainer")
             return None
 
-    def _resume(self) -> dict[tuple[str, int], int]:
+    def _resume(self, stop: threading.Event) -> dict[tuple[str, int], int]:
         """Take up the newest whole checkpoint and begin the next epoch; returns the offsets to read on from."""
         training = self._training
         found = checkpoint.load_newest(self._directory)
         for refused in found.refused:
             log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
         saved = found.checkpoint
+        if saved is None and found.refused:
+            raise CheckpointError(
+                f"no checkpoint in {self._directory} can be read (the newest: {found.refused[0].reason}). Move them"
+                " away to learn everything again from what Kafka retains."
+            )
+        checkpoint.set_aside(found.refused)
         if saved is not None:
+            if forgotten := saved.arms.keys() - training.students.keys():
+                log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
             for name, student in training.students.items():
                 if name in saved.arms:
                     student.resume(saved.arms[name])
             training.seen.restore(saved.seen)
             training.counts.update(saved.counts)
-        epoch = 1 + max(saved.epoch if saved else 0, self._published_epoch())
+        epoch = 1 + max(saved.epoch if saved else 0, self._published_epoch(stop))
         for student in training.students.values():
             student.learner.begin_epoch(epoch)
             if self._settings.trainer.progressive_log:
@@ -127,28 +140,33 @@ class Trainer:
         )
         return {(self._topics.samples, number): offset for number, offset in saved.offsets.items()} if saved else {}
 
-    def _published_epoch(self) -> int:
+    def _published_epoch(self, stop: threading.Event) -> int:
         """Return the newest epoch in `model-updates`, 0 when there is none: lost checkpoints are no way back."""
         newest = 0
-        tail = Tail(self._settings.kafka, [self._topics.model_updates], from_beginning=True)
-        try:
-            while not tail.at_end():
-                for message in tail.read(1.0):
-                    if announced := read_announcement(message):
-                        newest = max(newest, announced.epoch)
-        finally:
-            tail.close()
+        for whole in (False, True):
+            if newest:
+                break
+            tail = Tail(self._settings.kafka, [self._topics.model_updates], from_beginning=whole, back=_LOOK_BACK)
+            try:
+                while not tail.at_end() and not stop.is_set():
+                    for message in tail.read(1.0):
+                        if announced := read_announcement(message):
+                            newest = max(newest, announced.epoch)
+            finally:
+                tail.close()
         return newest
 
     def _publish_bases(self) -> None:
         for name, student in self._training.students.items():
-            self._publish(student.learner.base(name), f"{name}/base", ())
+            # Two keys in turn: compaction leaves the last whole base while the next one is being written.
+            self._bases[name] += 1
+            self._publish(student.learner.base(name), f"{name}/base-{self._bases[name] % 2}", ())
 
     def _publish_deltas(self) -> None:
         for name, student in self._training.students.items():
             if student.learner.changed:
                 update = student.learner.delta(name)
-                self._publish(update, f"{name}/delta-{update.version % _KEPT_DELTAS}", student.take_clicks())
+                self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", student.take_clicks())
 
     def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
         announced = Announcement(
@@ -163,11 +181,13 @@ class Trainer:
             headers = None if number else announced.headers()
             self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
 
-    def _save(self, tail: Tail) -> None:
-        """Write a checkpoint of everything up to the offsets read, unless the newest one says the same."""
+    def _save(self, tail: Tail) -> bool:
+        """Write a checkpoint of everything up to the offsets read, unless the last one says the same."""
+        # Refused samples are in the dead letters before the offsets pass them.
+        self._sender.flush()
         training = self._training
         if self._saved == tail.positions:
-            return
+            return False
         for student in training.students.values():
             student.flush_log()
         path = checkpoint.save(
@@ -181,10 +201,19 @@ class Trainer:
             ),
             keep=self._settings.trainer.keep,
         )
-        log(
-            _logger,
-            "checkpoint",
-            path=path,
-            samples=training.counts["samples"],
-            repeated=training.counts["repeated"],
-        )
+        self._saved = dict(tail.positions)
+        log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
+        for name, student in training.students.items():
+            lately = student.metrics.last_window()
+            log(
+                _logger,
+                "progress",
+                arm=name,
+                samples=student.metrics.total().samples,
+                log_loss=lately.log_loss,
+                ne=lately.ne,
+                auc=lately.auc,
+                calibration=lately.calibration,
+                skipped=student.learner.skipped,
+            )
+        return True

@@ -60,7 +60,7 @@ class Student:
         self.learner = Learner(arm.spec(), arm.optim, seed=settings.seed, device=device)
         self.metrics = Progressive()
         self.predictions = 0
-        """Rows of the progressive log that belong to this lineage."""
+        """Rows of the progressive log so far."""
         self._clicks: list[int] = []
         self._log: BinaryIO | None = None
 
@@ -80,11 +80,15 @@ class Student:
         self.predictions = state.progress["predictions"]
 
     def open_log(self, directory: Path) -> None:
-        """Write predictions to `<directory>/<arm>.predictions`, cutting off what a lost lineage wrote."""
+        """Write predictions to `<directory>/<arm>.predictions`, cutting off what a lost lineage wrote.
+
+        A log that is shorter than the lineage, such as a new one, goes on where it ends.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.arm.name}.predictions"
         path.touch()
         self._log = path.open("r+b")
+        self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
         self._log.truncate(self.predictions * PREDICTION.itemsize)
         self._log.seek(0, 2)
 
@@ -94,13 +98,12 @@ class Student:
         predicted = self.learner.learn(examples) if self.arm.learn else self.learner.predict(examples)
         labels = [example.labels for example in examples if example.labels is not None]
         self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
-        rows = np.concatenate(
-            [_rows(lesson, probabilities) for lesson, probabilities in zip(lessons, predicted, strict=True)]
-        )
-        self.predictions += len(rows)
-        self._clicks += [lesson.clicked_at for lesson in lessons if lesson.clicked_at]
+        if self.arm.learn:
+            self._clicks += [lesson.clicked_at for lesson in lessons if lesson.clicked_at]
         if self._log is not None:
-            self._log.write(rows.tobytes())
+            for lesson, probabilities in zip(lessons, predicted, strict=True):
+                self._log.write(_rows(lesson, probabilities).tobytes())
+                self.predictions += len(probabilities)
 
     def take_clicks(self) -> tuple[int, ...]:
         """Return the Kafka timestamps (ms) of the clicks learned since the last call."""

@@ -9,13 +9,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from confluent_kafka import Message
 
 from model.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
 from stream.client import Client
 from stream.events import Candidate, Score, decode_behavior, decode_sample, decode_score
+from stream.kafka import to_record
 from stream.lag import Lag
+from stream.record import Record
 from stream.settings import Settings, convert
 from stream.system import Processes
 from stream.tail import Tail
@@ -68,12 +71,14 @@ class Harness:
         for section, change in changes.items():
             values[section] = values[section] | change
         self.settings: Settings = convert(values)
-        self.processes = Processes(directory / "logs", self.settings)
+        self.processes = Processes(directory, self.settings)
         self.client = Client(kafka, topics)
         self.random = random.Random(7)
         self.asked: list[str] = []
         self.answers: dict[str, Score] = {}
         self.clicked: set[tuple[str, str]] = set()
+        self.unusable: set[tuple[str, int, int]] = set()
+        """(topic, partition, offset) of records that no reader may use: the accounts are kept without them."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,10 +89,10 @@ class Harness:
         self.processes.stop()
         self.client.close()
 
-    def start_worker(self, name: str, *, instance: str | None = None) -> subprocess.Popen[bytes]:
+    def start_worker(self, name: str, *arguments: str, instance: str | None = None) -> subprocess.Popen[bytes]:
         """Start a worker, a static member of its group when `instance` is given; wait until it has partitions."""
         static = ["--set", f"kafka.group.instance.id={instance}"] if instance else []
-        worker = self.processes.start(name, "worker", *static)
+        worker = self.processes.start(name, "worker", *static, *arguments)
         log = self.processes.log(name)
         wait_for(
             lambda: "assigned partitions=" in log.read_text(), f"{name} to take partitions", processes=self.processes
@@ -164,29 +169,51 @@ class Harness:
     def oracle(self) -> dict[str, BehaviorArray]:
         """Fold the topic `behaviors` in plain Python: user → the newest `LENGTH` behaviours."""
         rows: dict[str, list[tuple[int, int, int, int]]] = {}
-        for message in self.read(self.topics.behaviors):
-            event = decode_behavior(message)
+        for record in self.records(self.topics.behaviors):
+            if record[:3] in self.unusable:
+                continue
+            event = decode_behavior(record.value or b"")
             rows.setdefault(event.user, []).append(
                 (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
             )
         return {user: behaviors(all_rows[-LENGTH:]) for user, all_rows in rows.items()}
 
-    def read(self, topic: str) -> list[bytes]:
-        """Return the values of all records of a topic, in order within a partition."""
+    def messages(self, topic: str) -> list[Message]:
+        """Return all records of a topic with their headers, in order within a partition."""
         tail = Tail(self.settings.kafka, [topic], from_beginning=True)
+        deadline = time.monotonic() + DEADLINE_S
         try:
-            values: list[bytes] = []
+            messages: list[Message] = []
             while not tail.at_end():
-                values += [message.value() or b"" for message in tail.read(0.5)]
-            return values
+                assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
+                messages += tail.read(0.5)
+            return messages
         finally:
             tail.close()
 
-    def check_sequences(self) -> None:
+    def records(self, topic: str) -> list[Record]:
+        """Return all records of a topic, in order within a partition."""
+        return [to_record(message) for message in self.messages(topic)]
+
+    def read(self, topic: str) -> list[bytes]:
+        """Return the values of all usable records of a topic, in order within a partition."""
+        return [record.value or b"" for record in self.records(topic) if record[:3] not in self.unusable]
+
+    def settle(self, state: str = "state") -> None:
+        """Wait until every shown item is trained, stop everything in order, and balance the accounts."""
+        self.close_windows()
+        wait_for(lambda: self.trained() >= len(self.shown()), "all samples to be trained", processes=self.processes)
+        self.processes.stop()
+        assert self.trained() == len(self.shown())
+        self.check_answers()
+        self.check_samples()
+        self.check_sequences(state)
+
+    def check_sequences(self, state: str = "state") -> None:
         """See that the stored sequences equal the oracle's, to the byte. Call it when the workers have stopped."""
         expected = self.oracle()
         found: dict[str, bytes] = {}
-        for path in sorted((self.directory / "state").iterdir()):
+        for path in sorted((self.directory / state).iterdir()):
             partition = Partition.open(path, length=LENGTH, slack=64)
             for user in expected:
                 if partition.sequences.count(user):

@@ -168,10 +168,10 @@ def test_a_delta_holds_the_rows_of_its_batches_and_nothing_else() -> None:
     learner.delta("a")
     batch = examples(2, seed=13)
     learner.learn(batch)
-    update = learner.delta("arm", {"clicked_at": "5"})
+    update = learner.delta("arm")
     keys = {key for example in batch for key in (*example.items, *example.sequence["item"][-10:])}
     assert set(update.tensors["item/keys"].tolist()) == {int(key) for key in keys}
-    assert (update.arm, update.kind, update.at, update.info) == ("arm", "delta", (1, 2), {"clicked_at": "5"})
+    assert (update.arm, update.kind, update.at) == ("arm", "delta", (1, 2))
     assert not learner.changed
     assert len(learner.delta("a").tensors["item/keys"]) == 0
 

@@ -31,7 +31,7 @@ def update(
         "item/keys": rng.integers(1, 2**64, rows, np.uint64),
         "item/values": rng.normal(size=(rows, 4)).astype(np.float32),
     }
-    return Update(arm, kind, epoch, version, "ab12", tensors, {"clicked_at": "17", "": "é"})
+    return Update(arm, kind, epoch, version, "ab12", tensors)
 
 
 def refusal(action: Callable[[], object]) -> str | None:
@@ -45,7 +45,7 @@ def refusal(action: Callable[[], object]) -> str | None:
 
 def assert_equal(got: Update | None, sent: Update) -> None:
     assert got is not None
-    for name in ("arm", "kind", "at", "fingerprint", "info"):
+    for name in ("arm", "kind", "at", "fingerprint"):
         assert getattr(got, name) == getattr(sent, name)
     assert got.tensors.keys() == sent.tensors.keys()
     for name, tensor in sent.tensors.items():

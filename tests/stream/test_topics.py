@@ -66,7 +66,8 @@ def test_creates_once_and_then_finds(kafka: dict[str, str], topic_prefix: str) -
 
 def test_creates_only_what_is_missing(kafka: dict[str, str], topic_prefix: str) -> None:
     names = Topics(topic_prefix)
-    _create(kafka, names.behaviors, 2, {"cleanup.policy": "delete", "retention.ms": "60000"})
+    stamped = {"message.timestamp.type": "LogAppendTime"}
+    _create(kafka, names.behaviors, 2, {"cleanup.policy": "delete", "retention.ms": "60000", **stamped})
     report = ensure(kafka, names, partitions=2, replication=1)
     assert report.existing == [names.behaviors]
     assert len(report.created) == 8

@@ -3,11 +3,11 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from stream.errors import KafkaClientError
+from stream.errors import KafkaClientError, SettingsError
 from stream.logs import log
 from stream.record import Record
 
@@ -70,8 +70,25 @@ def consumer(kafka: Mapping[str, str], own: Mapping[str, str]) -> Consumer:
     """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`).
 
     Of our defaults, `settings.RESERVED` are not for the user to change.
+
+    Raises:
+        SettingsError: when librdkafka does not take the properties.
     """
-    return Consumer({**_CONSUMER, **kafka, **own, "error_cb": _report}, logger=_logger)
+    return made(Consumer, {**_CONSUMER, **kafka, **own, "error_cb": _report}, logger=_logger)
+
+
+def made(kind: Callable[..., T], properties: Mapping[str, Any], **more: Any) -> T:
+    """Return a librdkafka client of some kind.
+
+    Raises:
+        SettingsError: when librdkafka does not take the properties.
+    """
+    try:
+        return kind(dict(properties), **more)
+    except (KafkaException, TypeError, ValueError) as error:
+        first = error.args[0]
+        said = first.str() if isinstance(first, KafkaError) else first
+        raise SettingsError(f"the [kafka] settings cannot be used: {said}") from None
 
 
 def is_final(error: KafkaError) -> bool:
@@ -92,7 +109,7 @@ class Sender:
     """An idempotent producer that waits when its buffer is full and remembers a delivery that failed."""
 
     def __init__(self, kafka: Mapping[str, str]) -> None:
-        self._producer = Producer({**_PRODUCER, **kafka, "error_cb": self._hear}, logger=_logger)
+        self._producer = made(Producer, {**_PRODUCER, **kafka, "error_cb": self._hear}, logger=_logger)
         self._failure: str | None = None
 
     def send(

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from stream.errors import TopicError
+from stream.kafka import made
 
 _DAY_MS = 86_400_000
 _DEADLINE_S = 30.0
@@ -187,11 +188,7 @@ class _Admin:
         self._where = kafka.get("bootstrap.servers", "")
         self._deadline = deadline
         self._heard: KafkaError | None = None
-        properties: dict[str, Any] = {**kafka, "error_cb": self._hear, "log_level": "0"}
-        try:
-            self._client = AdminClient(properties)
-        except KafkaException as error:
-            raise TopicError(f"the [kafka] settings cannot be used: {error.args[0].str()}") from None
+        self._client = made(AdminClient, {**kafka, "error_cb": self._hear, "log_level": "0"})
 
     def partitions(self, names: Mapping[str, object], *, whole: bool = False) -> dict[str, int]:
         """Return partition counts of what exists of `names`; `whole` waits until all do and have leaders."""

@@ -30,6 +30,7 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 _SEEN = "seen.safetensors"
 _HALF = ".half"
+_REFUSED = ".refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def sole_writer(directory: Path) -> Iterator[None]:
 def set_aside(refused: Iterable[Refused]) -> None:
     """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
     for each in refused:
-        each.path.rename(each.path.with_suffix(".refused"))
+        each.path.rename(each.path.with_suffix(_REFUSED))
 
 
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
@@ -139,7 +140,8 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_halves(directory)
     numbers = _numbers(directory)
-    target = directory / f"{max(numbers, default=0) + 1:08d}"
+    refused = [int(path.stem) for path in directory.glob(f"*{_REFUSED}") if path.stem.isdecimal()]
+    target = directory / f"{max([*numbers, *refused], default=0) + 1:08d}"
     half = target.with_suffix(_HALF)
     half.mkdir()
     tensors = {_arm_file(name): arm.tensors for name, arm in checkpoint.arms.items()}

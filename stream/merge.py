@@ -43,13 +43,14 @@ class Merge(Generic[T]):
         """Take an event of a topic, with its time (any unit, the same for all)."""
         self._queues[topic].append((time, event))
 
-    def drain(self, at_end: Callable[[str], bool], now: float, limit: int) -> Iterator[T]:
+    def drain(self, at_end: Callable[[str], bool], now: float, limit: int, *, strict: bool = False) -> Iterator[T]:
         """Yield up to `limit` events that may be processed, oldest first.
 
         Args:
             at_end: whether a topic has been read to its end.
             now: a monotonic clock, seconds.
             limit: the most events to yield.
+            strict: keep the order at any price of waiting, whatever the patience.
         """
         for _ in range(limit):
             filled = [queue for queue in self._queues.values() if queue]
@@ -58,17 +59,17 @@ class Merge(Generic[T]):
                 return
             if len(filled) == len(self._queues):
                 self._stalled_since = None
-            elif not self._may_pass(at_end, now):
+            elif not self._may_pass(at_end, now, strict=strict):
                 return
             yield min(filled, key=_head_time).popleft()[1]
 
-    def _may_pass(self, at_end: Callable[[str], bool], now: float) -> bool:
+    def _may_pass(self, at_end: Callable[[str], bool], now: float, *, strict: bool) -> bool:
         if all(queue or at_end(topic) for topic, queue in self._queues.items()):
             self._stalled_since = None
             return True
         if self._stalled_since is None:
             self._stalled_since = now
-        if now - self._stalled_since < self._patience:
+        if strict or now - self._stalled_since < self._patience:
             return False
         self.forced += 1
         return True

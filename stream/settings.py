@@ -19,8 +19,8 @@ from model.optim import OptimSpec
 from model.spec import ModelSpec, preset
 from stream.errors import SettingsError
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1)]
 RESERVED = frozenset(
     {
@@ -44,11 +44,14 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
 class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Names and sizes of the topics: `prefix` before each name; partitions of the topics keyed by user."""
+    """Names and sizes of the topics: `prefix` before each name; partitions of the topics keyed by user.
+
+    A `replication` of -1 is the broker's default.
+    """
 
     prefix: str = ""
     partitions: Count = 8
-    replication: Count = 1
+    replication: Annotated[int, Meta(ge=-1)] = 1
 
 
 class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

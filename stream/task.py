@@ -185,7 +185,8 @@ class Task:
         self._wall_ms = wall_ms
         if self._active is None:
             self._active = now
-        for record, event in self._merge.drain(at_end, now, limit):
+        # Answers given before find the sequence that they were given for only in the order of then.
+        for record, event in self._merge.drain(at_end, now, limit, strict=bool(self._answers)):
             self._active = now
             self.changed = True
             self._offsets[record.topic] = record.offset + 1

@@ -28,6 +28,8 @@ Number = Annotated[int, Meta(ge=0, le=2**62)]
 
 MAX_PARTS = 65_536
 
+_EPOCHS = 2
+
 _ENVELOPE_BYTES = 96
 """More than the fields of a `Part` take, apart from `arm` and `data`."""
 
@@ -182,9 +184,11 @@ class _Half:
 
 
 class Assembler:
-    """Puts parts together: at most one unfinished update an arm, `max_bytes` claimed by all of them.
+    """Puts parts together: unfinished updates may claim `max_bytes` in all, and be of two epochs of an arm.
 
-    When another update of an arm begins, the half one is dropped, unless that one is newer.
+    Within an epoch, a newer update drops a half one. Epochs do not touch each other, so that neither a trainer that
+    should be dead nor half an update of one that died keeps those of the living from being completed; a third epoch
+    takes the place of the one that has waited longest.
 
     Args:
         arms: whose updates are wanted; those of others are ignored.
@@ -195,7 +199,7 @@ class Assembler:
         self.dropped = 0
         self._arms = frozenset(arms)
         self._max_bytes = max_bytes
-        self._halves: dict[str, _Half] = {}
+        self._halves: dict[tuple[str, int], _Half] = {}
 
     def add(self, record: bytes) -> Update | None:
         """Take a record; return the update that it completes, if it does. A repeated part changes nothing.
@@ -203,7 +207,7 @@ class Assembler:
         Raises:
             UpdateRefused: "malformed" for bytes that are no part or a whole that is not what its parts
                 promised, "size" beyond `max_bytes`, "stale" for a part of an older update than the half one
-                of the arm.
+                of its epoch.
         """
         try:
             part = msgspec.msgpack.decode(record, type=Part)
@@ -214,13 +218,13 @@ class Assembler:
         half = self._half_of(part)
         if part.part not in half.data:
             if part.part >= part.parts or half.size + len(part.data) > part.total:
-                self._drop(part.arm)
+                self._drop(part.arm, part.epoch)
                 raise UpdateRefused("malformed", f"part {part.part + 1} of {part.parts} is beyond its update")
             half.data[part.part] = part.data
             half.size += len(part.data)
         if len(half.data) < part.parts:
             return None
-        del self._halves[part.arm]
+        del self._halves[part.arm, part.epoch]
         payload = b"".join(data for _, data in sorted(half.data.items()))
         if xxh3_128_digest(payload) != part.checksum:
             raise UpdateRefused("malformed", "the parts do not add up to the update that was sent")
@@ -231,19 +235,22 @@ class Assembler:
 
     def _half_of(self, part: Part) -> _Half:
         """Return the unfinished update that the part belongs to, begun now if need be."""
-        half = self._halves.get(part.arm)
+        half = self._halves.get((part.arm, part.epoch))
         if half is not None:
             if half.whole == part.whole:
+                self._halves[part.arm, part.epoch] = self._halves.pop((part.arm, part.epoch))  # the youngest is last
                 return half
             if part.at < half.at:
                 raise UpdateRefused("stale", f"a part of {part.arm!r} {part.at}, after one of {half.at}")
-            self._drop(part.arm)
+            self._drop(part.arm, part.epoch)
+        elif len(epochs := [epoch for arm, epoch in self._halves if arm == part.arm]) >= _EPOCHS:
+            self._drop(part.arm, epochs[0])
         claimed = part.total + sum(other.total for other in self._halves.values())
         if claimed > self._max_bytes:
             raise UpdateRefused("size", f"unfinished updates of {claimed} bytes, more than {self._max_bytes}")
-        half = self._halves[part.arm] = _Half(part.whole, part.at, part.total)
+        half = self._halves[part.arm, part.epoch] = _Half(part.whole, part.at, part.total)
         return half
 
-    def _drop(self, arm: str) -> None:
-        del self._halves[arm]
+    def _drop(self, arm: str, epoch: int) -> None:
+        del self._halves[arm, epoch]
         self.dropped += 1

@@ -45,6 +45,11 @@ def die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def how_it_ended(code: int) -> str:
+    """Say how a process ended, from its return code as `subprocess` gives it."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What is particular to one engine.
@@ -89,6 +94,20 @@ class Broker:
         """Whether what it acknowledged survives `kill`; False for a broker elsewhere: it has no `kill`."""
         return self.engine is not None and self.engine.durable
 
+    @property
+    def ended(self) -> bool:
+        """Whether a broker that was started here has ended."""
+        return self.process is not None and self.process.poll() is not None
+
+    def check(self) -> None:
+        """See that a broker that was started here has not ended.
+
+        Raises:
+            BrokerError: when it has; quotes the end of its log.
+        """
+        if self.ended:
+            raise self._broken(how_it_ended(self.process.returncode if self.process else 0))
+
     def alive(self) -> bool:
         """Return whether the broker answers a client that brings no credentials."""
         return _answers(self.bootstrap, whole=False)
@@ -124,11 +143,7 @@ class Broker:
                 time.sleep(0.05)
                 continue
             self.kill()
-            how = f"is not ready after {_START_S:.0f} s" if code is None else f"ended with status {code}"
-            tail = log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
-            raise BrokerError(
-                f"the {engine.name} broker at {self.bootstrap} {how}; {log} ends:\n  " + "\n  ".join(tail)
-            )
+            raise self._broken(f"is not ready after {_START_S:.0f} s" if code is None else how_it_ended(code))
 
     def stop(self) -> None:
         """End the broker in order (SIGTERM), by force when it takes longer than 20 s.
@@ -160,6 +175,12 @@ class Broker:
         """
         self.stop()
         self.start()
+
+    def _broken(self, how: str) -> BrokerError:
+        engine, directory = self._own()
+        log = directory / "broker.log"
+        tail = log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+        return BrokerError(f"the {engine.name} broker at {self.bootstrap} {how}; {log} ends:\n  " + "\n  ".join(tail))
 
     def _own(self) -> tuple[Engine, Path]:
         if self.engine is None or self._directory is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.errors import ModelError
 from state.errors import StateError
-from stream import logs
+from stream import interrupts, logs
 from stream.errors import StreamError
 from stream.settings import Settings, load
 
@@ -23,13 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logs.configure(arguments.log_level)
     command: Command = arguments.command
+    interrupts.remember()
     try:
         return command(arguments)
-    except (StreamError, StateError, ModelError, OSError) as error:
-        print(f"samstream {arguments.name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if interrupts.heard():
+            return 130  # what was raised in a callback out of C may arrive as something else
+        if not isinstance(error, (StreamError, StateError, ModelError, OSError)):
+            raise
+        print(f"samstream {arguments.name}: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +87,8 @@ def _command(
 def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report: str) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help="length of the traffic (default %(default).0f)")
     parser.add_argument("--rate", type=float, default=40.0, help="impressions a second (default %(default).0f)")
+    parser.add_argument("--users", type=_count, default=400, help="simulated users (default %(default)s)")
+    parser.add_argument("--history", type=_count, default=1000, help="behaviours of each before (default %(default)s)")
     parser.add_argument("--report", type=Path, default=Path(report), metavar="DIR", help="where the report goes")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
     parser.add_argument("--seed", type=int, default=0, help="of the world and its users")

@@ -12,6 +12,7 @@ import msgspec
 
 from stream.errors import EventError, NoAnswerError
 from stream.events import (
+    UNREADABLE,
     Behavior,
     Candidate,
     Click,
@@ -88,8 +89,8 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; after an error without waiting for Kafka, which may be what is wrong."""
+        self.close(flush=kind is None)
 
     def behavior(self, user: str, item: str, ts: int | None = None, category: str = "", action: str = "view") -> None:
         """Write that `user` did `action` with `item` at `ts` (ms; now when None).
@@ -186,14 +187,15 @@ class Client:
         """
         self._sender.flush()
 
-    def close(self) -> None:
-        """Flush, and stop receiving.
+    def close(self, *, flush: bool = True) -> None:
+        """Flush, and stop receiving; without `flush`, what Kafka has not taken yet is dropped.
 
         Raises:
             KafkaClientError: when Kafka did not take an event.
         """
         try:
-            self.flush()
+            if flush:
+                self.flush()
         finally:
             self._stop.set()
             if self._reader is not None:
@@ -233,7 +235,7 @@ class Client:
             for value in values:
                 try:
                     score = decode_score(value or b"")
-                except msgspec.DecodeError:
+                except UNREADABLE:
                     self.malformed += 1
                     continue
                 self._answers.setdefault(score.request_id, Arrival(score, received))

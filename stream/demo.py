@@ -3,6 +3,8 @@
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from stream.simulation.config import WorldConfig
 from stream.simulation.observer import Observer
 from stream.simulation.traffic import Traffic
 from stream.simulation.world import World
-from stream.system import Processes, keep_logs, local_system
+from stream.system import keep_logs, local_system
 from stream.topics import Topics
 from stream.viewer import Viewer
 
@@ -45,7 +47,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
             with local_system(
                 settings, broker=arguments.broker, directory=directory, workers=arguments.workers
             ) as system:
-                path = _simulate(arguments, system.settings, console, system.processes)
+                path = _simulate(arguments, system.settings, console, system.check)
         finally:
             keep_logs(directory, arguments.report)
     console.print(f"report: {path}")
@@ -56,14 +58,14 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     """Send simulated users through a system that runs already, write the report; returns the exit status."""
     settings = load(arguments.config, overrides=arguments.set)
     console = Console()
-    path = _simulate(arguments, settings, console, None)
+    path = _simulate(arguments, settings, console, lambda: None)
     console.print(f"report: {path}")
     return 0
 
 
-def _simulate(arguments: argparse.Namespace, settings: Settings, console: Console, processes: Processes | None) -> Path:
-    """Run the simulation against a system; returns the report's path."""
-    config = WorldConfig()
+def _simulate(arguments: argparse.Namespace, settings: Settings, console: Console, check: Callable[[], None]) -> Path:
+    """Run the simulation against a system that `check` watches; returns the report's path."""
+    config = WorldConfig(users=arguments.users, history=arguments.history)
     start = time.time()
     world = World(config, seed=arguments.seed, start=round(1000 * start))
     traffic = Traffic(
@@ -75,28 +77,23 @@ def _simulate(arguments: argparse.Namespace, settings: Settings, console: Consol
     began = time.time()
 
     def show(phase: str, elapsed: float, total: float = 0.0) -> None:
-        if processes is not None:
-            processes.check()
+        check()
         viewer.show(observer.snapshot(traffic, phase, elapsed, total))
 
     def watch_traffic(traffic: Traffic) -> None:
         show("traffic", traffic.elapsed, arguments.seconds)
         observer.note_rate(traffic.elapsed)
 
-    with Viewer(console, plain=arguments.plain) as viewer:
-        try:
-            traffic.warm_up(
-                lambda: lag.of(topics.behaviors, settings.topics.partitions),
-                lambda _: show("warming up: histories", time.time() - began),
-            )
-            traffic.run(arguments.seconds, watch_traffic)
-            complete = traffic.await_training(
-                settings.worker.attribution_window_s + _TRAINING_S,
-                lambda traffic: show("last windows close", traffic.elapsed),
-            )
-        finally:
-            traffic.close()
-            lag.close()
+    with Viewer(console, plain=arguments.plain) as viewer, closing(lag), traffic:
+        traffic.warm_up(
+            lambda: lag.of(topics.behaviors, settings.topics.partitions),
+            lambda _: show("warming up: histories", time.time() - began),
+        )
+        traffic.run(arguments.seconds, watch_traffic)
+        complete = traffic.await_training(
+            settings.worker.attribution_window_s + _TRAINING_S,
+            lambda traffic: show("last windows close", traffic.elapsed),
+        )
     if not complete:
         console.print(f"note: the trainer has not announced {traffic.untrained} of the shown items as learned")
     report, trace = _report(arguments, config, traffic, observer)

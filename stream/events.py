@@ -82,6 +82,15 @@ class Score(Struct, frozen=True):
     seen: int
     spent_ms: Spent
 
+    def __post_init__(self) -> None:
+        """Refuse an order that is none.
+
+        Raises:
+            ValueError: when the lists do not fit one another.
+        """
+        if len(self.probabilities) != len(self.items) or sorted(self.order) != list(range(len(self.items))):
+            raise ValueError(f"probabilities and order do not fit the {len(self.items)} items")
+
 
 class Sample(Struct, frozen=True, array_like=True):
     """Labelled items of one request, with the sequence as it stood when the request was scored.
@@ -94,10 +103,10 @@ class Sample(Struct, frozen=True, array_like=True):
     request_id: str
     user: str
     arm: str
-    ts: int
+    ts: Millis
     epoch: int
     version: int
-    clicked_at: int
+    clicked_at: Millis
     sequence: bytes
     items: bytes
     categories: bytes
@@ -128,6 +137,9 @@ def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np
     ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
     return ids
 
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding bytes that anybody may have written can raise."""
 
 encode_json = msgspec.json.Encoder().encode
 encode_packed = msgspec.msgpack.Encoder().encode

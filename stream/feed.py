@@ -51,15 +51,17 @@ class ModelFeed:
         self.refused: Counter[str] = Counter()
         """Reason → how many updates were refused for it."""
 
-    def start(self, *, wait_s: float) -> None:
-        """Start reading; returns when every arm has its newest parameters, or after `wait_s` without a trainer's."""
+    def start(self, stop: threading.Event, *, wait_s: float) -> None:
+        """Start reading; returns when every arm has its newest parameters, after `wait_s` without, or at `stop`."""
         self._thread.start()
         deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
+        while not stop.wait(0.02):
             self.apply()
-            if self._caught_up.wait(0.02) and self._updates.empty() and self._all_served():
+            if self._caught_up.is_set() and self._updates.empty() and self._all_served():
+                return
+            if time.monotonic() > deadline:
                 break
-        else:
+        if not stop.is_set():
             untrained = [arm for arm, scorer in self._scorers.items() if not scorer.version.epoch]
             log(_logger, "serving_untrained", logging.WARNING, arms=",".join(untrained), waited_s=wait_s)
 

@@ -73,6 +73,8 @@ class Replay:
         self._next_watch = 0.0
         self.behaviors = 0
         self.visits = 0
+        self.asked: list[int] = []
+        """Event times (ms) of the impressions sent."""
         self.clicks = 0
         self.samples = 0
         self.dead_letters = 0
@@ -88,6 +90,7 @@ class Replay:
         Raises:
             ReplayError: when an answer or a label does not come within a minute, or the trainer stops.
             ChildDiedError: when a process of the system dies.
+            BrokerError: when its broker does.
         """
         began = time.monotonic()
         steps = self._wanted()
@@ -159,6 +162,7 @@ class Replay:
         self._under_way[impression.request_id] = lane
         self._sender.send(self._system.topics.impressions, encode_json(impression), key=impression.user)
         self.samples += len(impression.candidates)
+        self.asked.append(impression.ts)
 
     def _send_behaviors(self, step: Step) -> None:
         for behavior in step.behaviors:
@@ -189,7 +193,7 @@ class Replay:
                     lane.unlabelled.difference_update(outcome.items)
         if time.monotonic() >= self._next_watch:
             self._next_watch = time.monotonic() + _WATCH_S
-            self._system.processes.check()
+            self._system.check()
             watch(self)
 
     def _await_training(self, watch: Callable[["Replay"], None]) -> None:

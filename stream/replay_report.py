@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model import metrics
+from stream import interrupts
 from stream.datasets import open_dataset
-from stream.datasets.base import Dataset
 from stream.replay import Replay
 from stream.report.data import ReplayArm, ReplayReport, ReplayTrace
 from stream.report.report import write_replay
@@ -19,6 +20,9 @@ from stream.report.words import replay_headline
 from stream.settings import Settings, load
 from stream.system import keep_logs, local_system
 from stream.training import read_predictions
+
+_WARM_UP = 0.4
+"""Share of the impressions that comes before the judged ones."""
 
 REPLAY: dict[str, Any] = {
     # Event time leaps from visit to visit; a click has the time of its impression.
@@ -48,7 +52,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
                     replay.close()
         finally:
             keep_logs(directory, arguments.report)
-        report, traces = _report(arguments, settings, dataset, replay, seconds, directory / "predictions")
+        report, traces = _report(arguments, settings, replay, seconds, directory / "predictions")
     console.print(replay_headline(report), highlight=False, soft_wrap=True)
     for name, arm in report.arms.items():
         console.print(
@@ -59,6 +63,15 @@ def run_replay(arguments: argparse.Namespace) -> int:
         )
     console.print(f"report: {write_replay(arguments.report, report, traces)}")
     return 0
+
+
+def judged_from(times: Sequence[int]) -> int:
+    """Return the event time from which on the last 60% of the impressions at `times` are judged.
+
+    >>> judged_from([5, 4, 3, 2, 1])
+    3
+    """
+    return sorted(times)[int(_WARM_UP * len(times))]
 
 
 def _settings(arguments: argparse.Namespace, predictions: Path) -> Settings:
@@ -87,6 +100,7 @@ def _run(replay: Replay, console: Console) -> float:
         trained = progress.add_task("samples learned", total=totals.samples)
 
         def show(replay: Replay) -> None:
+            interrupts.check()
             progress.update(behaviors, completed=replay.behaviors)
             progress.update(visits, completed=replay.visits)
             progress.update(trained, completed=replay.trained)
@@ -97,13 +111,14 @@ def _run(replay: Replay, console: Console) -> float:
 
 
 def _report(
-    arguments: argparse.Namespace, settings: Settings, dataset: Dataset, replay: Replay, seconds: float, directory: Path
+    arguments: argparse.Namespace, settings: Settings, replay: Replay, seconds: float, directory: Path
 ) -> tuple[ReplayReport, dict[str, ReplayTrace]]:
+    start = judged_from(replay.asked)
     arms, traces = {}, {}
     for arm in settings.arms:
         rows = read_predictions(directory / f"{arm.name}.predictions")
         traces[arm.name] = replay_trace(rows["label"], rows["probability"])
-        judged = rows[rows["ts"] >= dataset.judged_from]
+        judged = rows[rows["ts"] >= start]
         labels, probabilities = judged["label"].astype(float), judged["probability"]
         arms[arm.name] = ReplayArm(
             samples=len(judged),

@@ -9,11 +9,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
-from stream.events import Score, decode_score
+from stream.events import UNREADABLE, Score, decode_score
 from stream.kafka import consumer as new_consumer
 from stream.kafka import offset_at, retried, watermarks
 from stream.logs import log
@@ -50,8 +49,8 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
     """Find out how to begin on a partition number.
 
     Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
-    meantime, on another machine or before the state was lost, `behaviors` are caught up with; of impressions and clicks
-    below the group's offsets only those matter whose window may still be open.
+    meantime, on another machine or before the state was lost, `behaviors` are caught up with; impressions, clicks and
+    answers are read again as far back as windows may still be open, even from before the state.
 
     Args:
         consumer: a consumer of the workers' group.
@@ -78,8 +77,10 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
         ends[topic] = high
         offsets[topic] = _checked(TopicPartition(topic, number), kept.get(topic, low), low, high, settings)
         if overtaken and topic != topics.behaviors:
-            recent = offset_at(consumer, topic, number, _window_start_ms(settings), high)
-            offsets[topic] = max(offsets[topic], min(recent, committed.get(topic, high)))
+            # A click is read with its impression, which may be a window older.
+            windows = 1 if topic == topics.clicks else 2
+            recent = offset_at(consumer, topic, number, _time_ms(settings, windows), high)
+            offsets[topic] = max(low, min(recent, committed.get(topic, high)))
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
     return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
 
@@ -94,9 +95,9 @@ def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict
     return {partition.topic: max(0, partition.offset) for partition in known}
 
 
-def _window_start_ms(settings: Settings) -> int:
-    """Return the time (ms) before which no window can be open any more."""
-    return round(1000 * (time.time() - 2 * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
+def _time_ms(settings: Settings, windows: int) -> int:
+    """Return the time (ms) so many attribution windows ago, lateness included."""
+    return round(1000 * (time.time() - windows * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
 
 
 def _checked(where: TopicPartition, kept: int, low: int, high: int, settings: Settings) -> int:
@@ -142,7 +143,7 @@ def _answers(settings: Settings, begin: TopicPartition) -> tuple[dict[str, Score
             position = (message.offset() or 0) + 1
             try:
                 score = decode_score(message.value() or b"")
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue
             answers.setdefault(score.request_id, score)
         return answers, end

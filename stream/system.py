@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Self
 import msgspec
 
 from stream import topics
-from stream.broker import die_with_parent, local_broker
+from stream.broker import Broker, die_with_parent, how_it_ended, local_broker
 from stream.errors import ChildDiedError
 from stream.settings import Settings
 from stream.topics import Topics
@@ -82,13 +81,19 @@ class Processes:
         """
         for name, child in self._children.items():
             if (code := child.poll()) is not None:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
                 tail = self.log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
-                raise ChildDiedError(f"{name} {how}; the end of {self.log(name)}:\n  " + "\n  ".join(tail))
+                raise ChildDiedError(
+                    f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
+                )
 
     def release(self, name: str) -> None:
         """Look after a child no longer: who ends it waits for it as well."""
         del self._children[name]
+
+    def kill(self) -> None:
+        """Kill -9 all children."""
+        for child in self._children.values():
+            child.kill()
 
     def stop(self) -> None:
         """Ask all children to end (SIGTERM), wait, and kill what does not."""
@@ -107,11 +112,21 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A running system: its settings (with the broker's address), topic names and processes."""
+    """A running system: its settings (with the broker's address), topic names, processes and broker."""
 
     settings: Settings
     topics: Topics
     processes: Processes
+    broker: Broker
+
+    def check(self) -> None:
+        """See that the broker and all processes live.
+
+        Raises:
+            BrokerError, ChildDiedError: when one does not; says how it ended, with the end of its log.
+        """
+        self.broker.check()
+        self.processes.check()
 
 
 @contextmanager
@@ -144,7 +159,11 @@ def local_system(settings: Settings, *, broker: str, directory: Path, workers: i
             processes.start("trainer", "trainer")
             for number in range(1, workers + 1):
                 processes.start(f"worker-{number}", "worker")
-            yield System(settings, names, processes)
+            try:
+                yield System(settings, names, processes, running)
+            finally:
+                if running.ended:
+                    processes.kill()  # they would wait for it to take their last records
 
 
 def keep_logs(directory: Path, report: Path) -> None:

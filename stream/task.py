@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from state.partition import Partition
 from stream.arms import Answer
 from stream.errors import WorkerError
 from stream.events import (
+    UNREADABLE,
     Behavior,
     Click,
     Impression,
@@ -125,8 +125,7 @@ class Task:
         self._wall_ms = 0
         self.changed = False
         """Whether there is something to commit."""
-        self.counts: Counter[str] = Counter()
-        """What happened, by name; for logs and metrics."""
+        self._counts: Counter[str] = Counter()
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -147,6 +146,15 @@ class Task:
     def open_requests(self) -> int:
         """Impressions whose window is open."""
         return len(self._joiner)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened, by name; for logs and metrics."""
+        return self._counts + Counter(
+            duplicate_clicks=self._joiner.duplicate_clicks,
+            duplicate_impressions=self._joiner.duplicate_impressions,
+            released_unaligned=self._merge.forced,
+        )
 
     def backlog(self, topic: str) -> int:
         """Return how many records of a topic were added and are not processed yet."""
@@ -169,7 +177,7 @@ class Task:
             event = self._decoders[record.topic](record.value or b"")
             self._check(record, event)
             self._last[record.topic] = event.ts
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             event = error
         self._merge.add(record.topic, self._last.get(record.topic, 0), (record, event))
 
@@ -200,7 +208,7 @@ class Task:
                 self._impression(event, record)
             else:
                 self._take(self._joiner.click(event, record))
-                self.counts["clicks"] += 1
+                self._counts["clicks"] += 1
             if len(self._requests) >= _REQUESTS:
                 break
         if self._offsets[self._topics.impressions] >= self._start.impressions_end:
@@ -257,7 +265,7 @@ class Task:
     def _behavior(self, event: Behavior) -> None:
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
         self._fresh.setdefault(event.user, bytearray()).extend(packed)
-        self.counts["behaviors"] += 1
+        self._counts["behaviors"] += 1
 
     def _impression(self, event: Impression, record: Record) -> None:
         self._append(event.user)
@@ -269,12 +277,12 @@ class Task:
         ):
             del self._answers[event.request_id]
             self._open(event, categories, given.seen, Answer.given(given))
-            self.counts["answers_recovered"] += 1
+            self._counts["answers_recovered"] += 1
             return
         if record.offset < self._start.answered:
             return
         if self._wall_ms - record.timestamp > self._settings.max_impression_age_s * 1000:
-            self.counts["impressions_too_old"] += 1
+            self._counts["impressions_too_old"] += 1
             return
         sequences = self._partition.sequences
         began = time.perf_counter()
@@ -283,7 +291,7 @@ class Task:
         items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
         example = Example(sequence, event.ts, items, categories)
         self._requests.append(Request(event, example, sequences.count(event.user), record, state_ms))
-        self.counts["impressions"] += 1
+        self._counts["impressions"] += 1
 
     def _open(self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer) -> None:
         ranks = np.empty(len(answer.order), dtype=np.intp)
@@ -346,7 +354,7 @@ class Task:
 
     def _refuse(self, record: Record, reason: str) -> None:
         self._refused.append(Refused(record, reason))
-        self.counts["refused"] += 1
+        self._counts["refused"] += 1
 
     def _sample(self, labelled: Labelled) -> tuple[Sample, Outcome]:
         pending, indices = labelled.pending, labelled.indices
@@ -355,7 +363,7 @@ class Task:
         probabilities = [pending.probabilities[index] for index in indices]
         sequence = self._partition.sequences.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._partition.meta.length):
-            self.counts["sequences_cut"] += 1
+            self._counts["sequences_cut"] += 1
         sample = Sample(
             request_id=pending.request_id,
             user=pending.user,
@@ -383,5 +391,5 @@ class Task:
             probabilities=probabilities,
             labels=[labelled.label] * len(indices),
         )
-        self.counts["samples"] += len(indices)
+        self._counts["samples"] += len(indices)
         return sample, outcome

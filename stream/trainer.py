@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import msgspec
 from confluent_kafka import Message
 
 from model import checkpoint
@@ -22,7 +21,7 @@ from model.update import Update, split
 from stream import topics
 from stream.announcement import Announcement, read_announcement
 from stream.deadletters import dead_letter
-from stream.events import decode_sample
+from stream.events import UNREADABLE, decode_sample
 from stream.kafka import Sender, to_record
 from stream.logs import log
 from stream.settings import KEPT_DELTAS, Settings
@@ -38,7 +37,7 @@ _LOOK_BACK = 200
 
 
 class Trainer:
-    """Teaches the arms of `trainer.arms`; the only one to do so, which its epoch enforces.
+    """Teaches the arms of `trainer.arms`. Of two that do, workers hear only the one that began later.
 
     Args:
         settings: the configuration; arms and models as the workers have them.
@@ -97,7 +96,7 @@ class Trainer:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""
         try:
             return self._training.take(decode_sample(message.value() or b""))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             record = to_record(message)
             log(_logger, "dead_letter", logging.WARNING, offset=record.offset, reason=error)
             dead_letter(self._sender, self._topics, record, str(error), by="trainer")
@@ -158,9 +157,10 @@ class Trainer:
 
     def _publish_bases(self) -> None:
         for name, student in self._training.students.items():
-            # Two keys in turn: compaction leaves the last whole base while the next one is being written.
+            # Different keys in turn: compaction leaves the last whole base while the next one is being written.
+            key = f"base-{self._bases[name] % 2}" if self._bases[name] else "base-start"
             self._bases[name] += 1
-            self._publish(student.learner.base(name), f"{name}/base-{self._bases[name] % 2}", ())
+            self._publish(student.learner.base(name), f"{name}/{key}", ())
 
     def _publish_deltas(self) -> None:
         for name, student in self._training.students.items():

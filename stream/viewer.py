@@ -7,6 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
+from stream import interrupts
 from stream.live import Snapshot, plain_line, render
 
 _LINE_S = 5.0
@@ -40,7 +41,12 @@ class Viewer:
             self._live.stop()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show a snapshot; as a line only now and then, and whenever the phase changes."""
+        """Show a snapshot; as a line only now and then, and whenever the phase changes.
+
+        Raises:
+            KeyboardInterrupt: when there was a Ctrl-C that did not come through.
+        """
+        interrupts.check()
         if self._live is not None:
             self._live.update(render(snapshot))
         elif time.monotonic() >= self._next_line or snapshot.phase != self._phase:

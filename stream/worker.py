@@ -86,7 +86,7 @@ class Worker:
             StreamError: when the work cannot go on; nothing that was committed is lost.
         """
         self._partitions = verify(self._settings.kafka, self._topics)
-        self._feed.start(wait_s=self._settings.worker.model_wait_s)
+        self._feed.start(stop, wait_s=self._settings.worker.model_wait_s)
         self._consumer.subscribe(
             list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -103,8 +103,6 @@ class Worker:
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
         self._receive()
-        if self._failure is not None:
-            raise self._failure
         now = time.monotonic()
         requests = [
             (number, request)
@@ -150,9 +148,9 @@ class Worker:
         messages = self._consumer.consume(_FETCH, 0)
         if not messages:
             first = self._consumer.poll(min(_IDLE_POLL_S, self._settings.worker.commit_interval_s))
-            if first is None:
-                return
-            messages = [first, *self._consumer.consume(_FETCH, 0)]
+            messages = [] if first is None else [first, *self._consumer.consume(_FETCH, 0)]
+        if self._failure is not None:
+            raise self._failure
         for message in messages:
             number = message.partition()
             where = message.topic() or "", -1 if number is None else number

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from stream.errors import StreamError
 from stream.events import Behavior, Click, Impression
 
@@ -65,28 +62,13 @@ class Dataset(Protocol):
     Attributes:
         name: how `open_dataset` knows it.
         totals: what `steps` will yield.
-        judged_from: event time (ms) of the first impression that is judged; those before it only train.
     """
 
     name: str
     totals: Totals
-    judged_from: int
 
     def steps(self) -> Iterator[Step]:
         """Yield every visit and observation, in event-time order."""
-
-
-WARM_UP = 0.4
-"""Share of the impressions that comes before the judged ones."""
-
-
-def judged_from(times: npt.NDArray[np.int64]) -> int:
-    """Return the time from which on the last 60% of impressions at `times`, (V,) ascending, are judged.
-
-    >>> judged_from(np.arange(10))
-    4
-    """
-    return int(times[int(WARM_UP * len(times))])
 
 
 def require(directory: Path, *names: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, judged_from, require
+from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
 from stream.datasets.candidates import RULES, CandidateRules, Question, plan_questions
 from stream.events import Behavior, Candidate, Click, Impression
 
@@ -83,7 +83,6 @@ class CompleteJourney:
             samples=sum(len(question.candidates) for question in self._questions.values()),
             positives=sum(int(question.bought.sum()) for question in self._questions.values()),
         )
-        self.judged_from = judged_from(self._times[list(self._questions)])
 
     def steps(self) -> Iterator[Step]:
         """Yield a `Visit` or `Observed` for each basket, in order of time, then of basket id."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, judged_from, require
+from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
 from stream.events import Behavior, Candidate, Click, Impression
 
 HISTORY_GAP_MS = 6 * 3600 * 1000
@@ -63,7 +63,6 @@ class KuaiRand:
             samples=samples,
             positives=sum(sum(exposures.values()) for _, _, exposures in self._visits),
         )
-        self.judged_from = judged_from(np.array([ts for ts, _, _ in self._visits], dtype=np.int64))
 
     @staticmethod
     def _dated(history: npt.NDArray[np.int64], *, before: int) -> npt.NDArray[np.int64]:

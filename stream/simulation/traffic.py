@@ -5,6 +5,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -95,9 +97,15 @@ class Traffic:
         self._began = time.time()
         self.tally = Tally()
 
-    def close(self) -> None:
-        """Send what is left, and stop listening."""
-        self._client.close()
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what is left, unless something went wrong, and stop listening."""
+        self._client.close(flush=kind is None)
         self._watched.close()
 
     def warm_up(self, behind: Callable[[], int], watch: Watch = _nobody) -> None:

@@ -15,19 +15,6 @@ def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: 
     return Harness(kafka, topics, topic_prefix, tmp_path)
 
 
-def settle(harness: Harness) -> None:
-    """Wait until every shown item is trained, stop everything in order, and balance the accounts."""
-    harness.close_windows()
-    wait_for(
-        lambda: harness.trained() >= len(harness.shown()), "all samples to be trained", processes=harness.processes
-    )
-    harness.processes.stop()
-    assert harness.trained() == len(harness.shown())
-    harness.check_answers()
-    harness.check_samples()
-    harness.check_sequences()
-
-
 def test_two_workers_and_two_rebalances_lose_and_double_nothing(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
@@ -42,7 +29,7 @@ def test_two_workers_and_two_rebalances_lose_and_double_nothing(harness: Harness
         assert first.wait(30) == 0
         assert max(score.version for score in harness.answers.values()) > 0, "no update was ever served"
         assert {score.arm for score in harness.answers.values()} == {"sam", "counts"}
-        settle(harness)
+        harness.settle()
 
 
 def test_a_killed_worker_answers_what_it_had_not_committed_and_doubles_nothing(harness: Harness) -> None:
@@ -61,7 +48,7 @@ def test_a_killed_worker_answers_what_it_had_not_committed_and_doubles_nothing(h
         worker.wait()
         harness.start_worker("worker-2", instance="one")
         harness.traffic(40)
-        settle(harness)
+        harness.settle()
 
 
 def test_a_killed_trainer_goes_on_from_its_checkpoint_and_learns_each_sample_once(harness: Harness) -> None:
@@ -83,7 +70,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_and_learns_each_sample_onc
             return max(score.epoch for score in harness.answers.values()) > epoch
 
         wait_for(newer_epoch_serves, "workers to take the base of the new trainer", processes=harness.processes)
-        settle(harness)
+        harness.settle()
         saved = load_newest(harness.directory / "checkpoints").checkpoint
         assert saved is not None
         assert saved.epoch > epoch

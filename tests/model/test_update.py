@@ -138,13 +138,22 @@ def test_a_record_too_small_for_its_header_is_an_error_that_says_so() -> None:
 
 def test_a_newer_update_replaces_a_half_one_and_an_older_one_does_not() -> None:
     assembler = Assembler(["sam"])
-    old, new = split(update(5), 300), split(update(0, epoch=2, kind="base"), 300)
+    old, new = split(update(5), 300), split(update(6, kind="base"), 300)
     assert assembler.add(old[0]) is None
     assert assembler.add(new[0]) is None
     assert assembler.dropped == 1
     assert refusal(lambda: assembler.add(old[1])) == "stale"
     whole = [assembler.add(record) for record in new[1:]]
-    assert_equal(whole[-1], update(0, epoch=2, kind="base"))
+    assert_equal(whole[-1], update(6, kind="base"))
+
+
+def test_half_an_update_of_another_epoch_is_in_nobodys_way() -> None:
+    assembler = Assembler(["sam"])
+    for epoch in (7, 1, 9):
+        assembler.add(split(update(50, epoch=epoch), 300)[0])
+        whole = [assembler.add(record) for record in split(update(6, epoch=5), 300)]
+        assert_equal(whole[-1], update(6, epoch=5))
+    assert assembler.dropped == 2, "only two unfinished ones are kept"
 
 
 def test_arms_are_put_together_side_by_side_and_unwanted_ones_ignored() -> None:

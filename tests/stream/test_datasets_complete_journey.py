@@ -106,7 +106,6 @@ def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_pat
     assert last.clicks == (Click("cj-300", "2", "10", 100_000),)
     assert [behavior.item for behavior in last.behaviors] == ["10", "20", "30"]
     assert (dataset.totals.visits, dataset.totals.samples, dataset.totals.positives) == (1, 5, 1)
-    assert dataset.judged_from == 100_000
 
 
 def test_fewer_of_a_basket_are_asked_when_the_past_has_few_other_items() -> None:
@@ -172,14 +171,6 @@ def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None
     assert shown["51"] / total == pytest.approx(100 / 1200, abs=0.03)
     first = sum(visit.impression.candidates[0].item == "1" for visit in asked)
     assert first / len(asked) == pytest.approx(0.5, abs=0.04)
-
-
-def test_the_last_60_percent_of_the_visits_are_judged() -> None:
-    rows = [(user, item, 10 * second + (basket % 2), basket) for user, item, second, basket in random_rows()]
-    dataset = CompleteJourney(purchases(rows))
-    judged = [step.impression.ts >= dataset.judged_from for step in dataset.steps() if isinstance(step, Visit)]
-    assert judged == sorted(judged)
-    assert judged.index(True) == int(0.4 * len(judged))
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")

@@ -6,13 +6,11 @@ embedded one is the wheel `noida-db`; `kafka` is Apache Kafka from a distributio
 """
 
 import base64
-import ctypes
 import importlib.util
 import os
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -26,28 +24,16 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from stream.children import die_with_parent, how_it_ended
 from stream.errors import BrokerError, EngineMissingError
 
 _START_S = 60.0
 _STOP_S = 20.0
 _LOG_TAIL = 15
 _JAVA = 17
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this child when the thread that started it ends, even by kill -9.
-
-    For `subprocess.Popen(preexec_fn=…)`. Does nothing where there is no prctl, that is, outside Linux.
-    """
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def how_it_ended(code: int) -> str:
-    """Say how a process ended, from its return code as `subprocess` gives it."""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+_HOST = "127.0.0.1"
+_BEHIND = "127.0.0.2"
+"""Where the embedded broker listens when a proxy stands before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +211,10 @@ def _embedded(directory: Path, port: int) -> list[str]:
     binary = Path(found.origin).with_name("noida-db")
     if not os.access(binary, os.X_OK):  # wheels carry no mode on some installers
         binary.chmod(0o755)
-    return [
-        str(binary),
-        "start",
-        "--only",
-        "kafka",
-        "--kafka-port",
-        str(port),
-        "--data-dir",
-        str(directory / "data"),
-    ]
+    serve = [str(binary), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(directory / "data")]
+    if not _is_free(port, _BEHIND):  # not every system has more than one loopback address
+        return serve
+    return [sys.executable, "-m", "stream.longpoll", _HOST, _BEHIND, str(port), *serve, "--host", _BEHIND]
 
 
 def _apache(directory: Path, port: int) -> list[str]:
@@ -325,12 +305,12 @@ def _free_port() -> int:
     raise BrokerError("found no two free ports next to each other between 15000 and 32000 on 127.0.0.1")
 
 
-def _is_free(port: int) -> bool:
+def _is_free(port: int, host: str = _HOST) -> bool:
     with socket.socket() as probe:
         # As a server binds: connections of the last broker that are still closing do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

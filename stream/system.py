@@ -15,7 +15,8 @@ from typing import Self
 import msgspec
 
 from stream import topics
-from stream.broker import Broker, die_with_parent, how_it_ended, local_broker
+from stream.broker import Broker, local_broker
+from stream.children import die_with_parent, how_it_ended
 from stream.errors import ChildDiedError
 from stream.settings import Settings
 from stream.topics import Topics

@@ -31,7 +31,9 @@ from stream.training import Lesson, Training
 
 _logger = logging.getLogger("samstream.trainer")
 
-_POLL_S = 0.05
+_POLL_S = 0.02
+_GATHER_S = 0.1
+"""How long the first lesson of a step waits for more: a step on many costs little more than one on few."""
 _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
@@ -53,6 +55,8 @@ class Trainer:
         self._epoch = 0
         self._saved: dict[tuple[str, int], int] = {}
         self._bases: Counter[str] = Counter()
+        self._lessons: list[Lesson] = []
+        self._gathering_since = 0.0
         self._next_update = 0.0
         self._next_checkpoint = 0.0
 
@@ -73,24 +77,36 @@ class Trainer:
                 self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
                 while not stop.is_set():
                     self._turn(tail)
+                self._learn()
                 self._publish_deltas()
                 self._save(tail)
             finally:
                 tail.close()
 
     def _turn(self, tail: Tail) -> None:
-        messages = tail.read(_POLL_S, limit=self._settings.trainer.batch)
-        if lessons := [lesson for message in messages if (lesson := self._taken(message)) is not None]:
-            self._training.learn(lessons)
+        size = self._settings.trainer.batch
+        messages = tail.read(_POLL_S, limit=size - len(self._lessons))
         now = time.monotonic()
+        if not self._lessons:
+            self._gathering_since = now
+        self._lessons += [lesson for message in messages if (lesson := self._taken(message)) is not None]
+        if len(self._lessons) >= size or now - self._gathering_since >= _GATHER_S:
+            self._learn()
         if now >= self._next_update:
+            self._learn()
             self._publish_deltas()
             self._next_update = now + self._settings.trainer.update_interval_s
         if now >= self._next_checkpoint:
+            self._learn()
             if self._save(tail):
                 self._publish_bases()
             self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
         self._sender.poll()
+
+    def _learn(self) -> None:
+        if self._lessons:
+            self._training.learn(self._lessons)
+            self._lessons = []
 
     def _taken(self, message: Message) -> Lesson | None:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from model.batch import collate
 from model.errors import CheckpointError
 from model.example import Example
-from model.learner import Learner
+from model.learner import WHOLE_BATCH, Learner
 from model.metrics import auc, normalised_entropy
 from model.network import Network
 from model.optim import OptimSpec
@@ -71,6 +71,20 @@ def test_labels_do_not_reach_the_predictions_made_for_them() -> None:
     assert_same(Learner(small("sam")).learn(batch), Learner(small("sam")).learn(ones))
 
 
+def test_a_click_that_comes_alone_weighs_no_more_than_what_comes_together() -> None:
+    learner, rng = Learner(small("counts")), np.random.default_rng(0)
+    predicted = []
+    for _ in range(400):
+        for count, label in ((1, 1.0), (9, 0.0)):
+            [example] = examples(1, seed=int(rng.integers(1 << 30)))
+            items = rng.choice(example.items, count)
+            labels = np.full(count, label, np.float32)
+            few = dataclasses.replace(example, items=items, categories=np.zeros(count, np.uint32), labels=labels)
+            predicted += learner.learn([few])
+    lately = np.concatenate(predicted)[-2000:]
+    assert 0.07 < lately.mean() < 0.13, "one in ten was clicked"
+
+
 def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> None:
     spec, batch = small("counts"), examples(8, seed=4)
     learner, network = Learner(spec, OptimSpec(clip=1e9), seed=2), Network(spec, seed=2)
@@ -82,7 +96,7 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
         one = collate([example], length=spec.length)
         assert one.labels is not None
         loss = functional.binary_cross_entropy_with_logits(network(one, None, None), one.labels, reduction="sum")
-        (loss / total).backward()  # type: ignore[no-untyped-call]
+        (loss / max(total, WHOLE_BATCH)).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     dense = learner.base("a").tensors
     for name, tensor in network.state_dict().items():

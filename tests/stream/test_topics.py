@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from stream import topics as topics_module
 from stream.broker import local_broker
-from stream.errors import TopicError
+from stream.errors import SettingsError, TopicError
 from stream.topics import RECORD_BYTES, Topics, ensure, verify
 
 USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes"}
@@ -144,5 +144,5 @@ def test_gives_up_with_the_address_and_the_reason() -> None:
 
 
 def test_a_wrong_property_is_named() -> None:
-    with pytest.raises(TopicError, match=r"no\.such\.property"):
+    with pytest.raises(SettingsError, match=r"no\.such\.property"):
         ensure({"no.such.property": "1"}, Topics(), partitions=1, replication=1)

@@ -50,7 +50,7 @@ class Merge(Generic[T]):
             at_end: whether a topic has been read to its end.
             now: a monotonic clock, seconds.
             limit: the most events to yield.
-            strict: keep the order at any price of waiting, whatever the patience.
+            strict: keep the order at any price of waiting; patience begins anew when this ends.
         """
         for _ in range(limit):
             filled = [queue for queue in self._queues.values() if queue]
@@ -67,7 +67,7 @@ class Merge(Generic[T]):
         if all(queue or at_end(topic) for topic, queue in self._queues.items()):
             self._stalled_since = None
             return True
-        if self._stalled_since is None:
+        if self._stalled_since is None or strict:
             self._stalled_since = now
         if strict or now - self._stalled_since < self._patience:
             return False

@@ -181,7 +181,9 @@ class Task:
             event = error
         self._merge.add(record.topic, self._last.get(record.topic, 0), (record, event))
 
-    def step(self, at_end: Callable[[str], bool], *, now: float, wall_ms: int, limit: int) -> list[Request]:
+    def step(
+        self, at_end: Callable[[str], bool], *, now: float, wall_ms: int, limit: int, drained: bool = True
+    ) -> list[Request]:
         """Process up to `limit` records in time order, fewer when many are impressions; returns what must be scored.
 
         Args:
@@ -189,12 +191,14 @@ class Task:
             now: monotonic clock, seconds.
             wall_ms: wall clock, milliseconds since the epoch.
             limit: the most records to process.
+            drained: whether all that the client had was added. Until then no topic is taken to bring nothing.
         """
         self._wall_ms = wall_ms
         if self._active is None:
             self._active = now
         # Answers given before find the sequence that they were given for only in the order of then.
-        for record, event in self._merge.drain(at_end, now, limit, strict=bool(self._answers)):
+        strict = bool(self._answers) or not drained
+        for record, event in self._merge.drain(at_end, now, limit, strict=strict):
             self._active = now
             self.changed = True
             self._offsets[record.topic] = record.offset + 1

@@ -102,7 +102,7 @@ class Worker:
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
-        self._receive()
+        drained = self._receive()
         now = time.monotonic()
         requests = [
             (number, request)
@@ -112,6 +112,7 @@ class Worker:
                 now=now,
                 wall_ms=_wall_ms(),
                 limit=_FETCH,
+                drained=drained,
             )
         ]
         self._feed.apply()
@@ -144,7 +145,8 @@ class Worker:
             self._commit_offsets(offsets, wait=wait)
         self._next_commit = time.monotonic() + self._settings.worker.commit_interval_s
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Take what the client has; returns whether that was all."""
         messages = self._consumer.consume(_FETCH, 0)
         if not messages:
             first = self._consumer.poll(min(_IDLE_POLL_S, self._settings.worker.commit_interval_s))
@@ -170,6 +172,7 @@ class Worker:
                 self._fetched.add(where)
                 self._ends.discard(where)
                 task.add(record)
+        return len(messages) < _FETCH
 
     def _at_end(self, topic: str, number: int) -> bool:
         where = topic, number

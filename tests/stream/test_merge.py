@@ -33,6 +33,15 @@ def test_a_topic_that_lags_is_waited_for_until_patience_runs_out() -> None:
     assert merge.forced == 1
 
 
+def test_patience_does_not_begin_while_what_is_waited_for_may_be_on_its_way() -> None:
+    merge: Merge[str] = Merge(("a", "b"), patience=2)
+    merge.add("a", 1, "early")
+    assert not list(merge.drain(at_end(), 0.0, 10))
+    assert not list(merge.drain(at_end(), 50.0, 10, strict=True))
+    assert not list(merge.drain(at_end(), 51.0, 10))
+    assert list(merge.drain(at_end(), 52.0, 10)) == ["early"]
+
+
 def test_a_limit_leaves_the_rest_for_the_next_time() -> None:
     merge: Merge[int] = Merge(("a",), patience=1)
     for number in range(5):

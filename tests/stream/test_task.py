@@ -674,7 +674,10 @@ def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path)
         assert [keys_in(sample.sequence) for sample in bench.samples] == [keys("a")]
 
 
-@pytest.mark.parametrize("other", [{"user": USERS[1]}, {"items": ["c1", "c0", "c2", "c3"]}, {"items": ["c0"]}])
+SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}
+
+
+@pytest.mark.parametrize("other", [{"user": USERS[1]}, {"items": ["c1", "c0", "c2", "c3"]}, SHORTER])
 def test_an_answer_of_another_user_or_to_other_items_is_no_answer(path: Path, other: dict[str, Any]) -> None:
     start = beginning(answers={"r": given_before(**other)}, answers_end=30, impressions_end=1)
     with closing(Bench(path, start)) as bench:

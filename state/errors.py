@@ -11,3 +11,7 @@ class FormatError(StateError):
 
 class LockedError(StateError):
     """Another process, or another object of this one, has the directory open; it may close it soon."""
+
+
+class SnapshotError(StateError):
+    """A snapshot is missing, damaged, or cannot be written."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
-from rocksdict import DbClosedError, Rdict, WriteBatch
+from rocksdict import Checkpoint, DbClosedError, Rdict, WriteBatch
 
 from state.errors import FormatError, StateError
 from state.layout import CHUNK, META_KEY, OFFSETS_KEY, Ring
@@ -106,6 +106,17 @@ class Partition:
                 f"cannot write to {self._path}: {error}. Its last commit stands: open it again to go on."
             ) from error
         self._offsets = merged
+
+    def copy(self, directory: Path) -> None:
+        """Copy the last commit to a directory that must not exist: hard links, where it is on the same file system.
+
+        Raises:
+            StateError: when RocksDB cannot write there.
+        """
+        try:
+            Checkpoint(self._db).create_checkpoint(str(directory))
+        except Exception as error:  # rocksdict raises no narrower type
+            raise StateError(f"cannot copy {self._path} to {directory}: {error}") from error
 
     def close(self) -> None:
         """Close it, more than once if need be. What was not committed is dropped."""

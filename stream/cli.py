@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
 
     topics = _command(commands, "topics", _topics, "make or check the topics")
     topics.add_argument("action", choices=["create", "check"], help="create what is missing, or only check")
+
+    state = _command(commands, "state", _state, "look at the state and its snapshots, check and restore them")
+    state.add_argument("action", choices=["list", "verify", "restore", "show"], help="show takes --user")
+    state.add_argument("--partition", type=int, metavar="N", help="only this one")
+    state.add_argument("--snapshot", type=_count, metavar="N", help="restore this one, not the newest")
+    state.add_argument("--user", metavar="ID", help="whose sequence to show")
     return parser
 
 
@@ -129,6 +135,12 @@ def _topics(arguments: argparse.Namespace) -> int:
     for topic, setting, actual, wanted in report.different:
         print(f"note: {topic} has {setting}={actual}; samstream would set {wanted}")
     return 0
+
+
+def _state(arguments: argparse.Namespace) -> int:
+    from stream.state_command import run_state
+
+    return run_state(arguments, _settings(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -59,12 +59,23 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `slack` is how many behaviours beyond `length` are kept, so that a pending impression still finds the sequence as it
     was: a user with more than `slack` behaviours within the attribution window loses the oldest ones in the sample.
+    `snapshots` is a directory or an fsspec URL; where it is set, each partition is copied there every
+    `snapshot_interval_s`, the newest `snapshots_kept` stay, and a worker without the state of a partition begins with
+    the newest. `gaps` says what to do when Kafka has removed records that the state has not read: stop, or skip them.
     """
 
     directory: str = ".samstream/state"
     length: Annotated[int, Meta(ge=1, le=30_000)] = 1000
     slack: Annotated[int, Meta(ge=0)] = 256
     cache_mb: Count = 32
+    snapshots: str = ""
+    snapshot_interval_s: Positive = 300.0
+    snapshots_kept: Count = 3
+    gaps: Literal["stop", "skip"] = "stop"
+
+    def path(self, number: int) -> Path:
+        """Return the directory of a partition's state."""
+        return Path(self.directory) / f"partition-{number:05d}"
 
 
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -59,7 +59,7 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
         kept: topic → offset, as the state has them; empty when there is none.
 
     Raises:
-        WorkerError: when the state is ahead of Kafka, or of other topics.
+        WorkerError: when the state is ahead of Kafka or of other topics, or Kafka has removed what comes next for it.
         KafkaClientError: when Kafka does not answer.
     """
     topics = Topics(settings.topics.prefix)
@@ -75,12 +75,17 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
     for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
         low, high = watermarks(consumer, topic, number)
         ends[topic] = high
-        offsets[topic] = _checked(TopicPartition(topic, number), kept.get(topic, low), low, high, settings)
+        wanted = kept.get(topic, low)
+        if wanted > high:
+            raise _ahead(topic, number, wanted, high, settings)
         if overtaken and topic != topics.behaviors:
             # A click is read with its impression, which may be a window older.
             windows = 1 if topic == topics.clicks else 2
             recent = offset_at(consumer, topic, number, _time_ms(settings, windows), high)
-            offsets[topic] = max(low, min(recent, committed.get(topic, high)))
+            wanted = min(recent, committed.get(topic, high))
+        elif wanted < low and topic != topics.scores:
+            _heed_gap(topic, number, wanted, low, settings)
+        offsets[topic] = max(wanted, low)
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
     return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
 
@@ -100,23 +105,21 @@ def _time_ms(settings: Settings, windows: int) -> int:
     return round(1000 * (time.time() - windows * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
 
 
-def _checked(where: TopicPartition, kept: int, low: int, high: int, settings: Settings) -> int:
-    if kept > high:
+def _ahead(topic: str, number: int, kept: int, high: int, settings: Settings) -> WorkerError:
+    return WorkerError(
+        f"the state of partition {number} has read {topic} up to {kept}, Kafka has only {high}: the topic was made"
+        f" anew. Move {settings.state.directory} away to start from what Kafka has."
+    )
+
+
+def _heed_gap(topic: str, number: int, kept: int, low: int, settings: Settings) -> None:
+    if settings.state.gaps == "stop":
         raise WorkerError(
-            f"the state of partition {where.partition} has read {where.topic} up to {kept}, Kafka has only {high}: the"
-            f" topic was made anew. Move {settings.state.directory} away to start from what Kafka has."
+            f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then: its"
+            f" oldest record is {low}. Start with state.gaps=skip to go on without these {low - kept} records, or move"
+            f" {settings.state.directory} away to begin with what Kafka has."
         )
-    if kept < low:
-        log(
-            _logger,
-            "not_retained",
-            logging.WARNING,
-            topic=where.topic,
-            partition=where.partition,
-            wanted=kept,
-            oldest=low,
-        )
-    return max(kept, low)
+    log(_logger, "gap", logging.WARNING, topic=topic, partition=number, skipped=low - kept, oldest=low)
 
 
 def _answers(settings: Settings, begin: TopicPartition) -> tuple[dict[str, Score], int]:

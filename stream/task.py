@@ -134,6 +134,11 @@ class Task:
         return self._offsets | ({} if self._answers else {self._topics.scores: self._answers_end})
 
     @property
+    def partition(self) -> Partition:
+        """The state."""
+        return self._partition
+
+    @property
     def recoverable(self) -> int:
         """Answers given before that wait for their impressions to be read again."""
         return len(self._answers)

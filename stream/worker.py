@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -27,6 +26,7 @@ from stream.feed import ModelFeed
 from stream.kafka import Sender, consumer, is_final, to_record
 from stream.logs import log
 from stream.settings import Settings
+from stream.snapshotter import Snapshotter
 from stream.start import find_start
 from stream.task import Request, Task
 from stream.topics import Topics, verify
@@ -57,6 +57,7 @@ class Worker:
         self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
         self._feed = ModelFeed(settings, self._arms.scorers)
         self._sender = Sender(settings.kafka)
+        self._snapshotter = Snapshotter(settings.state)
         self._consumer: Consumer = consumer(
             settings.kafka,
             {
@@ -99,6 +100,7 @@ class Worker:
             self._release(commit=False)
             self._consumer.close()
             self._feed.stop()
+            self._snapshotter.close()
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
@@ -136,6 +138,7 @@ class Worker:
             self._sender.flush()
             for task in changed.values():
                 task.commit()
+            self._consider_snapshots()
             offsets = [
                 TopicPartition(topic, number, offset)
                 for number, task in changed.items()
@@ -144,6 +147,10 @@ class Worker:
             ]
             self._commit_offsets(offsets, wait=wait)
         self._next_commit = time.monotonic() + self._settings.worker.commit_interval_s
+
+    def _consider_snapshots(self) -> None:
+        committed = {number: task.partition for number, task in self._tasks.items() if not task.changed}
+        self._snapshotter.consider(committed, time.monotonic())
 
     def _receive(self) -> bool:
         """Take what the client has; returns whether that was all."""
@@ -216,7 +223,8 @@ class Worker:
                     self._consumer.resume([TopicPartition(*where)])
 
     def _tell(self) -> None:
-        counts = self.counts + sum((task.counts for task in self._tasks.values()), Counter())
+        counts = self.counts + self._snapshotter.counts
+        counts += sum((task.counts for task in self._tasks.values()), Counter())
         log(_logger, "counts", **dict(sorted(counts.items())), updates_refused=self._feed.refused.total())
         self._next_tell = time.monotonic() + _TELL_S
 
@@ -286,7 +294,9 @@ class Worker:
 
     def _open(self, number: int) -> Partition:
         state = self._settings.state
-        path = Path(state.directory) / f"partition-{number:05d}"
+        path = state.path(number)
+        if not path.exists():
+            self._snapshotter.restore(number, path)
         deadline = time.monotonic() + _LOCK_WAIT_S
         while True:
             try:
@@ -320,6 +330,7 @@ class Worker:
             self.counts.update(task.counts)
             task.close()
             self._asked.pop(number, None)
+            self._snapshotter.forget(number)
         with suppress(KafkaException):
             self._consumer.resume([TopicPartition(*where) for where in self._paused])
         for per_partition in (self._tasks, self._positions, self._fetched, self._ends, self._paused):

@@ -1,0 +1,244 @@
+"""Snapshots of partitions in a directory or an object store: complete or absent, verified when read.
+
+A partition's snapshots share what they have in common, since most of RocksDB's files never change:
+
+    <location>/partition-00003/files/<XXH3-128 of the content>
+    <location>/partition-00003/00000017.json      the manifest: file name → size and checksum; offsets
+
+The manifest is written last: a snapshot without one does not exist.
+"""
+
+import posixpath
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+from msgspec import Struct
+from xxhash import xxh3_128
+
+from state.errors import SnapshotError
+
+FORMAT = 1
+
+_BLOCK = 1 << 20
+_YOUNG_S = 3600.0
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes to be done."""
+
+
+def _nobody(_done: int, _total: int) -> None:
+    pass
+
+
+class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file: its size in bytes and the XXH3-128 of its content, in hexadecimal."""
+
+    size: int
+    checksum: str
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a snapshot is made of. `taken_ms`: wall clock, milliseconds since the epoch."""
+
+    format: int
+    partition: int
+    taken_ms: int
+    offsets: dict[str, int]
+    files: dict[str, StoredFile]
+    checksum: str = ""
+    """XXH3-128 of the manifest's own JSON with this field empty."""
+
+    def sealed(self) -> "Manifest":
+        """Return the manifest with its checksum filled in."""
+        empty = msgspec.structs.replace(self, checksum="")
+        return msgspec.structs.replace(self, checksum=xxh3_128(msgspec.json.encode(empty)).hexdigest())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files.values())
+
+
+class Snapshots:
+    """The snapshots of one partition number. One writer at a time: the worker that owns the partition.
+
+    Args:
+        location: a directory, or any URL that fsspec knows (`s3://bucket/path`, with its package installed).
+        number: the partition number.
+        keep: how many `save` leaves.
+    """
+
+    def __init__(self, location: str, number: int, *, keep: int = 3) -> None:
+        try:
+            self._files, root = fsspec.core.url_to_fs(location)
+        except (ImportError, ValueError) as error:
+            raise SnapshotError(f"snapshots cannot lie in {location!r}: {error}") from None
+        self._root = posixpath.join(root, f"partition-{number:05d}")
+        self._number = number
+        self._keep = keep
+        self._known: dict[tuple[str, int, int], StoredFile] = {}
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the snapshots there are, oldest first."""
+        try:
+            names = self._files.ls(self._root, detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        stems = [posixpath.basename(name).removesuffix(".json") for name in names if name.endswith(".json")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def save(self, directory: Path, offsets: dict[str, int]) -> int:
+        """Store the files of a closed copy of the partition; returns the snapshot's number. Removes the oldest.
+
+        Files that an earlier snapshot brought are not copied again.
+
+        Raises:
+            SnapshotError: when the location cannot be written; the snapshots that are there stay.
+        """
+        try:
+            return self._save(directory, offsets)
+        except OSError as error:
+            raise SnapshotError(f"cannot write a snapshot to {self._root}: {error}") from error
+
+    def manifest(self, number: int) -> Manifest:
+        """Read a snapshot's manifest.
+
+        Raises:
+            SnapshotError: when it is not there, not whole, or of another format.
+        """
+        try:
+            content: bytes = self._files.cat_file(self._manifest(number))
+            manifest = msgspec.json.decode(content, type=Manifest)
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise SnapshotError(f"snapshot {number} of partition {self._number}: {error}") from None
+        if manifest.sealed() != manifest:
+            raise SnapshotError(f"snapshot {number} of partition {self._number}: its manifest is damaged")
+        if manifest.format != FORMAT or manifest.partition != self._number:
+            raise SnapshotError(
+                f"snapshot {number} is of partition {manifest.partition} in format {manifest.format}; wanted are"
+                f" partition {self._number} and format {FORMAT}"
+            )
+        if wrong := [name for name in manifest.files if Path(name).name != name or name in ("", ".", "..")]:
+            raise SnapshotError(f"snapshot {number} names files outside its directory: {wrong[:3]}")
+        return manifest
+
+    def verify(self, number: int, progress: Progress = _nobody) -> Manifest:
+        """Read all files of a snapshot and compare them with its manifest.
+
+        Raises:
+            SnapshotError: for the first file that is missing or damaged.
+        """
+        manifest = self.manifest(number)
+        self._fetch(manifest, None, progress)
+        return manifest
+
+    def restore(self, number: int, directory: Path, progress: Progress = _nobody) -> Manifest:
+        """Make a snapshot the state in `directory`, which must not exist: whole, or not at all.
+
+        Raises:
+            SnapshotError: when a file is missing or damaged, or the directory exists.
+        """
+        if directory.exists():
+            raise SnapshotError(f"{directory} exists: move it away to restore a snapshot there")
+        manifest = self.manifest(number)
+        half = directory.with_name(directory.name + ".half")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        try:
+            self._fetch(manifest, half, progress)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+        half.rename(directory)
+        return manifest
+
+    def _save(self, directory: Path, offsets: dict[str, int]) -> int:
+        self._files.makedirs(posixpath.join(self._root, "files"), exist_ok=True)
+        numbers = self.numbers()
+        stored = {posixpath.basename(name) for name in self._files.ls(self._content(""), detail=False, refresh=True)}
+        files = {}
+        for path in sorted(directory.iterdir()):
+            files[path.name] = file = self._described(path)
+            if file.checksum not in stored:
+                # Written beside its place: an upload that ends half way must not pass for the file.
+                beside = self._content(f"{file.checksum}.half")
+                self._files.put_file(str(path), beside)
+                self._files.mv(beside, self._content(file.checksum))
+                stored.add(file.checksum)
+        number = max(numbers, default=0) + 1
+        manifest = Manifest(
+            format=FORMAT,
+            partition=self._number,
+            taken_ms=time.time_ns() // 1_000_000,
+            offsets=offsets,
+            files=files,
+        )
+        self._files.pipe_file(self._manifest(number), msgspec.json.encode(manifest.sealed()))
+        self._prune([*numbers, number], stored)
+        return number
+
+    def _prune(self, numbers: list[int], stored: Iterable[str]) -> None:
+        for number in numbers[: -self._keep]:
+            self._files.rm_file(self._manifest(number))
+        wanted: set[str] = set()
+        for number in numbers[-self._keep :]:
+            try:
+                wanted.update(file.checksum for file in self.manifest(number).files.values())
+            except SnapshotError:
+                return  # one that cannot be read may need any of the files
+        for checksum in stored:
+            # What is young may belong to a snapshot that a worker which had the partition before is still writing.
+            if checksum not in wanted and self._age_s(self._content(checksum)) > _YOUNG_S:
+                self._files.rm_file(self._content(checksum))
+
+    def _age_s(self, path: str) -> float:
+        modified: datetime = self._files.modified(path)
+        return time.time() - modified.timestamp()
+
+    def _described(self, path: Path) -> StoredFile:
+        """Return a file's size and checksum; of one that RocksDB never changes, without reading it again."""
+        status = path.stat()
+        identity = path.name, status.st_ino, status.st_size
+        if path.suffix == ".sst" and identity in self._known:
+            return self._known[identity]
+        digest = xxh3_128()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        self._known[identity] = described = StoredFile(status.st_size, digest.hexdigest())
+        return described
+
+    def _fetch(self, manifest: Manifest, directory: Path | None, progress: Progress) -> None:
+        done = 0
+        for name, file in manifest.files.items():
+            digest, size = xxh3_128(), 0
+            try:
+                with self._files.open(self._content(file.checksum), "rb") as source:
+                    target: Any = (directory / name).open("wb") if directory is not None else None
+                    try:
+                        while block := source.read(_BLOCK):
+                            digest.update(block)
+                            size += len(block)
+                            if target is not None:
+                                target.write(block)
+                            progress(done + size, manifest.size)
+                    finally:
+                        if target is not None:
+                            target.close()
+            except OSError as error:
+                raise SnapshotError(f"{name} of partition {self._number}: {error}") from None
+            if (size, digest.hexdigest()) != (file.size, file.checksum):
+                raise SnapshotError(f"{name} of partition {self._number} is damaged: {size} bytes, not {file.size}")
+            done += size
+
+    def _manifest(self, number: int) -> str:
+        return posixpath.join(self._root, f"{number:08d}.json")
+
+    def _content(self, checksum: str) -> str:
+        return posixpath.join(self._root, "files", checksum)

@@ -1,0 +1,132 @@
+"""Snapshots of a worker's partitions: taken between two commits, stored by a thread, restored where a disk is empty."""
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from state.errors import SnapshotError, StateError
+from state.partition import Partition
+from state.snapshots import Manifest, Snapshots
+from stream.logs import log
+from stream.settings import StateSettings
+
+_logger = logging.getLogger("samstream.snapshots")
+
+_TELL_S = 2.0
+
+
+class Snapshotter:
+    """Takes a snapshot of each partition every `snapshot_interval_s`; does nothing where no location is set.
+
+    The copy of a partition is hard links, made by the thread that owns it within milliseconds; reading, checking and
+    sending it is the work of one other thread, so one partition is stored at a time.
+
+    Args:
+        settings: where to, how often, how many are kept.
+    """
+
+    def __init__(self, settings: StateSettings) -> None:
+        self._settings = settings
+        self._stores: dict[int, Snapshots] = {}
+        self._due: dict[int, float] = {}
+        self._storing: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
+        self.counts: Counter[str] = Counter()
+        """Snapshots stored, and failed."""
+
+    def consider(self, partitions: Mapping[int, Partition], now: float) -> None:
+        """Take a snapshot of the partition that has been due for longest, if one is, and no other is on its way.
+
+        Args:
+            partitions: by number; open, with nothing uncommitted.
+            now: a monotonic clock, seconds.
+        """
+        if not self._settings.snapshots or (self._storing is not None and not self._storing.done()):
+            return
+        for number in partitions:
+            self._due.setdefault(number, now + self._settings.snapshot_interval_s)
+        number = min(partitions, key=self._due.__getitem__, default=-1)
+        if number >= 0 and now >= self._due[number]:
+            self._take(number, partitions[number], now)
+
+    def _take(self, number: int, partition: Partition, now: float) -> None:
+        self._due[number] = now + self._settings.snapshot_interval_s
+        copy = self._settings.path(number).with_suffix(".copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            partition.copy(copy)
+        except StateError as error:
+            self._failed(number, error)
+            return
+        self._storing = self._pool.submit(self._store, number, copy, dict(partition.offsets))
+
+    def forget(self, number: int) -> None:
+        """Take note that a partition was given back."""
+        self._due.pop(number, None)
+
+    def restore(self, number: int, directory: Path) -> Manifest | None:
+        """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none."""
+        if not self._settings.snapshots:
+            return None
+        store = self._store_of(number)
+        for snapshot in reversed(store.numbers()):
+            began = time.monotonic()
+            try:
+                manifest = store.restore(snapshot, directory, _Tell(number))
+            except SnapshotError as error:
+                self.counts["snapshots_refused"] += 1
+                log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
+                continue
+            log(
+                _logger,
+                "restored",
+                partition=number,
+                snapshot=snapshot,
+                megabytes=manifest.size / 1e6,
+                seconds=time.monotonic() - began,
+                age_s=time.time() - manifest.taken_ms / 1000,
+            )
+            return manifest
+        return None
+
+    def close(self) -> None:
+        """Wait for the snapshot that is on its way."""
+        self._pool.shutdown()
+
+    def _store(self, number: int, copy: Path, offsets: Mapping[str, int]) -> None:
+        began = time.monotonic()
+        try:
+            snapshot = self._store_of(number).save(copy, dict(offsets))
+        except SnapshotError as error:
+            self._failed(number, error)
+            return
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        self.counts["snapshots"] += 1
+        log(_logger, "snapshot", partition=number, snapshot=snapshot, seconds=time.monotonic() - began)
+
+    def _failed(self, number: int, error: Exception) -> None:
+        self.counts["snapshots_failed"] += 1
+        log(_logger, "snapshot_failed", logging.WARNING, partition=number, reason=error)
+
+    def _store_of(self, number: int) -> Snapshots:
+        if number not in self._stores:
+            self._stores[number] = Snapshots(self._settings.snapshots, number, keep=self._settings.snapshots_kept)
+        return self._stores[number]
+
+
+class _Tell:
+    """Logs how far a restore is, every few seconds."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._next = time.monotonic() + _TELL_S
+
+    def __call__(self, done: int, total: int) -> None:
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _TELL_S
+            log(_logger, "restoring", partition=self._number, megabytes=done / 1e6, of=total / 1e6)

@@ -1,0 +1,120 @@
+"""A worker whose disk is lost begins with a snapshot; what is damaged, or gone from Kafka, is said."""
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+from subprocess import run
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from state.partition import Partition
+from stream.topics import Topics
+from tests.e2e.harness import LENGTH, Harness, wait_for
+
+
+@pytest.fixture
+def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path) -> Harness:
+    state = {"snapshots": str(tmp_path / "snapshots"), "snapshot_interval_s": 0.5, "snapshots_kept": 3}
+    return Harness(kafka, topics, topic_prefix, tmp_path, state=state)
+
+
+def snapshots(harness: Harness) -> list[Path]:
+    return sorted((harness.directory / "snapshots").glob("partition-*/*.json"))
+
+
+def all_have_some(harness: Harness) -> bool:
+    harness.traffic(2)
+    return len({path.parent for path in snapshots(harness)}) == 4
+
+
+def test_a_lost_disk_is_restored_from_the_newest_whole_snapshot_and_the_log(harness: Harness) -> None:
+    with harness:
+        harness.processes.start("trainer", "trainer")
+        worker = harness.start_worker("worker-1")
+        harness.wander(1500)
+        wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
+        harness.wander(200)
+        harness.traffic(10)
+        harness.processes.release("worker-1")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        shutil.rmtree(harness.directory / "state")
+        # The newest snapshot of one partition is damaged: the one before it, or the log alone, has to do.
+        newest = max(path for path in snapshots(harness) if "partition-00001" in str(path))
+        newest.write_text(newest.read_text().replace('"offsets"', '"offset"'))
+
+        harness.start_worker("worker-2")
+        log = harness.processes.log("worker-2").read_text()
+        assert log.count("restored partition=") >= 3, log
+        assert "snapshot_refused partition=1" in log
+        harness.traffic(30)
+        harness.settle()
+
+
+def test_what_kafka_no_longer_has_stops_the_worker_until_it_is_told_to_skip(harness: Harness) -> None:
+    """The state says that it has read less than what Kafka retains."""
+    harness.wander(50)
+    harness.client.flush()
+    behaviors = harness.topics.behaviors
+    admin = AdminClient({**harness.settings.kafka})
+    asked = [TopicPartition(behaviors, number, 3) for number in range(4)]
+    try:
+        for future in admin.delete_records(asked).values():
+            future.result()
+    except Exception as error:
+        pytest.skip(f"this broker removes no records on demand: {error}")
+    offsets = dict.fromkeys((behaviors, harness.topics.impressions, harness.topics.clicks, harness.topics.scores), 0)
+    for number in range(4):
+        partition = Partition.open(harness.directory / "state" / f"partition-{number:05d}", length=LENGTH, slack=64)
+        partition.commit(offsets)
+        partition.close()
+    quick = ("--set", "worker.model_wait_s=0")
+    with harness:
+        worker = harness.processes.start("stops", "worker", *quick)
+        harness.processes.release("stops")
+        wait_for(lambda: worker.poll() is not None, "the worker to end")
+        last = harness.processes.log("stops").read_text().splitlines()[-1]
+        assert worker.returncode == 1
+        assert "state.gaps=skip" in last
+        harness.start_worker("skips", *quick, "--set", "state.gaps=skip")
+        assert "gap topic=" in harness.processes.log("skips").read_text()
+        harness.traffic(3)
+
+
+def test_the_command_lists_verifies_restores_and_shows(harness: Harness) -> None:
+    with harness:
+        worker = harness.start_worker("worker-1", "--set", "worker.model_wait_s=0")
+        harness.wander(500)
+        wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
+        harness.processes.release("worker-1")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+
+    def state(*arguments: str) -> tuple[int, str]:
+        config = str(harness.directory / "settings.json")
+        command = [sys.executable, "-m", "stream.cli", "state", *arguments, "--config", config]
+        done = run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+        return done.returncode, done.stdout + done.stderr
+
+    status, text = state("list")
+    assert status == 0, text
+    assert text.count("partition-0000") == 4
+    assert "snapshot 1" in text
+    assert state("verify")[0] == 0
+    shutil.move(harness.directory / "state", harness.directory / "before")
+    assert state("restore", "--partition", "2")[0] == 0
+    assert [path.name for path in (harness.directory / "state").iterdir()] == ["partition-00002"]
+    assert state("restore")[0] == 0
+    status, text = state("show", "--user", "user-3")
+    assert status == 0, text
+    assert "behaviours so far" in text
+    biggest = max(
+        (harness.directory / "snapshots").glob("partition-00002/files/*"), key=lambda path: path.stat().st_size
+    )
+    biggest.write_bytes(biggest.read_bytes()[:-1])
+    status, text = state("verify")
+    assert status == 1
+    assert "damaged" in text

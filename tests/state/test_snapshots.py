@@ -1,0 +1,167 @@
+"""Snapshots: what was saved comes back to the byte, or is refused; what they share is stored once."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from state.behavior import behaviors
+from state.errors import SnapshotError
+from state.partition import Partition
+from state.snapshots import Snapshots
+
+LENGTH = 100
+
+
+def opened(path: Path) -> Partition:
+    return Partition.open(path, length=LENGTH, slack=28)
+
+
+def live(partition: Partition, start: int, count: int) -> None:
+    """Let five users do `count` things each, and commit."""
+    for user in range(5):
+        rows = [(user + 1, 1, 1, ts) for ts in range(start, start + count)]
+        partition.sequences.append(f"user-{user}", behaviors(rows))
+    partition.pending.put("i1", f"open since {start}".encode())
+    partition.commit({"behaviors": start + count})
+
+
+def contents(partition: Partition) -> tuple[dict[str, int], dict[str, bytes], list[bytes]]:
+    return (
+        dict(partition.offsets),
+        dict(partition.pending.items()),
+        [partition.sequences.read(f"user-{user}").tobytes() for user in range(5)],
+    )
+
+
+def save(store: Snapshots, partition: Partition, scratch: Path) -> int:
+    partition.copy(scratch)
+    try:
+        return store.save(scratch, dict(partition.offsets))
+    finally:
+        shutil.rmtree(scratch)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Snapshots:
+    return Snapshots(str(tmp_path / "snapshots"), 3, keep=2)
+
+
+def test_what_was_saved_comes_back_and_what_came_later_does_not(tmp_path: Path, store: Snapshots) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    partition.sequences.append("user-0", behaviors([(9, 9, 9, 9)]))  # not committed
+    number = save(store, partition, tmp_path / "copy")
+    live(partition, 150, 10)
+    partition.close()
+    heard: list[tuple[int, int]] = []
+    manifest = store.restore(number, tmp_path / "restored", lambda done, total: heard.append((done, total)))
+    assert manifest.offsets == {"behaviors": 150}
+    assert heard[-1] == (manifest.size, manifest.size)
+    expected = opened(tmp_path / "expected")
+    live(expected, 0, 150)
+    restored = opened(tmp_path / "restored")
+    assert contents(restored) == contents(expected)
+    live(restored, 150, 10)
+    live(expected, 150, 10)
+    assert contents(restored) == contents(expected)
+
+
+def test_files_that_did_not_change_are_stored_once_and_go_with_the_last_that_needs_them(
+    tmp_path: Path, store: Snapshots
+) -> None:
+    files = tmp_path / "snapshots" / "partition-00003" / "files"
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    numbers = [save(store, partition, tmp_path / "copy")]
+    tables = {path.name for path in files.iterdir()}
+    before = sum(path.stat().st_size for path in files.iterdir())
+    live(partition, 150, 1)
+    numbers.append(save(store, partition, tmp_path / "copy"))
+    assert store.manifest(numbers[1]).size > before, "the second one needs what the first one has"
+    assert tables & {file.checksum for file in store.manifest(numbers[1]).files.values()}
+    for path in files.iterdir():
+        os.utime(path, (time.time() - 7200,) * 2)
+    live(partition, 151, 1)
+    numbers.append(save(store, partition, tmp_path / "copy"))
+    assert store.numbers() == numbers[1:] == [2, 3]
+    wanted = {file.checksum for number in numbers[1:] for file in store.manifest(number).files.values()}
+    assert {path.name for path in files.iterdir()} == wanted
+    for number in numbers[1:]:
+        store.verify(number)
+
+
+def test_what_is_young_may_belong_to_a_snapshot_that_another_still_writes(tmp_path: Path, store: Snapshots) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    save(store, partition, tmp_path / "copy")
+    stray = tmp_path / "snapshots" / "partition-00003" / "files" / "0123"
+    stray.write_bytes(b"on its way")
+    save(store, partition, tmp_path / "copy")
+    assert stray.exists()
+    os.utime(stray, (time.time() - 7200,) * 2)
+    save(store, partition, tmp_path / "copy")
+    assert not stray.exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_damaged_file_is_refused_and_leaves_nothing_behind(tmp_path: Path, store: Snapshots, damage: str) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+    path = max((tmp_path / "snapshots" / "partition-00003" / "files").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage == "flipped" else content[:-1])
+    with pytest.raises(SnapshotError):
+        store.verify(number)
+    with pytest.raises(SnapshotError):
+        store.restore(number, tmp_path / "restored")
+    assert [path.name for path in tmp_path.iterdir() if "restored" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offsets": {"behaviors": 151}},
+        {"format": 2},
+        {"partition": 4},
+        {"files": {"../../evil": {"size": 1, "checksum": "00"}}},
+        {"surprise": 1},
+    ],
+)
+def test_a_manifest_that_was_changed_is_refused(tmp_path: Path, store: Snapshots, change: dict[str, object]) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+    path = tmp_path / "snapshots" / "partition-00003" / f"{number:08d}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SnapshotError):
+        store.restore(number, tmp_path / "restored")
+
+
+def test_a_directory_that_is_there_is_never_replaced(tmp_path: Path, store: Snapshots) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+    with pytest.raises(SnapshotError, match="move it away"):
+        store.restore(number, tmp_path / "state")
+
+
+def test_no_snapshots_yet_and_a_place_that_cannot_be(tmp_path: Path, store: Snapshots) -> None:
+    assert store.numbers() == []
+    with pytest.raises(SnapshotError):
+        store.manifest(1)
+    with pytest.raises(SnapshotError, match="nowhere"):
+        Snapshots("nowhere://bucket/path", 0)
+    (tmp_path / "file").write_text("")
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 1)
+    with pytest.raises(SnapshotError, match="cannot write"):
+        save(Snapshots(str(tmp_path / "file"), 0), partition, tmp_path / "copy")

@@ -48,6 +48,8 @@ class ModelFeed:
         self._caught_up = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="model-feed", daemon=True)
+        self.taken: dict[str, float] = {}
+        """Arm → monotonic time at which its newest update was taken."""
         self.refused: Counter[str] = Counter()
         """Reason → how many updates were refused for it."""
 
@@ -84,6 +86,7 @@ class ModelFeed:
             except UpdateRefused as refusal:
                 self._refuse(refusal)
             else:
+                self.taken[update.arm] = time.monotonic()
                 if update.kind == "base":
                     log(_logger, "base", arm=update.arm, epoch=update.epoch, version=update.version)
 

@@ -12,8 +12,10 @@ from stream.logs import log
 from stream.record import Record
 
 _logger = logging.getLogger("samstream.kafka")
-# One [kafka] section serves producers and consumers: that each ignores some of the other's properties is no news.
-_logger.addFilter(lambda record: "will be ignored by this" not in record.getMessage())
+# One [kafka] section serves producers and consumers: that each ignores some of the other's properties is no news. Nor
+# is what a broker says while it starts.
+_NOISE = ("will be ignored by this", "Coordinator load in progress: retrying")
+_logger.addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
 
 T = TypeVar("T")
 

@@ -79,7 +79,10 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The worker's consumer group, commit interval, windows and limits (seconds unless the name says otherwise)."""
+    """The worker's consumer group, commit interval, windows and limits (seconds unless the name says otherwise).
+
+    `metrics` is the HOST:PORT where Prometheus metrics and a health check are served; nowhere when empty.
+    """
 
     group: str = "samstream-worker"
     commit_interval_s: Positive = 0.5
@@ -92,12 +95,16 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
     micro_batch: Count = 16
     model_wait_s: NotNegative = 10.0
+    metrics: str = ""
     device: str = "auto"
     threads: Count = 1
 
 
 class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The trainer: which arms it teaches (all when empty), where checkpoints lie, how often it publishes and saves."""
+    """The trainer: which arms it teaches (all when empty), where checkpoints lie, how often it publishes and saves.
+
+    `metrics` is as of the worker.
+    """
 
     arms: tuple[Name, ...] = ()
     directory: str = ".samstream/checkpoints"
@@ -107,6 +114,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     batch: Count = 32
     remember: Count = 1_000_000
     progressive_log: str = ""
+    metrics: str = ""
     device: str = "auto"
     threads: Count = 1
 

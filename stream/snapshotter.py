@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,10 +27,12 @@ class Snapshotter:
 
     Args:
         settings: where to, how often, how many are kept.
+        alive: called while a restore goes on.
     """
 
-    def __init__(self, settings: StateSettings) -> None:
+    def __init__(self, settings: StateSettings, alive: Callable[[], None]) -> None:
         self._settings = settings
+        self._alive = alive
         self._stores: dict[int, Snapshots] = {}
         self._due: dict[int, float] = {}
         self._storing: Future[None] | None = None
@@ -76,7 +78,7 @@ class Snapshotter:
         for snapshot in reversed(store.numbers()):
             began = time.monotonic()
             try:
-                manifest = store.restore(snapshot, directory, _Tell(number))
+                manifest = store.restore(snapshot, directory, _Tell(number, self._alive))
             except SnapshotError as error:
                 self.counts["snapshots_refused"] += 1
                 log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
@@ -122,11 +124,13 @@ class Snapshotter:
 class _Tell:
     """Logs how far a restore is, every few seconds."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, alive: Callable[[], None]) -> None:
         self._number = number
+        self._alive = alive
         self._next = time.monotonic() + _TELL_S
 
     def __call__(self, done: int, total: int) -> None:
         if (now := time.monotonic()) >= self._next:
             self._next = now + _TELL_S
+            self._alive()
             log(_logger, "restoring", partition=self._number, megabytes=done / 1e6, of=total / 1e6)

@@ -77,6 +77,14 @@ class Tail:
         """Say whether everything is read that was there when reading began."""
         return all(self.positions[where] >= end for where, end in self._ends.items())
 
+    def lag(self) -> int:
+        """Return how many records wait, as far as the client has heard."""
+        waiting = 0
+        for (topic, partition), position in self.positions.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+            waiting += max(0, high - position)
+        return waiting
+
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()

@@ -161,6 +161,11 @@ class Task:
             released_unaligned=self._merge.forced,
         )
 
+    @property
+    def in_hand(self) -> int:
+        """Records that were added and are not processed yet."""
+        return len(self._merge)
+
     def backlog(self, topic: str) -> int:
         """Return how many records of a topic were added and are not processed yet."""
         return self._merge.backlog(topic)
@@ -206,6 +211,7 @@ class Task:
         for record, event in self._merge.drain(at_end, now, limit, strict=strict):
             self._active = now
             self.changed = True
+            self._counts["records"] += 1
             self._offsets[record.topic] = record.offset + 1
             if isinstance(event, Exception):
                 self._refuse(record, str(event))

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -24,8 +25,10 @@ from stream.deadletters import dead_letter
 from stream.events import UNREADABLE, decode_sample
 from stream.kafka import Sender, to_record
 from stream.logs import log
+from stream.readings import trainer_reading
 from stream.settings import KEPT_DELTAS, Settings
 from stream.tail import Tail
+from stream.telemetry import Server, Telemetry
 from stream.topics import RECORD_BYTES, Topics
 from stream.training import Lesson, Training
 
@@ -34,6 +37,7 @@ _logger = logging.getLogger("samstream.trainer")
 _POLL_S = 0.02
 _GATHER_S = 0.1
 """How long the first lesson of a step waits for more: a step on many costs little more than one on few."""
+_READING_S = 1.0
 _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
@@ -55,6 +59,10 @@ class Trainer:
         self._epoch = 0
         self._saved: dict[tuple[str, int], int] = {}
         self._bases: Counter[str] = Counter()
+        self._telemetry = Telemetry("trainer")
+        self._saved_at = time.monotonic()
+        self._save_s = 0.0
+        self._next_reading = 0.0
         self._lessons: list[Lesson] = []
         self._gathering_since = 0.0
         self._next_update = 0.0
@@ -69,7 +77,7 @@ class Trainer:
                 models, or when another trainer works in the same directory.
         """
         topics.verify(self._settings.kafka, self._topics)
-        with checkpoint.sole_writer(self._directory):
+        with closing(Server(self._settings.trainer.metrics, self._telemetry)), checkpoint.sole_writer(self._directory):
             offsets = self._resume(stop)
             tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
             try:
@@ -101,6 +109,17 @@ class Trainer:
             if self._save(tail):
                 self._publish_bases()
             self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
+        if now >= self._next_reading:
+            self._next_reading = now + _READING_S
+            self._telemetry.publish(
+                trainer_reading(
+                    self._training,
+                    lag=tail.lag(),
+                    epoch=self._epoch,
+                    checkpoint_age_s=now - self._saved_at,
+                    checkpoint_s=self._save_s,
+                )
+            )
         self._sender.poll()
 
     def _learn(self) -> None:
@@ -204,6 +223,7 @@ class Trainer:
         training = self._training
         if self._saved == tail.positions:
             return False
+        began = time.monotonic()
         for student in training.students.values():
             student.flush_log()
         path = checkpoint.save(
@@ -218,6 +238,8 @@ class Trainer:
             keep=self._settings.trainer.keep,
         )
         self._saved = dict(tail.positions)
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - began
         log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
         for name, student in training.students.items():
             lately = student.metrics.last_window()

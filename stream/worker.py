@@ -25,10 +25,12 @@ from stream.events import Score, Spent, encode_json, encode_packed
 from stream.feed import ModelFeed
 from stream.kafka import Sender, consumer, is_final, to_record
 from stream.logs import log
+from stream.readings import worker_reading
 from stream.settings import Settings
 from stream.snapshotter import Snapshotter
 from stream.start import find_start
 from stream.task import Request, Task
+from stream.telemetry import Reading, Server, Telemetry
 from stream.topics import Topics, verify
 
 _logger = logging.getLogger("samstream.worker")
@@ -39,6 +41,7 @@ _IDLE_POLL_S = 0.05
 _MOST_WAITING = 20_000
 """Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
 _TELL_S = 30.0
+_READING_S = 1.0
 _LOCK_WAIT_S = 30.0
 
 
@@ -57,7 +60,9 @@ class Worker:
         self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
         self._feed = ModelFeed(settings, self._arms.scorers)
         self._sender = Sender(settings.kafka)
-        self._snapshotter = Snapshotter(settings.state)
+        self._telemetry = Telemetry("worker")
+        self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
+        self._commit_s = 0.0
         self._consumer: Consumer = consumer(
             settings.kafka,
             {
@@ -76,6 +81,7 @@ class Worker:
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S
+        self._next_reading = 0.0
         self._failure: Exception | None = None
         self.counts: Counter[str] = Counter()
         """What happened in partitions that were given back, by name."""
@@ -86,6 +92,7 @@ class Worker:
         Raises:
             StreamError: when the work cannot go on; nothing that was committed is lost.
         """
+        server = Server(self._settings.worker.metrics, self._telemetry)
         self._partitions = verify(self._settings.kafka, self._topics)
         self._feed.start(stop, wait_s=self._settings.worker.model_wait_s)
         self._consumer.subscribe(
@@ -101,6 +108,7 @@ class Worker:
             self._consumer.close()
             self._feed.stop()
             self._snapshotter.close()
+            server.close()
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
@@ -128,6 +136,9 @@ class Worker:
         # Kafka has mostly acknowledged everything by itself; only a commit that is late waits for it.
         if overdue >= 0 and (not self._sender.waiting or overdue >= self._settings.worker.commit_interval_s):
             self.commit()
+        if now >= self._next_reading:
+            self._next_reading = now + _READING_S
+            self._telemetry.publish(self._reading(now))
         if now >= self._next_tell:
             self._tell()
 
@@ -135,9 +146,11 @@ class Worker:
         """Steps (d) to (f) for every partition; `wait` waits for Kafka to have the offsets as well."""
         changed = {number: task for number, task in self._tasks.items() if task.changed}
         if changed:
+            began = time.monotonic()
             self._sender.flush()
             for task in changed.values():
                 task.commit()
+            self._commit_s = time.monotonic() - began
             self._consider_snapshots()
             offsets = [
                 TopicPartition(topic, number, offset)
@@ -223,10 +236,32 @@ class Worker:
                     self._consumer.resume([TopicPartition(*where)])
 
     def _tell(self) -> None:
-        counts = self.counts + self._snapshotter.counts
-        counts += sum((task.counts for task in self._tasks.values()), Counter())
-        log(_logger, "counts", **dict(sorted(counts.items())), updates_refused=self._feed.refused.total())
+        log(_logger, "counts", **dict(sorted(self._all_counts().items())), updates_refused=self._feed.refused.total())
         self._next_tell = time.monotonic() + _TELL_S
+
+    def _all_counts(self) -> Counter[str]:
+        return sum((task.counts for task in self._tasks.values()), self.counts + self._snapshotter.counts)
+
+    def _reading(self, now: float) -> Reading:
+        lag: Counter[str] = Counter(dict.fromkeys(self._inputs, 0))
+        for number, task in self._tasks.items():
+            for topic in self._inputs:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+                lag[topic] += max(0, high - task.offsets[topic])
+        return worker_reading(
+            counts=self._all_counts(),
+            lag=lag,
+            in_hand=sum(task.in_hand for task in self._tasks.values()),
+            open_requests=sum(task.open_requests for task in self._tasks.values()),
+            unacknowledged=self._sender.waiting,
+            partitions=len(self._tasks),
+            commit_s=self._commit_s,
+            refused=self._feed.refused,
+            models={
+                arm: (*scorer.version, now - self._feed.taken.get(arm, now))
+                for arm, scorer in self._arms.scorers.items()
+            },
+        )
 
     def _answer(self, requests: list[tuple[int, Request]]) -> None:
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.

@@ -92,8 +92,8 @@ def test_click_survives_json(event: Click) -> None:
     assert decode_click(encode_json(event)) == event
 
 
-@given(
-    st.builds(
+def scores(count: int) -> st.SearchStrategy[Score]:
+    return st.builds(
         Score,
         request_id=ids,
         user=ids,
@@ -101,16 +101,28 @@ def test_click_survives_json(event: Click) -> None:
         arm=ids,
         epoch=millis,
         version=millis,
-        items=st.lists(ids, max_size=3),
-        probabilities=st.lists(floats, max_size=3),
-        order=st.lists(st.integers(0, 10), max_size=3),
+        items=st.lists(ids, min_size=count, max_size=count),
+        probabilities=st.lists(floats, min_size=count, max_size=count),
+        order=st.permutations(range(count)).map(list),
         slots=st.integers(1, 10),
         seen=millis,
         spent_ms=st.builds(Spent, floats, floats, floats),
     )
-)
+
+
+@given(st.integers(0, 4).flatmap(scores))
 def test_score_survives_json(event: Score) -> None:
     assert decode_score(encode_json(event)) == event
+
+
+@pytest.mark.parametrize("wrong", [{"order": [0, 0]}, {"order": [0, 2]}, {"order": [0]}, {"probabilities": [0.5]}])
+def test_a_score_whose_lists_do_not_fit_is_refused(wrong: dict[str, object]) -> None:
+    good = {"request_id": "r", "user": "u", "ts": 1, "arm": "a", "epoch": 1, "version": 1, "items": ["x", "y"]}
+    good |= {"probabilities": [0.1, 0.2], "order": [1, 0], "slots": 1, "seen": 0}
+    good |= {"spent_ms": {"wait": 0.0, "state": 0.0, "score": 0.0}}
+    assert decode_score(msgspec.json.encode(good)).items == ["x", "y"]
+    with pytest.raises(msgspec.ValidationError, match="do not fit the 2 items"):
+        decode_score(msgspec.json.encode(good | wrong))
 
 
 @given(st.builds(Sample, ids, ids, ids, millis, millis, millis, millis, *[packed] * 6))

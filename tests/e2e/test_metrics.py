@@ -1,0 +1,70 @@
+"""What a worker and a trainer serve to Prometheus agrees with what was sent to them."""
+
+import json
+import socket
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream.topics import Topics
+from tests.e2e.harness import Harness, wait_for
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def served(port: int) -> dict[tuple[str, ...], float]:
+    """Return name and label values → value of all that a job serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_is_served_agrees_with_what_was_sent(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    worker, trainer = free_port(), free_port()
+    harness = Harness(kafka, topics, topic_prefix, tmp_path)
+    with harness:
+        harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{trainer}")
+        harness.start_worker("worker-1", "--set", f"worker.metrics=127.0.0.1:{worker}")
+        harness.wander(400)
+        harness.traffic(30)
+        harness.client.behavior("user-1", "item-1")
+        harness.close_windows()
+        wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
+
+        def settled() -> bool:
+            return not served(worker)["samstream_lag_records", "worker"]
+
+        wait_for(settled, "the worker to say that nothing waits", processes=harness.processes)
+        told = served(worker)
+        behaviors = len(harness.read(topics.behaviors))
+        assert told["samstream_events_total", "behaviors"] == behaviors
+        assert told["samstream_events_total", "impressions"] == len(harness.asked)
+        assert told["samstream_events_total", "clicks"] == len(harness.clicked)
+        assert told["samstream_events_total", "samples"] == len(harness.shown())
+        assert told["samstream_records_total", "worker"] == behaviors + len(harness.asked) + len(harness.clicked)
+        assert told["samstream_partitions",] == 4
+        assert told["samstream_open_requests",] == 0
+        assert told["samstream_healthy", "worker"] == 1
+        assert told["samstream_model_version", "counts"] > 0
+
+        def trainer_says_all() -> bool:
+            return served(trainer)["samstream_events_total", "samples"] == len(harness.shown())
+
+        wait_for(trainer_says_all, "the trainer to say that all is learned", processes=harness.processes)
+        told = served(trainer)
+        assert told["samstream_model_epoch", "sam"] == 1
+        assert told["samstream_steps_skipped_total", "sam"] == 0
+        assert 0 < told["samstream_progressive", "counts", "log_loss"] < 5
+        with urllib.request.urlopen(f"http://127.0.0.1:{trainer}/health", timeout=10) as answer:
+            assert json.loads(answer.read())["healthy"] is True

@@ -75,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("--partition", type=int, metavar="N", help="only this one")
     state.add_argument("--snapshot", type=_count, metavar="N", help="restore this one, not the newest")
     state.add_argument("--user", metavar="ID", help="whose sequence to show")
+
+    letters = _command(
+        commands, "dead-letters", _dead_letters, "list the records that were refused, or send them again"
+    )
+    letters.add_argument("action", choices=["list", "resend"], help="resend writes to the topics they came from")
+    letters.add_argument("--topic", metavar="NAME", help="only those from this topic (without the prefix)")
+    letters.add_argument("--reason", metavar="TEXT", help="only those whose reason holds this text")
+    letters.add_argument("--offsets", type=_range, metavar="A-B", help="only those at these offsets of dead-letters")
+    letters.add_argument("--limit", type=_count, default=20, metavar="N", help="list only the newest (default 20)")
+    letters.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     return parser
 
 
@@ -104,6 +114,14 @@ def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _range(text: str) -> range:
+    first, dash, last = text.partition("-")
+    try:
+        return range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write it as 5 or as 5-17") from None
 
 
 def _worker(arguments: argparse.Namespace) -> int:
@@ -141,6 +159,12 @@ def _state(arguments: argparse.Namespace) -> int:
     from stream.state_command import run_state
 
     return run_state(arguments, _settings(arguments))
+
+
+def _dead_letters(arguments: argparse.Namespace) -> int:
+    from stream.deadletters_command import run_dead_letters
+
+    return run_dead_letters(arguments, _settings(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -15,14 +15,40 @@ producers do) is cut to its head; the whole of it stays readable at its origin f
 retains it. A null value stays null.
 """
 
-from stream.kafka import Sender
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Message
+
+from stream.kafka import Sender, to_record
 from stream.record import Record
+from stream.tail import Tail
 from stream.topics import RECORD_BYTES, Topics
 
 _KEY_BYTES = 16_384
 _REASON_BYTES = 4_096
 
 Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it was read.
+
+    Attributes:
+        offset: its own, in `dead-letters`.
+        origin: the refused record: where it was read, its timestamp (ms), key and value.
+        reason: why it was refused.
+        refused_by: by which program.
+        cut: whether only the head of key or value was kept.
+    """
+
+    offset: int
+    origin: Record
+    reason: str
+    refused_by: str
+    cut: bool
 
 
 def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, by: str = "worker") -> None:
@@ -65,3 +91,38 @@ def letter(record: Record, reason: str, *, by: str) -> tuple[bytes | None, bytes
 def _text(reason: str) -> bytes:
     """Return a reason that is UTF-8 and short, whatever the refused record made it quote."""
     return reason.encode(errors="backslashreplace")[:_REASON_BYTES].decode(errors="ignore").encode()
+
+
+def read_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Letter]:
+    """Yield all dead letters that there are at the moment, oldest first; what is none of ours is passed over.
+
+    Raises:
+        KafkaClientError: when Kafka cannot be read.
+    """
+    tail = Tail(kafka, [topics.dead_letters], from_beginning=True)
+    try:
+        while not tail.at_end():
+            for message in tail.read(1.0):
+                if (known := _letter(message)) is not None:
+                    yield known
+    finally:
+        tail.close()
+
+
+def _letter(message: Message) -> Letter | None:
+    record = to_record(message)
+    raw: dict[str, Any] = dict(message.headers() or ())
+    headers = {name: value.decode(errors="replace") for name, value in raw.items() if value is not None}
+    try:
+        origin = Record(
+            headers["topic"],
+            int(headers["partition"]),
+            int(headers["offset"]),
+            int(headers["timestamp"]),
+            record.key,
+            record.value,
+        )
+        cut = bool({"value-bytes", "key-bytes"} & headers.keys())
+        return Letter(record.offset, origin, headers["reason"], headers["refused-by"], cut)
+    except (KeyError, ValueError):
+        return None

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import msgspec
@@ -54,17 +54,19 @@ class Processes:
         """Stop all children."""
         self.stop()
 
-    def start(self, name: str, command: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[bytes]:
         """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process."""
         # The settings file is complete; the environment must not change it again.
-        environment = {key: value for key, value in os.environ.items() if not _is_setting(key)}
+        inherited = {key: value for key, value in os.environ.items() if not _is_setting(key)}
         with self.log(name).open("ab") as log:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "stream.cli", command, "--config", str(self._settings), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**inherited, **environment},
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )

@@ -23,6 +23,7 @@ from stream import topics
 from stream.announcement import Announcement, read_announcement
 from stream.deadletters import dead_letter
 from stream.events import UNREADABLE, decode_sample
+from stream.failpoints import reach
 from stream.kafka import Sender, to_record
 from stream.logs import log
 from stream.readings import trainer_reading
@@ -107,6 +108,7 @@ class Trainer:
         if now >= self._next_checkpoint:
             self._learn()
             if self._save(tail):
+                reach("saved")
                 self._publish_bases()
             self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
         if now >= self._next_reading:
@@ -213,6 +215,7 @@ class Trainer:
             clicks=clicks,
         )
         for number, part in enumerate(split(update, RECORD_BYTES)):
+            reach("part")
             headers = None if number else announced.headers()
             self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
 

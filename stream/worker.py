@@ -22,6 +22,7 @@ from stream.arms import Answer, Arms
 from stream.deadletters import dead_letter
 from stream.errors import WorkerError
 from stream.events import Score, Spent, encode_json, encode_packed
+from stream.failpoints import reach
 from stream.feed import ModelFeed
 from stream.kafka import Sender, consumer, is_final, to_record
 from stream.logs import log
@@ -148,8 +149,10 @@ class Worker:
         if changed:
             began = time.monotonic()
             self._sender.flush()
+            reach("produced")
             for task in changed.values():
                 task.commit()
+                reach("written")
             self._commit_s = time.monotonic() - began
             self._consider_snapshots()
             offsets = [
@@ -159,6 +162,7 @@ class Worker:
                 if topic in self._inputs
             ]
             self._commit_offsets(offsets, wait=wait)
+            reach("committed")
         self._next_commit = time.monotonic() + self._settings.worker.commit_interval_s
 
     def _consider_snapshots(self) -> None:

@@ -1,0 +1,16 @@
+"""Crashes on purpose, at the worst moments: for the fault campaign, and without effect unless it asks for one."""
+
+import os
+import signal
+
+_WANTED, _, _TIMES = os.environ.get("SAMSTREAM_FAILPOINT", "").partition("@")
+_left = int(_TIMES or 1)
+
+
+def reach(name: str) -> None:
+    """Kill -9 this process here, if `SAMSTREAM_FAILPOINT` is `name@n` and this is the n-th time."""
+    global _left
+    if name == _WANTED:
+        _left -= 1
+        if _left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,74 @@
+"""Refused records are listed with their reason, and sent again once the cause is mended."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream.deadletters import dead_letter, read_letters
+from stream.kafka import Sender
+from stream.record import Record
+from stream.topics import Topics
+from tests.e2e.harness import Harness, wait_for
+
+
+@pytest.fixture
+def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path) -> Harness:
+    return Harness(kafka, topics, topic_prefix, tmp_path)
+
+
+def command(harness: Harness, *arguments: str) -> tuple[int, str]:
+    config = str(harness.directory / "settings.json")
+    line = [sys.executable, "-m", "stream.cli", "dead-letters", *arguments, "--config", config]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, env={"COLUMNS": "250"})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_impressions_refused_for_a_limit_are_answered_after_it_was_raised_and_they_were_sent_again(
+    harness: Harness,
+) -> None:
+    narrow = ("--set", "worker.max_candidates=5", "--set", "worker.model_wait_s=0")
+    with harness:
+        worker = harness.start_worker("narrow", *narrow)
+        for _ in range(6):
+            harness.ask()
+        sender = Sender(harness.settings.kafka)
+        sender.send(harness.topics.behaviors, b"[not json]", key="user-1")
+        sender.flush()
+
+        def all_refused() -> bool:
+            return len(list(read_letters(harness.settings.kafka, harness.topics))) == 7
+
+        wait_for(all_refused, "seven dead letters", processes=harness.processes)
+        status, text = command(harness, "list")
+        assert status == 0, text
+        assert "7 of 7 dead letters" in text
+        assert text.count("8 candidates; at most 5 are scored") == 6
+        assert "[not json]" in text
+        assert "1 of 1 dead letters" in command(harness, "list", "--topic", "behaviors")[1]
+        assert "2 of 3 dead letters" in command(harness, "list", "--offsets", "1-3", "--limit", "2")[1]
+
+        harness.processes.release("narrow")
+        worker.terminate()
+        assert worker.wait(30) == 0
+        harness.start_worker("wide", "--set", "worker.model_wait_s=0")
+        assert "6 would be sent again" in command(harness, "resend", "--reason", "candidates", "--dry-run")[1]
+        harness.react(0.5)
+        assert not harness.answers
+        status, text = command(harness, "resend", "--reason", "candidates")
+        assert status == 0, text
+        assert f"{harness.topics.impressions}: 6 sent again" in text
+        harness.await_answers()
+
+
+def test_a_letter_of_which_only_the_head_was_kept_is_not_sent_again(harness: Harness) -> None:
+    sender = Sender(harness.settings.kafka)
+    record = Record(harness.topics.samples, 0, 17, 1, b"user-1", b"x" * 2_000_000)
+    dead_letter(sender, harness.topics, record, "too long")
+    sender.flush()
+    status, text = command(harness, "resend")
+    assert status == 1
+    assert f"the whole is at {harness.topics.samples}/0, offset 17" in " ".join(text.split())
+    assert "nothing to send" in text
+    harness.client.close()

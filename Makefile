@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test faults lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: $(READY)  ## run the whole system on this machine (ARGS='--seconds 30 --pl
 
 test: $(READY)  ## run the tests (ARGS='-k joiner' goes to pytest)
 	@$(BIN)/pytest $(ARGS)
+
+faults: $(READY)  ## kill and freeze everything under traffic, then count (ARGS='--kills 100 --json FILE')
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _WAIT_S = 30.0
 _RETRY_S = 0.2
+_SAME_S = 10.0
+_said: dict[str, float] = {}
 
 _PASSING = {
     KafkaError._TIMED_OUT,
@@ -224,4 +226,10 @@ def offset_at(client: Consumer, topic: str, partition: int, time_ms: int, end: i
 
 
 def _report(error: KafkaError) -> None:
-    log(_logger, "kafka_error", logging.WARNING, error=error.str())
+    """Log what a client says of its connections, the same thing at most every `_SAME_S`."""
+    said, now = error.str(), time.monotonic()
+    if now - _said.get(said, -_SAME_S) >= _SAME_S:
+        if len(_said) > 100:
+            _said.clear()
+        _said[said] = now
+        log(_logger, "kafka_error", logging.WARNING, error=said)

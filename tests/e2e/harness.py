@@ -3,7 +3,7 @@
 import random
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,21 +32,34 @@ DEADLINE_S = 60.0
 WINDOW_S = 60.0
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, processes: Processes | None = None) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, *, processes: Processes | None = None, deadline_s: float = DEADLINE_S
+) -> None:
     """Wait until a condition holds; fails after a deadline, or when a process has died."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not condition():
         if processes is not None:
             processes.check()
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S:.0f} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {deadline_s:.0f} s in vain for {what}"
         time.sleep(0.02)
 
 
 class Harness:
     """Processes on a broker, users who act, and what they did."""
 
-    def __init__(self, kafka: dict[str, str], topics: Topics, prefix: str, directory: Path, **changes: Any) -> None:
+    def __init__(
+        self,
+        kafka: dict[str, str],
+        topics: Topics,
+        prefix: str,
+        directory: Path,
+        *,
+        users: Sequence[str] = USERS,
+        seed: int = 7,
+        **changes: Any,
+    ) -> None:
         self.topics = topics
+        self.users = users
         self.directory = directory
         values: dict[str, Any] = {
             "kafka": kafka | {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"},
@@ -73,7 +86,7 @@ class Harness:
         self.settings: Settings = convert(values)
         self.processes = Processes(directory, self.settings)
         self.client = Client(kafka, topics)
-        self.random = random.Random(7)
+        self.random = random.Random(seed)
         self.asked: list[str] = []
         self.answers: dict[str, Score] = {}
         self.clicked: set[tuple[str, str]] = set()
@@ -106,7 +119,7 @@ class Harness:
         wait_for(lambda: not lag.of(self.topics.clicks, 4), "all clicks to be processed", processes=self.processes)
         lag.close()
         later = round(1000 * (time.time() + 2 * WINDOW_S))
-        for user in USERS:
+        for user in self.users:
             self.client.behavior(user, "item-0", later)
         self.client.flush()
 
@@ -114,13 +127,13 @@ class Harness:
         """Let users do `count` things."""
         for _ in range(count):
             item = self.random.choice(ITEMS)
-            self.client.behavior(self.random.choice(USERS), item, category=f"category-{item[-1]}")
+            self.client.behavior(self.random.choice(self.users), item, category=f"category-{item[-1]}")
 
     def ask(self) -> str:
         """Let a user visit."""
         offered = self.random.sample(ITEMS, 8)
         request_id = self.client.impression(
-            self.random.choice(USERS), [Candidate(item, f"category-{item[-1]}") for item in offered], SLOTS
+            self.random.choice(self.users), [Candidate(item, f"category-{item[-1]}") for item in offered], SLOTS
         )
         self.asked.append(request_id)
         return request_id
@@ -214,7 +227,7 @@ class Harness:
         expected = self.oracle()
         found: dict[str, bytes] = {}
         for path in sorted((self.directory / state).iterdir()):
-            partition = Partition.open(path, length=LENGTH, slack=64)
+            partition = Partition.open(path, length=LENGTH, slack=self.settings.state.slack)
             for user in expected:
                 if partition.sequences.count(user):
                     assert user not in found, f"{user} lies in two partitions"

@@ -1,0 +1,1 @@
+"""Faults on purpose, and the accounts that must balance after them."""

@@ -1,0 +1,193 @@
+"""A seeded schedule of faults against real processes under traffic."""
+
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from stream import topics as topics_module
+from stream.broker import Broker
+from stream.topics import Topics
+from tests.e2e.harness import Harness, wait_for
+from tests.faults.accounts import Accounts, account
+
+USERS = [f"user-{number}" for number in range(300)]
+WORKER_POINTS = ("produced", "written", "committed")
+TRAINER_POINTS = ("part", "saved")
+_SETTLE_S = 240.0
+
+
+class Campaign:
+    """Two workers, a trainer and their broker, under traffic and faults.
+
+    Args:
+        broker: where it runs; it is killed as well if it would survive that.
+        directory: of the run.
+        kills: how often each kind of fault happens.
+        behaviors: behaviours to be sent, at least.
+        impressions: impressions to be sent, at least.
+        seed: of traffic and schedule.
+        tell: takes a line now and then.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        directory: Path,
+        *,
+        kills: int,
+        behaviors: int,
+        impressions: int,
+        seed: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        prefix = f"faults-{seed}-{time.time_ns():x}-"
+        kafka = {"bootstrap.servers": broker.bootstrap}
+        topics = Topics(prefix)
+        topics_module.ensure(kafka, topics, partitions=4, replication=1)
+        self._broker = broker
+        self._tell = tell
+        self._random = random.Random(seed)
+        self._harness = Harness(
+            kafka, topics, prefix, directory, users=USERS, seed=seed, state={"slack": 1024, "cache_mb": 4}
+        )
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._lives: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()
+        faults = self._kinds()
+        self._schedule = [kind for kind in faults for _ in range(kills)]
+        self._random.shuffle(self._schedule)
+        self._behaviors = -(-behaviors // len(self._schedule))
+        self._impressions = -(-impressions // len(self._schedule))
+
+    def run(self) -> Accounts:
+        """Run the schedule, let everything come to rest, and count."""
+        began = time.monotonic()
+        with self._harness:
+            for name in ("trainer", "worker-1", "worker-2"):
+                self._start(name)
+            for number, kind in enumerate(self._schedule):
+                self._live()
+                self._kinds()[kind]()
+                self._done[kind] += 1
+                self._tell(f"{number + 1}/{len(self._schedule)} {kind}; {len(self._harness.answers)} answers")
+            self._live()
+            self._settle()
+        for request_id, _ in self._harness.clicked:
+            self._sent[self._harness.answers[request_id].user] += 1  # a click is a behaviour, too
+        return account(self._harness, self._sent, dict(self._done), time.monotonic() - began)
+
+    def _kinds(self) -> dict[str, Callable[[], None]]:
+        """Return the kinds of faults there are, with what does them."""
+        kinds: dict[str, Callable[[], None]] = {
+            "worker killed": lambda: self._end(self._worker(), signal.SIGKILL),
+            "worker asked to end": lambda: self._end(self._worker(), signal.SIGTERM),
+            "worker frozen": lambda: self._freeze(self._worker()),
+            "worker killed at a bad moment": lambda: self._end_at(self._worker(), WORKER_POINTS),
+            "trainer killed": lambda: self._end("trainer", signal.SIGKILL),
+            "trainer asked to end": lambda: self._end("trainer", signal.SIGTERM),
+            "trainer frozen": lambda: self._freeze("trainer"),
+            "trainer killed at a bad moment": lambda: self._end_at("trainer", TRAINER_POINTS),
+        }
+        if self._broker.durable:
+            kinds["broker killed"] = self._kill_broker
+        return kinds
+
+    def _worker(self) -> str:
+        return self._random.choice(("worker-1", "worker-2"))
+
+    def _start(self, name: str, failpoint: str = "") -> None:
+        """Start a job; a static member of the group (KIP-345), which its successor replaces at once."""
+        self._lives[name] += 1
+        life = f"{name}.{self._lives[name]}"
+        job = name.partition("-")[0]
+        arguments = ["--set", f"kafka.group.instance.id={name}"] if job == "worker" else []
+        self._children[name] = self._harness.processes.start(
+            life, job, *arguments, environment={"SAMSTREAM_FAILPOINT": failpoint}
+        )
+
+    def _live(self) -> None:
+        """Let users do their share of the traffic, in a random time."""
+        pause = self._random.uniform(0.2, 2.5) / self._impressions
+        for _ in range(self._impressions):
+            self._harness.ask()
+            for _ in range(-(-self._behaviors // self._impressions)):
+                user = self._harness.random.choice(USERS)
+                item = self._harness.random.randrange(60)
+                self._harness.client.behavior(user, f"item-{item}", category=f"category-{item % 10}")
+                self._sent[user] += 1
+            self._harness.react(pause)
+
+    def _end(self, name: str, number: signal.Signals) -> None:
+        self._forget(name)
+        child = self._children[name]
+        child.send_signal(number)
+        if number == signal.SIGTERM and child.wait(90) not in (0, -signal.SIGTERM):
+            raise AssertionError(f"{name} ended with {child.returncode}: {self._log(name)}")
+        child.wait(90)
+        self._start(name)
+
+    def _end_at(self, name: str, points: tuple[str, ...]) -> None:
+        """Replace a job by one that kills itself at a chosen point, and that one by one that does not."""
+        self._end(name, signal.SIGTERM)
+        self._forget(name)
+        self._children[name].terminate()
+        self._children[name].wait(90)
+        self._start(name, f"{self._random.choice(points)}@{self._random.randrange(1, 6)}")
+        self._forget(name)
+        deadline = time.monotonic() + 60
+        while self._children[name].poll() is None:
+            self._live_a_little()
+            assert time.monotonic() < deadline, f"{name} never came to its point: {self._log(name)}"
+        assert self._children[name].returncode == -signal.SIGKILL, self._log(name)
+        self._start(name)
+
+    def _live_a_little(self) -> None:
+        user = self._harness.random.choice(USERS)
+        self._harness.client.behavior(user, "item-1", category="category-1")
+        self._sent[user] += 1
+        self._harness.ask()
+        self._harness.react(0.05)
+
+    def _freeze(self, name: str) -> None:
+        """Stop a process for a moment, now and then for longer than its session."""
+        child = self._children[name]
+        child.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + (8.0 if self._random.random() < 0.2 else self._random.uniform(0.2, 2.0))
+        while time.monotonic() < until:
+            self._live_a_little()
+        child.send_signal(signal.SIGCONT)
+
+    def _kill_broker(self) -> None:
+        self._broker.kill()
+        self._broker.start()
+
+    def _forget(self, name: str) -> None:
+        self._harness.processes.release(f"{name}.{self._lives[name]}")
+
+    def _log(self, name: str) -> str:
+        return self._harness.processes.log(f"{name}.{self._lives[name]}").read_text(errors="replace")[-3000:]
+
+    def _settle(self) -> None:
+        """Wait until all is answered and learned, then stop everything in order."""
+        harness = self._harness
+
+        def all_answered() -> bool:
+            harness.react(0.05)
+            return len(harness.answers) == len(harness.asked)
+
+        wait_for(all_answered, "all answers", processes=harness.processes, deadline_s=_SETTLE_S)
+        for user in USERS:
+            self._sent[user] += 1  # what close_windows writes
+        harness.close_windows()
+        wait_for(
+            lambda: harness.trained() >= len(harness.shown()),
+            "all samples to be trained",
+            processes=harness.processes,
+            deadline_s=_SETTLE_S,
+        )
+        harness.processes.stop()

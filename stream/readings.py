@@ -9,6 +9,7 @@ from stream.training import Training
 
 def worker_reading(
     *,
+    done: int,
     counts: Counter[str],
     lag: Mapping[str, int],
     in_hand: int,
@@ -22,7 +23,8 @@ def worker_reading(
     """Return how a worker stands.
 
     Args:
-        counts: what happened, by name; `records` are all that were worked off.
+        done: records worked off.
+        counts: what happened, by name.
         lag: topic → records in Kafka that are not worked off.
         in_hand: records taken from Kafka that wait for their turn.
         open_requests: impressions whose window is open.
@@ -33,7 +35,7 @@ def worker_reading(
         models: arm → epoch and version that are served, and the seconds since they were taken.
     """
     return Reading(
-        counts["records"],
+        done,
         sum(lag.values()),
         (
             Family("events", "what happened", _by_one(counts), ("event",), counter=True),
@@ -52,7 +54,7 @@ def worker_reading(
 
 
 def trainer_reading(
-    training: Training, *, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float
+    training: Training, *, done: int, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float
 ) -> Reading:
     """Return how a trainer stands; progressive metrics are of each arm's last window."""
     lately = {name: student.metrics.last_window() for name, student in training.students.items()}
@@ -66,7 +68,7 @@ def trainer_reading(
         (name, table): rows for name, each in learners.items() for table, rows in each.rows.items()
     }
     return Reading(
-        training.counts["records"],
+        done,
         lag,
         (
             Family("events", "what happened", _by_one(training.counts), ("event",), counter=True),

@@ -125,6 +125,8 @@ class Task:
         self._wall_ms = 0
         self.changed = False
         """Whether there is something to commit."""
+        self.processed = 0
+        """Records worked off."""
         self._counts: Counter[str] = Counter()
 
     @property
@@ -211,7 +213,7 @@ class Task:
         for record, event in self._merge.drain(at_end, now, limit, strict=strict):
             self._active = now
             self.changed = True
-            self._counts["records"] += 1
+            self.processed += 1
             self._offsets[record.topic] = record.offset + 1
             if isinstance(event, Exception):
                 self._refuse(record, str(event))

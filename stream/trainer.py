@@ -64,6 +64,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._save_s = 0.0
         self._next_reading = 0.0
+        self._records = 0
         self._lessons: list[Lesson] = []
         self._gathering_since = 0.0
         self._next_update = 0.0
@@ -116,6 +117,7 @@ class Trainer:
             self._telemetry.publish(
                 trainer_reading(
                     self._training,
+                    done=self._records,
                     lag=tail.lag(),
                     epoch=self._epoch,
                     checkpoint_age_s=now - self._saved_at,
@@ -131,6 +133,7 @@ class Trainer:
 
     def _taken(self, message: Message) -> Lesson | None:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""
+        self._records += 1
         try:
             return self._training.take(decode_sample(message.value() or b""))
         except UNREADABLE as error:

@@ -132,7 +132,6 @@ class Training:
         Raises:
             ValueError: when it is damaged.
         """
-        self.counts["records"] += 1
         lesson = unpack(sample, self.seen)
         if lesson is None:
             self.counts["repeated"] += 1

@@ -64,6 +64,7 @@ class Worker:
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._commit_s = 0.0
+        self._processed = 0
         self._consumer: Consumer = consumer(
             settings.kafka,
             {
@@ -253,6 +254,7 @@ class Worker:
                 _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
                 lag[topic] += max(0, high - task.offsets[topic])
         return worker_reading(
+            done=self._processed + sum(task.processed for task in self._tasks.values()),
             counts=self._all_counts(),
             lag=lag,
             in_hand=sum(task.in_hand for task in self._tasks.values()),
@@ -367,6 +369,7 @@ class Worker:
             self.commit(wait=True)
         for number, task in self._tasks.items():
             self.counts.update(task.counts)
+            self._processed += task.processed
             task.close()
             self._asked.pop(number, None)
             self._snapshotter.forget(number)

@@ -186,9 +186,9 @@ class _Half:
 class Assembler:
     """Puts parts together: unfinished updates may claim `max_bytes` in all, and be of two epochs of an arm.
 
-    Within an epoch, a newer update drops a half one. Epochs do not touch each other, so that neither a trainer that
-    should be dead nor half an update of one that died keeps those of the living from being completed; a third epoch
-    takes the place of the one that has waited longest.
+    Within an epoch, a newer update drops a half one, and so does the first part of any: a trainer sends part by part.
+    Epochs do not touch each other, so that neither a trainer that should be dead nor half an update of one that died
+    keeps those of the living from being completed; a third epoch takes the place of the one that has waited longest.
 
     Args:
         arms: whose updates are wanted; those of others are ignored.
@@ -240,7 +240,7 @@ class Assembler:
             if half.whole == part.whole:
                 self._halves[part.arm, part.epoch] = self._halves.pop((part.arm, part.epoch))  # the youngest is last
                 return half
-            if part.at < half.at:
+            if part.at < half.at and part.part:
                 raise UpdateRefused("stale", f"a part of {part.arm!r} {part.at}, after one of {half.at}")
             self._drop(part.arm, part.epoch)
         elif len(epochs := [epoch for arm, epoch in self._halves if arm == part.arm]) >= _EPOCHS:

@@ -27,11 +27,12 @@ def run_state(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _list(_arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    table = Table("partition", "where", "size", "age", "behaviors read up to", title="state and snapshots")
+    places = f"state in {settings.state.directory}, snapshots in {settings.state.snapshots or 'no place'}"
+    table = Table("partition", "what", "size", "age", "read up to", title=places)
     for number in range(settings.topics.partitions):
         if (path := settings.state.path(number)).is_dir():
             size = sum(file.stat().st_size for file in path.iterdir())
-            table.add_row(str(number), str(path), _megabytes(size), "", _reached_locally(settings.state, path))
+            table.add_row(str(number), "state", _megabytes(size), "", _reached_locally(settings.state, path))
         if settings.state.snapshots:
             store = _store(settings, number)
             for snapshot in store.numbers():

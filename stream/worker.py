@@ -10,21 +10,20 @@ import logging
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
 from stream.arms import Answer, Arms
 from stream.deadletters import dead_letter
-from stream.errors import WorkerError
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
-from stream.kafka import Sender, consumer, is_final, to_record
+from stream.intake import FETCH, Intake
+from stream.kafka import Sender, consumer, to_record
 from stream.logs import log
 from stream.readings import worker_reading
 from stream.settings import Settings
@@ -36,11 +35,7 @@ from stream.topics import Topics, verify
 
 _logger = logging.getLogger("samstream.worker")
 
-_FETCH = 5_000
-"""Records taken from the client at a time."""
 _IDLE_POLL_S = 0.05
-_MOST_WAITING = 20_000
-"""Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
 _TELL_S = 30.0
 _READING_S = 1.0
 _LOCK_WAIT_S = 30.0
@@ -76,10 +71,7 @@ class Worker:
         )
         self._partitions = 0
         self._tasks: dict[int, Task] = {}
-        self._positions: dict[tuple[str, int], int] = {}
-        self._fetched: set[tuple[str, int]] = set()
-        self._ends: set[tuple[str, int]] = set()
-        self._paused: set[tuple[str, int]] = set()
+        self._intake = Intake(self._consumer, self._inputs)
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S
@@ -114,17 +106,20 @@ class Worker:
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
-        drained = self._receive()
+        messages = self._intake.receive(min(_IDLE_POLL_S, self._settings.worker.commit_interval_s))
+        if self._failure is not None:
+            raise self._failure
+        self._intake.hand_out(messages, self._tasks)
         now = time.monotonic()
         requests = [
             (number, request)
             for number, task in self._tasks.items()
             for request in task.step(
-                lambda topic, number=number: self._at_end(topic, number),  # type: ignore[misc]
+                lambda topic, number=number: self._intake.at_end(topic, number),  # type: ignore[misc]
                 now=now,
                 wall_ms=_wall_ms(),
-                limit=_FETCH,
-                drained=drained,
+                limit=FETCH,
+                drained=len(messages) < FETCH,
             )
         ]
         self._feed.apply()
@@ -133,7 +128,7 @@ class Worker:
         for number, task in self._tasks.items():
             self._publish(number, task)
         self._sender.poll()
-        self._limit_backlogs()
+        self._intake.limit_backlogs(self._tasks)
         overdue = now - self._next_commit
         # Kafka has mostly acknowledged everything by itself; only a commit that is late waits for it.
         if overdue >= 0 and (not self._sender.waiting or overdue >= self._settings.worker.commit_interval_s):
@@ -170,75 +165,14 @@ class Worker:
         committed = {number: task.partition for number, task in self._tasks.items() if not task.changed}
         self._snapshotter.consider(committed, time.monotonic())
 
-    def _receive(self) -> bool:
-        """Take what the client has; returns whether that was all."""
-        messages = self._consumer.consume(_FETCH, 0)
-        if not messages:
-            first = self._consumer.poll(min(_IDLE_POLL_S, self._settings.worker.commit_interval_s))
-            messages = [] if first is None else [first, *self._consumer.consume(_FETCH, 0)]
-        if self._failure is not None:
-            raise self._failure
-        for message in messages:
-            number = message.partition()
-            where = message.topic() or "", -1 if number is None else number
-            task = self._tasks.get(where[1])
-            if (error := message.error()) is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    if task is not None:
-                        # Beyond the last record where transaction markers follow it.
-                        self._positions[where] = max(self._positions[where], message.offset() or 0)
-                        self._fetched.add(where)
-                        self._ends.add(where)
-                else:
-                    _heed(error, message)
-            elif task is not None:
-                record = to_record(message)
-                self._positions[where] = record.offset + 1
-                self._fetched.add(where)
-                self._ends.discard(where)
-                task.add(record)
-        return len(messages) < _FETCH
-
-    def _at_end(self, topic: str, number: int) -> bool:
-        where = topic, number
-        if where in self._ends:
-            return True
-        if where not in self._fetched:
-            return False  # what the client has cached is from an earlier assignment
-        _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-        return bool(0 <= high <= self._positions[where])
-
     def _pass_time(self, now: float) -> None:
         """Let event time run on where no record comes any more: at most one partition a turn, as Kafka is asked."""
         for number, task in self._tasks.items():
             if task.waits_idle(now) and now - self._asked.get(number, 0.0) >= 1.0:
                 self._asked[number] = now
-                if self._asked_at_end(number):
+                if self._intake.asked_at_end(number):
                     task.pass_time(now)
                 return
-
-    def _asked_at_end(self, number: int) -> bool:
-        """Ask the broker itself: what is cached says nothing while the broker is away."""
-        try:
-            for topic in self._inputs:
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=1.0)
-                if self._positions[topic, number] < high:
-                    return False
-        except KafkaException:
-            return False
-        return True
-
-    def _limit_backlogs(self) -> None:
-        """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""
-        for number, task in self._tasks.items():
-            for topic in self._inputs:
-                where, waiting = (topic, number), task.backlog(topic)
-                if waiting > _MOST_WAITING and where not in self._paused:
-                    self._paused.add(where)
-                    self._consumer.pause([TopicPartition(*where)])
-                elif waiting < _MOST_WAITING // 2 and where in self._paused:
-                    self._paused.remove(where)
-                    self._consumer.resume([TopicPartition(*where)])
 
     def _tell(self) -> None:
         log(_logger, "counts", **dict(sorted(self._all_counts().items())), updates_refused=self._feed.refused.total())
@@ -250,9 +184,7 @@ class Worker:
     def _reading(self, now: float) -> Reading:
         lag: Counter[str] = Counter(dict.fromkeys(self._inputs, 0))
         for number, task in self._tasks.items():
-            for topic in self._inputs:
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-                lag[topic] += max(0, high - task.offsets[topic])
+            lag.update(self._intake.lag(task, number))
         return worker_reading(
             done=self._processed + sum(task.processed for task in self._tasks.values()),
             counts=self._all_counts(),
@@ -318,6 +250,7 @@ class Worker:
 
     def _take_up(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = sorted({partition.partition for partition in partitions})
+        starts = {}
         for number in numbers:
             partition = self._open(number)
             try:
@@ -328,8 +261,8 @@ class Worker:
             self._tasks[number] = Task(
                 partition, self._topics, self._settings.worker, start, partitions=self._partitions
             )
-            self._positions |= {(topic, number): start.offsets[topic] for topic in self._inputs}
-        consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in self._positions.items()])
+            starts[number] = start.offsets
+        self._intake.begin(starts)
         recovered = sum(task.recoverable for task in self._tasks.values())
         log(_logger, "assigned", partitions=",".join(map(str, numbers)), answers_recovered=recovered)
 
@@ -373,10 +306,8 @@ class Worker:
             task.close()
             self._asked.pop(number, None)
             self._snapshotter.forget(number)
-        with suppress(KafkaException):
-            self._consumer.resume([TopicPartition(*where) for where in self._paused])
-        for per_partition in (self._tasks, self._positions, self._fetched, self._ends, self._paused):
-            per_partition.clear()
+        self._tasks.clear()
+        self._intake.forget()
 
     def _commit_offsets(self, offsets: list[TopicPartition], *, wait: bool) -> None:
         try:
@@ -391,18 +322,6 @@ class Worker:
 
 def _score_is_in(task: Task, message: Message) -> None:
     task.answer_is_in(to_record(message).offset)
-
-
-def _heed(error: KafkaError, message: Message) -> None:
-    where = f"{message.topic()}/{message.partition()}"
-    if error.code() == KafkaError._AUTO_OFFSET_RESET:
-        raise WorkerError(
-            f"{where}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"
-            " on with what is left; if the topic was made anew, move the state away first."
-        )
-    if is_final(error):
-        raise WorkerError(f"{where}: {error.str()}")
-    log(_logger, "consume_error", logging.WARNING, where=where, error=error.str())
 
 
 def _score(request: Request, answer: Answer, spent: Spent) -> Score:

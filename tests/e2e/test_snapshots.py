@@ -101,8 +101,8 @@ def test_the_command_lists_verifies_restores_and_shows(harness: Harness) -> None
 
     status, text = state("list")
     assert status == 0, text
-    assert text.count("partition-0000") == 4
-    assert "snapshot 1" in text
+    assert text.count(" state ") >= 4, text
+    assert "snapshot 1 " in text
     assert state("verify")[0] == 0
     shutil.move(harness.directory / "state", harness.directory / "before")
     assert state("restore", "--partition", "2")[0] == 0

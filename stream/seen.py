@@ -33,6 +33,11 @@ class SeenIds:
             self._old, self._young = self._young, set()
         return new
 
+    def forget(self, ids: npt.NDArray[np.uint64]) -> None:
+        """Take ids for new again: what they stand for was not used after all."""
+        self._young.difference_update(ids.tolist())
+        self._old.difference_update(ids.tolist())
+
     def to_array(self) -> npt.NDArray[np.uint64]:
         """Return all ids, for a checkpoint; one seen long ago and again lately may come twice."""
         return np.fromiter(chain(self._old, self._young), dtype=np.uint64, count=len(self))

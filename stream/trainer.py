@@ -65,7 +65,7 @@ class Trainer:
         self._save_s = 0.0
         self._next_reading = 0.0
         self._records = 0
-        self._lessons: list[Lesson] = []
+        self._lessons: list[tuple[Lesson, Message]] = []
         self._gathering_since = 0.0
         self._next_update = 0.0
         self._next_checkpoint = 0.0
@@ -99,7 +99,7 @@ class Trainer:
         now = time.monotonic()
         if not self._lessons:
             self._gathering_since = now
-        self._lessons += [lesson for message in messages if (lesson := self._taken(message)) is not None]
+        self._lessons += [(lesson, message) for message in messages if (lesson := self._taken(message)) is not None]
         if len(self._lessons) >= size or now - self._gathering_since >= _GATHER_S:
             self._learn()
         if now >= self._next_update:
@@ -127,9 +127,11 @@ class Trainer:
         self._sender.poll()
 
     def _learn(self) -> None:
-        if self._lessons:
-            self._training.learn(self._lessons)
-            self._lessons = []
+        """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
+        lost = self._training.learn([lesson for lesson, _ in self._lessons])
+        for index, arms in sorted(lost.items()):
+            self._refuse(self._lessons[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")
+        self._lessons = []
 
     def _taken(self, message: Message) -> Lesson | None:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""
@@ -137,10 +139,22 @@ class Trainer:
         try:
             return self._training.take(decode_sample(message.value() or b""))
         except UNREADABLE as error:
-            record = to_record(message)
-            log(_logger, "dead_letter", logging.WARNING, offset=record.offset, reason=error)
-            dead_letter(self._sender, self._topics, record, str(error), by="trainer")
+            self._refuse(message, str(error))
             return None
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        record = to_record(message)
+        self._training.counts["refused"] += 1
+        log(
+            _logger,
+            "dead_letter",
+            logging.WARNING,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+        )
+        dead_letter(self._sender, self._topics, record, reason, by="trainer")
 
     def _resume(self, stop: threading.Event) -> dict[tuple[str, int], int]:
         """Take up the newest whole checkpoint and begin the next epoch; returns the offsets to read on from."""

@@ -25,12 +25,13 @@ PREDICTION = np.dtype([("ts", "<i8"), ("user", "<u8"), ("label", "u1"), ("probab
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is new in a sample, as the models take it; `clicked_at` is as in `Sample`."""
+    """What is new in a sample, as the models take it; `clicked_at` is as in `Sample`, `ids` are those of its items."""
 
     arm: str
     user: str
     clicked_at: int
     example: Example
+    ids: npt.NDArray[np.uint64]
 
 
 def unpack(sample: Sample, seen: SeenIds) -> Lesson | None:
@@ -45,11 +46,12 @@ def unpack(sample: Sample, seen: SeenIds) -> Lesson | None:
     sequence = from_bytes(sample.sequence)
     if not len(items) == len(categories) == len(labels) or (labels > 1).any():
         raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
-    new = seen.add(sample_ids(sample.request_id, items))
+    ids = sample_ids(sample.request_id, items)
+    new = seen.add(ids)
     if not new.any():
         return None
     example = Example(sequence, sample.ts, items[new], categories[new], labels[new].astype(np.float32))
-    return Lesson(sample.arm, sample.user, sample.clicked_at, example)
+    return Lesson(sample.arm, sample.user, sample.clicked_at, example, ids[new])
 
 
 class Student:
@@ -92,18 +94,38 @@ class Student:
         self._log.truncate(self.predictions * PREDICTION.itemsize)
         self._log.seek(0, 2)
 
-    def study(self, lessons: Sequence[Lesson]) -> None:
-        """Predict every sample, judge the predictions, then take one step; only judge when the arm is not learning."""
+    def study(self, lessons: Sequence[Lesson]) -> list[int]:
+        """Predict every sample, judge the predictions, then take one step; only judge when the arm is not learning.
+
+        A step that is not finite is taken again with each lesson alone. Returns the indices of those that could not be
+        learned even so.
+        """
         examples = [lesson.example for lesson in lessons]
+        skipped = self.learner.skipped
         predicted = self.learner.learn(examples) if self.arm.learn else self.learner.predict(examples)
+        lost = self._alone(examples) if self.learner.skipped > skipped else []
         labels = [example.labels for example in examples if example.labels is not None]
         self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
         if self.arm.learn:
-            self._clicks += [lesson.clicked_at for lesson in lessons if lesson.clicked_at]
+            learned = [lesson for index, lesson in enumerate(lessons) if index not in lost]
+            self._clicks += [lesson.clicked_at for lesson in learned if lesson.clicked_at]
         if self._log is not None:
             for lesson, probabilities in zip(lessons, predicted, strict=True):
                 self._log.write(_rows(lesson, probabilities).tobytes())
                 self.predictions += len(probabilities)
+        return lost
+
+    def _alone(self, examples: Sequence[Example]) -> list[int]:
+        """Learn from examples one by one; returns the indices of those whose step is not finite."""
+        if len(examples) == 1:
+            return [0]
+        lost = []
+        for index, example in enumerate(examples):
+            skipped = self.learner.skipped
+            self.learner.learn([example])
+            if self.learner.skipped > skipped:
+                lost.append(index)
+        return lost
 
     def take_clicks(self) -> tuple[int, ...]:
         """Return the Kafka timestamps (ms) of the clicks learned since the last call."""
@@ -139,12 +161,29 @@ class Training:
             self.counts["samples"] += len(lesson.example.items)
         return lesson
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
-        """Let every arm predict, then learn, the lessons of its own users (or all, as it is set)."""
+    def learn(self, lessons: Sequence[Lesson]) -> dict[int, list[str]]:
+        """Let every arm predict, then learn, the lessons of its own users (or all, as it is set).
+
+        Returns index of lesson → arms whose step was not finite, for the lessons that were lost to some arm. One that
+        no arm has learned is not taken for a repeat when it comes again.
+        """
+        lost: dict[int, list[str]] = {}
+        learned: set[int] = set()
         for name, student in self.students.items():
             everyone = student.arm.learn_from == "all"
-            if mine := [lesson for lesson in lessons if everyone or lesson.arm == name]:
-                student.study(mine)
+            mine = [index for index, lesson in enumerate(lessons) if everyone or lesson.arm == name]
+            if not mine:
+                continue
+            failed = {mine[place] for place in student.study([lessons[index] for index in mine])}
+            for index in failed:
+                lost.setdefault(index, []).append(name)
+            if student.arm.learn:
+                learned.update(set(mine) - failed)
+        for index in lost:
+            self.counts["skipped"] += len(lessons[index].ids)
+            if index not in learned:
+                self.seen.forget(lessons[index].ids)
+        return lost
 
 
 def _rows(lesson: Lesson, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from stream.deadletters import dead_letter, read_letters
+from model import checkpoint
+from model.checkpoint import Checkpoint
+from stream.deadletters import Letter, dead_letter, read_letters
+from stream.events import encode_packed
 from stream.kafka import Sender
 from stream.record import Record
 from stream.topics import Topics
+from stream.training import Training
 from tests.e2e.harness import Harness, wait_for
+from tests.e2e.raw import RawWriter
+from tests.stream.test_training import poisoned, sample
 
 
 @pytest.fixture
@@ -72,3 +78,43 @@ def test_a_letter_of_which_only_the_head_was_kept_is_not_sent_again(harness: Har
     assert f"the whole is at {harness.topics.samples}/0, offset 17" in " ".join(text.split())
     assert "nothing to send" in text
     harness.client.close()
+
+
+def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_after_a_crash(harness: Harness) -> None:
+    """In the checkpoint that the trainer starts from, one item has a vector that no step survives."""
+    taught = Training(harness.settings, device="cpu")
+    poisoned(taught.students["sam"], 999)
+    states = {name: student.save() for name, student in taught.students.items()}
+    checkpoint.save(harness.directory / "checkpoints", Checkpoint(1, {}, states, taught.seen.to_array()))
+
+    def letters() -> list[Letter]:
+        return list(read_letters(harness.settings.kafka, harness.topics))
+
+    def send(raw: RawWriter, request: str, *items: int) -> Record:
+        value = encode_packed(sample(request, *items, arm="sam"))
+        return raw.write(harness.topics.samples, value, key=b"u")
+
+    with harness, RawWriter(harness.settings.kafka) as raw:
+        trainer = harness.processes.start("trainer-1", "trainer")
+        send(raw, "a")
+        bad = send(raw, "b", 1, 999)
+        send(raw, "c")
+        wait_for(lambda: harness.trained() == 8, "a checkpoint behind the three", processes=harness.processes)
+        harness.processes.release("trainer-1")
+        trainer.kill()
+        trainer.wait()
+        assert [letter.origin for letter in letters()] == [bad]
+
+        harness.processes.start("trainer-2", "trainer")
+        again = send(raw, "b", 1, 999)
+        send(raw, "a")
+        send(raw, "d")
+        wait_for(lambda: harness.trained() == 13, "a checkpoint behind all", processes=harness.processes)
+        harness.processes.stop()
+    found = letters()
+    assert [letter.origin for letter in found] == [bad, again]
+    assert {letter.refused_by for letter in found} == {"trainer"}
+    assert all("not finite: not learned by sam" in letter.reason for letter in found)
+    saved = checkpoint.load_newest(harness.directory / "checkpoints").checkpoint
+    assert saved is not None
+    assert saved.counts == {"samples": 13, "skipped": 4, "refused": 2, "repeated": 1}

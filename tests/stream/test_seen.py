@@ -77,3 +77,11 @@ def test_ids_of_samples_differ_by_request_and_item() -> None:
     every = np.concatenate([sample_ids(f"request-{number}", items) for number in range(50)])
     assert SeenIds(remember=10**6).add(every).all()
     assert sample_ids("request-1", items).tolist() == sample_ids("request-1", items).tolist()
+
+
+def test_what_is_forgotten_is_new_again() -> None:
+    seen = SeenIds(remember=2)
+    seen.add(np.array([1, 2], dtype=np.uint64))
+    seen.add(np.array([3], dtype=np.uint64))
+    seen.forget(np.array([1, 3, 9], dtype=np.uint64))
+    assert seen.add(np.array([1, 2, 3], dtype=np.uint64)).tolist() == [True, False, True]

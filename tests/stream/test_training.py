@@ -15,9 +15,9 @@ from model.errors import CheckpointError
 from model.example import Example
 from model.learner import Learner
 from model.metrics import log_loss
-from stream.events import Sample, decode_sample, encode_packed
+from stream.events import Sample, decode_sample, encode_packed, sample_ids
 from stream.settings import ArmSettings, Settings, convert
-from stream.training import PREDICTION, Lesson, Training, read_predictions
+from stream.training import PREDICTION, Lesson, Student, Training, read_predictions
 from tests.model.learning import examples
 
 ARMS: list[dict[str, Any]] = [
@@ -37,7 +37,9 @@ def training(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Training:
 
 def lessons(arm: str, count: int = 8, *, seed: int = 0) -> list[Lesson]:
     return [
-        Lesson(arm, f"user-{number}", 1000 + number if number % 2 else 0, example)
+        Lesson(
+            arm, f"user-{number}", 1000 + number if number % 2 else 0, example, sample_ids(f"r{number}", example.items)
+        )
         for number, example in enumerate(examples(count, seed=seed))
     ]
 
@@ -225,6 +227,50 @@ def test_clicks_are_told_once_and_those_of_negatives_never() -> None:
     student = taught.students["own"]
     assert student.take_clicks() == (1001, 1003, 1005)
     assert student.take_clicks() == ()
+
+
+def poisoned(student: Student, key: int) -> None:
+    """Let the vector of one item be so large that no step on it is finite."""
+    state = student.learner.state() | {
+        "item/keys": np.array([key], np.uint64),
+        "item/vectors": np.full((1, 4), 3e38, np.float32),
+        "item/sums": np.zeros(1, np.float32),
+        "item/touched": np.zeros(1, np.bool_),
+    }
+    student.learner.load_state(state)
+
+
+def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_again() -> None:
+    taught, without = training(ARMS[:1]), training(ARMS[:1])
+    student = taught.students["own"]
+    for each in (taught, without):
+        poisoned(each.students["own"], 999)
+    samples = [sample("good"), sample("bad", 999), sample("fine")]
+    taken = [lesson for each in samples if (lesson := taught.take(each)) is not None]
+    assert taught.learn(taken) == {1: ["own"]}
+    assert taught.counts == {"samples": 7, "skipped": 1}
+    for name in ("good", "fine"):
+        lesson = without.take(sample(name))
+        assert lesson is not None
+        assert without.learn([lesson]) == {}
+    assert (student.learner.steps, student.learner.skipped) == (2, 2)
+    dense = [each.students["own"].learner.base("own").tensors for each in (taught, without)]
+    assert all(np.array_equal(dense[0][name], dense[1][name]) for name in dense[0])
+    assert student.take_clicks() == (77, 77), "the culprit's click was not learned"
+    assert taught.take(sample("good")) is None
+    again = taught.take(sample("bad", 999))
+    assert again is not None
+    assert taught.learn([again]) == {0: ["own"]}
+
+
+def test_what_one_arm_could_not_learn_and_another_did_is_a_repeat_when_it_comes_again() -> None:
+    taught = training(ARMS[:2])
+    poisoned(taught.students["own"], 999)
+    lesson = taught.take(sample("bad", 999))
+    assert lesson is not None
+    assert taught.learn([lesson]) == {0: ["own"]}
+    assert taught.students["all"].learner.steps == 1
+    assert taught.take(sample("bad", 999)) is None
 
 
 def test_a_trainer_teaches_the_arms_it_is_told_to() -> None:

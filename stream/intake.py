@@ -107,7 +107,14 @@ class Intake:
 
     def lag(self, task: Task, number: int) -> dict[str, int]:
         """Return topic → records in Kafka, as far as the client has heard, that a task has not worked off."""
-        return {topic: max(0, self._cached_end((topic, number)) - task.offsets[topic]) for topic in self._topics}
+        return {
+            topic: max(0, self._cached_end((topic, number)) - self._worked_off(task, topic, number))
+            for topic in self._topics
+        }
+
+    def left(self, task: Task, number: int) -> int:
+        """Return how many records a task has not worked off of those that were there when it began."""
+        return sum(max(0, task.ends.get(topic, 0) - self._worked_off(task, topic, number)) for topic in self._topics)
 
     def limit_backlogs(self, tasks: Mapping[int, Task]) -> None:
         """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""
@@ -120,6 +127,10 @@ class Intake:
                 elif waiting < _MOST_WAITING // 2 and where in self._paused:
                     self._paused.remove(where)
                     self._consumer.resume([TopicPartition(*where)])
+
+    def _worked_off(self, task: Task, topic: str, number: int) -> int:
+        """Return the next offset to be worked off, beyond what is no record, such as transaction markers."""
+        return task.offsets[topic] if task.backlog(topic) else self._positions.get((topic, number), 0)
 
     def _cached_end(self, where: Where) -> int:
         _, high = self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import TextIO
 
 
 def log(logger: logging.Logger, event: str, level: int = logging.INFO, /, **fields: object) -> None:
@@ -13,9 +14,20 @@ def log(logger: logging.Logger, event: str, level: int = logging.INFO, /, **fiel
 
 def configure(level: str = "INFO") -> None:
     """Send the process's logs to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at the moment: a progress bar puts lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _quoted(value: object) -> str:

@@ -19,6 +19,7 @@ def worker_reading(
     commit_s: float,
     refused: Counter[str],
     models: Mapping[str, tuple[int, int, float]],
+    recovery: tuple[Family, ...] = (),
 ) -> Reading:
     """Return how a worker stands.
 
@@ -33,6 +34,7 @@ def worker_reading(
         commit_s: what the last commit took.
         refused: reason → model updates that were refused for it.
         models: arm → epoch and version that are served, and the seconds since they were taken.
+        recovery: how restoring snapshots and replaying the log stand.
     """
     return Reading(
         done,
@@ -49,6 +51,7 @@ def worker_reading(
             Family("model_epoch", "life of the trainer", {(arm,): m[0] for arm, m in models.items()}, ("arm",)),
             Family("model_version", "version in it", {(arm,): m[1] for arm, m in models.items()}, ("arm",)),
             Family("model_age_seconds", "since it was taken", {(arm,): m[2] for arm, m in models.items()}, ("arm",)),
+            *recovery,
         ),
     )
 

@@ -12,11 +12,11 @@ from state.errors import SnapshotError, StateError
 from state.partition import Partition
 from state.snapshots import Manifest, Snapshots
 from stream.logs import log
+from stream.progress import Progress
 from stream.settings import StateSettings
+from stream.telemetry import Family
 
 _logger = logging.getLogger("samstream.snapshots")
-
-_TELL_S = 2.0
 
 
 class Snapshotter:
@@ -27,16 +27,19 @@ class Snapshotter:
 
     Args:
         settings: where to, how often, how many are kept.
-        alive: called while a restore goes on.
+        alive: called while a restore goes on, with how it stands.
     """
 
-    def __init__(self, settings: StateSettings, alive: Callable[[], None]) -> None:
+    def __init__(self, settings: StateSettings, alive: Callable[[tuple[Family, ...]], None]) -> None:
         self._settings = settings
         self._alive = alive
         self._stores: dict[int, Snapshots] = {}
         self._due: dict[int, float] = {}
         self._storing: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
+        self._restored_bytes = 0
+        self._ratios: dict[int, float] = {}
+        self._restore_s = 0.0
         self.counts: Counter[str] = Counter()
         """Snapshots stored, and failed."""
 
@@ -69,6 +72,7 @@ class Snapshotter:
     def forget(self, number: int) -> None:
         """Take note that a partition was given back."""
         self._due.pop(number, None)
+        self._ratios.pop(number, None)
 
     def restore(self, number: int, directory: Path) -> Manifest | None:
         """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none."""
@@ -76,24 +80,42 @@ class Snapshotter:
             return None
         store = self._store_of(number)
         for snapshot in reversed(store.numbers()):
-            began = time.monotonic()
             try:
-                manifest = store.restore(snapshot, directory, _Tell(number, self._alive))
+                return self._restore(store, number, snapshot, directory)
             except SnapshotError as error:
                 self.counts["snapshots_refused"] += 1
                 log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
-                continue
-            log(
-                _logger,
-                "restored",
-                partition=number,
-                snapshot=snapshot,
-                megabytes=manifest.size / 1e6,
-                seconds=time.monotonic() - began,
-                age_s=time.time() - manifest.taken_ms / 1000,
-            )
-            return manifest
         return None
+
+    def _restore(self, store: Snapshots, number: int, snapshot: int, directory: Path) -> Manifest:
+        size = store.manifest(snapshot).size
+        progress = Progress(_logger, "restoring", "bytes", size, partition=number, snapshot=snapshot)
+        before = self._restored_bytes
+
+        def reached(done: int, _total: int) -> None:
+            progress.reach(done)
+            self._restored_bytes, self._ratios[number] = before + done, progress.ratio
+            self._restore_s = progress.seconds
+            self._alive(self.families())
+
+        try:
+            manifest = store.restore(snapshot, directory, reached)
+        finally:
+            progress.close()
+        age_s = time.time() - manifest.taken_ms / 1000
+        where = {"partition": number, "snapshot": snapshot}
+        log(_logger, "restored", **where, bytes=manifest.size, seconds=progress.seconds, age_s=age_s)
+        self.counts["restored"] += 1
+        return manifest
+
+    def families(self) -> tuple[Family, ...]:
+        """Return how restoring stands."""
+        ratios: dict[tuple[str, ...], float] = {(str(number),): ratio for number, ratio in self._ratios.items()}
+        return (
+            Family("restore_bytes", "read from snapshots to restore them", {(): self._restored_bytes}, counter=True),
+            Family("restored_ratio", "share of a partition's snapshot that is here", ratios, ("partition",)),
+            Family("restore_seconds", "what the last restore has taken", {(): self._restore_s}),
+        )
 
     def close(self) -> None:
         """Wait for the snapshot that is on its way."""
@@ -119,18 +141,3 @@ class Snapshotter:
         if number not in self._stores:
             self._stores[number] = Snapshots(self._settings.snapshots, number, keep=self._settings.snapshots_kept)
         return self._stores[number]
-
-
-class _Tell:
-    """Logs how far a restore is, every few seconds."""
-
-    def __init__(self, number: int, alive: Callable[[], None]) -> None:
-        self._number = number
-        self._alive = alive
-        self._next = time.monotonic() + _TELL_S
-
-    def __call__(self, done: int, total: int) -> None:
-        if (now := time.monotonic()) >= self._next:
-            self._next = now + _TELL_S
-            self._alive()
-            log(_logger, "restoring", partition=self._number, megabytes=done / 1e6, of=total / 1e6)

@@ -6,8 +6,8 @@ crash is not scored again, since what is learned must be what was shown.
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -35,6 +35,7 @@ class Start:
         answered: the group has answered the impressions below this offset.
         impressions_end: the impressions below this offset were there at the start.
         overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
+        ends: topic → where it ended at the start.
     """
 
     offsets: dict[str, int]
@@ -43,9 +44,16 @@ class Start:
     answered: int
     impressions_end: int
     overtaken: bool = False
+    ends: dict[str, int] = field(default_factory=dict)
 
 
-def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mapping[str, int]) -> Start:
+def find_start(
+    consumer: Consumer,
+    settings: Settings,
+    number: int,
+    kept: Mapping[str, int],
+    alive: Callable[[], None] = lambda: None,
+) -> Start:
     """Find out how to begin on a partition number.
 
     Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
@@ -57,6 +65,7 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
         settings: the configuration.
         number: the partition number.
         kept: topic → offset, as the state has them; empty when there is none.
+        alive: called while answers are read.
 
     Raises:
         WorkerError: when the state is ahead of Kafka or of other topics, or Kafka has removed what comes next for it.
@@ -86,8 +95,8 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
         elif wanted < low and topic != topics.scores:
             _heed_gap(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
-    answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
-    return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
+    answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
+    return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken, ends)
 
 
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:
@@ -122,7 +131,7 @@ def _heed_gap(topic: str, number: int, kept: int, low: int, settings: Settings) 
     log(_logger, "gap", logging.WARNING, topic=topic, partition=number, skipped=low - kept, oldest=low)
 
 
-def _answers(settings: Settings, begin: TopicPartition) -> tuple[dict[str, Score], int]:
+def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None]) -> tuple[dict[str, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
     reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
     answers: dict[str, Score] = {}
@@ -138,6 +147,7 @@ def _answers(settings: Settings, begin: TopicPartition) -> tuple[dict[str, Score
                     raise WorkerError(f"could not read {begin.topic} from {position} to {end}: is Kafka reachable?")
                 continue
             deadline = time.monotonic() + _WAIT_S
+            alive()
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     # The end was reached over records that are not delivered, such as transaction markers.

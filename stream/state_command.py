@@ -75,11 +75,16 @@ def _restore(arguments: argparse.Namespace, settings: Settings, console: Console
             store = _store(settings, number)
             for snapshot in [arguments.snapshot] if arguments.snapshot else reversed(store.numbers()):
                 task = progress.add_task(f"partition {number}, snapshot {snapshot}", total=None)
+                began = time.monotonic()
                 try:
-                    store.restore(
+                    manifest = store.restore(
                         snapshot,
                         path,
                         lambda done, total, t=task: progress.update(t, completed=done, total=total),  # type: ignore[misc]
+                    )
+                    took = time.monotonic() - began
+                    console.print(
+                        f"partition {number}: snapshot {snapshot} restored, {_megabytes(manifest.size)} in {took:.1f} s"
                     )
                     break
                 except SnapshotError as error:

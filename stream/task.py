@@ -136,6 +136,11 @@ class Task:
         return self._offsets | ({} if self._answers else {self._topics.scores: self._answers_end})
 
     @property
+    def ends(self) -> dict[str, int]:
+        """Topic → where it ended when work on it began."""
+        return self._start.ends
+
+    @property
     def partition(self) -> Partition:
         """The state."""
         return self._partition

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -82,10 +82,17 @@ class Telemetry(Collector):
                 self._progressed = self._published
             self._reading = reading
 
-    def alive(self) -> None:
-        """Take note that the job is busy with something long that goes well, such as restoring a snapshot."""
+    def alive(self, families: tuple[Family, ...] = ()) -> None:
+        """Take note that the job is busy with something long that goes well, such as restoring a snapshot.
+
+        Args:
+            families: how that stands; they take the place of those of the same names.
+        """
+        names = {family.name for family in families}
         with self._lock:
             self._published = self._progressed = self._clock()
+            kept = tuple(family for family in self._reading.families if family.name not in names)
+            self._reading = replace(self._reading, families=kept + families)
 
     def trouble(self) -> str:
         """Say what is wrong; nothing when all is well."""

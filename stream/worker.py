@@ -18,6 +18,7 @@ from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
 from stream.arms import Answer, Arms
+from stream.catchup import CatchUp
 from stream.deadletters import dead_letter
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
@@ -58,6 +59,7 @@ class Worker:
         self._sender = Sender(settings.kafka)
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
+        self._catch_up = CatchUp()
         self._commit_s = 0.0
         self._processed = 0
         self._consumer: Consumer = consumer(
@@ -133,6 +135,8 @@ class Worker:
         # Kafka has mostly acknowledged everything by itself; only a commit that is late waits for it.
         if overdue >= 0 and (not self._sender.waiting or overdue >= self._settings.worker.commit_interval_s):
             self.commit()
+        if self._catch_up.active:
+            self._catch_up.note(self._left())
         if now >= self._next_reading:
             self._next_reading = now + _READING_S
             self._telemetry.publish(self._reading(now))
@@ -199,7 +203,11 @@ class Worker:
                 arm: (*scorer.version, now - self._feed.taken.get(arm, now))
                 for arm, scorer in self._arms.scorers.items()
             },
+            recovery=(*self._snapshotter.families(), *self._catch_up.families()),
         )
+
+    def _left(self) -> int:
+        return sum(self._intake.left(task, number) for number, task in self._tasks.items())
 
     def _answer(self, requests: list[tuple[int, Request]]) -> None:
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
@@ -254,7 +262,7 @@ class Worker:
         for number in numbers:
             partition = self._open(number)
             try:
-                start = find_start(consumer, self._settings, number, partition.offsets)
+                start = find_start(consumer, self._settings, number, partition.offsets, self._telemetry.alive)
             except BaseException:
                 partition.close()
                 raise
@@ -265,6 +273,7 @@ class Worker:
         self._intake.begin(starts)
         recovered = sum(task.recoverable for task in self._tasks.values())
         log(_logger, "assigned", partitions=",".join(map(str, numbers)), answers_recovered=recovered)
+        self._catch_up.begin(numbers, self._left())
 
     def _open(self, number: int) -> Partition:
         state = self._settings.state
@@ -307,6 +316,7 @@ class Worker:
             self._asked.pop(number, None)
             self._snapshotter.forget(number)
         self._tasks.clear()
+        self._catch_up.forget()
         self._intake.forget()
 
     def _commit_offsets(self, offsets: list[TopicPartition], *, wait: bool) -> None:

@@ -118,3 +118,17 @@ def test_an_address_that_is_taken_is_named_and_none_serves_nothing(telemetry: Te
     nothing = Server("", telemetry)
     assert nothing.port == 0
     nothing.close()
+
+
+def test_a_job_that_is_busy_tells_how_that_stands_beside_what_it_told_last(
+    telemetry: Telemetry, server: Server
+) -> None:
+    def ratio(value: float) -> Family:
+        return Family("restored_ratio", "", {("1",): value}, ("partition",))
+
+    telemetry.publish(Reading(43, 7, (Family("partitions", "", {(): 2}), ratio(0.1))))
+    telemetry.alive((ratio(0.5),))
+    found = metrics(server)
+    assert found["samstream_restored_ratio", "1"] == 0.5
+    assert found["samstream_partitions",] == 2
+    assert found["samstream_lag_records", "worker"] == 7

@@ -5,7 +5,8 @@ A partition's snapshots share what they have in common, since most of RocksDB's 
     <location>/partition-00003/files/<XXH3-128 of the content>
     <location>/partition-00003/00000017.json      the manifest: file name → size and checksum; offsets
 
-The manifest is written last: a snapshot without one does not exist.
+The manifest is written last: a snapshot without one does not exist. A file that was cut short is known by its size.
+Of the place nothing is asked but to list, read, write and remove files; it may know no directories and no renaming.
 """
 
 import posixpath
@@ -85,12 +86,16 @@ class Snapshots:
         self._known: dict[tuple[str, int, int], StoredFile] = {}
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the snapshots there are, oldest first."""
+        """Return the numbers of the snapshots there are, oldest first.
+
+        Raises:
+            SnapshotError: when the location cannot be listed.
+        """
         try:
-            names = self._files.ls(self._root, detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        stems = [posixpath.basename(name).removesuffix(".json") for name in names if name.endswith(".json")]
+            names = self._sizes(self._root)
+        except Exception as error:  # each kind of store has errors of its own, here and below
+            raise SnapshotError(f"cannot list the snapshots in {self._root}: {error!r}") from error
+        stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def save(self, directory: Path, offsets: dict[str, int]) -> int:
@@ -103,8 +108,10 @@ class Snapshots:
         """
         try:
             return self._save(directory, offsets)
-        except OSError as error:
-            raise SnapshotError(f"cannot write a snapshot to {self._root}: {error}") from error
+        except SnapshotError:
+            raise
+        except Exception as error:
+            raise SnapshotError(f"cannot write a snapshot to {self._root}: {error!r}") from error
 
     def manifest(self, number: int) -> Manifest:
         """Read a snapshot's manifest.
@@ -115,7 +122,7 @@ class Snapshots:
         try:
             content: bytes = self._files.cat_file(self._manifest(number))
             manifest = msgspec.json.decode(content, type=Manifest)
-        except (OSError, msgspec.MsgspecError, ValueError) as error:
+        except Exception as error:
             raise SnapshotError(f"snapshot {number} of partition {self._number}: {error}") from None
         if manifest.sealed() != manifest:
             raise SnapshotError(f"snapshot {number} of partition {self._number}: its manifest is damaged")
@@ -161,16 +168,14 @@ class Snapshots:
     def _save(self, directory: Path, offsets: dict[str, int]) -> int:
         self._files.makedirs(posixpath.join(self._root, "files"), exist_ok=True)
         numbers = self.numbers()
-        stored = {posixpath.basename(name) for name in self._files.ls(self._content(""), detail=False, refresh=True)}
+        stored = self._sizes(posixpath.join(self._root, "files"))
         files = {}
         for path in sorted(directory.iterdir()):
             files[path.name] = file = self._described(path)
-            if file.checksum not in stored:
-                # Written beside its place: an upload that ends half way must not pass for the file.
-                beside = self._content(f"{file.checksum}.half")
-                self._files.put_file(str(path), beside)
-                self._files.mv(beside, self._content(file.checksum))
-                stored.add(file.checksum)
+            # A writer that died may have left only the head of it.
+            if stored.get(file.checksum) != file.size:
+                self._files.put_file(str(path), self._content(file.checksum))
+                stored[file.checksum] = file.size
         number = max(numbers, default=0) + 1
         manifest = Manifest(
             format=FORMAT,
@@ -197,8 +202,19 @@ class Snapshots:
             if checksum not in wanted and self._age_s(self._content(checksum)) > _YOUNG_S:
                 self._files.rm_file(self._content(checksum))
 
+    def _sizes(self, place: str) -> dict[str, int]:
+        """Return name → bytes of the files in a place; none where nothing was ever written."""
+        try:
+            listed = self._files.ls(place, detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        return {posixpath.basename(each["name"]): each["size"] for each in listed if each["type"] == "file"}
+
     def _age_s(self, path: str) -> float:
-        modified: datetime = self._files.modified(path)
+        try:
+            modified: datetime = self._files.modified(path)
+        except NotImplementedError:
+            return 0.0
         return time.time() - modified.timestamp()
 
     def _described(self, path: Path) -> StoredFile:
@@ -231,7 +247,7 @@ class Snapshots:
                     finally:
                         if target is not None:
                             target.close()
-            except OSError as error:
+            except Exception as error:
                 raise SnapshotError(f"{name} of partition {self._number}: {error}") from None
             if (size, digest.hexdigest()) != (file.size, file.checksum):
                 raise SnapshotError(f"{name} of partition {self._number} is damaged: {size} bytes, not {file.size}")

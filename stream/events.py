@@ -66,7 +66,8 @@ class Score(Struct, frozen=True):
 
     `items` and `probabilities` keep the order of the impression's candidates; `order` holds indices into them, best
     first. `epoch` and `version` name the model state of `arm` that answered, `seen` is how many behaviours of the
-    user it knew (the running count; of which the newest 1000 or so were read).
+    user it knew (the running count; of which the newest 1000 or so were read). `read_to` is the offset in its partition
+    of `behaviors` up to which they were folded.
     """
 
     request_id: str
@@ -81,6 +82,7 @@ class Score(Struct, frozen=True):
     slots: int
     seen: int
     spent_ms: Spent
+    read_to: int = 0
 
     def __post_init__(self) -> None:
         """Refuse an order that is none.

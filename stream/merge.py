@@ -43,6 +43,14 @@ class Merge(Generic[T]):
         """Take an event of a topic, with its time (any unit, the same for all)."""
         self._queues[topic].append((time, event))
 
+    def pop(self, topic: str) -> T:
+        """Take the first event of one topic, out of the order of time.
+
+        Raises:
+            IndexError: when there is none in hand.
+        """
+        return self._queues[topic].popleft()[1]
+
     def drain(self, at_end: Callable[[str], bool], now: float, limit: int, *, strict: bool = False) -> Iterator[T]:
         """Yield up to `limit` events that may be processed, oldest first.
 

@@ -34,6 +34,7 @@ class Start:
         answers_end: the offset in `scores` behind them.
         answered: the group has answered the impressions below this offset.
         impressions_end: the impressions below this offset were there at the start.
+        behaviors_end: the behaviours below this offset were there at the start.
         overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
     """
 
@@ -42,6 +43,7 @@ class Start:
     answers_end: int
     answered: int
     impressions_end: int
+    behaviors_end: int
     overtaken: bool = False
 
 
@@ -87,7 +89,9 @@ def find_start(consumer: Consumer, settings: Settings, number: int, kept: Mappin
             _heed_gap(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]))
-    return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken)
+    return Start(
+        offsets, answers, answers_end, answered, ends[topics.impressions], ends[topics.behaviors], overtaken=overtaken
+    )
 
 
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:

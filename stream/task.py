@@ -6,9 +6,10 @@ each answer, `settle` to collect what the windows decided, `commit` to make all 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +50,14 @@ Event = Behavior | Impression | Click
 class Request:
     """An impression to be scored, with the sequence as it stands.
 
-    `seen` is the user's running count of behaviours, `state_ms` what reading the sequence took.
+    `seen` is the user's running count of behaviours, `read_to` the offset up to which they were folded, `state_ms`
+    what reading the sequence took.
     """
 
     impression: Impression
     example: Example
     seen: int
+    read_to: int
     record: Record
     state_ms: float
 
@@ -115,6 +118,7 @@ class Task:
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }
+        self._held: list[tuple[Record, Event | Exception]] = []
         self._last: dict[str, int] = {}
         self._fresh: dict[str, bytearray] = {}
         self._requests: list[Request] = []
@@ -166,7 +170,7 @@ class Task:
     @property
     def in_hand(self) -> int:
         """Records that were added and are not processed yet."""
-        return len(self._merge)
+        return len(self._merge) + len(self._held)
 
     def backlog(self, topic: str) -> int:
         """Return how many records of a topic were added and are not processed yet."""
@@ -210,7 +214,7 @@ class Task:
             self._active = now
         # Answers given before find the sequence that they were given for only in the order of then.
         strict = bool(self._answers) or not drained
-        for record, event in self._merge.drain(at_end, now, limit, strict=strict):
+        for record, event in self._released(self._merge.drain(at_end, now, limit, strict=strict)):
             self._active = now
             self.changed = True
             self.processed += 1
@@ -241,7 +245,7 @@ class Task:
     def waits_idle(self, now: float) -> bool:
         """Say whether windows wait for an event time that no record brings: ask Kafka, then `pass_time`."""
         silent = self._active is not None and now - self._active > self._settings.idle_s
-        return silent and self._joiner.waiting and not len(self._merge)
+        return silent and self._joiner.waiting and not self.in_hand
 
     def pass_time(self, now: float) -> None:
         """Let event time run on at the speed of the wall clock; only for a partition known to be read to its end."""
@@ -279,6 +283,28 @@ class Task:
         """Close the state; what was not committed is dropped and will be read again."""
         self._partition.close()
 
+    def _released(
+        self, in_order: Iterable[tuple[Record, Event | Exception]]
+    ) -> Iterator[tuple[Record, Event | Exception]]:
+        """Yield records in order; before an impression that was answered once, all behaviours that its answer knew.
+
+        The impression may have reached Kafka after behaviours that are younger by their time.
+        """
+        for record, event in chain(self._held, in_order):
+            known = self._known_to_its_answer(event)
+            while self._offsets[self._topics.behaviors] < known:
+                self._held = [(record, event)]
+                if not self._merge.backlog(self._topics.behaviors):
+                    return
+                yield self._merge.pop(self._topics.behaviors)
+            self._held = []
+            yield record, event
+
+    def _known_to_its_answer(self, event: Event | Exception) -> int:
+        """Return the offset of `behaviors` up to which the answer given before to an impression had read."""
+        given = self._answers.get(event.request_id) if isinstance(event, Impression) else None
+        return min(given.read_to, self._start.behaviors_end) if given else 0
+
     def _behavior(self, event: Behavior) -> None:
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
         self._fresh.setdefault(event.user, bytearray()).extend(packed)
@@ -307,7 +333,8 @@ class Task:
         state_ms = (time.perf_counter() - began) * 1000
         items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
         example = Example(sequence, event.ts, items, categories)
-        self._requests.append(Request(event, example, sequences.count(event.user), record, state_ms))
+        read_to = self._offsets[self._topics.behaviors]
+        self._requests.append(Request(event, example, sequences.count(event.user), read_to, record, state_ms))
         self._counts["impressions"] += 1
 
     def _open(self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer) -> None:
@@ -320,7 +347,7 @@ class Task:
             ts=impression.ts,
             epoch=answer.epoch,
             version=answer.version,
-            # A recovered answer may know behaviours that Kafka no longer has.
+            # A recovered answer may have counted behaviours that Kafka no longer has.
             seen=min(seen, self._partition.sequences.count(impression.user)),
             slots=impression.slots,
             items=[candidate.item for candidate in impression.candidates],

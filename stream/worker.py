@@ -295,7 +295,12 @@ class Worker:
             logging.WARNING,
             partitions=",".join(sorted({str(known.partition) for known in partitions})),
         )
-        self._release(commit=False)
+        try:
+            # Whoever has them next reads in `scores` what was answered: no answer may come after it has read.
+            self._sender.flush()
+            self._release(commit=False)
+        except Exception as error:
+            self._failure = error
 
     def _release(self, *, commit: bool) -> None:
         if commit:
@@ -339,6 +344,7 @@ def _score(request: Request, answer: Answer, spent: Spent) -> Score:
         slots=min(impression.slots, len(impression.candidates)),
         seen=request.seen,
         spent_ms=spent,
+        read_to=request.read_to,
     )
 
 

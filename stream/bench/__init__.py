@@ -1,0 +1,4 @@
+"""Benchmarks: both sides in one run, medians with spread, targets beside what was reached."""
+
+BENCHES: dict[str, str] = {}
+"""Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""

@@ -17,7 +17,7 @@ Label = Annotated[str, Meta(max_length=256)]
 Millis = Annotated[int, Meta(ge=0, le=2**48)]
 
 
-class Behavior(Struct, frozen=True):
+class Behavior(Struct, frozen=True, gc=False):
     """`user` did `action` with `item` of `category` at `ts`. The only event that changes a sequence."""
 
     user: Id
@@ -27,7 +27,7 @@ class Behavior(Struct, frozen=True):
     action: Label = "view"
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """An item to rank."""
 
     item: Id
@@ -44,7 +44,7 @@ class Impression(Struct, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
 
 
-class Click(Struct, frozen=True):
+class Click(Struct, frozen=True, gc=False):
     """In request `request_id`, `user` clicked `item` at `ts`. The only source of labels."""
 
     request_id: Id

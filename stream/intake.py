@@ -66,24 +66,30 @@ class Intake:
         Raises:
             WorkerError: when Kafka no longer has what comes next, or refuses this client.
         """
+        reached: dict[Where, int] = {}
+        ended: dict[Where, int] = {}
         for message in messages:
-            number = message.partition()
-            where = message.topic() or "", -1 if number is None else number
-            task = tasks.get(where[1])
             if (error := message.error()) is not None:
+                number = message.partition()
+                where = message.topic() or "", -1 if number is None else number
                 if error.code() != KafkaError._PARTITION_EOF:
                     _heed(error, where)
-                elif task is not None:
-                    # Beyond the last record where transaction markers follow it.
-                    self._positions[where] = max(self._positions[where], message.offset() or 0)
-                    self._fetched.add(where)
-                    self._ends.add(where)
-            elif task is not None:
-                record = to_record(message)
-                self._positions[where] = record.offset + 1
-                self._fetched.add(where)
-                self._ends.discard(where)
+                elif where[1] in tasks:
+                    ended[where] = message.offset() or 0
+                continue
+            record = to_record(message)
+            task = tasks.get(record.partition)
+            if task is not None:
                 task.add(record)
+                reached[record.topic, record.partition] = record.offset + 1
+        self._positions |= reached
+        self._ends -= reached.keys()
+        for where, offset in ended.items():
+            # Beyond the last record where transaction markers follow it; before it where records came after the end.
+            if offset >= self._positions[where]:
+                self._positions[where] = offset
+                self._ends.add(where)
+        self._fetched |= reached.keys() | ended.keys()
 
     def at_end(self, topic: str, number: int) -> bool:
         """Say whether a partition has been read to its end, as far as the client has heard."""

@@ -102,11 +102,15 @@ def is_final(error: KafkaError) -> bool:
 
 def to_record(message: Message) -> Record:
     """Return a consumed message as a plain value."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+    # A message without an error has them all.
+    return Record(
+        message.topic(),  # type: ignore[arg-type]
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+    )
 
 
 class Sender:

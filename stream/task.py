@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.example import Example
-from state.behavior import action_key, category_key, from_bytes, item_key, pack
+from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from state.partition import Partition
 from stream.arms import Answer
 from stream.errors import WorkerError
@@ -100,6 +100,7 @@ class Task:
         self._offsets = dict(start.offsets)
         self._added = dict(start.offsets)
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
+        self._max_future_ms = settings.max_future_s * 1000
         if start.overtaken:
             # Another worker went on from here: what is open of its windows is found in `scores`.
             for key, _ in list(partition.pending.items()):
@@ -132,6 +133,7 @@ class Task:
         self.processed = 0
         """Records worked off."""
         self._counts: Counter[str] = Counter()
+        self._behaviors = 0
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -143,6 +145,11 @@ class Task:
     def partition(self) -> Partition:
         """The state."""
         return self._partition
+
+    def sequence(self, user: str) -> BehaviorArray:
+        """Return the user's sequence as it stands, (L,) behaviours, oldest first."""
+        self._append(user)
+        return self._partition.sequences.read(user)
 
     @property
     def recoverable(self) -> int:
@@ -162,6 +169,7 @@ class Task:
     def counts(self) -> Counter[str]:
         """What happened, by name; for logs and metrics."""
         return self._counts + Counter(
+            behaviors=self._behaviors,
             duplicate_clicks=self._joiner.duplicate_clicks,
             duplicate_impressions=self._joiner.duplicate_impressions,
             released_unaligned=self._merge.forced,
@@ -212,29 +220,34 @@ class Task:
         self._wall_ms = wall_ms
         if self._active is None:
             self._active = now
+        before = self.processed
         # Answers given before find the sequence that they were given for only in the order of then.
         strict = bool(self._answers) or not drained
-        for record, event in self._released(self._merge.drain(at_end, now, limit, strict=strict)):
-            self._active = now
-            self.changed = True
-            self.processed += 1
+        in_order: Iterable[tuple[Record, Event | Exception]] = self._merge.drain(at_end, now, limit, strict=strict)
+        if self._answers:
+            in_order = self._released(in_order)
+        for record, event in in_order:
             self._offsets[record.topic] = record.offset + 1
+            self.processed += 1
             if isinstance(event, Exception):
                 self._refuse(record, str(event))
                 continue
-            self._event_time = max(self._event_time, event.ts)
+            if event.ts > self._event_time:
+                self._event_time = event.ts
             if isinstance(event, Behavior):
                 self._behavior(event)
             elif isinstance(event, Impression):
                 self._impression(event, record)
+                if len(self._requests) >= _REQUESTS:
+                    break
             else:
                 self._take(self._joiner.click(event, record))
                 self._counts["clicks"] += 1
-            if len(self._requests) >= _REQUESTS:
-                break
+        if self.processed > before:
+            self._active = now
+            self.changed = True
         if self._offsets[self._topics.impressions] >= self._start.impressions_end:
             self._answers.clear()
-        self._append_all()
         requests, self._requests = self._requests, []
         return requests
 
@@ -275,6 +288,7 @@ class Task:
 
     def commit(self) -> None:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
+        self._append_all()
         self._joiner.save()
         self._partition.commit(self.offsets)
         self.changed = False
@@ -307,11 +321,13 @@ class Task:
 
     def _behavior(self, event: Behavior) -> None:
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
-        self._fresh.setdefault(event.user, bytearray()).extend(packed)
-        self._counts["behaviors"] += 1
+        if known := self._fresh.get(event.user):
+            known += packed
+        else:
+            self._fresh[event.user] = bytearray(packed)
+        self._behaviors += 1
 
     def _impression(self, event: Impression, record: Record) -> None:
-        self._append(event.user)
         categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
         given = self._answers.get(event.request_id)
         if given is not None and (given.user, given.items) == (
@@ -319,6 +335,7 @@ class Task:
             [candidate.item for candidate in event.candidates],
         ):
             del self._answers[event.request_id]
+            self._append(event.user)
             self._open(event, categories, given.seen, Answer.given(given))
             self._counts["answers_recovered"] += 1
             return
@@ -329,7 +346,7 @@ class Task:
             return
         sequences = self._partition.sequences
         began = time.perf_counter()
-        sequence = sequences.read(event.user)
+        sequence = self.sequence(event.user)
         state_ms = (time.perf_counter() - began) * 1000
         items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
         example = Example(sequence, event.ts, items, categories)
@@ -365,7 +382,7 @@ class Task:
         if self._partition_of(record.key) != record.partition:
             raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
         # Against the record's own time, not the wall clock: folding the log again must give the same.
-        if event.ts > record.timestamp + self._settings.max_future_s * 1000:
+        if event.ts > record.timestamp + self._max_future_ms:
             raise ValueError(f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp")
         if isinstance(event, Impression):
             if record.value is not None and len(record.value) > _IMPRESSION_BYTES:
@@ -405,6 +422,7 @@ class Task:
         items = [pending.items[index] for index in indices]
         ranks = [pending.ranks[index] for index in indices]
         probabilities = [pending.probabilities[index] for index in indices]
+        self._append(pending.user)
         sequence = self._partition.sequences.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._partition.meta.length):
             self._counts["sequences_cut"] += 1

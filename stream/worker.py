@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
+from stream import garbage
 from stream.arms import Answer, Arms
 from stream.deadletters import dead_letter
 from stream.events import Score, Spent, encode_json, encode_packed
@@ -92,6 +93,7 @@ class Worker:
         self._consumer.subscribe(
             list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
+        garbage.tame()
         log(_logger, "started", group=self._settings.worker.group, arms=",".join(self._arms.scorers))
         try:
             while not stop.is_set():

@@ -182,7 +182,7 @@ class Bench:
 
     def items(self, user: str = USER) -> list[int]:
         """The user's items, oldest first, as keys."""
-        return keys_in(self.partition.sequences.read(user).tobytes())
+        return keys_in(self.task.sequence(user).tobytes())
 
     def close(self) -> None:
         self.task.close()
@@ -300,7 +300,7 @@ def test_behaviours_fold_to_the_byte_whatever_the_batches_and_the_crashes(
         bench.task.commit()
         for user, (count, packed) in by_hand(log.records).items():
             assert bench.partition.sequences.count(user) == count
-            assert bench.partition.sequences.read(user).tobytes() == packed
+            assert bench.task.sequence(user).tobytes() == packed
         bench.close()
         assert dump(piecewise) == dump(whole)
 

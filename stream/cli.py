@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="the picture (default bench-NAME.png)")
     bench.add_argument("--broker", default="embedded", help=_BROKER)
+    bench.add_argument(
+        "--peer-python", default=sys.executable, metavar="FILE", help="the Python that has other systems installed"
+    )
     bench.add_argument("--quick", action="store_true", help="small sizes and few repeats: to see that it runs")
     return parser
 

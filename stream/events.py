@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Annotated[str, Meta(max_length=256)]
+Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Millis = Annotated[int, Meta(ge=0, le=2**48)]
 
 
@@ -72,15 +73,15 @@ class Score(Struct, frozen=True):
 
     request_id: str
     user: str
-    ts: int
+    ts: Millis
     arm: str
-    epoch: int
-    version: int
+    epoch: Natural
+    version: Natural
     items: list[str]
     probabilities: list[float]
     order: list[int]
-    slots: int
-    seen: int
+    slots: Natural
+    seen: Natural
     spent_ms: Spent
     read_to: int = 0
 

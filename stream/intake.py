@@ -7,7 +7,8 @@ from contextlib import suppress
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.errors import WorkerError
-from stream.kafka import is_final, to_record
+from stream.hearing import Hearing, is_final
+from stream.kafka import to_record
 from stream.logs import log
 from stream.task import Task
 
@@ -29,10 +30,12 @@ class Intake:
     Args:
         consumer: manually assigned, with `enable.partition.eof`.
         topics: the input topics.
+        hearing: what the consumer hears of its connections.
     """
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str]) -> None:
+    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing) -> None:
         self._consumer = consumer
+        self._hearing = hearing
         self._topics = topics
         self._positions: dict[Where, int] = {}
         self._fetched: set[Where] = set()
@@ -53,11 +56,18 @@ class Intake:
             known.clear()
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first."""
+        """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first.
+
+        Raises:
+            KafkaClientError: when Kafka refuses this client.
+        """
+        self._hearing.check()
         messages = self._consumer.consume(FETCH, 0)
         if not messages:
             first = self._consumer.poll(timeout_s)
             messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
+        if messages:
+            self._hearing.answered()
         return messages
 
     def hand_out(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:

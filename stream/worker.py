@@ -23,6 +23,7 @@ from stream.deadletters import dead_letter
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
+from stream.hearing import Hearing
 from stream.intake import FETCH, Intake
 from stream.kafka import Sender, consumer, to_record
 from stream.logs import log
@@ -61,6 +62,7 @@ class Worker:
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._commit_s = 0.0
         self._processed = 0
+        hearing = Hearing(settings.kafka)
         self._consumer: Consumer = consumer(
             settings.kafka,
             {
@@ -69,10 +71,11 @@ class Worker:
                 # Offsets are the state's: to jump elsewhere would fold other records, or none.
                 "auto.offset.reset": "error",
             },
+            hearing,
         )
         self._partitions = 0
         self._tasks: dict[int, Task] = {}
-        self._intake = Intake(self._consumer, self._inputs)
+        self._intake = Intake(self._consumer, self._inputs, hearing)
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S

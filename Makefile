@@ -3,10 +3,12 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+AUDIT := .venv/audit
+AUDITOR := pip-audit==2.10.1
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint clean
+.PHONY: help demo test faults lint audit clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +26,13 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(READY)  ## look the pinned packages up among known vulnerabilities
+	@# An environment of its own: it brings some thirty packages that samstream has no use for.
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check $(AUDITOR); } || \
+	echo "== $(AUDITOR) cannot be installed, so the dependencies were NOT audited =="
+	@test ! -x $(AUDIT)/bin/pip-audit || $(AUDIT)/bin/python .ci/audit.py constraints.txt
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

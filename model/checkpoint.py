@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from msgspec import Struct
+from msgspec import Meta, Struct
 from safetensors import SafetensorError
 from xxhash import xxh3_128_hexdigest
 
@@ -31,6 +31,9 @@ _MANIFEST = "manifest.json"
 _SEEN = "seen.safetensors"
 _HALF = ".half"
 _REFUSED = ".refused"
+
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.+-]{1,128}\Z")]
+"""Of an arm; it becomes part of a file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     epoch: int
     offsets: dict[int, int]
     counts: dict[str, int]
-    progress: dict[str, dict[str, Any]]
+    progress: dict[Name, dict[str, Any]]
     files: dict[str, _File]
     checksum: str = ""
     """XXH3-128 of the manifest's own JSON with this field empty."""
@@ -250,6 +253,8 @@ def _read_manifest(path: Path) -> _Manifest:
 
 def _read(path: Path, file: _File) -> Tensors:
     try:
+        if (found := path.stat().st_size) != file.size:  # before memory is taken for it
+            raise CheckpointError(f"{path.name} is damaged: {found} bytes, {file.size} were written")
         content = path.read_bytes()
         if len(content) != file.size or xxh3_128_hexdigest(content) != file.checksum:
             raise CheckpointError(f"{path.name} is damaged: {len(content)} bytes, {file.size} were written")

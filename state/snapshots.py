@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from xxhash import xxh3_128
 
 from state.errors import SnapshotError
@@ -28,6 +28,11 @@ FORMAT = 1
 
 _BLOCK = 1 << 20
 _YOUNG_S = 3600.0
+_MANIFEST_BYTES = 16 << 20
+"""More than any manifest of ours: some hundred bytes a file."""
+
+Checksum = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes to be done."""
@@ -38,10 +43,10 @@ def _nobody(_done: int, _total: int) -> None:
 
 
 class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """One file: its size in bytes and the XXH3-128 of its content, in hexadecimal."""
+    """One file: its size in bytes and the XXH3-128 of its content, in hexadecimal, by which it is stored."""
 
-    size: int
-    checksum: str
+    size: Annotated[int, Meta(ge=0)]
+    checksum: Checksum
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,7 +56,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     partition: int
     taken_ms: int
     offsets: dict[str, int]
-    files: dict[str, StoredFile]
+    files: dict[FileName, StoredFile]
     checksum: str = ""
     """XXH3-128 of the manifest's own JSON with this field empty."""
 
@@ -120,7 +125,7 @@ class Snapshots:
             SnapshotError: when it is not there, not whole, or of another format.
         """
         try:
-            content: bytes = self._files.cat_file(self._manifest(number))
+            content: bytes = self._files.cat_file(self._manifest(number), end=_MANIFEST_BYTES)
             manifest = msgspec.json.decode(content, type=Manifest)
         except Exception as error:
             raise SnapshotError(f"snapshot {number} of partition {self._number}: {error}") from None
@@ -131,8 +136,6 @@ class Snapshots:
                 f"snapshot {number} is of partition {manifest.partition} in format {manifest.format}; wanted are"
                 f" partition {self._number} and format {FORMAT}"
             )
-        if wrong := [name for name in manifest.files if Path(name).name != name or name in ("", ".", "..")]:
-            raise SnapshotError(f"snapshot {number} names files outside its directory: {wrong[:3]}")
         return manifest
 
     def verify(self, number: int, progress: Progress = _nobody) -> Manifest:
@@ -238,7 +241,8 @@ class Snapshots:
                 with self._files.open(self._content(file.checksum), "rb") as source:
                     target: Any = (directory / name).open("wb") if directory is not None else None
                     try:
-                        while block := source.read(_BLOCK):
+                        # What is longer than it should be is damaged: the rest of it would only fill the disk.
+                        while size <= file.size and (block := source.read(_BLOCK)):
                             digest.update(block)
                             size += len(block)
                             if target is not None:

@@ -8,6 +8,8 @@ from confluent_kafka import Message
 
 _CLICKS = 1000
 """Most click times told with one update; of more, an even choice."""
+_MOST = 2**62
+"""An update with a greater epoch or version could not be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def read_announcement(message: Message) -> Announcement | None:
     """Return what a record announces; None for the later parts of an update, and for what is no announcement."""
     values: dict[str, Any] = dict(message.headers() or ())
     try:
-        return Announcement(
+        announced = Announcement(
             arm=values["arm"].decode(),
             kind=values["kind"].decode(),
             epoch=int(values["epoch"]),
@@ -57,3 +59,5 @@ def read_announcement(message: Message) -> Announcement | None:
         )
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
+    counted = all(0 <= number < _MOST for number in (announced.epoch, announced.version, announced.samples))
+    return announced if counted and len(announced.clicks) <= _CLICKS else None

@@ -16,10 +16,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -31,6 +32,7 @@ _START_S = 60.0
 _STOP_S = 20.0
 _LOG_TAIL = 15
 _JAVA = 17
+_NONE: Mapping[str, object] = MappingProxyType({})
 _HOST = "127.0.0.1"
 _BEHIND = "127.0.0.2"
 """Where the embedded broker listens when a proxy stands before it."""
@@ -44,14 +46,14 @@ class Engine:
         name: as `local_broker` takes it.
         durable: what was acknowledged survives kill -9.
         max_message_bytes: the largest record the engine takes as it is configured here.
-        command: prepares a data directory for (directory, port) and returns the command that serves it in the
-            foreground.
+        command: prepares a data directory for (directory, port, server properties) and returns the command that
+            serves it in the foreground.
     """
 
     name: str
     durable: bool
     max_message_bytes: int
-    command: Callable[[Path, int], list[str]]
+    command: Callable[[Path, int, Mapping[str, object]], list[str]]
 
 
 class Broker:
@@ -64,11 +66,18 @@ class Broker:
             above.
     """
 
-    def __init__(self, bootstrap: str, engine: Engine | None = None, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        engine: Engine | None = None,
+        directory: Path | None = None,
+        properties: Mapping[str, object] = _NONE,
+    ) -> None:
         self.bootstrap = bootstrap
         self.engine = engine
         self.process: subprocess.Popen[bytes] | None = None
         self._directory = directory
+        self._properties = properties
 
     @property
     def pid(self) -> int | None:
@@ -111,7 +120,7 @@ class Broker:
         if not _is_free(port := int(self.bootstrap.rpartition(":")[2])):
             raise BrokerError(f"port {port} of 127.0.0.1 is taken: end what listens there, or choose another port")
         directory.mkdir(parents=True, exist_ok=True)
-        command = engine.command(directory, port)
+        command = engine.command(directory, port, self._properties)
         log = directory / "broker.log"
         with log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -177,7 +186,9 @@ class Broker:
 
 
 @contextmanager
-def local_broker(engine: str, directory: Path, port: int | None = None) -> Iterator[Broker]:
+def local_broker(
+    engine: str, directory: Path, port: int | None = None, *, properties: Mapping[str, object] = _NONE
+) -> Iterator[Broker]:
     """Start a broker and stop it at the end; its process dies with this one, also by kill -9 (Linux).
 
     Args:
@@ -186,6 +197,7 @@ def local_broker(engine: str, directory: Path, port: int | None = None) -> Itera
         directory: the broker's data and `broker.log`; taken up again when a broker had it before.
         port: where clients connect on 127.0.0.1; a free one when None. Apache Kafka's controller takes `port
             + 1`.
+        properties: server properties of Apache Kafka that come before those set here; no other engine has any.
 
     Raises:
         EngineMissingError: when the engine is not installed.
@@ -196,7 +208,8 @@ def local_broker(engine: str, directory: Path, port: int | None = None) -> Itera
         return
     if engine not in ENGINES:
         raise BrokerError(f"no broker engine {engine!r}: give {', '.join(sorted(ENGINES))} or HOST:PORT")
-    broker = Broker(f"127.0.0.1:{_free_port() if port is None else port}", ENGINES[engine], directory.resolve())
+    address = f"{_HOST}:{_free_port() if port is None else port}"
+    broker = Broker(address, ENGINES[engine], directory.resolve(), properties)
     try:
         broker.start()
         yield broker
@@ -204,7 +217,9 @@ def local_broker(engine: str, directory: Path, port: int | None = None) -> Itera
         broker.stop()
 
 
-def _embedded(directory: Path, port: int) -> list[str]:
+def _embedded(directory: Path, port: int, properties: Mapping[str, object]) -> list[str]:
+    if properties:
+        raise BrokerError("the embedded broker takes no server properties; Apache Kafka does")
     found = importlib.util.find_spec("noida_db")
     if found is None or found.origin is None:
         raise EngineMissingError("the embedded broker is not installed: pip install 'samstream[embedded]'")
@@ -217,7 +232,7 @@ def _embedded(directory: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "stream.longpoll", _HOST, _BEHIND, str(port), *serve, "--host", _BEHIND]
 
 
-def _apache(directory: Path, port: int) -> list[str]:
+def _apache(directory: Path, port: int, more: Mapping[str, object]) -> list[str]:
     home = os.environ.get("KAFKA_HOME")
     if not home:
         raise EngineMissingError(
@@ -229,7 +244,7 @@ def _apache(directory: Path, port: int) -> list[str]:
     java = [_java(), "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=true"]
     java += ["-Dorg.apache.logging.log4j.level=WARN", "-cp", f"{libs}/*"]
     properties = directory / "server.properties"
-    properties.write_text(_server_properties(directory / "data", port))
+    properties.write_text(_server_properties(directory / "data", port, more))
     if not (directory / "data" / "meta.properties").exists():
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         storage = [
@@ -246,7 +261,7 @@ def _apache(directory: Path, port: int) -> list[str]:
     return [*java, "kafka.Kafka", str(properties)]
 
 
-def _server_properties(data: Path, port: int) -> str:
+def _server_properties(data: Path, port: int, more: Mapping[str, object]) -> str:
     """Return the configuration of a single KRaft node that is broker and controller."""
     values = {
         "process.roles": "broker,controller",
@@ -268,6 +283,7 @@ def _server_properties(data: Path, port: int) -> str:
         # A killed broker is fenced, and a new one taken up, after seconds instead of half a minute.
         "broker.heartbeat.interval.ms": 500,
         "broker.session.timeout.ms": 2000,
+        **more,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from model.errors import ModelError
 from state.errors import StateError
 from stream import interrupts, logs
+from stream.bench import BENCHES
 from stream.errors import StreamError
 from stream.settings import Settings, load
 
@@ -85,6 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("--offsets", type=_range, metavar="A-B", help="only those at these offsets of dead-letters")
     letters.add_argument("--limit", type=_count, default=20, metavar="N", help="list only the newest (default 20)")
     letters.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+    bench = commands.add_parser("bench", help=(text := "measure both sides in one run"), description=text)
+    bench.set_defaults(command=_bench, log_level="WARNING")
+    bench.add_argument("bench", metavar="NAME", choices=list(BENCHES), help=", ".join(BENCHES))
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="the picture (default bench-NAME.png)")
+    bench.add_argument("--broker", default="embedded", help=_BROKER)
+    bench.add_argument(
+        "--peer-python", default=sys.executable, metavar="FILE", help="the Python that has other systems installed"
+    )
+    bench.add_argument("--quick", action="store_true", help="small sizes and few repeats: to see that it runs")
     return parser
 
 
@@ -165,6 +177,12 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
     from stream.deadletters_command import run_dead_letters
 
     return run_dead_letters(arguments, _settings(arguments))
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from stream.bench.run import run_bench
+
+    return run_bench(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

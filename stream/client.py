@@ -24,7 +24,7 @@ from stream.events import (
     decode_score,
     encode_json,
 )
-from stream.kafka import Sender
+from stream.kafka import Sender, reach
 from stream.tail import Tail
 from stream.topics import Topics
 
@@ -57,6 +57,11 @@ class Client:
         topics: the names.
         clock: seconds since the Unix epoch; the time of events that are given none, and of arrivals.
         keep: how many unclaimed answers are kept.
+        wait_s: how long Kafka may take to answer at first, in seconds.
+
+    Raises:
+        SettingsError: when librdkafka does not take the properties.
+        KafkaClientError: when Kafka does not answer within `wait_s`, or refuses this client.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class Client:
         *,
         clock: Callable[[], float] = time.time,
         keep: int = 10_000,
+        wait_s: float = 30.0,
     ) -> None:
+        reach(kafka, wait_s=wait_s)
         self._kafka = kafka
         self._topics = topics
         self._clock = clock

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from stream.deadletters import Letter, read_letters
-from stream.kafka import Sender
+from stream.kafka import Sender, reach
+from stream.logs import printable
 from stream.settings import Settings
 from stream.topics import Topics
 
@@ -19,6 +20,7 @@ _SHOWN_BYTES = 80
 def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
     """List or resend the chosen dead letters; returns the exit status: 1 when some could not be sent again."""
     topics = Topics(settings.topics.prefix)
+    reach(settings.kafka)
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
     chosen = [
         letter
@@ -40,10 +42,10 @@ def _list(letters: list[Letter], limit: int, console: Console) -> None:
         record = letter.origin
         table.add_row(
             str(letter.offset),
-            f"{record.topic}/{record.partition}/{record.offset}",
+            escape(printable(f"{record.topic}/{record.partition}/{record.offset}")),
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.timestamp / 1000)),
-            letter.refused_by,
-            escape(letter.reason),
+            escape(printable(letter.refused_by)),
+            escape(printable(letter.reason)),
             escape(_head(record.key)),
             escape(_head(record.value)),
         )
@@ -53,11 +55,17 @@ def _list(letters: list[Letter], limit: int, console: Console) -> None:
 
 def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry: bool) -> int:
     sender = Sender(settings.kafka)
+    topics = Topics(settings.topics.prefix)
+    origins = {topics.behaviors, topics.impressions, topics.clicks, topics.samples}
     sent: Counter[str] = Counter()
-    cut = 0
+    left = 0
     for letter in letters:
+        if letter.origin.topic not in origins:  # the header is anybody's word
+            left += 1
+            console.print(f"offset {letter.offset}: no topic whose records we refuse: {escape(_where(letter))}")
+            continue
         if letter.cut:
-            cut += 1
+            left += 1
             console.print(f"offset {letter.offset}: only its head was kept; the whole is at {_where(letter)}")
             continue
         if not dry:
@@ -68,16 +76,16 @@ def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry:
         console.print(f"{topic}: {count} {'would be ' if dry else ''}sent again")
     if not sent:
         console.print("nothing to send")
-    return 1 if cut else 0
+    return 1 if left else 0
 
 
 def _where(letter: Letter) -> str:
     record = letter.origin
-    return f"{record.topic}/{record.partition}, offset {record.offset}"
+    return printable(f"{record.topic}/{record.partition}, offset {record.offset}")
 
 
 def _head(content: bytes | None) -> str:
     if content is None:
         return "null"
-    text = content[:_SHOWN_BYTES].decode(errors="backslashreplace")
+    text = printable(content[:_SHOWN_BYTES].decode(errors="backslashreplace"))
     return text + ("…" if len(content) > _SHOWN_BYTES else "")

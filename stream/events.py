@@ -14,10 +14,11 @@ from xxhash import xxh3_64_intdigest
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Annotated[str, Meta(max_length=256)]
+Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Millis = Annotated[int, Meta(ge=0, le=2**48)]
 
 
-class Behavior(Struct, frozen=True):
+class Behavior(Struct, frozen=True, gc=False):
     """`user` did `action` with `item` of `category` at `ts`. The only event that changes a sequence."""
 
     user: Id
@@ -27,7 +28,7 @@ class Behavior(Struct, frozen=True):
     action: Label = "view"
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """An item to rank."""
 
     item: Id
@@ -44,7 +45,7 @@ class Impression(Struct, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
 
 
-class Click(Struct, frozen=True):
+class Click(Struct, frozen=True, gc=False):
     """In request `request_id`, `user` clicked `item` at `ts`. The only source of labels."""
 
     request_id: Id
@@ -66,21 +67,23 @@ class Score(Struct, frozen=True):
 
     `items` and `probabilities` keep the order of the impression's candidates; `order` holds indices into them, best
     first. `epoch` and `version` name the model state of `arm` that answered, `seen` is how many behaviours of the
-    user it knew (the running count; of which the newest 1000 or so were read).
+    user it knew (the running count; of which the newest 1000 or so were read). `read_to` is the offset in its partition
+    of `behaviors` up to which they were folded.
     """
 
     request_id: str
     user: str
-    ts: int
+    ts: Millis
     arm: str
-    epoch: int
-    version: int
+    epoch: Natural
+    version: Natural
     items: list[str]
     probabilities: list[float]
     order: list[int]
-    slots: int
-    seen: int
+    slots: Natural
+    seen: Natural
     spent_ms: Spent
+    read_to: int = 0
 
     def __post_init__(self) -> None:
         """Refuse an order that is none.

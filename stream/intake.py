@@ -7,7 +7,8 @@ from contextlib import suppress
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.errors import WorkerError
-from stream.kafka import is_final, to_record
+from stream.hearing import Hearing, is_final
+from stream.kafka import to_record
 from stream.logs import log
 from stream.task import Task
 
@@ -29,10 +30,12 @@ class Intake:
     Args:
         consumer: manually assigned, with `enable.partition.eof`.
         topics: the input topics.
+        hearing: what the consumer hears of its connections.
     """
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str]) -> None:
+    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing) -> None:
         self._consumer = consumer
+        self._hearing = hearing
         self._topics = topics
         self._positions: dict[Where, int] = {}
         self._fetched: set[Where] = set()
@@ -53,11 +56,18 @@ class Intake:
             known.clear()
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first."""
+        """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first.
+
+        Raises:
+            KafkaClientError: when Kafka refuses this client.
+        """
+        self._hearing.check()
         messages = self._consumer.consume(FETCH, 0)
         if not messages:
             first = self._consumer.poll(timeout_s)
             messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
+        if messages:
+            self._hearing.answered()
         return messages
 
     def hand_out(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
@@ -66,24 +76,30 @@ class Intake:
         Raises:
             WorkerError: when Kafka no longer has what comes next, or refuses this client.
         """
+        reached: dict[Where, int] = {}
+        ended: dict[Where, int] = {}
         for message in messages:
-            number = message.partition()
-            where = message.topic() or "", -1 if number is None else number
-            task = tasks.get(where[1])
             if (error := message.error()) is not None:
+                number = message.partition()
+                where = message.topic() or "", -1 if number is None else number
                 if error.code() != KafkaError._PARTITION_EOF:
                     _heed(error, where)
-                elif task is not None:
-                    # Beyond the last record where transaction markers follow it.
-                    self._positions[where] = max(self._positions[where], message.offset() or 0)
-                    self._fetched.add(where)
-                    self._ends.add(where)
-            elif task is not None:
-                record = to_record(message)
-                self._positions[where] = record.offset + 1
-                self._fetched.add(where)
-                self._ends.discard(where)
+                elif where[1] in tasks:
+                    ended[where] = message.offset() or 0
+                continue
+            record = to_record(message)
+            task = tasks.get(record.partition)
+            if task is not None:
                 task.add(record)
+                reached[record.topic, record.partition] = record.offset + 1
+        self._positions |= reached
+        self._ends -= reached.keys()
+        for where, offset in ended.items():
+            # Beyond the last record where transaction markers follow it; before it where records came after the end.
+            if offset >= self._positions[where]:
+                self._positions[where] = offset
+                self._ends.add(where)
+        self._fetched |= reached.keys() | ended.keys()
 
     def at_end(self, topic: str, number: int) -> bool:
         """Say whether a partition has been read to its end, as far as the client has heard."""

@@ -3,11 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
 
 from stream.errors import KafkaClientError, SettingsError
+from stream.hearing import Hearing
 from stream.logs import log
 from stream.record import Record
 
@@ -21,8 +24,7 @@ T = TypeVar("T")
 
 _WAIT_S = 30.0
 _RETRY_S = 0.2
-_SAME_S = 10.0
-_said: dict[str, float] = {}
+_ANSWER_S = 2.0
 
 _PASSING = {
     KafkaError._TIMED_OUT,
@@ -39,14 +41,6 @@ _PASSING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
 """What Kafka says while brokers start, stop and change places. A topic that was just made may be unknown."""
-
-_HOPELESS = {
-    KafkaError._AUTHENTICATION,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError._SSL,
-}
 
 _CONSUMER = {
     "enable.auto.commit": "false",
@@ -70,15 +64,16 @@ _PRODUCER = {
 }
 
 
-def consumer(kafka: Mapping[str, str], own: Mapping[str, str]) -> Consumer:
+def consumer(kafka: Mapping[str, str], own: Mapping[str, str], hearing: Hearing | None = None) -> Consumer:
     """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`).
 
-    Of our defaults, `settings.RESERVED` are not for the user to change.
+    What it says of its connections goes to `hearing`, or only to the log. Of our defaults, `settings.RESERVED` are not
+    for the user to change.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return made(Consumer, {**_CONSUMER, **kafka, **own, "error_cb": _report}, logger=_logger)
+    return made(Consumer, {**_CONSUMER, **kafka, **own, "error_cb": hearing or Hearing(kafka)}, logger=_logger)
 
 
 def made(kind: Callable[..., T], properties: Mapping[str, Any], **more: Any) -> T:
@@ -95,25 +90,25 @@ def made(kind: Callable[..., T], properties: Mapping[str, Any], **more: Any) -> 
         raise SettingsError(f"the [kafka] settings cannot be used: {said}") from None
 
 
-def is_final(error: KafkaError) -> bool:
-    """Say whether waiting is of no use: Kafka refuses this client, or has fenced it."""
-    return bool(error.fatal()) or error.code() in _HOPELESS
-
-
 def to_record(message: Message) -> Record:
     """Return a consumed message as a plain value."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+    # A message without an error has them all.
+    return Record(
+        message.topic(),  # type: ignore[arg-type]
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+    )
 
 
 class Sender:
     """An idempotent producer that waits when its buffer is full and remembers a delivery that failed."""
 
     def __init__(self, kafka: Mapping[str, str]) -> None:
-        self._producer = made(Producer, {**_PRODUCER, **kafka, "error_cb": self._hear}, logger=_logger)
+        self._hearing = Hearing(kafka)
+        self._producer = made(Producer, {**_PRODUCER, **kafka, "error_cb": self._hearing}, logger=_logger)
         self._failure: str | None = None
 
     def send(
@@ -129,13 +124,15 @@ class Sender:
         """Hand a record over; blocks while the buffer is full.
 
         Raises:
-            KafkaClientError: when the record can never be sent, or an earlier one was not.
+            KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
         """
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 self._failure = f"Kafka did not take a record for {message.topic()}: {error.str()}"
-            elif on_delivery is not None:
+                return
+            self._hearing.answered()
+            if on_delivery is not None:
                 on_delivery(message)
 
         while True:
@@ -144,6 +141,7 @@ class Sender:
                 break
             except BufferError:
                 self._producer.poll(0.1)
+                self._hearing.check()
             except KafkaException as error:
                 raise KafkaClientError(f"cannot send to {topic}: {error.args[0].str()}") from None
         self.poll()
@@ -152,11 +150,12 @@ class Sender:
         """Serve delivery reports.
 
         Raises:
-            KafkaClientError: when a record could not be delivered.
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
         self._producer.poll(0)
         if self._failure is not None:
             raise KafkaClientError(self._failure)
+        self._hearing.check()
 
     @property
     def waiting(self) -> int:
@@ -167,17 +166,47 @@ class Sender:
         """Wait until Kafka has acknowledged everything, however long that takes; says so when it takes long.
 
         Raises:
-            KafkaClientError: when a record could not be delivered.
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
         while waiting := self._producer.flush(5.0):
             self.poll()
             log(_logger, "waiting_for_broker", logging.WARNING, records=waiting)
         self.poll()
 
-    def _hear(self, error: KafkaError) -> None:
-        _report(error)
-        if error.code() in _HOPELESS:
-            self._failure = f"Kafka refuses this client: {error.str()}; check the [kafka] settings"
+
+def listed(client: AdminClient, hearing: Hearing, deadline: float) -> Mapping[str, TopicMetadata]:
+    """Return the topics by name; waits for a Kafka that starts, until `deadline` (monotonic clock).
+
+    Raises:
+        KafkaClientError: as soon as Kafka refuses this client, and when it has not answered by the deadline.
+    """
+    while True:
+        with suppress(KafkaException):
+            return client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic()))).topics
+        client.poll(0)
+        if hearing.refused or time.monotonic() > deadline:
+            raise hearing.failure()
+        time.sleep(_RETRY_S)
+
+
+def admin(kafka: Mapping[str, str], hearing: Hearing) -> AdminClient:
+    """Return an admin client that leaves it to its caller to say what it hears.
+
+    Raises:
+        SettingsError: when librdkafka does not take the properties.
+    """
+    return made(AdminClient, {**kafka, "error_cb": hearing, "log_level": "0"})
+
+
+def reach(kafka: Mapping[str, str], *, wait_s: float = _WAIT_S) -> None:
+    """See that Kafka answers and takes the credentials.
+
+    Raises:
+        SettingsError: when librdkafka does not take the properties.
+        KafkaClientError: as soon as Kafka refuses them, and when it has not answered within `wait_s`.
+    """
+    hearing = Hearing(kafka, aloud=False)
+    listed(admin(kafka, hearing), hearing, time.monotonic() + wait_s)
 
 
 def retried(ask: Callable[[], T], what: str) -> T:
@@ -192,8 +221,10 @@ def retried(ask: Callable[[], T], what: str) -> T:
             return ask()
         except KafkaException as problem:
             error: KafkaError = problem.args[0]
-            if time.monotonic() > deadline or error.code() not in _PASSING:
+            if error.code() not in _PASSING:
                 raise KafkaClientError(f"{what}: {error.str()}") from None
+            if time.monotonic() > deadline:
+                raise KafkaClientError(f"{what}: no answer from Kafka for {_WAIT_S:.0f} s: {error.str()}") from None
             time.sleep(_RETRY_S)
 
 
@@ -223,13 +254,3 @@ def offset_at(client: Consumer, topic: str, partition: int, time_ms: int, end: i
     if found.error is not None:
         raise KafkaClientError(f"{what}: {found.error.str()}")
     return found.offset if found.offset >= 0 else end
-
-
-def _report(error: KafkaError) -> None:
-    """Log what a client says of its connections, the same thing at most every `_SAME_S`."""
-    said, now = error.str(), time.monotonic()
-    if now - _said.get(said, -_SAME_S) >= _SAME_S:
-        if len(_said) > 100:
-            _said.clear()
-        _said[said] = now
-        log(_logger, "kafka_error", logging.WARNING, error=said)

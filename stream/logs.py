@@ -30,6 +30,17 @@ class _StandardError(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def printable(text: str) -> str:
+    r"""Return text in one line that no terminal obeys: what anybody may have written is shown to people.
+
+    >>> printable("naïve\x1b[2J\n")
+    'naïve\\x1b[2J\\n'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def _quoted(value: object) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return f'"{text}"' if any(character in text for character in ' "\n=') else text
+    text = printable(f"{value:.3f}" if isinstance(value, float) else str(value))
+    return f'"{text}"' if any(character in text for character in ' "=') else text

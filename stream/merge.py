@@ -6,6 +6,7 @@ released only when every topic without one in hand is known to be read to its en
 and KIP-695), or when one has been waited for long enough.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -40,8 +41,16 @@ class Merge(Generic[T]):
         return len(self._queues[topic])
 
     def add(self, topic: str, time: int, event: T) -> None:
-        """Take an event of a topic, with its time (any unit, the same for all)."""
+        """Take an event of a topic, with its time: a whole number of any unit, the same for all."""
         self._queues[topic].append((time, event))
+
+    def pop(self, topic: str) -> T:
+        """Take the first event of one topic, out of the order of time.
+
+        Raises:
+            IndexError: when there is none in hand.
+        """
+        return self._queues[topic].popleft()[1]
 
     def drain(self, at_end: Callable[[str], bool], now: float, limit: int, *, strict: bool = False) -> Iterator[T]:
         """Yield up to `limit` events that may be processed, oldest first.
@@ -52,28 +61,42 @@ class Merge(Generic[T]):
             limit: the most events to yield.
             strict: keep the order at any price of waiting; patience begins anew when this ends.
         """
-        for _ in range(limit):
+        while limit > 0:
             filled = [queue for queue in self._queues.values() if queue]
             if not filled:
                 self._stalled_since = None
                 return
-            if len(filled) == len(self._queues):
+            if all(queue or at_end(topic) for topic, queue in self._queues.items()):
                 self._stalled_since = None
-            elif not self._may_pass(at_end, now, strict=strict):
+                most = limit
+            elif self._is_patient(now, strict=strict):
                 return
-            yield min(filled, key=_head_time).popleft()[1]
+            else:
+                self.forced += 1
+                most = 1
+            queue = min(filled, key=_head_time)
+            until = _turn_ends(filled, queue)
+            while most and queue and queue[0][0] < until:
+                most -= 1
+                limit -= 1
+                yield queue.popleft()[1]
 
-    def _may_pass(self, at_end: Callable[[str], bool], now: float, *, strict: bool) -> bool:
-        if all(queue or at_end(topic) for topic, queue in self._queues.items()):
-            self._stalled_since = None
-            return True
+    def _is_patient(self, now: float, *, strict: bool) -> bool:
         if self._stalled_since is None or strict:
             self._stalled_since = now
-        if strict or now - self._stalled_since < self._patience:
-            return False
-        self.forced += 1
-        return True
+        return strict or now - self._stalled_since < self._patience
 
 
 def _head_time(queue: deque[tuple[int, T]]) -> int:
     return queue[0][0]
+
+
+def _turn_ends(queues: Sequence[deque[tuple[int, T]]], chosen: deque[tuple[int, T]]) -> float:
+    """Return the time before which the events of the chosen queue go before the heads of the others."""
+    until, later = math.inf, 0
+    for queue in queues:
+        if queue is chosen:
+            later = 1  # at equal times it goes before those that are named after it
+        else:
+            until = min(until, queue[0][0] + later)
+    return until

@@ -2,13 +2,15 @@
 
 Environment variables are `SAMSTREAM_<SECTION>__<KEY>` (for example `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`). Section
 `kafka` takes any librdkafka property; in the environment its dots are underscores
-(`SAMSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092`). Flags are `--set section.key=value`. Unknown keys are errors.
+(`SAMSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092`). What can be a password is never said: of section `kafka`, neither
+`repr` nor an error shows a value. Flags are `--set section.key=value`. Unknown keys are errors.
 """
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,8 @@ from msgspec import Meta, Struct, field
 from model.optim import OptimSpec
 from model.spec import ModelSpec, preset
 from stream.errors import SettingsError
+
+_KEY = re.compile(r"[\w.]*")
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
@@ -39,6 +43,15 @@ RESERVED = frozenset(
 
 KEPT_DELTAS = 4096
 """Distinct Kafka keys of an arm's deltas: what compaction leaves of them."""
+
+
+class Properties(dict[str, str]):
+    """librdkafka properties; `repr` shows the address alone, since any other value can be a secret."""
+
+    def __repr__(self) -> str:
+        shown = {key: value if key == "bootstrap.servers" else "…" for key, value in self.items()}
+        return f"Properties({shown})"
+
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
@@ -165,6 +178,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Raises:
             SettingsError: for no arms, two of one name, no share at all, or a trainer's arm that is not there.
         """
+        msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
         if taken := RESERVED & self.kafka.keys():
             raise SettingsError(
                 f"kafka.{', kafka.'.join(sorted(taken))}: samstream's promises rest on what it sets here"
@@ -219,10 +233,10 @@ def load(
         target, equals, value = override.partition("=")
         section, dot, key = target.partition(".")
         if not equals:
-            raise SettingsError(f"--set {override}: write it as section.key=value")
-        _put(merged, [section, key] if dot else [section], value, f"--set {override}")
+            raise SettingsError(f"--set {_KEY.match(override)[0]}: write it as section.key=value")  # type: ignore[index]
+        _put(merged, [section, key] if dot else [section], value, f"--set {target}")
     if isinstance(kafka := merged.get("kafka"), dict):
-        merged["kafka"] = {key: _property(value) for key, value in kafka.items()}
+        merged["kafka"] = dict(_properties(kafka))
     return convert(merged)
 
 
@@ -267,5 +281,10 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _property(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _properties(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield librdkafka's properties; in TOML, a key with dots that is not quoted has become tables."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _properties(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).lower() if isinstance(value, bool) else str(value)

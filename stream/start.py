@@ -34,6 +34,7 @@ class Start:
         answers_end: the offset in `scores` behind them.
         answered: the group has answered the impressions below this offset.
         impressions_end: the impressions below this offset were there at the start.
+        behaviors_end: the behaviours below this offset were there at the start.
         overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
         ends: topic → where it ended at the start.
     """
@@ -43,6 +44,7 @@ class Start:
     answers_end: int
     answered: int
     impressions_end: int
+    behaviors_end: int
     overtaken: bool = False
     ends: dict[str, int] = field(default_factory=dict)
 
@@ -96,7 +98,16 @@ def find_start(
             _heed_gap(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
-    return Start(offsets, answers, answers_end, answered, ends[topics.impressions], overtaken, ends)
+    return Start(
+        offsets,
+        answers,
+        answers_end,
+        answered,
+        ends[topics.impressions],
+        ends[topics.behaviors],
+        overtaken=overtaken,
+        ends=ends,
+    )
 
 
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:

@@ -6,7 +6,8 @@ from functools import partial
 from confluent_kafka import KafkaError, Message, TopicPartition
 
 from stream.errors import KafkaClientError
-from stream.kafka import consumer, is_final, offset_at, retried, to_record, watermarks
+from stream.hearing import Hearing, is_final
+from stream.kafka import consumer, offset_at, retried, to_record, watermarks
 
 
 class Tail:
@@ -35,7 +36,9 @@ class Tail:
         since_ms: int | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
-        self._consumer = consumer(kafka, {"group.id": "samstream-tail", "enable.partition.eof": "true"})
+        own = {"group.id": "samstream-tail", "enable.partition.eof": "true"}
+        self._hearing = Hearing(kafka)
+        self._consumer = consumer(kafka, own, self._hearing)
         self.positions: dict[tuple[str, int], int] = {}
         """(topic, partition) → the next offset to be read."""
         self._ends: dict[tuple[str, int], int] = {}
@@ -68,9 +71,12 @@ class Tail:
         Raises:
             KafkaClientError: when Kafka refuses this client.
         """
+        self._hearing.check()
         messages = self._consumer.consume(limit, 0)
         if not messages and (first := self._consumer.poll(timeout_s)) is not None:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
+        if messages:
+            self._hearing.answered()
         return [message for message in messages if self._advance(message)]
 
     def at_end(self) -> bool:

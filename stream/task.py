@@ -6,15 +6,16 @@ each answer, `settle` to collect what the windows decided, `commit` to make all 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from model.example import Example
-from state.behavior import action_key, category_key, from_bytes, item_key, pack
+from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from state.partition import Partition
 from stream.arms import Answer
 from stream.errors import WorkerError
@@ -49,12 +50,14 @@ Event = Behavior | Impression | Click
 class Request:
     """An impression to be scored, with the sequence as it stands.
 
-    `seen` is the user's running count of behaviours, `state_ms` what reading the sequence took.
+    `seen` is the user's running count of behaviours, `read_to` the offset up to which they were folded, `state_ms`
+    what reading the sequence took.
     """
 
     impression: Impression
     example: Example
     seen: int
+    read_to: int
     record: Record
     state_ms: float
 
@@ -97,6 +100,7 @@ class Task:
         self._offsets = dict(start.offsets)
         self._added = dict(start.offsets)
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
+        self._max_future_ms = settings.max_future_s * 1000
         if start.overtaken:
             # Another worker went on from here: what is open of its windows is found in `scores`.
             for key, _ in list(partition.pending.items()):
@@ -115,6 +119,7 @@ class Task:
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }
+        self._held: list[tuple[Record, Event | Exception]] = []
         self._last: dict[str, int] = {}
         self._fresh: dict[str, bytearray] = {}
         self._requests: list[Request] = []
@@ -128,6 +133,7 @@ class Task:
         self.processed = 0
         """Records worked off."""
         self._counts: Counter[str] = Counter()
+        self._behaviors = 0
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -144,6 +150,11 @@ class Task:
     def partition(self) -> Partition:
         """The state."""
         return self._partition
+
+    def sequence(self, user: str) -> BehaviorArray:
+        """Return the user's sequence as it stands, (L,) behaviours, oldest first."""
+        self._append(user)
+        return self._partition.sequences.read(user)
 
     @property
     def recoverable(self) -> int:
@@ -163,6 +174,7 @@ class Task:
     def counts(self) -> Counter[str]:
         """What happened, by name; for logs and metrics."""
         return self._counts + Counter(
+            behaviors=self._behaviors,
             duplicate_clicks=self._joiner.duplicate_clicks,
             duplicate_impressions=self._joiner.duplicate_impressions,
             released_unaligned=self._merge.forced,
@@ -171,7 +183,7 @@ class Task:
     @property
     def in_hand(self) -> int:
         """Records that were added and are not processed yet."""
-        return len(self._merge)
+        return len(self._merge) + len(self._held)
 
     def backlog(self, topic: str) -> int:
         """Return how many records of a topic were added and are not processed yet."""
@@ -213,29 +225,34 @@ class Task:
         self._wall_ms = wall_ms
         if self._active is None:
             self._active = now
+        before = self.processed
         # Answers given before find the sequence that they were given for only in the order of then.
         strict = bool(self._answers) or not drained
-        for record, event in self._merge.drain(at_end, now, limit, strict=strict):
-            self._active = now
-            self.changed = True
-            self.processed += 1
+        in_order: Iterable[tuple[Record, Event | Exception]] = self._merge.drain(at_end, now, limit, strict=strict)
+        if self._answers:
+            in_order = self._released(in_order)
+        for record, event in in_order:
             self._offsets[record.topic] = record.offset + 1
+            self.processed += 1
             if isinstance(event, Exception):
                 self._refuse(record, str(event))
                 continue
-            self._event_time = max(self._event_time, event.ts)
+            if event.ts > self._event_time:
+                self._event_time = event.ts
             if isinstance(event, Behavior):
                 self._behavior(event)
             elif isinstance(event, Impression):
                 self._impression(event, record)
+                if len(self._requests) >= _REQUESTS:
+                    break
             else:
                 self._take(self._joiner.click(event, record))
                 self._counts["clicks"] += 1
-            if len(self._requests) >= _REQUESTS:
-                break
+        if self.processed > before:
+            self._active = now
+            self.changed = True
         if self._offsets[self._topics.impressions] >= self._start.impressions_end:
             self._answers.clear()
-        self._append_all()
         requests, self._requests = self._requests, []
         return requests
 
@@ -246,7 +263,7 @@ class Task:
     def waits_idle(self, now: float) -> bool:
         """Say whether windows wait for an event time that no record brings: ask Kafka, then `pass_time`."""
         silent = self._active is not None and now - self._active > self._settings.idle_s
-        return silent and self._joiner.waiting and not len(self._merge)
+        return silent and self._joiner.waiting and not self.in_hand
 
     def pass_time(self, now: float) -> None:
         """Let event time run on at the speed of the wall clock; only for a partition known to be read to its end."""
@@ -276,6 +293,7 @@ class Task:
 
     def commit(self) -> None:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
+        self._append_all()
         self._joiner.save()
         self._partition.commit(self.offsets)
         self.changed = False
@@ -284,13 +302,37 @@ class Task:
         """Close the state; what was not committed is dropped and will be read again."""
         self._partition.close()
 
+    def _released(
+        self, in_order: Iterable[tuple[Record, Event | Exception]]
+    ) -> Iterator[tuple[Record, Event | Exception]]:
+        """Yield records in order; before an impression that was answered once, all behaviours that its answer knew.
+
+        The impression may have reached Kafka after behaviours that are younger by their time.
+        """
+        for record, event in chain(self._held, in_order):
+            known = self._known_to_its_answer(event)
+            while self._offsets[self._topics.behaviors] < known:
+                self._held = [(record, event)]
+                if not self._merge.backlog(self._topics.behaviors):
+                    return
+                yield self._merge.pop(self._topics.behaviors)
+            self._held = []
+            yield record, event
+
+    def _known_to_its_answer(self, event: Event | Exception) -> int:
+        """Return the offset of `behaviors` up to which the answer given before to an impression had read."""
+        given = self._answers.get(event.request_id) if isinstance(event, Impression) else None
+        return min(given.read_to, self._start.behaviors_end) if given else 0
+
     def _behavior(self, event: Behavior) -> None:
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
-        self._fresh.setdefault(event.user, bytearray()).extend(packed)
-        self._counts["behaviors"] += 1
+        if known := self._fresh.get(event.user):
+            known += packed
+        else:
+            self._fresh[event.user] = bytearray(packed)
+        self._behaviors += 1
 
     def _impression(self, event: Impression, record: Record) -> None:
-        self._append(event.user)
         categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
         given = self._answers.get(event.request_id)
         if given is not None and (given.user, given.items) == (
@@ -298,6 +340,7 @@ class Task:
             [candidate.item for candidate in event.candidates],
         ):
             del self._answers[event.request_id]
+            self._append(event.user)
             self._open(event, categories, given.seen, Answer.given(given))
             self._counts["answers_recovered"] += 1
             return
@@ -308,11 +351,12 @@ class Task:
             return
         sequences = self._partition.sequences
         began = time.perf_counter()
-        sequence = sequences.read(event.user)
+        sequence = self.sequence(event.user)
         state_ms = (time.perf_counter() - began) * 1000
         items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
         example = Example(sequence, event.ts, items, categories)
-        self._requests.append(Request(event, example, sequences.count(event.user), record, state_ms))
+        read_to = self._offsets[self._topics.behaviors]
+        self._requests.append(Request(event, example, sequences.count(event.user), read_to, record, state_ms))
         self._counts["impressions"] += 1
 
     def _open(self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer) -> None:
@@ -325,7 +369,7 @@ class Task:
             ts=impression.ts,
             epoch=answer.epoch,
             version=answer.version,
-            # A recovered answer may know behaviours that Kafka no longer has.
+            # A recovered answer may have counted behaviours that Kafka no longer has.
             seen=min(seen, self._partition.sequences.count(impression.user)),
             slots=impression.slots,
             items=[candidate.item for candidate in impression.candidates],
@@ -343,7 +387,7 @@ class Task:
         if self._partition_of(record.key) != record.partition:
             raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
         # Against the record's own time, not the wall clock: folding the log again must give the same.
-        if event.ts > record.timestamp + self._settings.max_future_s * 1000:
+        if event.ts > record.timestamp + self._max_future_ms:
             raise ValueError(f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp")
         if isinstance(event, Impression):
             if record.value is not None and len(record.value) > _IMPRESSION_BYTES:
@@ -383,6 +427,7 @@ class Task:
         items = [pending.items[index] for index in indices]
         ranks = [pending.ranks[index] for index in indices]
         probabilities = [pending.probabilities[index] for index in indices]
+        self._append(pending.user)
         sequence = self._partition.sequences.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._partition.meta.length):
             self._counts["sequences_cut"] += 1

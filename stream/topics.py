@@ -8,13 +8,11 @@ needs.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     ConfigResource,
     NewTopic,
     OffsetSpec,
@@ -22,7 +20,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from stream.errors import TopicError
-from stream.kafka import made
+from stream.hearing import Hearing
+from stream.kafka import admin as new_admin
+from stream.kafka import listed
 
 _DAY_MS = 86_400_000
 _DEADLINE_S = 30.0
@@ -138,7 +138,8 @@ def ensure(
         deadline_s: how long a broker may take to come up, and the topics to have leaders.
 
     Raises:
-        TopicError: for every topic with another partition count; when Kafka cannot be reached or refuses.
+        TopicError: for every topic with another partition count; when a topic cannot be made, or has no leader.
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
     """
     deadline = time.monotonic() + deadline_s
     admin = _Admin(kafka, deadline)
@@ -169,7 +170,8 @@ def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEA
     """Check that all topics are there and co-partitioned; return the partition count of those keyed by user.
 
     Raises:
-        TopicError: naming every missing topic and every wrong count, or when Kafka cannot be reached.
+        TopicError: naming every missing topic and every wrong count.
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
     """
     admin = _Admin(kafka, time.monotonic() + deadline_s)
     wanted = {topic.name: topic for topic in topics}
@@ -185,27 +187,21 @@ class _Admin:
     """An admin client that waits for a starting broker, up to a deadline, and says why it gave up."""
 
     def __init__(self, kafka: Mapping[str, str], deadline: float) -> None:
-        self._where = kafka.get("bootstrap.servers", "")
         self._deadline = deadline
-        self._heard: KafkaError | None = None
-        self._client = made(AdminClient, {**kafka, "error_cb": self._hear, "log_level": "0"})
+        self._hearing = Hearing(kafka, aloud=False)
+        self._client = new_admin(kafka, self._hearing)
 
     def partitions(self, names: Mapping[str, object], *, whole: bool = False) -> dict[str, int]:
         """Return partition counts of what exists of `names`; `whole` waits until all do and have leaders."""
         while True:
-            with suppress(KafkaException):
-                listed = self._client.list_topics(timeout=max(0.1, min(5.0, self._deadline - time.monotonic()))).topics
-                found = {name: len(listed[name].partitions) for name in names if name in listed}
-                if not whole or (len(found) == len(names) and self._led(found)):
-                    return found
-            self._client.poll(0)
-            refused = self._heard is not None and self._heard.code() in (
-                KafkaError._AUTHENTICATION,
-                KafkaError._SSL,
-            )
-            if refused or time.monotonic() > self._deadline:
-                why = self._heard.str() if self._heard else "no answer, or partitions without a leader"
-                raise TopicError(f"no use of the Kafka at {self._where!r}: {why}. Is it running, and [kafka] right?")
+            known = listed(self._client, self._hearing, self._deadline)
+            found = {name: len(known[name].partitions) for name in names if name in known}
+            if not whole or (len(found) == len(names) and self._led(found)):
+                return found
+            if time.monotonic() > self._deadline:
+                raise TopicError(
+                    "some partitions have no leader: see that all brokers of this Kafka run, and try again"
+                )
             time.sleep(_RETRY_S)
 
     def _led(self, counts: Mapping[str, int]) -> bool:
@@ -249,10 +245,6 @@ class _Admin:
 
     def _left(self) -> float:
         return max(1.0, self._deadline - time.monotonic())
-
-    def _hear(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._heard = error
 
 
 def _check(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:

@@ -17,12 +17,14 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
+from stream import garbage
 from stream.arms import Answer, Arms
 from stream.catchup import CatchUp
 from stream.deadletters import dead_letter
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
+from stream.hearing import Hearing
 from stream.intake import FETCH, Intake
 from stream.kafka import Sender, consumer, to_record
 from stream.logs import log
@@ -62,6 +64,7 @@ class Worker:
         self._catch_up = CatchUp()
         self._commit_s = 0.0
         self._processed = 0
+        hearing = Hearing(settings.kafka)
         self._consumer: Consumer = consumer(
             settings.kafka,
             {
@@ -70,10 +73,11 @@ class Worker:
                 # Offsets are the state's: to jump elsewhere would fold other records, or none.
                 "auto.offset.reset": "error",
             },
+            hearing,
         )
         self._partitions = 0
         self._tasks: dict[int, Task] = {}
-        self._intake = Intake(self._consumer, self._inputs)
+        self._intake = Intake(self._consumer, self._inputs, hearing)
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S
@@ -94,6 +98,7 @@ class Worker:
         self._consumer.subscribe(
             list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
+        garbage.tame()
         log(_logger, "started", group=self._settings.worker.group, arms=",".join(self._arms.scorers))
         try:
             while not stop.is_set():
@@ -304,7 +309,12 @@ class Worker:
             logging.WARNING,
             partitions=",".join(sorted({str(known.partition) for known in partitions})),
         )
-        self._release(commit=False)
+        try:
+            # Whoever has them next reads in `scores` what was answered: no answer may come after it has read.
+            self._sender.flush()
+            self._release(commit=False)
+        except Exception as error:
+            self._failure = error
 
     def _release(self, *, commit: bool) -> None:
         if commit:
@@ -349,6 +359,7 @@ def _score(request: Request, answer: Answer, spent: Spent) -> Score:
         slots=min(impression.slots, len(impression.candidates)),
         seen=request.seen,
         spent_ms=spent,
+        read_to=request.read_to,
     )
 
 

@@ -1,16 +1,15 @@
 """The pictures of a report, each a function from series to PNG bytes. matplotlib is imported when one is drawn."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.report.canvas import label_ends, picture, pictures
 from stream.report.data import ArmTrace, DemoTrace, RatePoint, ReplayTrace
-from stream.report.style import INK, PALETTE, QUIET, RC, colours
+from stream.report.style import INK, PALETTE, QUIET, colours
 from stream.report.summary import columns
 from stream.statistics import clustered_rate, percentiles
 
@@ -47,7 +46,7 @@ def click_rates(arms: Mapping[str, ArmTrace]) -> bytes:
     totals = {arm: clustered_rate(*columns(trace)).value for arm, trace in arms.items()}
     named = ", ".join(f"{arm} {100 * rate:.1f}%" for arm, rate in totals.items() if np.isfinite(rate))
     subtitle = "share of the shown items that were clicked, over time, with 95% interval; the title is over all of it"
-    with _picture(f"Click rate: {named or 'nothing shown'}", subtitle) as (axes, save):
+    with picture(f"Click rate: {named or 'nothing shown'}", subtitle) as (axes, save):
         labels = []
         for arm, colour in colours(arms).items():
             at, data = np.asarray(arms[arm].at), columns(arms[arm])
@@ -62,7 +61,7 @@ def click_rates(arms: Mapping[str, ArmTrace]) -> bytes:
                 axes.plot(middles, level, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
                 labels.append((label, QUIET, level[-1]))
         axes.set_ylim(bottom=0)
-        _label_ends(axes, middles[-1], labels)
+        label_ends(axes, middles[-1], labels)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.set_xlabel("seconds since the first impression")
         return save()
@@ -76,7 +75,7 @@ def log_losses(arms: Mapping[str, ArmTrace]) -> bytes:
     subtitle = "of the probabilities as they were served" + (
         "; dashed: of the true probabilities of the same items, the least there can be" if known else ""
     )
-    with _picture("Log loss over time", subtitle) as (axes, save):
+    with picture("Log loss over time", subtitle) as (axes, save):
         labels = []
         for arm, colour in colours(arms).items():
             loss = _window_means({arm: arms[arm]}, "losses", edges)
@@ -84,7 +83,7 @@ def log_losses(arms: Mapping[str, ArmTrace]) -> bytes:
             floor = _window_means({arm: arms[arm]}, "floor", edges)
             axes.plot(middles, floor, color=colour, linewidth=1.4, linestyle=(0, (4, 3)))
             labels.append((arm, colour, loss[-1]))
-        _label_ends(axes, middles[-1], labels)
+        label_ends(axes, middles[-1], labels)
         axes.set_xlabel("seconds since the first impression")
         axes.set_ylabel("nats an item")
         return save()
@@ -95,7 +94,7 @@ def latencies(points: list[tuple[float, float]]) -> bytes:
     at, ms = np.array(points).T
     p50, p99 = percentiles(ms, (50, 99))
     title = f"Latency: half within {p50:.0f} ms, 99% within {p99:.0f} ms"
-    with _pictures(2, title, "from the impression produced to its score received") as ((left, right), save):
+    with pictures(2, title, "from the impression produced to its score received") as ((left, right), save):
         _distribution(left, ms, PALETTE[0], "ms", (p50, p99))
         edges = np.linspace(0, max(at.max(), 1e-9), _windows(len(at)) + 1)
         windows = [ms[(at >= low) & (at <= high)] for low, high in pairwise(edges)]
@@ -103,7 +102,7 @@ def latencies(points: list[tuple[float, float]]) -> bytes:
         middles = (edges[1:] + edges[:-1]) / 2
         right.plot(middles, over_time[:, 0], color=PALETTE[0])
         right.plot(middles, over_time[:, 1], color=PALETTE[1])
-        _label_ends(right, middles[-1], [("p50", PALETTE[0], over_time[-1, 0]), ("p99", PALETTE[1], over_time[-1, 1])])
+        label_ends(right, middles[-1], [("p50", PALETTE[0], over_time[-1, 0]), ("p99", PALETTE[1], over_time[-1, 1])])
         right.set_ylim(bottom=0)
         right.set_xlabel("seconds since the first impression")
         right.set_ylabel("ms")
@@ -116,7 +115,7 @@ def freshness(points: list[tuple[float, float]]) -> bytes:
     p50, p99 = percentiles(seconds, (50, 99))
     title = f"Freshness: half of the clicks count after {p50:.1f} s, 99% after {p99:.1f} s"
     subtitle = "from the click produced to the first answer by a model that has learned from it"
-    with _picture(title, subtitle, height=3.6) as (axes, save):
+    with picture(title, subtitle, height=3.6) as (axes, save):
         _distribution(axes, seconds, PALETTE[2], "s", (p50, p99))
         return save()
 
@@ -129,11 +128,11 @@ def throughput(points: list[RatePoint]) -> bytes:
         "scores out": [point.scores for point in points],
         "samples learned": [point.samples for point in points],
     }
-    with _picture("Throughput", "records a second", height=3.8) as (axes, save):
+    with picture("Throughput", "records a second", height=3.8) as (axes, save):
         for (_, values), colour in zip(series.items(), PALETTE, strict=False):
             axes.plot(at, values, color=colour, linewidth=1.8)
         ends = [(name, colour, values[-1]) for (name, values), colour in zip(series.items(), PALETTE, strict=False)]
-        _label_ends(axes, at[-1], ends)
+        label_ends(axes, at[-1], ends)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("seconds since the first impression")
         return save()
@@ -151,7 +150,7 @@ def progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
             "log loss over that of always saying the mean; lower is better, 1 knows nothing",
         ),
     }
-    with _picture(*words[metric]) as (axes, save):
+    with picture(*words[metric]) as (axes, save):
         labels = []
         for arm, colour in colours(traces).items():
             samples, values = traces[arm].samples, getattr(traces[arm], metric)
@@ -159,7 +158,7 @@ def progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
             if samples:
                 labels.append((arm, colour, values[-1]))
         ends = [trace.samples[-1] for trace in traces.values() if trace.samples]
-        _label_ends(axes, max(ends, default=1), labels)
+        label_ends(axes, max(ends, default=1), labels)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:.0f}")
         axes.set_xlabel("samples learned")
         return save()
@@ -201,54 +200,3 @@ def _distribution(axes: "Axes", values: Floats, colour: str, unit: str, marks: t
     if beyond := int((values > limit).sum()):
         axes.text(1, 0.6, f"{beyond} beyond", transform=axes.transAxes, ha="right", fontsize=9, color=QUIET)
     axes.set_xlabel(unit)
-
-
-def _label_ends(axes: "Axes", x: float, labels: list[tuple[str, str, float]]) -> None:
-    """Write each line's name beside its end, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 0.065
-    ordered = sorted((label for label in labels if np.isfinite(label[2])), key=lambda label: label[2])
-    places = [y for _, _, y in ordered]
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    ceiling = high
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - gap
-    for (text, colour, _), place in zip(ordered, places, strict=True):
-        axes.annotate(
-            text, (x, place), xytext=(9, 0), textcoords="offset points", va="center", color=colour, fontweight="bold",
-            annotation_clip=False,
-        )  # fmt: skip
-
-
-@contextmanager
-def _picture(title: str, subtitle: str, *, height: float = 4.4) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
-    with _pictures(1, title, subtitle, height=height) as (axes, save):
-        yield axes[0], save
-
-
-@contextmanager
-def _pictures(
-    count: int, title: str, subtitle: str, *, height: float = 4.2
-) -> Iterator[tuple[list["Axes"], Callable[[], bytes]]]:
-    """Axes side by side under one title, and a function that returns them as PNG."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(10, height), dpi=150)
-        axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
-        # Room for the title above and, on one wide picture, for the names of the lines at their ends.
-        figure.subplots_adjust(
-            left=0.07, right=0.86 if count == 1 else 0.94, top=1 - 0.92 / height, bottom=0.62 / height, wspace=0.22
-        )
-        figure.text(0.02, 1 - 0.32 / height, title, fontsize=14, fontweight="bold", color=INK)
-        figure.text(0.02, 1 - 0.6 / height, subtitle, fontsize=10.5, color=QUIET)
-
-        def save() -> bytes:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-            return buffer.getvalue()
-
-        yield axes, save

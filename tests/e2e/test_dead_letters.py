@@ -118,3 +118,20 @@ def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_
     saved = checkpoint.load_newest(harness.directory / "checkpoints").checkpoint
     assert saved is not None
     assert saved.counts == {"samples": 13, "skipped": 4, "refused": 2, "repeated": 1}
+
+
+def test_what_a_letter_says_of_itself_neither_commands_a_terminal_nor_chooses_any_topic(harness: Harness) -> None:
+    sender = Sender(harness.settings.kafka)
+    record = Record(harness.topics.model_updates, 0, 17, 1, b"\x1b]0;owned\x07", b"\x1b[2Jgone\nforged")
+    dead_letter(sender, harness.topics, record, "\x1b[2J[red]reason")
+    sender.flush()
+    _, text = command(harness, "list")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert r"\x1b[2J[red]reason" in text
+    assert r"\x1b[2Jgone\nforged" in text
+    status, text = command(harness, "resend")
+    assert status == 1
+    assert f"{harness.topics.model_updates}/0, offset 17" in " ".join(text.split())
+    assert "nothing to send" in text
+    harness.client.close()

@@ -11,6 +11,8 @@ from state.partition import Partition
 from stream.events import Sample, Score, decode_behavior, decode_sample, decode_score
 from tests.e2e.harness import ITEMS, LENGTH, Harness
 
+NOTHING = behaviors([])
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -35,6 +37,7 @@ class Accounts:
     sequences_differing: int
     sample_sequences_differing: int
     non_finite: int
+    examples: list[str]
     kills: dict[str, int]
     seconds: float
 
@@ -60,6 +63,7 @@ class Accounts:
             f"sequences differing            {self.sequences_differing} of the state, "
             f"{self.sample_sequences_differing} of samples",
             f"parameters not finite          {self.non_finite}",
+            *self.examples,
             "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items())),
         ]
         return "\n".join(rows)
@@ -82,7 +86,7 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
         for request_id, score in first.items()
         for index in score.order[: score.slots]
     }
-    labels, sample_sequences = _compare_samples(harness, first, full)
+    labels, differing_samples = _compare_samples(harness, first, full)
     positives = {pair for pair, values in labels.items() if 1 in values}
     trained = harness.trained()
     return Accounts(
@@ -108,8 +112,9 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
         repeated_answers=repeated,
         labels_wrong=sum(values != {shown.get(pair)} for pair, values in labels.items()),
         sequences_differing=differing,
-        sample_sequences_differing=sample_sequences,
+        sample_sequences_differing=len(differing_samples),
         non_finite=_non_finite(harness),
+        examples=differing_samples[:10],
         kills=kills,
         seconds=seconds,
     )
@@ -151,18 +156,22 @@ def _first_answers(harness: Harness) -> tuple[dict[str, Score], int]:
 
 def _compare_samples(
     harness: Harness, first: dict[str, Score], full: dict[str, BehaviorArray]
-) -> tuple[dict[tuple[str, str], set[int]], int]:
-    """Return (request, item) → its labels, and how many samples do not show what was there at scoring."""
+) -> tuple[dict[tuple[str, str], set[int]], list[str]]:
+    """Return (request, item) → its labels, and the samples that do not show what was there at scoring."""
     keys = {item_key(item): item for item in ITEMS}
     labels: dict[tuple[str, str], set[int]] = {}
-    differing = 0
+    differing: list[str] = []
     for value in harness.read(harness.topics.samples):
         sample: Sample = decode_sample(value)
         items = np.frombuffer(sample.items, "<u8").tolist()
         for key, label in zip(items, np.frombuffer(sample.labels, "u1").tolist(), strict=True):
             labels.setdefault((sample.request_id, keys[key]), set()).add(label)
-        seen = first[sample.request_id].seen
-        differing += sample.sequence != full[sample.user][max(0, seen - LENGTH) : seen].tobytes() if seen else 0
+        seen, rows = first[sample.request_id].seen, full.get(sample.user, NOTHING)
+        if sample.sequence != rows[max(0, seen - LENGTH) : seen].tobytes():
+            shown = [n for n in range(len(rows) + 1) if rows[max(0, n - LENGTH) : n].tobytes() == sample.sequence]
+            differing.append(
+                f"  {sample.request_id} of {sample.user}: scored with {seen} behaviours, the sample shows {shown}"
+            )
     return labels, differing
 
 

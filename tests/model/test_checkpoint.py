@@ -146,6 +146,27 @@ def test_reading_leaves_alone_what_another_process_is_writing(tmp_path: Path) ->
     assert sorted(left.name for left in tmp_path.iterdir()) == ["00000001", "00000002.half"]
 
 
+@pytest.mark.parametrize("name", ["/../../evil", "../evil", "", "a\0", "x" * 129])
+def test_a_sealed_manifest_never_leads_out_of_its_directory(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, checkpoint(1))
+    manifest = checkpoints._read_manifest(path / "manifest.json")
+    files = {**manifest.files, f"arm-{name}.safetensors": manifest.files["arm-sam.safetensors"]}
+    forged = msgspec.structs.replace(manifest, files=files, progress={**manifest.progress, name: {}})
+    (path / "manifest.json").write_bytes(msgspec.json.encode(forged.sealed()))
+    monkeypatch.setattr(checkpoints, "_read", lambda path, _file: pytest.fail(f"{path} was opened"))
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        checkpoints.load(path)
+
+
+def test_a_file_of_another_size_is_refused_unread(tmp_path: Path) -> None:
+    path = save(tmp_path, checkpoint(1))
+    os.truncate(path / "seen.safetensors", 10**12)
+    with pytest.raises(CheckpointError, match=r"seen\.safetensors is damaged: 1000000000000 bytes"):
+        checkpoints.load(path)
+
+
 def test_an_arm_that_would_leave_the_directory_is_not_written(tmp_path: Path) -> None:
     arms = {"../../evil": ArmState({})}
     with pytest.raises(ValueError, match="evil"):

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -77,6 +78,7 @@ META = {"arm": "a", "kind": "base", "epoch": "1", "version": "0", "fingerprint":
         b"",
         b"1234567",
         struct.pack("<Q", 2**63),
+        struct.pack("<Q", 2**60) + b'{"__metadata__":{}}',
         file({}),
         file([]),
         file({"__metadata__": {**META, "epoch": "x"}}),
@@ -174,6 +176,23 @@ def test_claims_beyond_the_memory_allowed_are_refused_before_anything_is_held() 
         whole = assembler.add(record)
     assert_equal(whole, update(1))
     assert [assembler.add(record) for record in second][-1] is not None
+
+
+def test_parts_beyond_number_are_refused_before_anything_is_held() -> None:
+    (record,) = split(update(), 10_000)
+    fields = msgspec.msgpack.decode(record)
+    assembler = Assembler(["sam"])
+    tracemalloc.start()
+    try:
+        for place, claimed in ((5, 10**9), (5, 2**64 - 1), (6, 2**62), (6, 2**64 - 1), (4, 10**9)):
+            hostile = msgspec.msgpack.encode([*fields[:place], claimed, *fields[place + 1 :]])
+            assert refusal(partial(assembler.add, hostile)) in ("malformed", "size")
+        for lengths in (b"\xdd\xff\xff\xff\xff", b"\x99\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
+            assert refusal(partial(assembler.add, lengths)) == "malformed"
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert_equal(assembler.add(record), update())
 
 
 def forge(record: bytes, **changes: object) -> bytes:

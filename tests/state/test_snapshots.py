@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xxhash import xxh3_128
 
 from state.behavior import behaviors
 from state.errors import SnapshotError
@@ -144,6 +147,71 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path: Path, store: Snapshots
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(SnapshotError):
         store.restore(number, tmp_path / "restored")
+
+
+def reseal(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest as who knows its format would: its checksum is right."""
+    values = json.loads(path.read_text())
+    change(values)
+    empty = json.dumps(values | {"checksum": ""}, separators=(",", ":"))
+    path.write_text(json.dumps(values | {"checksum": xxh3_128(empty.encode()).hexdigest()}, separators=(",", ":")))
+
+
+def first_file(values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(iter(values["files"].values()))
+    return found
+
+
+def renamed(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda values: values["files"].update({name: values["files"].pop("CURRENT")})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(renamed(name) for name in ("../evil", "/tmp/evil", "..", ".", "", "a/b", "a\0b", "CURRENT\n", "x" * 256)),
+        lambda values: first_file(values).update(checksum="/etc/passwd"),
+        lambda values: first_file(values).update(checksum="../00000001.json"),
+        lambda values: first_file(values).update(checksum=""),
+        lambda values: first_file(values).update(size=-1),
+    ],
+)
+def test_a_sealed_manifest_never_leads_out_of_its_directory(
+    tmp_path: Path, store: Snapshots, change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+    path = tmp_path / "snapshots" / "partition-00003" / f"{number:08d}.json"
+    reseal(path, lambda _values: None)
+    store.verify(number)
+    reseal(path, change)
+    read: list[str] = []
+    really_open = store._files.open
+
+    def noted(name: str, *arguments: Any, **more: Any) -> Any:
+        read.append(name)
+        return really_open(name, *arguments, **more)
+
+    monkeypatch.setattr(store._files, "open", noted)
+    with pytest.raises(SnapshotError, match=f"snapshot {number}"):
+        store.restore(number, tmp_path / "restored")
+    assert read == [str(path)], "something else than the manifest was opened"
+
+
+def test_what_is_longer_than_its_manifest_says_is_not_fetched_to_its_end(tmp_path: Path, store: Snapshots) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+    path = max((tmp_path / "snapshots" / "partition-00003" / "files").iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(path, 10**12)
+    fetched: list[int] = []
+    with pytest.raises(SnapshotError, match="damaged"):
+        store.restore(number, tmp_path / "restored", lambda done, _total: fetched.append(done))
+    assert max(fetched) < 10**8
+    os.truncate(tmp_path / "snapshots" / "partition-00003" / f"{number:08d}.json", 10**12)
+    with pytest.raises(SnapshotError):
+        store.manifest(number)
 
 
 def test_a_directory_that_is_there_is_never_replaced(tmp_path: Path, store: Snapshots) -> None:

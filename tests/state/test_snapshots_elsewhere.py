@@ -103,7 +103,12 @@ def test_what_did_not_change_is_not_sent_again_and_what_was_cut_short_is(
     files, paths = inner(store)
     sent: list[str] = []
     put = files.put_file
-    monkeypatch.setattr(files, "put_file", lambda path, to: (sent.append(to), put(path, to)))
+
+    def noted(path: str, to: str) -> None:
+        sent.append(to)
+        put(path, to)
+
+    monkeypatch.setattr(files, "put_file", noted)
     partition.copy(tmp_path / "copy")
     store.save(tmp_path / "copy", {"behaviors": 150})
     sst = {path.name for path in (tmp_path / "copy").glob("*.sst")}

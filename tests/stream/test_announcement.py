@@ -70,6 +70,11 @@ def changed(**values: str | bytes | None) -> Headers:
         changed(samples="1.5"),
         changed(clicks=b"123"),
         changed(clicks=None),
+        changed(clicks=b"12345678" * 1001),
+        changed(epoch="-1"),
+        changed(epoch=str(2**62)),
+        changed(version="9" * 4000),
+        changed(samples="9" * 400_000),
     ],
 )
 def test_a_foreign_record_announces_nothing(headers: Headers | None) -> None:

@@ -22,6 +22,7 @@ from stream.events import (
     decode_impression,
     encode_json,
 )
+from stream.kafka import Sender
 from stream.tail import Tail
 from stream.topics import Topics
 
@@ -202,13 +203,17 @@ def test_a_full_buffer_is_waited_for(kafka: dict[str, str], topics: Topics) -> N
 
 
 def test_what_kafka_did_not_take_is_raised() -> None:
-    nowhere = {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"}
-    client = Client(nowhere, Topics())
-    client.behavior("ann", "tea")
+    sender = Sender({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"})
+    sender.send("behaviors", b"tea")
     with pytest.raises(KafkaClientError, match="behaviors"):
-        client.close()
+        sender.flush()
     with pytest.raises(KafkaClientError, match="behaviors"):
-        client.behavior("ann", "tea")
+        sender.send("behaviors", b"tea")
+
+
+def test_a_kafka_that_does_not_answer_is_named() -> None:
+    with pytest.raises(KafkaClientError, match=r"no use of the Kafka at '127\.0\.0\.1:1': .*Connection refused"):
+        Client({"bootstrap.servers": "127.0.0.1:1"}, Topics(), wait_s=0.5)
 
 
 def test_missing_topics_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -152,3 +152,12 @@ def test_sample_ids_tell_every_pair_of_request_and_item_apart() -> None:
     known = np.concatenate([sample_ids(f"request-{number}", items) for number in range(200)])
     assert len(np.unique(known)) == len(known)
     assert sample_ids("request-7", items[5:6]) == known[7 * 1000 + 5]
+
+
+@pytest.mark.parametrize("wrong", [{"seen": -1}, {"seen": 2**63}, {"epoch": -1}, {"version": 2**63}, {"slots": -1}])
+def test_a_score_with_a_number_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    good = {"request_id": "r", "user": "u", "ts": 1, "arm": "a", "epoch": 1, "version": 1, "items": []}
+    good |= {"probabilities": [], "order": [], "slots": 1, "seen": 0, "spent_ms": {"wait": 0, "state": 0, "score": 0}}
+    assert decode_score(msgspec.json.encode(good)).seen == 0
+    with pytest.raises(msgspec.ValidationError, match=next(iter(wrong))):
+        decode_score(msgspec.json.encode(good | wrong))

@@ -1,6 +1,7 @@
 """Settings: where they come from, in which order, and what is said about those that cannot be."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,54 @@ def test_kafka_takes_any_property_and_says_it_as_librdkafka_wants_it(tmp_path: P
         "ssl.ca.location": "/etc/ca.pem",
         "sasl.password": "a=b # c",
     }
+
+
+def test_every_property_can_be_an_environment_variable_to_the_letter() -> None:
+    secrets = {
+        "sasl.password": ' a=b # "c" [1] ',
+        "ssl.key.password": "true",
+        "ssl.key.pem": "-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----",
+        "sasl.oauthbearer.client.secret": "0123",
+        "sasl.oauthbearer.client.credentials.client.secret": "1e5",
+        "ssl.keystore.password": "",
+    }
+    environ = {f"SAMSTREAM_KAFKA__{key.upper().replace('.', '_')}": value for key, value in secrets.items()}
+    assert load(environ=environ).kafka == secrets
+
+
+def test_properties_of_a_file_need_no_quotes(tmp_path: Path) -> None:
+    text = '[kafka]\nbootstrap.servers = "a:1"\nsasl.username = "me"\nsasl.password = "file"\nfetch.wait.max.ms = 50'
+    settings = load(written(tmp_path, text), environ={"SAMSTREAM_KAFKA__SASL_PASSWORD": "environment"})
+    assert settings.kafka == {
+        "bootstrap.servers": "a:1",
+        "sasl.username": "me",
+        "sasl.password": "environment",
+        "fetch.wait.max.ms": "50",
+    }
+
+
+def test_no_value_of_a_property_is_shown(tmp_path: Path) -> None:
+    settings = load(environ={"SAMSTREAM_KAFKA__SASL_PASSWORD": "marker", "SAMSTREAM_KAFKA__BOOTSTRAP_SERVERS": "a:1"})
+    for shown in (repr(settings), str(settings), repr(settings.kafka), f"{settings.kafka}"):
+        assert "marker" not in shown
+        assert "a:1" in shown
+        assert "sasl.password" in shown
+    assert "marker" not in repr(msgspec.structs.replace(settings, salt="another"))
+    assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
+    for wrong in (
+        ["kafka=1", "kafka.sasl.password=marker"],
+        ["kafka.sasl.password:marker"],
+        ["sasl.password=marker"],
+        ["kafka.group.id=marker"],
+        ["kafka.sasl.password marker"],
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load(environ={}, overrides=wrong)
+        assert "marker" not in str(caught.value), wrong
+    file = written(tmp_path, '[kafka]\nsasl.password = "marker\n')
+    with pytest.raises(SettingsError, match=re.escape(str(file))) as caught:
+        load(file, environ={})
+    assert "marker" not in str(caught.value)
 
 
 def test_json_says_the_same_as_toml(tmp_path: Path) -> None:
@@ -246,7 +295,7 @@ def test_a_key_within_a_value_is_refused_with_the_one_who_said_it(tmp_path: Path
     path = written(tmp_path, "worker = 1")
     with pytest.raises(SettingsError, match="SAMSTREAM_WORKER__GROUP: worker is a value, not a section"):
         load(path, environ={"SAMSTREAM_WORKER__GROUP": "x"})
-    with pytest.raises(SettingsError, match=r"--set worker\.group=x: worker is a value"):
+    with pytest.raises(SettingsError, match=r"--set worker\.group: worker is a value"):
         load(path, environ={}, overrides=["worker.group=x"])
 
 

@@ -103,7 +103,7 @@ class Log:
 
 
 def beginning(**changes: Any) -> Start:
-    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, 0)
+    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, 0, 0)
     return Start(**{name: changes.get(name, getattr(start, name)) for name in Start.__dataclass_fields__})
 
 
@@ -130,6 +130,7 @@ def score_of(request: Request, answer: Answer) -> Score:
         asked.slots,
         request.seen,
         Spent(0.0, 0.0, 0.0),
+        request.read_to,
     )
     return decode_score(encode_json(score))
 
@@ -181,7 +182,7 @@ class Bench:
 
     def items(self, user: str = USER) -> list[int]:
         """The user's items, oldest first, as keys."""
-        return keys_in(self.partition.sequences.read(user).tobytes())
+        return keys_in(self.task.sequence(user).tobytes())
 
     def close(self) -> None:
         self.task.close()
@@ -299,7 +300,7 @@ def test_behaviours_fold_to_the_byte_whatever_the_batches_and_the_crashes(
         bench.task.commit()
         for user, (count, packed) in by_hand(log.records).items():
             assert bench.partition.sequences.count(user) == count
-            assert bench.partition.sequences.read(user).tobytes() == packed
+            assert bench.task.sequence(user).tobytes() == packed
         bench.close()
         assert dump(piecewise) == dump(whole)
 
@@ -672,6 +673,33 @@ def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path)
         log = Log(behavior("a", -10), impression())
         bench.turn(*log.records, log.write(behavior("x", LATER)))
         assert [keys_in(sample.sequence) for sample in bench.samples] == [keys("a")]
+
+
+def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_its_answer_again(path: Path) -> None:
+    log = Log(behavior("a", -10), behavior("b", 5), behavior("c", 20))
+    asked_late, clicked = impression(), click("c1", 6)
+    with closing(Bench(path)) as bench:
+        bench.turn(*log.records[:2])
+        [request] = bench.turn(log.write(asked_late))
+        assert (request.seen, request.read_to) == (2, 2)
+        answers = bench.scores
+    records = [*log.records, log.write(clicked)]
+    start = beginning(answers=answers, answers_end=1, impressions_end=1, behaviors_end=3)
+    with closing(Bench(path, start)) as again:
+        young, rest = records[1:3], [records[0], *records[3:]]
+        assert not again.turn(*rest)
+        assert (again.task.open_requests, again.task.in_hand) == (0, 2), "it waits for what its answer knew"
+        assert not again.turn(*young)
+        again.turn(log.write(behavior("x", LATER)))
+        assert [keys_in(sample.sequence) for sample in again.samples] == [keys("a", "b")] * 2
+        assert again.items() == keys("a", "b", "c", "x")
+
+
+def test_an_answer_that_read_further_than_kafka_goes_does_not_hold_its_partition(path: Path) -> None:
+    start = beginning(answers={"r": given_before(read_to=1000)}, impressions_end=1, behaviors_end=1)
+    with closing(Bench(path, start)) as bench:
+        bench.turn(*Log(behavior("a", 5), impression()).records)
+        assert (bench.task.open_requests, bench.task.in_hand) == (1, 0)
 
 
 SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from stream import topics as topics_module
 from stream.broker import local_broker
-from stream.errors import SettingsError, TopicError
+from stream.errors import KafkaClientError, SettingsError, TopicError
 from stream.topics import RECORD_BYTES, Topics, ensure, verify
 
 USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes"}
@@ -138,7 +138,7 @@ def test_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
 
 def test_gives_up_with_the_address_and_the_reason() -> None:
     began = time.monotonic()
-    with pytest.raises(TopicError, match=r"'127\.0\.0\.1:1'.*refused"):
+    with pytest.raises(KafkaClientError, match=r"'127\.0\.0\.1:1'.*refused"):
         ensure({"bootstrap.servers": "127.0.0.1:1"}, Topics(), partitions=1, replication=1, deadline_s=1.0)
     assert time.monotonic() - began < 10
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from stream.telemetry import Family, Reading
+from stream.telemetry import Durations, Family, Reading
 from stream.training import Training
 
 
@@ -19,6 +19,8 @@ def worker_reading(
     commit_s: float,
     refused: Counter[str],
     models: Mapping[str, tuple[int, int, float]],
+    batch: int = 0,
+    latency: Durations | None = None,
     recovery: tuple[Family, ...] = (),
 ) -> Reading:
     """Return how a worker stands.
@@ -34,6 +36,8 @@ def worker_reading(
         commit_s: what the last commit took.
         refused: reason → model updates that were refused for it.
         models: arm → epoch and version that are served, and the seconds since they were taken.
+        batch: records that the newest batch brought.
+        latency: from an impression's timestamp to its answer.
         recovery: how restoring snapshots and replaying the log stand.
     """
     return Reading(
@@ -42,6 +46,8 @@ def worker_reading(
         (
             Family("events", "what happened", _by_one(counts), ("event",), counter=True),
             Family("topic_lag_records", "records of a topic that wait", _by_one(lag), ("topic",)),
+            Family("dead_letters", "records that could not be used", {(): counts["refused"]}, counter=True),
+            Family("batch_records", "records that the newest batch brought", {(): batch}),
             Family("in_hand_records", "taken from Kafka, waiting for their turn", {(): in_hand}),
             Family("open_requests", "impressions whose window is open", {(): open_requests}),
             Family("unacknowledged_records", "on their way to Kafka", {(): unacknowledged}),
@@ -51,15 +57,16 @@ def worker_reading(
             Family("model_epoch", "life of the trainer", {(arm,): m[0] for arm, m in models.items()}, ("arm",)),
             Family("model_version", "version in it", {(arm,): m[1] for arm, m in models.items()}, ("arm",)),
             Family("model_age_seconds", "since it was taken", {(arm,): m[2] for arm, m in models.items()}, ("arm",)),
+            *(() if latency is None else (latency.snapshot(),)),
             *recovery,
         ),
     )
 
 
 def trainer_reading(
-    training: Training, *, done: int, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float
+    training: Training, *, done: int, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float, batch: int = 0
 ) -> Reading:
-    """Return how a trainer stands; progressive metrics are of each arm's last window."""
+    """Return how a trainer stands; progressive metrics are of each arm's last window, `batch` of the last step."""
     lately = {name: student.metrics.last_window() for name, student in training.students.items()}
     judged: dict[tuple[str, ...], float] = {
         (name, measure): getattr(metrics, measure)
@@ -75,6 +82,8 @@ def trainer_reading(
         lag,
         (
             Family("events", "what happened", _by_one(training.counts), ("event",), counter=True),
+            Family("dead_letters", "records that could not be used", {(): training.counts["refused"]}, counter=True),
+            Family("batch_records", "records of the newest step", {(): batch}),
             Family("progressive", "predicted before learned, last window", judged, ("arm", "measure")),
             Family("model_epoch", "life of the trainer", {(name,): epoch for name in learners}, ("arm",)),
             Family(

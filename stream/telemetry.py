@@ -5,19 +5,26 @@ then; the server's thread only ever serves the newest one, so that scraping touc
 """
 
 import json
+import logging
+import sys
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stream.errors import SettingsError
+from stream.logs import log
+
+_logger = logging.getLogger("samstream.telemetry")
 
 _STALLED_S = 30.0
 _PREFIX = "samstream_"
@@ -44,6 +51,36 @@ class Family:
         return family
 
 
+_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Durations:
+    """A histogram of seconds; give `snapshot` of it to a reading."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self._text = text
+        self._counts = [0] * (len(_BOUNDS_S) + 1)
+        self._total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one duration."""
+        self._counts[bisect_left(_BOUNDS_S, seconds)] += 1
+        self._total += seconds
+
+    def snapshot(self) -> "Durations":
+        """Return a copy."""
+        copy = Durations(self.name, self._text)
+        copy._counts, copy._total = self._counts[:], self._total
+        return copy
+
+    def metric(self) -> Metric:
+        """Return it as Prometheus's client has it."""
+        bounds = [*map(str, _BOUNDS_S), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(_PREFIX + self.name, self._text, buckets=buckets, sum_value=self._total)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How a job stands.
@@ -56,7 +93,7 @@ class Reading:
 
     done: int
     lag: int
-    families: tuple[Family, ...] = field(default=())
+    families: tuple[Family | Durations, ...] = field(default=())
 
 
 class Telemetry(Collector):
@@ -170,6 +207,10 @@ class Server:
 
 class _Threading(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, *whose: object) -> None:
+        """Say in one line that whoever asked went away, or what else went wrong."""
+        log(_logger, "not_served", logging.WARNING, client=whose[-1], error=repr(sys.exc_info()[1]))
 
 
 class _Quiet(WSGIRequestHandler):

@@ -66,6 +66,7 @@ class Trainer:
         self._next_reading = 0.0
         self._records = 0
         self._lessons: list[tuple[Lesson, Message]] = []
+        self._batch = 0
         self._gathering_since = 0.0
         self._next_update = 0.0
         self._next_checkpoint = 0.0
@@ -122,12 +123,14 @@ class Trainer:
                     epoch=self._epoch,
                     checkpoint_age_s=now - self._saved_at,
                     checkpoint_s=self._save_s,
+                    batch=self._batch,
                 )
             )
         self._sender.poll()
 
     def _learn(self) -> None:
         """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
+        self._batch = len(self._lessons) or self._batch
         lost = self._training.learn([lesson for lesson, _ in self._lessons])
         for index, arms in sorted(lost.items()):
             self._refuse(self._lessons[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")

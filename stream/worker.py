@@ -33,7 +33,7 @@ from stream.settings import Settings
 from stream.snapshotter import Snapshotter
 from stream.start import find_start
 from stream.task import Request, Task
-from stream.telemetry import Reading, Server, Telemetry
+from stream.telemetry import Durations, Reading, Server, Telemetry
 from stream.topics import Topics, verify
 
 _logger = logging.getLogger("samstream.worker")
@@ -62,6 +62,8 @@ class Worker:
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._catch_up = CatchUp()
+        self._latency = Durations("answer_seconds", "from an impression's timestamp to its answer")
+        self._batch = 0
         self._commit_s = 0.0
         self._processed = 0
         hearing = Hearing(settings.kafka)
@@ -117,6 +119,7 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         self._intake.hand_out(messages, self._tasks)
+        self._batch = len(messages) or self._batch
         now = time.monotonic()
         requests = [
             (number, request)
@@ -208,6 +211,8 @@ class Worker:
                 arm: (*scorer.version, now - self._feed.taken.get(arm, now))
                 for arm, scorer in self._arms.scorers.items()
             },
+            batch=self._batch,
+            latency=self._latency,
             recovery=(*self._snapshotter.families(), *self._catch_up.families()),
         )
 
@@ -237,6 +242,7 @@ class Worker:
                     partition=number,
                     on_delivery=partial(_score_is_in, task),
                 )
+                self._latency.add(max(0, _wall_ms() - request.record.timestamp) / 1000)
 
     def _publish(self, number: int, task: Task) -> None:
         samples, refused = task.settle()

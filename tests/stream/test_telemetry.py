@@ -1,6 +1,10 @@
 """Metrics and health: served over HTTP, good while work is done or there is none, bad when it stalls."""
 
 import json
+import logging
+import socket
+import struct
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.errors import SettingsError
-from stream.telemetry import Family, Reading, Server, Telemetry
+from stream.telemetry import Durations, Family, Reading, Server, Telemetry
 
 
 class Clock:
@@ -132,3 +136,34 @@ def test_a_job_that_is_busy_tells_how_that_stands_beside_what_it_told_last(
     assert found["samstream_restored_ratio", "1"] == 0.5
     assert found["samstream_partitions",] == 2
     assert found["samstream_lag_records", "worker"] == 7
+
+
+def test_durations_are_served_as_a_histogram(telemetry: Telemetry, server: Server) -> None:
+    latency = Durations("answer_seconds", "")
+    for seconds in (0.004, 0.02, 0.02, 1000.0):
+        latency.add(seconds)
+    telemetry.publish(Reading(4, 0, (latency.snapshot(),)))
+    latency.add(0.02)
+    found = metrics(server)
+    assert found["samstream_answer_seconds_bucket", "0.005"] == 1
+    assert found["samstream_answer_seconds_bucket", "0.025"] == 3
+    assert found["samstream_answer_seconds_bucket", "300.0"] == 3
+    assert found["samstream_answer_seconds_bucket", "+Inf"] == found["samstream_answer_seconds_count",] == 4
+    assert found["samstream_answer_seconds_sum",] == pytest.approx(1000.044)
+
+
+def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
+    server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+        client.sendall(b"GET /metr")
+    deadline = time.monotonic() + 20
+    while not caplog.messages:
+        assert time.monotonic() < deadline, "it says nothing"
+        time.sleep(0.02)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("not_served client=")
+    assert "Traceback" not in capsys.readouterr().err
+    assert get(server, "/health")[0] == 200

@@ -57,6 +57,9 @@ def test_what_is_served_agrees_with_what_was_sent(
         assert told["samstream_events_total", "clicks"] == len(harness.clicked)
         assert told["samstream_events_total", "samples"] == len(harness.shown())
         assert told["samstream_partitions",] == 4
+        assert told["samstream_answer_seconds_count",] == len(harness.asked)
+        assert told["samstream_batch_records",] > 0
+        assert told["samstream_dead_letters_total",] == 0
         assert told["samstream_open_requests",] == 0
         assert told["samstream_healthy", "worker"] == 1
         assert told["samstream_model_version", "counts"] > 0

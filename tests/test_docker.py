@@ -1,0 +1,178 @@
+"""What lies in `docker/` fits together and fits the code; Docker itself is not needed."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from stream.catchup import CatchUp
+from stream.readings import trainer_reading, worker_reading
+from stream.settings import Settings, StateSettings, load
+from stream.snapshotter import Snapshotter
+from stream.telemetry import Durations, Reading, Telemetry
+from stream.training import Training
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+DASHBOARD = DOCKER / "grafana/dashboards/samstream.json"
+NAME = re.compile(r"\bsamstream_[a-z0-9_]+")
+
+
+def read(path: Path) -> Any:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install -e '.[test]'")
+    return yaml.safe_load(path.read_text())
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = read(DOCKER / "compose.yaml")
+    return found
+
+
+def environment(service: dict[str, Any]) -> dict[str, str]:
+    """Return what a service gets when nothing is set outside."""
+    given = service.get("environment", {}).items()
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in given}
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
+
+
+def readings() -> dict[str, Reading]:
+    settings = Settings()
+    worker = worker_reading(
+        done=0,
+        counts=Counter(),
+        lag={"behaviors": 0},
+        in_hand=0,
+        open_requests=0,
+        unacknowledged=0,
+        partitions=0,
+        commit_s=0.0,
+        refused=Counter(),
+        models={"sam": (0, 0, 0.0)},
+        batch=0,
+        latency=Durations("answer_seconds", ""),
+        recovery=(*Snapshotter(StateSettings(), lambda _: None).families(), *CatchUp().families()),
+    )
+    training = Training(settings, device="cpu")
+    trainer = trainer_reading(training, done=0, lag=0, epoch=1, checkpoint_age_s=0.0, checkpoint_s=0.0)
+    return {"worker": worker, "trainer": trainer}
+
+
+def exported() -> set[str]:
+    """Return the names of all that worker and trainer serve."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    names: set[str] = set()
+    for role, reading in readings().items():
+        registry, telemetry = CollectorRegistry(), Telemetry(role)
+        telemetry.publish(reading)
+        registry.register(telemetry)
+        for metric in registry.collect():
+            names |= {metric.name + suffix for suffix in suffixes.get(metric.type, ("",))}
+    return names
+
+
+def test_every_metric_of_the_dashboard_is_served() -> None:
+    used = {name for expression in expressions() for name in NAME.findall(expression)}
+    assert len(used) > 15
+    assert used <= exported(), used - exported()
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_every_metric_that_the_docs_name_is_served(path: Path) -> None:
+    used = set(NAME.findall(path.read_text()))
+    assert used <= exported(), used - exported()
+
+
+def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
+    """Lag, age of the progress, commit time, batches, queues, dead letters, refusals, model, recovery."""
+    shown = " ".join(expressions())
+    for name in (
+        "healthy",
+        "lag_records",
+        "progress_age_seconds",
+        "commit_seconds",
+        "batch_records",
+        "in_hand_records",
+        "unacknowledged_records",
+        "answer_seconds_bucket",
+        "dead_letters_total",
+        "updates_refused_total",
+        "steps_skipped_total",
+        "model_version",
+        "model_age_seconds",
+        "restored_ratio",
+        "replay_left_records",
+        "progressive",
+    ):
+        assert f"samstream_{name}" in shown
+
+
+def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len(set(places)) == len(places)
+    [source] = read(DOCKER / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    for panel in panels:
+        for each in (panel, *panel["targets"]):
+            assert each["datasource"] == {"type": source["type"], "uid": source["uid"]}
+
+
+def test_the_settings_of_every_service_are_settings() -> None:
+    services = compose()["services"]
+    for name in ("topics", "worker", "trainer"):
+        given = environment(services[name])
+        ours = {key for key in given if key.startswith("SAMSTREAM_")}
+        assert ours
+        settings = load(environ=given)
+        assert settings.kafka["bootstrap.servers"] == "kafka:19092"
+        assert settings.worker.metrics == settings.trainer.metrics == "0.0.0.0:9100"
+
+
+def test_images_are_pinned() -> None:
+    for name, service in compose()["services"].items():
+        if "build" not in service:
+            _, _, tag = service["image"].partition(":")
+            assert re.search(r"\d+\.\d+\.\d+", tag), f"{name}: {service['image']}"
+
+
+def test_what_services_need_of_one_another_is_there() -> None:
+    whole = compose()
+    services = whole["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= services.keys(), name
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert (DOCKER / source).exists() if source.startswith(".") else source in whole["volumes"], (
+                f"{name}: {source}"
+            )
+
+
+def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometheus() -> None:
+    services = compose()["services"]
+    asked: dict[str, int] = {}
+    for job in read(DOCKER / "prometheus.yml")["scrape_configs"]:
+        [found] = job["dns_sd_configs"]
+        assert found["type"] == "A"
+        asked |= dict.fromkeys(found["names"], found["port"])
+    assert asked.keys() == {"worker", "trainer"}
+    for name, port in asked.items():
+        given = environment(services[name])
+        assert given[f"SAMSTREAM_{name.upper()}__METRICS"] == f"0.0.0.0:{port}"
+        assert f"127.0.0.1:{port}/health" in " ".join(services[name]["healthcheck"]["test"])
+    mounts = dict(volume.split(":")[:2] for volume in services["prometheus"]["volumes"])
+    assert mounts["./prometheus.yml"] == "/etc/prometheus/prometheus.yml"
+    [source] = read(DOCKER / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    [provider] = read(DOCKER / "grafana/provisioning/dashboards/samstream.yml")["providers"]
+    mounts = dict(volume.split(":")[:2] for volume in services["grafana"]["volumes"])
+    assert mounts["./grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"

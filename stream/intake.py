@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.errors import WorkerError
+from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka import is_final, to_record
 from stream.logs import log
 from stream.task import Task
@@ -64,6 +64,7 @@ class Intake:
         """Give each task the records of its partition.
 
         Raises:
+            ConsumerFatalError: when the consumer is of no use any more.
             WorkerError: when Kafka no longer has what comes next, or refuses this client.
         """
         for message in messages:
@@ -128,6 +129,9 @@ class Intake:
 
 def _heed(error: KafkaError, where: Where) -> None:
     name = f"{where[0]}/{where[1]}"
+    # What poll brings of a fatal error bears its code, but not its flag.
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        raise ConsumerFatalError(error.str())
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise WorkerError(
             f"{name}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"

@@ -19,6 +19,7 @@ from state.errors import LockedError
 from state.partition import Partition
 from stream.arms import Answer, Arms
 from stream.deadletters import dead_letter
+from stream.errors import ConsumerFatalError, WorkerError
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
@@ -31,7 +32,7 @@ from stream.snapshotter import Snapshotter
 from stream.start import find_start
 from stream.task import Request, Task
 from stream.telemetry import Reading, Server, Telemetry
-from stream.topics import Topics, verify
+from stream.topics import Topics, record_limits, verify
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -39,6 +40,7 @@ _IDLE_POLL_S = 0.05
 _TELL_S = 30.0
 _READING_S = 1.0
 _LOCK_WAIT_S = 30.0
+_ANEW_S = 60.0
 
 
 class Worker:
@@ -55,23 +57,16 @@ class Worker:
         prepare(threads=settings.worker.threads)
         self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
         self._feed = ModelFeed(settings, self._arms.scorers)
-        self._sender = Sender(settings.kafka)
+        self._sender: Sender
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._commit_s = 0.0
         self._processed = 0
-        self._consumer: Consumer = consumer(
-            settings.kafka,
-            {
-                "group.id": settings.worker.group,
-                "enable.partition.eof": "true",
-                # Offsets are the state's: to jump elsewhere would fold other records, or none.
-                "auto.offset.reset": "error",
-            },
-        )
+        self._consumer: Consumer
+        self._intake: Intake
+        self._joined_anew = -_ANEW_S
         self._partitions = 0
         self._tasks: dict[int, Task] = {}
-        self._intake = Intake(self._consumer, self._inputs)
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S
@@ -88,14 +83,16 @@ class Worker:
         """
         server = Server(self._settings.worker.metrics, self._telemetry)
         self._partitions = verify(self._settings.kafka, self._topics)
+        self._sender = Sender(self._settings.kafka, record_limits(self._settings.kafka, self._topics))
         self._feed.start(stop, wait_s=self._settings.worker.model_wait_s)
-        self._consumer.subscribe(
-            list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-        )
+        self._join()
         log(_logger, "started", group=self._settings.worker.group, arms=",".join(self._arms.scorers))
         try:
             while not stop.is_set():
-                self.turn()
+                try:
+                    self.turn()
+                except ConsumerFatalError as error:
+                    self._join_anew(error)
             self._release(commit=True)
         finally:
             self._release(commit=False)
@@ -103,6 +100,36 @@ class Worker:
             self._feed.stop()
             self._snapshotter.close()
             server.close()
+
+    def _join(self) -> None:
+        self._consumer = consumer(
+            self._settings.kafka,
+            {
+                "group.id": self._settings.worker.group,
+                "enable.partition.eof": "true",
+                # Offsets are the state's: to jump elsewhere would fold other records, or none.
+                "auto.offset.reset": "error",
+            },
+        )
+        self._intake = Intake(self._consumer, self._inputs)
+        self._consumer.subscribe(
+            list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    def _join_anew(self, error: ConsumerFatalError) -> None:
+        """Go on with a new consumer, unless the last one has just met the same end.
+
+        A static member that missed its session over a broker that was away can be fenced by itself: it has joined anew
+        when an offset commit of its former life arrives. Two workers of one id fence each other for ever.
+        """
+        now = time.monotonic()
+        if now - self._joined_anew < _ANEW_S:
+            raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
+        self._joined_anew = now
+        log(_logger, "joining_anew", logging.WARNING, error=error)
+        self._release(commit=False)
+        self._consumer.close()
+        self._join()
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""

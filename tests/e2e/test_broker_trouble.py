@@ -27,6 +27,7 @@ from stream.topics import Topics
 from tests.e2e.harness import USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter
 
+STATIC = ("--set", "kafka.group.instance.id=one")
 WAITS = ("waiting_for_broker", "kafka_error", "session timed out")
 """What a job says that waits for the broker."""
 
@@ -267,3 +268,27 @@ def test_a_worker_whose_producer_is_always_full_loses_nothing(harness: Harness) 
             harness.ask()
         harness.await_answers()
         harness.settle()
+
+
+@pytest.mark.durable_broker
+def test_of_two_workers_with_one_id_one_ends_and_says_why_and_the_other_serves(harness: Harness) -> None:
+    with harness:
+        quick = ("--set", "worker.model_wait_s=0")
+        workers = {
+            name: harness.processes.start(
+                name, "worker", *quick, *STATIC, "--set", f"state.directory={harness.directory / name}"
+            )
+            for name in ("one", "other")
+        }
+        for name in workers:
+            harness.processes.release(name)
+        wait_for(lambda: any(worker.poll() is not None for worker in workers.values()), "one of them to end")
+        [ended] = [name for name, worker in workers.items() if worker.poll() is not None]
+        log = harness.processes.log(ended).read_text()
+        assert workers[ended].returncode == 1, log
+        assert "group.instance.id" in log.splitlines()[-1], log
+        harness.traffic(5)
+        assert sum(worker.poll() is None for worker in workers.values()) == 1
+        for worker in workers.values():
+            worker.terminate()
+            worker.wait(30)

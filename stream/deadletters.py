@@ -10,8 +10,8 @@ A dead letter has the key and the value of the refused record and these headers,
 | `refused-by` | the program that refused it: `worker`, `trainer` |
 | `value-bytes`, `key-bytes` | only where it did not fit: the full length, of which the head is kept |
 
-A value up to `RECORD_BYTES` is whole. A longer one (a topic can be set to take more than other topics and
-producers do) is cut to its head; the whole of it stays readable at its origin for as long as that topic
+A value up to `RECORD_BYTES` is whole, if the topic `dead-letters` takes it. A longer one (a topic can be set to take
+more or less than others) is cut to its head; the whole of it stays readable at its origin for as long as that topic
 retains it. A null value stays null.
 """
 
@@ -28,6 +28,8 @@ from stream.topics import RECORD_BYTES, Topics
 
 _KEY_BYTES = 16_384
 _REASON_BYTES = 4_096
+_ENVELOPE_BYTES = 1_000
+"""Room for the batch around a letter and all headers but the reason, topic names of 249 characters included."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -64,14 +66,16 @@ def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, 
     Raises:
         KafkaClientError: when it, or an earlier record, cannot be sent.
     """
-    key, value, headers = letter(record, reason, by=by)
+    key, value, headers = letter(record, reason, by=by, most=sender.limit(topics.dead_letters))
     sender.send(topics.dead_letters, value, key=key, headers=headers)
 
 
-def letter(record: Record, reason: str, *, by: str) -> tuple[bytes | None, bytes | None, Headers]:
-    """Return the (key, value, headers) of a record's dead letter."""
+def letter(
+    record: Record, reason: str, *, by: str, most: int = 2 * RECORD_BYTES
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return the (key, value, headers) of a record's dead letter; of at most `most` bytes, from some 4000 on."""
     headers: Headers = [
-        ("reason", _text(reason)),
+        ("reason", _text(reason, min(_REASON_BYTES, most // 4))),
         ("topic", record.topic),
         ("partition", str(record.partition)),
         ("offset", str(record.offset)),
@@ -79,18 +83,19 @@ def letter(record: Record, reason: str, *, by: str) -> tuple[bytes | None, bytes
         ("refused-by", by),
     ]
     key, value = record.key, record.value
-    if value is not None and len(value) > RECORD_BYTES:
-        headers.append(("value-bytes", str(len(value))))
-        value = value[:RECORD_BYTES]
-    if key is not None and len(key) > _KEY_BYTES:
+    if key is not None and len(key) > (room := min(_KEY_BYTES, most // 4)):
         headers.append(("key-bytes", str(len(key))))
-        key = key[:_KEY_BYTES]
+        key = key[:room]
+    room = min(RECORD_BYTES, max(0, most - _ENVELOPE_BYTES - len(key or b"") - len(headers[0][1] or b"")))
+    if value is not None and len(value) > room:
+        headers.append(("value-bytes", str(len(value))))
+        value = value[:room]
     return key, value, headers
 
 
-def _text(reason: str) -> bytes:
+def _text(reason: str, most: int) -> bytes:
     """Return a reason that is UTF-8 and short, whatever the refused record made it quote."""
-    return reason.encode(errors="backslashreplace")[:_REASON_BYTES].decode(errors="ignore").encode()
+    return reason.encode(errors="backslashreplace")[:most].decode(errors="ignore").encode()
 
 
 def read_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Letter]:

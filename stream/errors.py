@@ -33,6 +33,10 @@ class WorkerError(StreamError):
     """A worker cannot go on with the state or the topics it has."""
 
 
+class ConsumerFatalError(WorkerError):
+    """A consumer is of no use any more, such as one that was fenced; a new one may be."""
+
+
 class ChildDiedError(StreamError):
     """A child process ended before it was told to."""
 

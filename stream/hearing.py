@@ -73,6 +73,12 @@ class Hearing:
             self._refusal, self._last = error, now
 
     @property
+    def fatal(self) -> str:
+        """What ended this client for good, such as another one with its id; empty while nothing did."""
+        error = self._refusal
+        return said(error) if error is not None and (error.fatal() or error.code() == KafkaError._FATAL) else ""
+
+    @property
     def refused(self) -> bool:
         """Whether Kafka has refused this client, and has not answered it since."""
         return self._refusal is not None

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.errors import WorkerError
+from stream.errors import ConsumerFatalError, WorkerError
 from stream.hearing import Hearing, is_final
 from stream.kafka import to_record
 from stream.logs import log
@@ -59,8 +59,11 @@ class Intake:
         """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first.
 
         Raises:
+            ConsumerFatalError: when the consumer is of no use any more.
             KafkaClientError: when Kafka refuses this client.
         """
+        if self._hearing.fatal:
+            raise ConsumerFatalError(self._hearing.fatal)
         self._hearing.check()
         messages = self._consumer.consume(FETCH, 0)
         if not messages:
@@ -74,6 +77,7 @@ class Intake:
         """Give each task the records of its partition.
 
         Raises:
+            ConsumerFatalError: when the consumer is of no use any more.
             WorkerError: when Kafka no longer has what comes next, or refuses this client.
         """
         reached: dict[Where, int] = {}
@@ -155,6 +159,9 @@ class Intake:
 
 def _heed(error: KafkaError, where: Where) -> None:
     name = f"{where[0]}/{where[1]}"
+    # What poll brings of a fatal error bears its code, but not its flag.
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        raise ConsumerFatalError(error.str())
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise WorkerError(
             f"{name}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"

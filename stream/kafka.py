@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -22,7 +23,10 @@ _logger.addFilter(lambda record: not any(noise in record.getMessage() for noise 
 
 T = TypeVar("T")
 
+_BATCH_BYTES = 1_000_000
+"""librdkafka's own limit of a batch, and of a record."""
 _WAIT_S = 30.0
+_TELL_S = 5.0
 _RETRY_S = 0.2
 _ANSWER_S = 2.0
 
@@ -31,6 +35,8 @@ _PASSING = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._WAIT_COORD,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -40,7 +46,7 @@ _PASSING = {
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-"""What Kafka says while brokers start, stop and change places. A topic that was just made may be unknown."""
+"""What Kafka says while brokers start, stop and change places. A topic may be unknown for a moment."""
 
 _CONSUMER = {
     "enable.auto.commit": "false",
@@ -49,6 +55,8 @@ _CONSUMER = {
     "isolation.level": "read_committed",
     "partition.assignment.strategy": "range",
     "session.timeout.ms": "10000",
+    # Members hear of a rebalance with their next heartbeat, and until all have heard of it nobody works.
+    "heartbeat.interval.ms": "500",
     "queued.max.messages.kbytes": "65536",
     # The embedded broker ignores the fetch limits; the client must then not refuse what it is sent.
     "receive.message.max.bytes": "1000000000",
@@ -104,12 +112,22 @@ def to_record(message: Message) -> Record:
 
 
 class Sender:
-    """An idempotent producer that waits when its buffer is full and remembers a delivery that failed."""
+    """An idempotent producer that waits when its buffer is full and remembers a delivery that failed.
 
-    def __init__(self, kafka: Mapping[str, str]) -> None:
+    Args:
+        kafka: librdkafka properties.
+        limits: topic → the largest batch that Kafka takes there, bytes. Batches are kept within the smallest, since a
+            batch that is too large is refused with all its records.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], limits: Mapping[str, int] = MappingProxyType({})) -> None:
         self._hearing = Hearing(kafka)
-        self._producer = made(Producer, {**_PRODUCER, **kafka, "error_cb": self._hearing}, logger=_logger)
+        batch = min([int(kafka.get("batch.size", _BATCH_BYTES)), *limits.values()])
+        properties = {**_PRODUCER, **kafka, "batch.size": str(batch), "error_cb": self._hearing}
+        self._producer = made(Producer, properties, logger=_logger)
+        self._limits = limits
         self._failure: str | None = None
+        self._told = 0.0
 
     def send(
         self,
@@ -121,38 +139,44 @@ class Sender:
         headers: list[tuple[str, str | bytes | None]] | None = None,
         on_delivery: Callable[[Message], None] | None = None,
     ) -> None:
-        """Hand a record over; blocks while the buffer is full.
+        """Hand a record over; blocks while the buffer is full, and says so when that takes long.
 
         Raises:
             KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
         """
+        size = len(value or b"")
+        began = time.monotonic()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                self._failure = f"Kafka did not take a record for {message.topic()}: {error.str()}"
-                return
-            self._hearing.answered()
-            if on_delivery is not None:
-                on_delivery(message)
+            if error is None:
+                self._hearing.answered()
+                if on_delivery is not None:
+                    on_delivery(message)
+            elif self._failure is None:
+                self._failure = f"Kafka did not take {self._said(topic, size, error)}"
 
         while True:
             try:
                 self._producer.produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
                 break
             except BufferError:
-                self._producer.poll(0.1)
-                self._hearing.check()
+                self.poll(0.1)
+                self._tell(began)
             except KafkaException as error:
-                raise KafkaClientError(f"cannot send to {topic}: {error.args[0].str()}") from None
+                raise KafkaClientError(f"cannot send {self._said(topic, size, error.args[0])}") from None
         self.poll()
 
-    def poll(self) -> None:
-        """Serve delivery reports.
+    def limit(self, topic: str) -> int:
+        """Return the largest record that Kafka takes in a topic, bytes, with what belongs to it; a guess if unknown."""
+        return min(self._limits.get(topic, _BATCH_BYTES), _BATCH_BYTES)
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Serve delivery reports; waits up to `timeout_s` for the first.
 
         Raises:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
-        self._producer.poll(0)
+        self._producer.poll(timeout_s)
         if self._failure is not None:
             raise KafkaClientError(self._failure)
         self._hearing.check()
@@ -168,10 +192,28 @@ class Sender:
         Raises:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
-        while waiting := self._producer.flush(5.0):
+        began = time.monotonic()
+        while self._producer.flush(_TELL_S):
             self.poll()
-            log(_logger, "waiting_for_broker", logging.WARNING, records=waiting)
+            self._tell(began)
         self.poll()
+
+    def _tell(self, began: float) -> None:
+        """Say that Kafka is waited for, at most every `_TELL_S`, when that began so long ago."""
+        now = time.monotonic()
+        if now - max(began, self._told) >= _TELL_S:
+            self._told = now
+            log(_logger, "waiting_for_broker", logging.WARNING, records=self.waiting, seconds=round(now - began))
+
+    def _said(self, topic: str, size: int, error: KafkaError) -> str:
+        said = f"a record of {size} bytes for {topic}: {error.str()}"
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            return said
+        known = f", {self._limits[topic]} bytes when this program started" if topic in self._limits else ""
+        return (
+            f"{said}. Raise the topic's max.message.bytes{known} (and kafka.message.max.bytes here for more than 1 MB),"
+            " then start again: nothing that was committed is lost"
+        )
 
 
 def listed(client: AdminClient, hearing: Hearing, deadline: float) -> Mapping[str, TopicMetadata]:

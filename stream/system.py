@@ -89,9 +89,9 @@ class Processes:
                     f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
                 )
 
-    def release(self, name: str) -> None:
-        """Look after a child no longer: who ends it waits for it as well."""
-        del self._children[name]
+    def release(self, name: str) -> subprocess.Popen[bytes]:
+        """Look after a child no longer, and return it: who ends it waits for it as well."""
+        return self._children.pop(name)
 
     def kill(self) -> None:
         """Kill -9 all children."""

@@ -183,6 +183,23 @@ def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEA
     return of_users
 
 
+def record_limits(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEADLINE_S) -> dict[str, int]:
+    """Return the largest batch of records (bytes) that Kafka takes in each topic that samstream writes.
+
+    Topics that this user may not describe are left out.
+
+    Raises:
+        TopicError: when Kafka cannot be reached.
+    """
+    names = [topics.scores, topics.samples, topics.outcomes, topics.model_updates, topics.dead_letters]
+    admin = _Admin(kafka, time.monotonic() + deadline_s)
+    return {
+        name: int(config["max.message.bytes"])
+        for name, config in admin.configs(names).items()
+        if "max.message.bytes" in config
+    }
+
+
 class _Admin:
     """An admin client that waits for a starting broker, up to a deadline, and says why it gave up."""
 

@@ -39,6 +39,8 @@ _POLL_S = 0.02
 _GATHER_S = 0.1
 """How long the first lesson of a step waits for more: a step on many costs little more than one on few."""
 _READING_S = 1.0
+_LEAST_PART = 4096
+"""Bytes of the smallest record that updates are cut into, and room for headers and key in what Kafka takes."""
 _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
@@ -56,7 +58,7 @@ class Trainer:
         prepare(threads=settings.trainer.threads)
         self._training = Training(settings, device=str(resolve(settings.trainer.device)))
         self._directory = Path(settings.trainer.directory)
-        self._sender = Sender(settings.kafka)
+        self._sender: Sender
         self._epoch = 0
         self._saved: dict[tuple[str, int], int] = {}
         self._bases: Counter[str] = Counter()
@@ -80,6 +82,7 @@ class Trainer:
                 models, or when another trainer works in the same directory.
         """
         topics.verify(self._settings.kafka, self._topics)
+        self._sender = Sender(self._settings.kafka, topics.record_limits(self._settings.kafka, self._topics))
         with closing(Server(self._settings.trainer.metrics, self._telemetry)), checkpoint.sole_writer(self._directory):
             offsets = self._resume(stop)
             tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
@@ -234,7 +237,8 @@ class Trainer:
             samples=self._training.counts["samples"],
             clicks=clicks,
         )
-        for number, part in enumerate(split(update, RECORD_BYTES)):
+        room = min(RECORD_BYTES, max(_LEAST_PART, self._sender.limit(self._topics.model_updates) - _LEAST_PART))
+        for number, part in enumerate(split(update, room)):
             reach("part")
             headers = None if number else announced.headers()
             self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)

@@ -21,6 +21,7 @@ from stream import garbage
 from stream.arms import Answer, Arms
 from stream.catchup import CatchUp
 from stream.deadletters import dead_letter
+from stream.errors import ConsumerFatalError, WorkerError
 from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
@@ -34,7 +35,7 @@ from stream.snapshotter import Snapshotter
 from stream.start import find_start
 from stream.task import Request, Task
 from stream.telemetry import Durations, Reading, Server, Telemetry
-from stream.topics import Topics, verify
+from stream.topics import Topics, record_limits, verify
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -42,6 +43,7 @@ _IDLE_POLL_S = 0.05
 _TELL_S = 30.0
 _READING_S = 1.0
 _LOCK_WAIT_S = 30.0
+_ANEW_S = 60.0
 
 
 class Worker:
@@ -58,7 +60,7 @@ class Worker:
         prepare(threads=settings.worker.threads)
         self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
         self._feed = ModelFeed(settings, self._arms.scorers)
-        self._sender = Sender(settings.kafka)
+        self._sender: Sender
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._catch_up = CatchUp()
@@ -66,20 +68,11 @@ class Worker:
         self._batch = 0
         self._commit_s = 0.0
         self._processed = 0
-        hearing = Hearing(settings.kafka)
-        self._consumer: Consumer = consumer(
-            settings.kafka,
-            {
-                "group.id": settings.worker.group,
-                "enable.partition.eof": "true",
-                # Offsets are the state's: to jump elsewhere would fold other records, or none.
-                "auto.offset.reset": "error",
-            },
-            hearing,
-        )
+        self._consumer: Consumer
+        self._intake: Intake
+        self._joined_anew = -_ANEW_S
         self._partitions = 0
         self._tasks: dict[int, Task] = {}
-        self._intake = Intake(self._consumer, self._inputs, hearing)
         self._asked: dict[int, float] = {}
         self._next_commit = 0.0
         self._next_tell = time.monotonic() + _TELL_S
@@ -96,15 +89,17 @@ class Worker:
         """
         server = Server(self._settings.worker.metrics, self._telemetry)
         self._partitions = verify(self._settings.kafka, self._topics)
+        self._sender = Sender(self._settings.kafka, record_limits(self._settings.kafka, self._topics))
         self._feed.start(stop, wait_s=self._settings.worker.model_wait_s)
-        self._consumer.subscribe(
-            list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-        )
+        self._join()
         garbage.tame()
         log(_logger, "started", group=self._settings.worker.group, arms=",".join(self._arms.scorers))
         try:
             while not stop.is_set():
-                self.turn()
+                try:
+                    self.turn()
+                except ConsumerFatalError as error:
+                    self._join_anew(error)
             self._release(commit=True)
         finally:
             self._release(commit=False)
@@ -112,6 +107,38 @@ class Worker:
             self._feed.stop()
             self._snapshotter.close()
             server.close()
+
+    def _join(self) -> None:
+        hearing = Hearing(self._settings.kafka)
+        self._consumer = consumer(
+            self._settings.kafka,
+            {
+                "group.id": self._settings.worker.group,
+                "enable.partition.eof": "true",
+                # Offsets are the state's: to jump elsewhere would fold other records, or none.
+                "auto.offset.reset": "error",
+            },
+            hearing,
+        )
+        self._intake = Intake(self._consumer, self._inputs, hearing)
+        self._consumer.subscribe(
+            list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    def _join_anew(self, error: ConsumerFatalError) -> None:
+        """Go on with a new consumer, unless the last one has just met the same end.
+
+        A static member that missed its session over a broker that was away can be fenced by itself: it has joined anew
+        when an offset commit of its former life arrives. Two workers of one id fence each other for ever.
+        """
+        now = time.monotonic()
+        if now - self._joined_anew < _ANEW_S:
+            raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
+        self._joined_anew = now
+        log(_logger, "joining_anew", logging.WARNING, error=error)
+        self._give_up()
+        self._consumer.close()
+        self._join()
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
@@ -316,11 +343,14 @@ class Worker:
             partitions=",".join(sorted({str(known.partition) for known in partitions})),
         )
         try:
-            # Whoever has them next reads in `scores` what was answered: no answer may come after it has read.
-            self._sender.flush()
-            self._release(commit=False)
+            self._give_up()
         except Exception as error:
             self._failure = error
+
+    def _give_up(self) -> None:
+        # Whoever has the partitions next reads in `scores` what was answered: no answer may come after that.
+        self._sender.flush()
+        self._release(commit=False)
 
     def _release(self, *, commit: bool) -> None:
         if commit:

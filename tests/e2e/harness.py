@@ -62,7 +62,7 @@ class Harness:
         self.users = users
         self.directory = directory
         values: dict[str, Any] = {
-            "kafka": kafka | {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"},
+            "kafka": kafka | {"session.timeout.ms": "6000"},
             "topics": {"prefix": prefix, "partitions": 4},
             "state": {"directory": str(directory / "state"), "length": LENGTH, "slack": 64, "cache_mb": 1},
             "worker": {
@@ -138,16 +138,19 @@ class Harness:
         self.asked.append(request_id)
         return request_id
 
-    def react(self, timeout_s: float = 0.0) -> None:
-        """Take the answers that have come, and click on some of what they show."""
-        for score, _ in self.client.poll_scores(timeout_s):
+    def react(self, timeout_s: float = 0.0) -> list[tuple[str, float]]:
+        """Take the answers that have come, and click on some of what they show; returns (request, received)."""
+        taken = []
+        for score, received in self.client.poll_scores(timeout_s):
             if score.request_id in self.answers:
                 continue
             self.answers[score.request_id] = score
+            taken.append((score.request_id, received))
             for index in score.order[: score.slots]:
                 if self.random.random() < 0.4:
                     self.client.click(score.request_id, score.user, score.items[index])
                     self.clicked.add((score.request_id, score.items[index]))
+        return taken
 
     def traffic(self, visits: int) -> None:
         """Let users visit and act, and wait until every visit is answered."""

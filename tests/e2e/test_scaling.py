@@ -1,0 +1,27 @@
+"""Workers come and go under traffic: partitions move, nothing is lost or doubled, and the pause is short."""
+
+from pathlib import Path
+
+from stream.broker import Broker
+from tests.faults.scaling import Scaling
+
+PAUSE_S = 20.0
+"""Generous: on an idle machine it is about one second."""
+
+
+def test_one_to_three_to_one_workers_lose_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
+    scaling = Scaling(broker, tmp_path, quiet_s=1.0)
+    accounts = scaling.run()
+    assert accounts.balanced(), accounts.table()
+    assert accounts.repeated_answers == 0, "an orderly move answers nothing again"
+    assert [change.name for change in scaling.changes] == [
+        "1 → 2 workers (join)",
+        "2 → 3 workers (join)",
+        "3 → 2 workers (leave)",
+        "2 → 1 workers (leave)",
+    ]
+    # The one that is left at the end had none of this in the beginning.
+    assert "assigned partitions=0,1,2,3" in scaling.harness.processes.log("c").read_text()
+    for change in scaling.changes:
+        assert all(0 < pause < PAUSE_S for pause in change.pauses), change.line()
+        assert max(change.pauses) > change.usual, change.line()

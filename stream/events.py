@@ -54,7 +54,10 @@ class Click(Struct, frozen=True):
 
 
 class Spent(Struct, frozen=True):
-    """Milliseconds that an answer took: from the impression's Kafka timestamp to scoring, reading state, scoring."""
+    """Milliseconds that an answer took from the impression's Kafka timestamp on: waiting, reading state, scoring.
+
+    `score` is the time of the whole batch that the answer was part of, since it came no sooner.
+    """
 
     wait: float
     state: float

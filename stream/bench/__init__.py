@@ -1,4 +1,9 @@
 """Benchmarks: both sides in one run, medians with spread, targets beside what was reached."""
 
-BENCHES: dict[str, str] = {}
+BENCHES: dict[str, str] = {
+    "latency": "from an impression due to its score received, at rising request rates",
+    "freshness": "from a click produced to the first score of a model that has learned from it",
+    "sync": "bytes and time of a model update, and the pause of a worker that takes it",
+    "state": "reading, appending and committing sequences, and what they take of memory and disk",
+}
 """Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""

@@ -39,13 +39,14 @@ class _Slots:
         return ((keys * self._factor) >> self._shift).astype(np.int64)
 
     def insert(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
-        """Put distinct, absent keys into free slots; of several that want one slot, one gets it."""
+        """Put distinct, absent keys with distinct rows into free slots; of several that want one slot, one gets it."""
         slot = self.first(keys)
         while keys.size:
             free = self.keys[slot] == 0
-            self.keys[slot[free]] = keys[free]
-            won = self.keys[slot] == keys
-            self.rows[slot[won]] = rows[won]
+            # The row comes before its key: who finds a key finds its row, also from another thread.
+            self.rows[slot[free]] = rows[free]
+            won = self.rows[slot] == rows
+            self.keys[slot[won]] = keys[won]
             keys, rows, slot = keys[~won], rows[~won], (slot[~won] + 1) & self.mask
 
 

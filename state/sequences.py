@@ -129,9 +129,8 @@ class Sequences:
         for key, value in values:
             if key > last:
                 break
-            # Between this user's keys may lie those of one whose name is longer, and theirs are longer.
-            if len(key) == len(last):
-                found[key[len(prefix) :]] = value
+            # Between these may lie keys of users whose names are longer; no suffix is as long as theirs then.
+            found[key[len(prefix) :]] = value
         slots = [found.get(suffix) for suffix in self._suffixes[1:]]
         return Window.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
 

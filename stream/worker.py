@@ -203,7 +203,7 @@ class Worker:
 
     def _answer(self, requests: list[tuple[int, Request]]) -> None:
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
-        size = 4 * self._settings.worker.micro_batch
+        size = self._settings.worker.micro_batch
         for start in range(0, len(requests), size):
             part = requests[start : start + size]
             received = _wall_ms()

@@ -33,17 +33,14 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 ages[rate].append(freshness(found.answers, found.announced))
                 console.print(f"round {number + 1}: {rate:g} a second, {len(ages[rate][-1])} clicks followed")
     rows = [_row(rate, [each for each in ages[rate] if each]) for rate in rates]
-    p50, p99 = (
-        max((row[name] for row in rows if row[name] is not None), default=None) for name in ("p50, s", "p99, s")
-    )
+    p50, p99 = (max((float(row[name] or 0) for row in rows), default=0) or None for name in ("p50, s", "p99, s"))
     targets = [Target("p50, worst rate", p50, "s", _P50_S), Target("p99, worst rate", p99, "s", _P99_S)]
     notes = [
         f"medians over {rounds} round(s) of {seconds:g} s; from the click's time in Kafka to the answer received",
         "clicks that the last answer of a round does not know are left out: no answer came that could",
     ]
-    return Findings(
-        rows, targets, _picture({rate: list(chain.from_iterable(each)) for rate, each in ages.items()}), notes
-    )
+    together = {rate: list(chain.from_iterable(each)) for rate, each in ages.items()}
+    return Findings(rows, targets, _picture(together), notes)
 
 
 def freshness(answers: Sequence[Answered], announced: Sequence[Announcement]) -> list[float]:

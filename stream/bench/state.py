@@ -141,7 +141,7 @@ def _written() -> int | None:
 def _picture(spreads: dict[str, Spread]) -> Callable[[], bytes]:
     def draw() -> bytes:
         cold, hot = spreads["read cold"].median, spreads["read hot"].median
-        title = f"A user's 1000 behaviours are read in {cold:.0f} µs from disk, in {hot:.1f} µs from memory"
+        title = f"A user's 1000 behaviours are read in {cold:.0f} µs from RocksDB, in {hot:.1f} µs from memory"
         with picture(title, "median and quartiles, µs, one partition, one thread", height=3.6) as (axes, save):
             places = range(len(spreads))
             for place, (what, each) in zip(places, reversed(spreads.items()), strict=True):

@@ -113,7 +113,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     checkpoint_interval_s: Positive = 30.0
     keep: Count = 3
     batch: Count = 32
-    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    nice: Annotated[int, Meta(ge=0, le=19)] = 5
     remember: Count = 1_000_000
     progressive_log: str = ""
     metrics: str = ""

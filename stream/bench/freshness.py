@@ -14,7 +14,7 @@ from stream.bench.load import Answered, Population, loaded_system
 from stream.report.canvas import picture
 from stream.report.style import PALETTE, QUIET
 
-_P50_S, _P99_S = 1.0, 2.0
+_RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
 _RATES = (10.0, 20.0, 40.0, 60.0)
 _ROUNDS, _SECONDS = 3, 30.0
 
@@ -33,8 +33,12 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 ages[rate].append(freshness(found.answers, found.announced))
                 console.print(f"round {number + 1}: {rate:g} a second, {len(ages[rate][-1])} clicks followed")
     rows = [_row(rate, [each for each in ages[rate] if each]) for rate in rates]
-    p50, p99 = (max((float(row[name] or 0) for row in rows), default=0) or None for name in ("p50, s", "p99, s"))
-    targets = [Target("p50, worst rate", p50, "s", _P50_S), Target("p99, worst rate", p99, "s", _P99_S)]
+    judged = rows[rates.index(_RATE)] if _RATE in rates else rows[-1]
+    where = f"at {judged['requests a second']:g} a second"
+    targets = [
+        Target(f"p50 {where}", judged["p50, s"], "s", _P50_S),
+        Target(f"p99 {where}", judged["p99, s"], "s", _P99_S),
+    ]
     notes = [
         f"medians over {rounds} round(s) of {seconds:g} s; from the click's time in Kafka to the answer received",
         "clicks that the last answer of a round does not know are left out: no answer came that could",
@@ -72,9 +76,9 @@ def _row(rate: float, rounds: Sequence[Sequence[float]]) -> dict[str, float | in
 
 def _picture(ages: dict[float, list[float]]) -> Callable[[], bytes]:
     def draw() -> bytes:
-        every = list(chain.from_iterable(ages.values()))
-        p50, p99 = np.percentile(every, (50, 99)) if every else (np.nan, np.nan)
-        title = f"Half of the clicks change an answer within {p50:.2f} s, 99 of 100 within {p99:.2f} s"
+        at = _RATE if _RATE in ages else max(ages)
+        p50, p99 = np.percentile(ages[at], (50, 99)) if ages[at] else (np.nan, np.nan)
+        title = f"At {at:g} requests a second half of the clicks count within {p50:.2f} s, 99% within {p99:.2f} s"
         with picture(title, "share of clicks that an answer has learned from, by seconds since the click") as (
             axes,
             save,

@@ -80,26 +80,33 @@ def _picture(rows: Sequence[dict[str, float | int | None]]) -> Callable[[], byte
         return np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
 
     def draw() -> bytes:
+        from matplotlib.ticker import LogLocator, NullLocator
+
         rates, p99 = column("requests a second"), column("p99, ms")
         at = int(np.abs(rates - _RATE).argmin())
         title = f"At {rates[at]:g} requests a second, 99 of 100 answers come within {p99[at]:.0f} ms"
-        with pictures(2, title, "latency by request rate, and the medians of its parts, ms") as (axes, save):
+        with pictures(2, title, "latency by request rate, ms, and the shares of its parts", height=4.8) as (axes, save):
             left, right = axes
             for colour, name in zip(PALETTE, ("p50, ms", "p99, ms", "p99.9, ms"), strict=False):
                 left.plot(rates, column(name), "o-", color=colour, label=name.removesuffix(", ms"))
             left.axhline(_P99_MS, color=QUIET, lw=1, ls=(0, (4, 3)), label=f"target of p99, {_P99_MS:g} ms")
             left.set_yscale("log")
+            left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             left.yaxis.set_major_formatter("{x:g}")
+            left.yaxis.set_minor_locator(NullLocator())
             left.set_xlabel("requests a second")
-            left.legend(frameon=False, loc="upper left")
+            total = sum(np.maximum(column(f"{part}, ms"), 0) for part in _PARTS)
             places, bottom = np.arange(len(rates)), np.zeros(len(rates))
             for colour, part in zip(PALETTE, _PARTS, strict=False):
-                height = np.maximum(column(f"{part}, ms"), 0)
-                right.bar(places, height, bottom=bottom, color=colour, width=0.65, label=part)
-                bottom += height
+                share = 100 * np.maximum(column(f"{part}, ms"), 0) / total
+                right.bar(places, share, bottom=bottom, color=colour, width=0.65, label=part)
+                bottom += share
             right.set_xticks(places, [f"{rate:g}" for rate in rates])
+            right.yaxis.set_major_formatter("{x:g}%")
             right.set_xlabel("requests a second")
-            right.legend(frameon=False, loc="upper left")
+            left.figure.subplots_adjust(top=0.72)
+            for each in axes:
+                each.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=10)
             return save()
 
     return draw

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from state.behavior import BEHAVIOR, BehaviorArray
+from state.layout import CHUNK
 from state.partition import Partition
 from stream.bench.findings import Findings, Target
 from stream.bench.measure import Spread, alternate
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         console.print("reading and appending …")
         times, memory = _times(path, names, rng, repeats)
         console.print("committing …")
-        commit, written = _commits(path, names, rng, max(10, repeats // 4))
+        # Every user goes once through a whole chunk, so that its mean length counts, and memory is flushed on the way.
+        commit, written = _commits(path, names, rng, users * CHUNK // _COMMIT)
     labels = {
         "read cold": ("µs a user", 1e6 / _BATCH),
         "read hot": ("µs a user", 1e6 / _BATCH),

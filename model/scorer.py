@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.embedding import EmbeddingTable
+from model.embedding import EmbeddingTable, Placed
 from model.errors import UpdateRefused
 from model.example import Example
 from model.key_index import Keys
@@ -25,13 +25,13 @@ class Prepared:
     Attributes:
         update: where it came from.
         dense: every parameter of the network by name.
-        rows: keys and vectors to set, by table.
+        rows: the rows to set by table, when the update is a delta.
         tables: the whole new tables by name when the update is a base, which then are served as they are.
     """
 
     update: Update
     dense: dict[str, Tensor]
-    rows: dict[str, tuple[Keys, Tensor]]
+    rows: dict[str, Placed]
     tables: dict[str, EmbeddingTable] | None
 
 
@@ -39,7 +39,7 @@ class Scorer:
     """Scores with the parameters it was last given; before the first update, with the initial ones of `seed`.
 
     Order of updates: a base applies when it is newer than what is served; a delta when it is the next one of
-    the same epoch. Not safe for threads, but for `prepare`, which reads nothing that changes.
+    the same epoch. Not safe for threads, but for `prepare`, which may run beside the one that scores and commits.
     """
 
     def __init__(self, spec: ModelSpec, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -83,12 +83,14 @@ class Scorer:
         for table, dim in table_dims(self._spec).items():
             keys = _checked_keys(update, f"{table}/keys")
             moved[table] = keys, self._checked(update, f"{table}/values", (len(keys), dim))
-        tables = None
-        if update.kind == "base":
-            tables = self._new_tables()
-            for name, (keys, vectors) in moved.items():
-                tables[name].assign(keys, vectors)
-        return Prepared(update, dense, moved, tables)
+        if update.kind == "delta":
+            tables = self._tables
+            placed = {name: tables[name].place(keys, vectors) for name, (keys, vectors) in moved.items()}
+            return Prepared(update, dense, placed, None)
+        tables = self._new_tables()
+        for name, (keys, vectors) in moved.items():
+            tables[name].assign(keys, vectors)
+        return Prepared(update, dense, {}, tables)
 
     @torch.no_grad()
     def commit(self, prepared: Prepared) -> None:
@@ -101,14 +103,23 @@ class Scorer:
         if prepared.tables is not None:
             self._tables = prepared.tables
         else:
+            rows = {name: self._placed(prepared, name) for name in prepared.rows}
             # All memory that is needed comes first: after that, nothing can fail half way.
-            for name, (keys, _) in prepared.rows.items():
-                self._tables[name].reserve(len(keys))
-            for name, (keys, vectors) in prepared.rows.items():
-                self._tables[name].assign(keys, vectors)
+            for name, placed in rows.items():
+                self._tables[name].reserve(len(placed.fresh))
+            for name, placed in rows.items():
+                self._tables[name].take_over(placed)
         for name, tensor in self._network.state_dict().items():
             tensor.copy_(prepared.dense[name])
         self.version = prepared.update.at
+
+    def _placed(self, prepared: Prepared, name: str) -> Placed:
+        """Return the rows to set, placed anew when a base has brought another table meanwhile."""
+        if prepared.rows[name].table is self._tables[name]:
+            return prepared.rows[name]
+        tensors = prepared.update.tensors
+        vectors = torch.tensor(tensors[f"{name}/values"], device=self._device)
+        return self._tables[name].place(tensors[f"{name}/keys"], vectors)
 
     def _check_order(self, update: Update) -> None:
         if update.at <= self.version:

@@ -34,7 +34,7 @@ def open_rocksdb(path: Path) -> Rdict:
 def _options() -> Options:
     table = BlockBasedOptions()
     # A user's chunks lie side by side: blocks larger than the default bring them with fewer reads.
-    table.set_block_size(8 << 10)
+    table.set_block_size(16 << 10)
     table.set_block_cache(Cache(_BLOCK_CACHE))
     # Most keys of a short sequence are not there; the filter says so without a read.
     table.set_bloom_filter(10, False)

@@ -1,8 +1,7 @@
 """The rolling sequences of a partition's users: a cache of hot users over chunks in RocksDB."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from typing import Any, cast
 
 from rocksdict import Rdict, WriteBatch
@@ -87,23 +86,16 @@ class Sequences:
             ValueError: when `count` is negative or greater than the present running count.
         """
         window = self._cached(user)
-        if window is None or not window.whole:
-            window = self._load((user,))[user]
-        return self._records(user, window, count)
-
-    def read_many(self, users: Sequence[str], counts: Sequence[int | None] | None = None) -> list[BehaviorArray]:
-        """Do what `read` does for many users; all that is not in memory comes with one multi-get.
-
-        Args:
-            users: the users; one may be named more than once.
-            counts: a running count for each, as in `read`; None is now for all.
-
-        Raises:
-            ValueError: as in `read`, or when there are not as many counts as users.
-        """
-        windows = self._load(users)
-        wanted = counts if counts is not None else [None] * len(users)
-        return [self._records(user, windows[user], count) for user, count in zip(users, wanted, strict=True)]
+        if window is None:
+            window = self._admit(user, self._scan(user))
+        elif not window.whole:
+            missing = [window.prefix + self._ring.suffix(chunk) for chunk in window.missing]
+            self._bytes += window.prepend(cast("list[bytes | None]", self._db.get(cast("list[Any]", missing))))
+        stop = window.count if count is None else count
+        if not 0 <= stop <= window.count:
+            raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {window.count}")
+        self._evict()
+        return window.records(stop - self.length, stop)
 
     def write_into(self, batch: WriteBatch) -> None:
         """Put all that changed since the last call into a batch; write it before anything else is called."""
@@ -113,12 +105,6 @@ class Sequences:
             self._clean[user] = window
         self._dirty.clear()
         self._evict()
-
-    def _records(self, user: str, window: Window, count: int | None) -> BehaviorArray:
-        stop = window.count if count is None else count
-        if not 0 <= stop <= window.count:
-            raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {window.count}")
-        return window.records(stop - self.length, stop)
 
     def _cached(self, user: str) -> Window | None:
         window = self._dirty.get(user)
@@ -134,35 +120,19 @@ class Sequences:
             window = self._admit(user, Window.from_disk(self._ring, prefix, self._db.get(prefix + HEAD_SUFFIX)))
         return window
 
-    def _load(self, users: Iterable[str]) -> dict[str, Window]:
-        """Return whole windows, with at most one multi-get."""
-        windows: dict[str, Window] = {}
-        cold: dict[str, bytes] = {}
-        partial: list[Window] = []
-        keys: list[bytes] = []
-        for user in users:
-            if user in windows or user in cold:
-                continue
-            window = self._cached(user)
-            if window is None:
-                prefix = cold[user] = user_prefix(user)
-                keys += [prefix + suffix for suffix in self._suffixes]
-                continue
-            windows[user] = window
-            if not window.whole:
-                partial.append(window)
-        for window in partial:
-            keys += [window.prefix + self._ring.suffix(chunk) for chunk in window.missing]
-        found: Any = self._db.get(cast("list[Any]", keys)) if keys else []
-        values: Iterator[bytes | None] = iter(found)
-        for user, prefix in cold.items():
-            head, *slots = islice(values, len(self._suffixes))
-            windows[user] = self._admit(user, Window.from_disk(self._ring, prefix, head, slots))
-        for window in partial:
-            self._bytes += window.prepend(list(islice(values, len(window.missing))))
-        # Not before: a window that left the cache above would have been counted after it had gone.
-        self._evict()
-        return windows
+    def _scan(self, user: str) -> Window:
+        """Read all that the disk has of a user; the values lie side by side, so one pass costs less than many gets."""
+        prefix = user_prefix(user)
+        last = prefix + self._suffixes[-1]
+        found: dict[bytes, bytes] = {}
+        values: Iterator[tuple[Any, Any]] = self._db.items(from_key=prefix + HEAD_SUFFIX)
+        for key, value in values:
+            if key > last:
+                break
+            # Between these may lie keys of users whose names are longer; no suffix is as long as theirs then.
+            found[key[len(prefix) :]] = value
+        slots = [found.get(suffix) for suffix in self._suffixes[1:]]
+        return Window.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
 
     def _admit(self, user: str, window: Window) -> Window:
         self._clean[user] = window

@@ -1,6 +1,7 @@
 """The command `samstream`: subcommands that read like the jobs. Parsing only; each job is a module of its own."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -146,7 +147,9 @@ def _worker(arguments: argparse.Namespace) -> int:
 def _trainer(arguments: argparse.Namespace) -> int:
     from stream.trainer import Trainer
 
-    Trainer(_settings(arguments)).run(_stop_event())
+    settings = _settings(arguments)
+    os.nice(settings.trainer.nice)  # of this thread, which learns, and of those that it makes
+    Trainer(settings).run(_stop_event())
     return 0
 
 

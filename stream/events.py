@@ -55,7 +55,10 @@ class Click(Struct, frozen=True, gc=False):
 
 
 class Spent(Struct, frozen=True):
-    """Milliseconds that an answer took: from the impression's Kafka timestamp to scoring, reading state, scoring."""
+    """Milliseconds that an answer took from the impression's Kafka timestamp on: waiting, reading state, scoring.
+
+    `score` is the time of the whole batch that the answer was part of, since it came no sooner.
+    """
 
     wait: float
     state: float

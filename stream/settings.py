@@ -116,7 +116,8 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The trainer: which arms it teaches (all when empty), where checkpoints lie, how often it publishes and saves.
 
-    `metrics` is as of the worker.
+    `metrics` is as of the worker. `nice` is by how much the trainer steps back behind other processes of its machine
+    when processors are scarce (Unix): learning can wait, answers cannot.
     """
 
     arms: tuple[Name, ...] = ()
@@ -125,6 +126,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     checkpoint_interval_s: Positive = 30.0
     keep: Count = 3
     batch: Count = 32
+    nice: Annotated[int, Meta(ge=0, le=19)] = 5
     remember: Count = 1_000_000
     progressive_log: str = ""
     metrics: str = ""

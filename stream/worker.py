@@ -248,7 +248,7 @@ class Worker:
 
     def _answer(self, requests: list[tuple[int, Request]]) -> None:
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
-        size = 4 * self._settings.worker.micro_batch
+        size = self._settings.worker.micro_batch
         for start in range(0, len(requests), size):
             part = requests[start : start + size]
             received = _wall_ms()
@@ -256,11 +256,11 @@ class Worker:
             answers = self._arms.answer(
                 [request.impression.user for _, request in part], [request.example for _, request in part]
             )
-            spent = (time.perf_counter() - began) * 1000 / len(part)
+            spent = (time.perf_counter() - began) * 1000
             for (number, request), answer in zip(part, answers, strict=True):
                 task = self._tasks[number]
                 task.scored(request, answer)
-                wait = float(max(0, received - request.record.timestamp))
+                wait = max(0.0, received - request.record.timestamp - request.state_ms)
                 score = _score(request, answer, Spent(wait=wait, state=request.state_ms, score=spent))
                 self._sender.send(
                     self._topics.scores,

@@ -2,5 +2,9 @@
 
 BENCHES: dict[str, str] = {
     "ingest": "behaviours from Kafka to committed sequences, a second; Faust and Quix Streams beside it",
+    "latency": "from an impression due to its score received, at rising request rates",
+    "freshness": "from a click produced to the first score of a model that has learned from it",
+    "sync": "bytes and time of a model update, and the pause of a worker that takes it",
+    "state": "reading, appending and committing sequences, and what they take of memory and disk",
 }
 """Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""

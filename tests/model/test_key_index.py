@@ -1,5 +1,7 @@
 """The key index against a dict."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,3 +55,24 @@ def test_the_view_of_the_keys_cannot_be_written() -> None:
     index.admit(array([7]))
     with pytest.raises(ValueError, match="read-only"):
         index.keys[0] = 8
+
+
+def test_a_lookup_beside_an_admission_finds_the_right_row_or_none() -> None:
+    index = KeyIndex()
+    keys = np.random.default_rng(0).permutation(np.arange(1, 200_001, dtype=np.uint64))
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            rows = index.lookup(keys)
+            wrong.append(int(np.count_nonzero((rows != np.arange(len(keys))) & (rows >= 0))))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for batch in np.split(keys, 400):
+        index.admit(batch)
+    done.set()
+    reader.join()
+    assert len(wrong) > 1
+    assert not any(wrong)

@@ -209,3 +209,30 @@ def test_updates_may_be_prepared_ahead_of_their_turn() -> None:
     for each in prepared:
         scorer.commit(each)
     assert_follows(scorer, learner)
+
+
+def test_two_deltas_prepared_together_may_bring_the_same_new_keys() -> None:
+    learner, scorer = served()
+    lesson = examples(8, seed=77, catalogue=5000)
+    learner.learn(lesson)
+    first = learner.delta("a")
+    learner.learn(lesson)
+    second = learner.delta("a")
+    prepared = [scorer.prepare(first), scorer.prepare(second)]
+    assert len(prepared[0].rows["item"].fresh) == len(prepared[1].rows["item"].fresh) > 0
+    for each in prepared:
+        scorer.commit(each)
+    assert_follows(scorer, learner)
+
+
+def test_rows_that_were_found_before_a_base_are_found_anew_in_its_tables() -> None:
+    _, scorer = served()
+    learner = Learner(small("din"))
+    learner.learn(examples(8, seed=55))
+    learner.begin_epoch(2)
+    base = scorer.prepare(learner.base("a"))
+    learner.learn(examples(8, seed=56))
+    delta = scorer.prepare(learner.delta("a"))
+    for each in (base, delta):
+        scorer.commit(each)
+    assert_follows(scorer, learner)

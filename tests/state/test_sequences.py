@@ -89,11 +89,6 @@ class Fold(RuleBasedStateMachine):
             assert found == wanted[len(wanted) - len(found) :]
             assert len(found) >= min(len(wanted), LENGTH + SLACK - newer)
 
-    @rule(users=st.lists(st.sampled_from([*USERS, "stranger"]), max_size=8))
-    def read_many(self, users: list[str]) -> None:
-        found = self.partition.sequences.read_many(users)
-        assert [rows(array) for array in found] == [self.lists.get(user, [])[-LENGTH:] for user in users]
-
     @rule(user=st.sampled_from(USERS))
     def count(self, user: str) -> None:
         assert self.partition.sequences.count(user) == len(self.lists[user])
@@ -211,18 +206,19 @@ def test_a_count_that_never_was_is_refused(path: Path, count: int) -> None:
     partition = filled(path, "u", 10)
     with pytest.raises(ValueError, match="between 0 and 10"):
         partition.sequences.read("u", count)
-    with pytest.raises(ValueError, match="between 0 and 10"):
-        partition.sequences.read_many(["v", "u"], [None, count])
     partition.close()
 
 
-def test_an_older_count_for_each_user(path: Path) -> None:
-    partition = filled(path, "u", 120)
-    partition.sequences.append("v", records(0, 9))
-    found = partition.sequences.read_many(["u", "v", "u", "w"], [100, None, 120, 0])
-    assert [len(array) for array in found] == [100, 9, 120, 0]
-    with pytest.raises(ValueError, match="zip"):
-        partition.sequences.read_many(["u", "v"], [None])
+def test_neighbours_in_the_order_of_keys_are_kept_apart(path: Path) -> None:
+    names = ["u", "u\0", "u\0\1", "u\0\2x", "u\1", "t", "v"]
+    partition = open_small(path)
+    for place, name in enumerate(names):
+        partition.sequences.append(name, records(place, place + 200))
+    partition.commit({})
+    partition.close()
+    partition = open_small(path)
+    for place, name in enumerate(names):
+        assert rows(partition.sequences.read(name)) == rows(records(place, place + 200))[-LENGTH:]
     partition.close()
 
 
@@ -272,8 +268,9 @@ def test_the_cache_stays_within_its_bound(path: Path) -> None:
     partition.commit({})
     assert sequences.cached_bytes <= 40_000
     for _ in range(3):
-        assert {len(array) for array in sequences.read_many([f"user-{n}" for n in range(100)])} == {LENGTH}
-        assert sequences.cached_bytes <= 40_000
+        for number in range(100):
+            assert len(sequences.read(f"user-{number}")) == LENGTH
+            assert sequences.cached_bytes <= 40_000
     partition.close()
 
 

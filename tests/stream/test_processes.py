@@ -67,6 +67,14 @@ def test_only_a_child_that_is_dead_is_named_and_the_others_end_in_order(settings
         processes.check()
 
 
+def test_the_trainer_steps_back_behind_what_answers(settings: Settings, tmp_path: Path) -> None:
+    wanted = min(19, psutil.Process().nice() + settings.trainer.nice)
+    with Processes(tmp_path / "run", settings) as processes:
+        trainer = processes.start("teacher", "trainer")
+        wait_for_text(processes.log("teacher"), "started ")
+        assert psutil.Process(trainer.pid).nice() == wanted
+
+
 def test_a_child_that_was_killed_is_named_with_the_signal(settings: Settings, tmp_path: Path) -> None:
     with Processes(tmp_path / "run", settings) as processes:
         child = processes.start("teacher", "trainer")

@@ -1,0 +1,100 @@
+"""`bench freshness`: how long after a click the first answer comes from a model that has learned from it."""
+
+import argparse
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+from rich.console import Console
+
+from stream.announcement import Announcement
+from stream.bench.findings import Findings, Target
+from stream.bench.load import Answered, Population, loaded_system
+from stream.report.canvas import picture
+from stream.report.style import PALETTE, QUIET
+
+_RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
+_RATES = (10.0, 20.0, 40.0, 60.0)
+_ROUNDS, _SECONDS = 3, 30.0
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Let users ask and click at each rate in each round, and follow every click to the first answer that knows it."""
+    rates, rounds, seconds = ((20.0,), 1, 6.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
+    population = Population(users=20, history=60) if arguments.quick else Population()
+    ages: dict[float, list[list[float]]] = {rate: [] for rate in rates}
+    console.print(f"starting a system on {arguments.broker}, {population.users} users …")
+    with loaded_system(arguments.broker, population) as (system, load):
+        load.run(rates[0], min(seconds, 5.0), system.check)
+        for number in range(rounds):
+            for rate in rates:
+                found = load.run(rate, seconds, system.check)
+                ages[rate].append(freshness(found.answers, found.announced))
+                console.print(f"round {number + 1}: {rate:g} a second, {len(ages[rate][-1])} clicks followed")
+    rows = [_row(rate, [each for each in ages[rate] if each]) for rate in rates]
+    judged = rows[rates.index(_RATE)] if _RATE in rates else rows[-1]
+    where = f"at {judged['requests a second']:g} a second"
+    targets = [
+        Target(f"p50 {where}", judged["p50, s"], "s", _P50_S),
+        Target(f"p99 {where}", judged["p99, s"], "s", _P99_S),
+    ]
+    notes = [
+        f"medians over {rounds} round(s) of {seconds:g} s; from the click's time in Kafka to the answer received",
+        "clicks that the last answer of a round does not know are left out: no answer came that could",
+    ]
+    together = {rate: list(chain.from_iterable(each)) for rate, each in ages.items()}
+    return Findings(rows, targets, _picture(together), notes)
+
+
+def freshness(answers: Sequence[Answered], announced: Sequence[Announcement]) -> list[float]:
+    """Return for each announced click how old it was (s) when the first answer came of a model that knew it.
+
+    Clicks that no answer knew are left out.
+    """
+    in_order = sorted((answer.received, answer.version) for answer in answers if answer.spent is not None)
+    times = np.array([received for received, _ in in_order])
+    # The newest version heard up to each answer never falls, so the first answer that knows can be searched for.
+    heard: list[tuple[int, int]] = []
+    for _, version in in_order:
+        heard.append(max(version, heard[-1]) if heard else version)
+    ages = []
+    for news in announced:
+        first = bisect_left(heard, (news.epoch, news.version))
+        if first < len(heard):
+            ages += [float(times[first]) - click / 1000 for click in news.clicks]
+    return ages
+
+
+def _row(rate: float, rounds: Sequence[Sequence[float]]) -> dict[str, float | int | None]:
+    clicks = sum(map(len, rounds))
+    p50, p99 = (
+        np.median([np.percentile(each, (50, 99)) for each in rounds], axis=0).tolist() if clicks else (None, None)
+    )
+    return {"requests a second": rate, "clicks": clicks, "p50, s": p50, "p99, s": p99}
+
+
+def _picture(ages: dict[float, list[float]]) -> Callable[[], bytes]:
+    def draw() -> bytes:
+        at = _RATE if _RATE in ages else max(ages)
+        p50, p99 = np.percentile(ages[at], (50, 99)) if ages[at] else (np.nan, np.nan)
+        title = f"At {at:g} requests a second half of the clicks count within {p50:.2f} s, 99% within {p99:.2f} s"
+        with picture(title, "share of clicks that an answer has learned from, by seconds since the click") as (
+            axes,
+            save,
+        ):
+            for colour, (rate, each) in zip(PALETTE, ages.items(), strict=False):
+                shares = np.arange(1, len(each) + 1) / max(1, len(each))
+                axes.plot(np.sort(each), 100 * shares, color=colour, label=f"{rate:g} requests a second")
+            for seconds, share in ((_P50_S, 50), (_P99_S, 99)):
+                axes.plot([seconds], [share], "x", color=QUIET, ms=8, mew=2)
+                axes.annotate(f"target: {share}%", (seconds, share), xytext=(8, -12), textcoords="offset points",
+                              color=QUIET)  # fmt: skip
+            axes.set_xlim(left=0)
+            axes.set_ylim(0, 103)
+            axes.yaxis.set_major_formatter("{x:g}%")
+            axes.set_xlabel("seconds")
+            axes.legend(frameon=False, loc="lower right")
+            return save()
+
+    return draw

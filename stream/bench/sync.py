@@ -1,0 +1,168 @@
+"""`bench sync`: what an update costs from the trainer to the worker, and for how long the worker pauses to take it."""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from model.device import prepare
+from model.key_index import Keys
+from model.learner import Learner
+from model.scorer import Scorer
+from model.spec import preset
+from model.tables import table_dims
+from model.update import Assembler, Update, split
+from stream.bench.findings import Findings, Target
+from stream.bench.measure import Spread
+from stream.report.canvas import picture
+from stream.report.style import PALETTE, QUIET
+from stream.topics import RECORD_BYTES
+
+T = TypeVar("T")
+
+_ARM = "sam"
+_PAUSE_MS = 5.0
+_FULL = (100, 1_000, 10_000, 100_000)
+_QUICK = (100, 1_000)
+_CATEGORIES = 1_000
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Measure updates of ever more touched item rows on a table that has twice as many."""
+    prepare(threads=1)
+    sizes = _QUICK if arguments.quick else _FULL
+    repeats = 5 if arguments.quick else 40
+    maker = _Updates(2 * sizes[-1])
+    rows, pauses, fresh = [], {}, {}
+    for size in sizes:
+        console.print(f"{size:,} touched rows …")
+        steps = {step: Spread.of(taken).scaled(1000) for step, taken in maker.measure(size, repeats).items()}
+        pauses[size] = steps["swap"]
+        fresh[size] = maker.pause_for_new(size, max(3, repeats // 4)).scaled(1000)
+        update = maker.delta(size)
+        parts = split(update, RECORD_BYTES)
+        rows.append(
+            {
+                "touched rows": size,
+                "bytes": sum(map(len, parts)),
+                "records": len(parts),
+                **{f"{step}, ms": spread.median for step, spread in steps.items()},
+                "swap p99, ms": steps["swap"].p99,
+                "swap of new rows, ms": fresh[size].median,
+            }
+        )
+    most = sizes[-1]
+    target = Target(f"pause at {most:,} touched rows, median", pauses[most].median, "ms", _PAUSE_MS)
+    notes = [
+        "trainer: encode; worker's thread of updates: assemble, prepare; worker's main thread: swap, the pause",
+        f"the table holds {2 * most:,} items; the touched rows are known to the worker, but for the last column",
+    ]
+    return Findings(rows, [target], _picture(pauses, fresh), notes)
+
+
+class _Updates:
+    """Deltas of the default model, of item rows drawn from a table of `items`."""
+
+    def __init__(self, items: int) -> None:
+        self._spec = preset("sam")
+        self._dims = table_dims(self._spec)
+        self._rng = np.random.default_rng(0)
+        learner = Learner(self._spec)
+        learner.begin_epoch(1)
+        self._fingerprint = learner.fingerprint
+        self._dense = {name: value for name, value in learner.base(_ARM).tensors.items() if "/" not in name}
+        keys = np.arange(1, items + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+        self._keys = {"item": keys, "category": keys[:_CATEGORIES]}
+        self._version = 0
+
+    def delta(self, size: int, *, offset: int = 0) -> Update:
+        """Return the next delta of `size` random item rows; an offset makes them items that nobody knows."""
+        self._version += 1
+        keys = {name: known[self._rng.permutation(len(known))[:size]] for name, known in self._keys.items()}
+        keys["item"] = keys["item"] + np.uint64(offset)
+        return self._update("delta", keys)
+
+    def measure(self, size: int, repeats: int) -> dict[str, list[float]]:
+        """Return the seconds of each step for `repeats` deltas of `size` known rows."""
+        scorer, assembler = self._scorer(), Assembler([_ARM])
+        taken: dict[str, list[float]] = {step: [] for step in ("encode", "assemble", "prepare", "swap")}
+        for _ in range(repeats):
+            update = self.delta(size)
+            parts = _timed(taken["encode"], partial(split, update, RECORD_BYTES))
+            whole = _timed(taken["assemble"], partial(_assembled, assembler, parts))
+            ready = _timed(taken["prepare"], partial(scorer.prepare, whole))
+            _timed(taken["swap"], partial(scorer.commit, ready))
+        return taken
+
+    def pause_for_new(self, size: int, repeats: int) -> Spread:
+        """Return the seconds of a swap when no row was known."""
+        scorer = self._scorer()
+        taken: list[float] = []
+        for number in range(1, repeats + 1):
+            ready = scorer.prepare(self.delta(size, offset=number))
+            _timed(taken, partial(scorer.commit, ready))
+        return Spread.of(taken)
+
+    def _scorer(self) -> Scorer:
+        self._version = 0
+        scorer = Scorer(self._spec)
+        scorer.apply(self._update("base", self._keys))
+        return scorer
+
+    def _update(self, kind: Literal["base", "delta"], keys: dict[str, Keys]) -> Update:
+        tensors: dict[str, npt.NDArray[Any]] = dict(self._dense)
+        for name, chosen in keys.items():
+            tensors[f"{name}/keys"] = chosen
+            tensors[f"{name}/values"] = self._rng.normal(size=(len(chosen), self._dims[name])).astype(np.float32)
+        return Update(_ARM, kind, 1, self._version, self._fingerprint, tensors)
+
+
+def _assembled(assembler: Assembler, parts: list[bytes]) -> Update:
+    *_, whole = [assembler.add(part) for part in parts]
+    if whole is None:
+        raise ValueError("the parts make no whole update")
+    return whole
+
+
+def _timed(taken: list[float], work: Callable[[], T]) -> T:
+    began = time.perf_counter()
+    result = work()
+    taken.append(time.perf_counter() - began)
+    return result
+
+
+def _picture(pauses: dict[int, Spread], fresh: dict[int, Spread]) -> Callable[[], bytes]:
+    def draw() -> bytes:
+        sizes = list(pauses)
+        title = f"A worker pauses for {pauses[sizes[-1]].median:.1f} ms to take an update of {sizes[-1]:,} rows"
+        with picture(title, "median and quartiles of the swap, ms, by touched rows") as (axes, save):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for known, colour in ((pauses, PALETTE[0]), (fresh, PALETTE[1])):
+                spreads = list(known.values())
+                axes.fill_between(
+                    sizes,
+                    [each.low for each in spreads],
+                    [each.high for each in spreads],
+                    color=colour,
+                    alpha=0.18,
+                    lw=0,
+                )
+                axes.plot(sizes, [each.median for each in spreads], "o-", color=colour)
+            axes.axhline(_PAUSE_MS, color=QUIET, lw=1, ls=(0, (4, 3)))
+            axes.annotate(f"target {_PAUSE_MS:g} ms", (sizes[0], _PAUSE_MS), xytext=(0, 5), textcoords="offset points",
+                          color=QUIET)  # fmt: skip
+            for text, known, colour in (("known rows", pauses, PALETTE[0]), ("new rows", fresh, PALETTE[1])):
+                axes.annotate(text, (sizes[-1], known[sizes[-1]].median), xytext=(9, 0), textcoords="offset points",
+                              va="center", color=colour, fontweight="bold", annotation_clip=False)  # fmt: skip
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel("touched rows")
+            return save()
+
+    return draw

@@ -29,12 +29,14 @@ class Intake:
 
     Args:
         consumer: manually assigned, with `enable.partition.eof`.
+        asker: another one, with a connection of its own: a question behind a fetch waits until records come.
         topics: the input topics.
         hearing: what the consumer hears of its connections.
     """
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing) -> None:
+    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing, asker: Consumer) -> None:
         self._consumer = consumer
+        self._asker = asker
         self._hearing = hearing
         self._topics = topics
         self._positions: dict[Where, int] = {}
@@ -118,7 +120,7 @@ class Intake:
         """Ask the broker itself whether all topics have been read to their end; False while it does not answer."""
         try:
             for topic in self._topics:
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
+                _, high = self._asker.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
                 if self._positions[topic, number] < high:
                     return False
         except KafkaException:
@@ -134,7 +136,7 @@ class Intake:
 
     def left(self, task: Task, number: int) -> int:
         """Return how many records a task has not worked off of those that were there when it began."""
-        return sum(max(0, task.ends.get(topic, 0) - self._worked_off(task, topic, number)) for topic in self._topics)
+        return sum(max(0, task.ends[topic] - self._worked_off(task, topic, number)) for topic in self._topics)
 
     def limit_backlogs(self, tasks: Mapping[int, Task]) -> None:
         """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""

@@ -7,7 +7,7 @@ crash is not scored again, since what is learned must be what was shown.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -33,20 +33,16 @@ class Start:
         answers: request id → the first answer given to it, beyond what the state knows.
         answers_end: the offset in `scores` behind them.
         answered: the group has answered the impressions below this offset.
-        impressions_end: the impressions below this offset were there at the start.
-        behaviors_end: the behaviours below this offset were there at the start.
         overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
-        ends: topic → where it ended at the start.
+        ends: input topic → where it ended at the start.
     """
 
     offsets: dict[str, int]
     answers: dict[str, Score]
     answers_end: int
     answered: int
-    impressions_end: int
-    behaviors_end: int
+    ends: dict[str, int]
     overtaken: bool = False
-    ends: dict[str, int] = field(default_factory=dict)
 
 
 def find_start(
@@ -98,16 +94,7 @@ def find_start(
             _heed_gap(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
     answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
-    return Start(
-        offsets,
-        answers,
-        answers_end,
-        answered,
-        ends[topics.impressions],
-        ends[topics.behaviors],
-        overtaken=overtaken,
-        ends=ends,
-    )
+    return Start(offsets, answers, answers_end, answered, ends, overtaken)
 
 
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:

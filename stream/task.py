@@ -251,7 +251,7 @@ class Task:
         if self.processed > before:
             self._active = now
             self.changed = True
-        if self._offsets[self._topics.impressions] >= self._start.impressions_end:
+        if self._offsets[self._topics.impressions] >= self._start.ends[self._topics.impressions]:
             self._answers.clear()
         requests, self._requests = self._requests, []
         return requests
@@ -322,7 +322,7 @@ class Task:
     def _known_to_its_answer(self, event: Event | Exception) -> int:
         """Return the offset of `behaviors` up to which the answer given before to an impression had read."""
         given = self._answers.get(event.request_id) if isinstance(event, Impression) else None
-        return min(given.read_to, self._start.behaviors_end) if given else 0
+        return min(given.read_to, self._start.ends[self._topics.behaviors]) if given else 0
 
     def _behavior(self, event: Behavior) -> None:
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)

@@ -68,6 +68,7 @@ class Worker:
         self._batch = 0
         self._commit_s = 0.0
         self._processed = 0
+        self._asker = consumer(settings.kafka, {"group.id": settings.worker.group})
         self._consumer: Consumer
         self._intake: Intake
         self._joined_anew = -_ANEW_S
@@ -104,6 +105,7 @@ class Worker:
         finally:
             self._release(commit=False)
             self._consumer.close()
+            self._asker.close()
             self._feed.stop()
             self._snapshotter.close()
             server.close()
@@ -120,7 +122,7 @@ class Worker:
             },
             hearing,
         )
-        self._intake = Intake(self._consumer, self._inputs, hearing)
+        self._intake = Intake(self._consumer, self._inputs, hearing, self._asker)
         self._consumer.subscribe(
             list(self._inputs), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )

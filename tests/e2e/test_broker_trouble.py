@@ -97,6 +97,26 @@ def test_a_frozen_broker_is_waited_for_and_nothing_is_lost(harness: Harness, bro
         harness.settle()
 
 
+def test_nothing_is_taken_as_done_that_a_frozen_broker_has_not_acknowledged(harness: Harness, broker: Broker) -> None:
+    with harness:
+        start(harness)
+        for number in range(3):
+            for _ in range(400):
+                harness.ask()
+            harness.client.flush()
+            answered = len(harness.answers)
+            wait_for(lambda before=answered: bool(harness.react(0.01)) or len(harness.answers) > before, "an answer")  # type: ignore[misc]
+            with frozen(broker):
+                # More than a commit interval: what the worker has in hand is scored meanwhile, and reaches nobody.
+                live(harness, 1.0)
+                worker = harness.processes.release(f"worker-{number}" if number else "worker")
+                worker.kill()
+                worker.wait(30)
+            harness.start_worker(f"worker-{number + 1}", instance="one")
+            harness.await_answers()
+        harness.settle()
+
+
 @pytest.mark.durable_broker
 @pytest.mark.parametrize("instance", ["static", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_broker_that_was_killed_and_comes_back_is_used_again_and_nothing_is_lost(

@@ -17,7 +17,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
     consumer = MagicMock(spec=Consumer)
     waiting = dict.fromkeys(TOPICS, 0)
     task = MagicMock(backlog=lambda topic: waiting[topic])
-    taken = Intake(consumer, TOPICS, Hearing({}))
+    taken = Intake(consumer, TOPICS, Hearing({}), MagicMock(spec=Consumer))
     most = intake._MOST_WAITING
 
     for count, paused in ((most, False), (most + 1, True), (most * 2, True), (most // 2, True), (most // 2 - 1, False)):
@@ -39,7 +39,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
 )
 def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int, error: type[Exception] | None) -> None:
     message = MagicMock(partition=lambda: 0, topic=lambda: "behaviors", error=lambda: KafkaError(code))
-    taken = Intake(MagicMock(spec=Consumer), TOPICS, Hearing({}))
+    taken = Intake(MagicMock(spec=Consumer), TOPICS, Hearing({}), MagicMock(spec=Consumer))
     if error is None:
         taken.hand_out([message], {})
     else:

@@ -103,7 +103,8 @@ class Log:
 
 
 def beginning(**changes: Any) -> Start:
-    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, 0, 0)
+    ends = {TOPICS.impressions: changes.pop("impressions_end", 0), TOPICS.behaviors: changes.pop("behaviors_end", 0)}
+    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, {TOPICS.clicks: 0, **ends})
     return Start(**{name: changes.get(name, getattr(start, name)) for name in Start.__dataclass_fields__})
 
 

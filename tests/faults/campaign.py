@@ -111,9 +111,9 @@ class Campaign:
         )
 
     def _supervise(self) -> None:
-        """Start a worker again that Kafka took for a stranger twice: a static member that joined as brokers were killed.
+        """Start a worker again that Kafka took for a stranger twice: it joined while the broker was killed.
 
-        A worker that is fenced again must end, since another one with its id may be at work; who runs it starts it again.
+        It must end then, since another one with its id may be at work; whoever runs it starts it again.
         """
         for name, child in list(self._children.items()):
             if child.poll() == 1 and "fenced by other consumer" in self._log(name):

@@ -263,7 +263,7 @@ def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
             sender.send(topics.outcomes, b"%d" % number, partition=0)
             sent.append(number)
 
-    sending = threading.Thread(target=send_all)
+    sending = threading.Thread(target=send_all, daemon=True)
     with frozen(broker):
         sending.start()
         wait_for(lambda: "waiting_for_broker" in caplog.text, "a word that the broker is waited for")

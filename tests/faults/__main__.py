@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--broker", default="kafka" if os.environ.get("KAFKA_HOME") else "embedded")
     parser.add_argument("--directory", type=Path, help="keep state, logs and checkpoints there")
     arguments = parser.parse_args()
+    # Brokers that are away are no news here.
+    logging.getLogger("samstream.kafka").setLevel(logging.CRITICAL + 1)
     with (
         tempfile.TemporaryDirectory(prefix="samstream-faults-") as scratch,
         local_broker(arguments.broker, Path(scratch) / "broker") as broker,

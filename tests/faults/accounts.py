@@ -8,7 +8,8 @@ import numpy as np
 from model.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
-from stream.events import Sample, Score, decode_behavior, decode_sample, decode_score
+from stream.deadletters import read_letters
+from stream.events import Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from tests.e2e.harness import ITEMS, LENGTH, Harness
 
 NOTHING = behaviors([])
@@ -33,6 +34,8 @@ class Accounts:
     clicks: Account
     samples: Account
     repeated_answers: int
+    late_clicks: int
+    refused: int
     labels_wrong: int
     sequences_differing: int
     sample_sequences_differing: int
@@ -48,7 +51,13 @@ class Accounts:
     def balanced(self) -> bool:
         """Say whether nothing was lost, doubled, wrong or different."""
         kinds = (self.behaviors, self.impressions, self.clicks, self.samples)
-        wrong = self.labels_wrong + self.sequences_differing + self.sample_sequences_differing + self.non_finite
+        wrong = (
+            self.refused
+            + self.labels_wrong
+            + self.sequences_differing
+            + self.sample_sequences_differing
+            + self.non_finite
+        )
         return not wrong and all(each.lost == each.doubled == 0 for each in kinds)
 
     def table(self) -> str:
@@ -59,6 +68,8 @@ class Accounts:
             rows.append(f"{name:12} {each.sent:9,} {each.processed:10,} {each.lost:6,} {each.doubled:8,}")
         rows += [
             f"answers repeated (allowed)     {self.repeated_answers}",
+            f"clicks too late for a window   {self.late_clicks}, in dead-letters, as they should be",
+            f"other dead letters             {self.refused}",
             f"labels wrong                   {self.labels_wrong}",
             f"sequences differing            {self.sequences_differing} of the state, "
             f"{self.sample_sequences_differing} of samples",
@@ -79,10 +90,12 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
         seconds: how long the campaign took.
     """
     full = _folded(harness)
+    late, refused = _dead_letters(harness)
+    clicked = harness.clicked - late
     counts, differing = _compare_state(harness, full)
     first, repeated = _first_answers(harness)
     shown = {
-        (request_id, score.items[index]): int((request_id, score.items[index]) in harness.clicked)
+        (request_id, score.items[index]): int((request_id, score.items[index]) in clicked)
         for request_id, score in first.items()
         for index in score.order[: score.slots]
     }
@@ -103,21 +116,37 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
             len({request_id for request_id, _ in labels.keys() - shown.keys()}),
         ),
         clicks=Account(
-            len(harness.clicked),
-            len(positives & harness.clicked),
-            len(harness.clicked - positives),
-            len(positives - harness.clicked),
+            len(clicked),
+            len(positives & clicked),
+            len(clicked - positives),
+            len(positives - clicked),
         ),
         samples=Account(len(shown), trained, max(0, len(shown) - trained), max(0, trained - len(shown))),
         repeated_answers=repeated,
+        late_clicks=len(late),
+        refused=len(refused),
         labels_wrong=sum(values != {shown.get(pair)} for pair, values in labels.items()),
         sequences_differing=differing,
         sample_sequences_differing=len(differing_samples),
         non_finite=_non_finite(harness),
-        examples=differing_samples[:10],
+        examples=[*differing_samples[:10], *refused[:10]],
         kills=kills,
         seconds=seconds,
     )
+
+
+def _dead_letters(harness: Harness) -> tuple[set[tuple[str, str]], list[str]]:
+    """Return the clicks that came after their window, and what else was refused: nothing else should be."""
+    late: set[tuple[str, str]] = set()
+    others: list[str] = []
+    for letter in read_letters(harness.settings.kafka, harness.topics):
+        origin = letter.origin
+        if origin.topic == harness.topics.clicks and "after its impression; the window is" in letter.reason:
+            click = decode_click(origin.value or b"")
+            late.add((click.request_id, click.item))
+        else:
+            others.append(f"  {origin.topic}/{origin.partition}/{origin.offset}: {letter.reason}")
+    return late, others
 
 
 def _folded(harness: Harness) -> dict[str, BehaviorArray]:

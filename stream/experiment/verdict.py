@@ -73,7 +73,7 @@ class Verdict:
         users: of each arm; users who were seen in two arms are in none.
         pairs: every two arms; those of the arm with the highest click rate first.
         doubts: what speaks against the verdict.
-        mismatch_p: any-time p-value of "users are divided as the shares say".
+        mismatch_p: any-time p-value of "users are divided as the shares say"; 1 when shares are not known.
     """
 
     winner: str | None
@@ -87,7 +87,7 @@ class Verdict:
 
 def judge(
     sums: UserSums,
-    shares: Mapping[str, float],
+    shares: Mapping[str, float] | None,
     *,
     alpha: float = 0.05,
     minimum_effect: float = MINIMUM_EFFECT,
@@ -99,19 +99,24 @@ def judge(
 
     Args:
         sums: what users did.
-        shares: of every arm of the experiment, as in its settings.
+        shares: of every arm of the experiment, as in its settings. None when they are not known: then the arms are
+            those that users were seen in, and nothing says whether users are divided as they should be.
         alpha: as in `Verdict`.
         minimum_effect: smallest lift that is worth finding. Any value is valid if it was chosen before the data; the
             interval is narrowest for an effect of this size.
     """
-    names = [name for name, share in shares.items() if share > 0]
+    names = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
     moments = {name: sums.moments(name) for name in names}
     users = {name: int(moments[name].count) for name in names}
     ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))
     pair_alpha = alpha / max(1, math.comb(len(names), 2))
     pairs = [_pair(sums, moments, *two, alpha=pair_alpha, minimum=minimum_effect) for two in combinations(ranked, 2)]
-    mismatch_p = mismatch([users[name] for name in names], [shares[name] for name in names])
-    doubts = [*_few(moments), *_unequal(users, shares, mismatch_p), *_crossed(sums, users)]
+    doubts = [*_few(moments), *_crossed(sums, users)]
+    mismatch_p = 1.0
+    if shares is not None:
+        seen = {name: int(sums.moments(name).count) for name in shares}
+        mismatch_p = mismatch(list(seen.values()), list(shares.values()))
+        doubts += _unequal(seen, shares, mismatch_p)
     best = pairs[0].arm if pairs else None
     against = [pair for pair in pairs if pair.arm == best]
     beats_all = len(against) == len(names) - 1 and all(pair.p <= pair_alpha for pair in against)

@@ -15,7 +15,7 @@ from stream.experiment.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.moments import Array, Moments
 from stream.experiment.verdict import LEAST_CLICKS, LEAST_USERS, MINIMUM_EFFECT
 from stream.experiment.worlds import Worlds
-from stream.report.canvas import label_ends, picture
+from stream.report.canvas import picture
 from stream.report.style import PALETTE, QUIET
 
 ALPHA = 0.05
@@ -99,21 +99,18 @@ def _curves(rows: list[dict[str, Any]]) -> bytes:
     least = next((f"{lift:g}%" for lift, row in zip(lifts, curve, strict=True) if row[_CUPED] >= 0.8), "none")
     title = f"Power: with CUPED, a lift of {least} is found in at least 80% of the experiments"
     subtitle = (
-        f"{BASE.users:,} users, {BASE.looks * BASE.every:,} impressions; the dashed way finds one where there is none"
+        f"share of the experiments that name an arm, of {BASE.users:,} users and {BASE.looks * BASE.every:,} "
+        f"impressions, with a look every {BASE.every}"
     )
     with picture(title, subtitle) as (axes, save):
-        ends = []
-        for name, colour in ((_CUPED, PALETTE[0]), (_PEEKING, PALETTE[2]), (_ONCE, PALETTE[1])):
-            values = [100 * row[name] for row in curve]
-            axes.plot(lifts, values, color=colour, marker="o", markersize=3.5)
-            ends.append((name, colour, values))
+        for name, colour in ((_CUPED, PALETTE[0]), (_ONCE, PALETTE[1]), (_PEEKING, PALETTE[2])):
+            axes.plot(lifts, [100 * row[name] for row in curve], color=colour, marker="o", markersize=3.5, label=name)
         naive = [100 * row[_NAIVE] for row in curve]
-        axes.plot(lifts, naive, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
+        label = f"naive, peeking: {naive[0]:.0f}% where there is no lift"
+        axes.plot(lifts, naive, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)), label=label)
         axes.set_ylim(0, 104)
-        label_ends(
-            axes, lifts[-1], [(name, colour, values[-1]) for name, colour, values in [*ends, (_NAIVE, QUIET, naive)]]
-        )
+        axes.legend(loc="lower right", frameon=False)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-        axes.set_xlabel("true lift of the click rate, %")
-        axes.set_ylabel("experiments that name an arm")
+        axes.xaxis.set_major_formatter(lambda value, _: f"+{value:g}%")
+        axes.set_xlabel("true lift of the click rate")
         return save()

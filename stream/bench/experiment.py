@@ -13,7 +13,7 @@ from stream.bench.findings import Findings, Target
 from stream.experiment.anytime import p_value, spread_for
 from stream.experiment.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.moments import Array, Moments
-from stream.experiment.verdict import LEAST_CLICKS, LEAST_USERS, MINIMUM_EFFECT
+from stream.experiment.verdict import MINIMUM_EFFECT, enough
 from stream.experiment.worlds import Worlds
 from stream.report.canvas import picture
 from stream.report.style import PALETTE, QUIET
@@ -26,7 +26,7 @@ KINDS = {
     "users turn up one by one": replace(BASE, growing=True),
     "users hardly alike in themselves": replace(BASE, likeness=0.002),
     "users very alike in themselves": replace(BASE, likeness=0.15),
-    "few users": replace(BASE, users=150),
+    "few users": replace(BASE, users=250),
 }
 _PEEKING, _ONCE, _NAIVE, _NAIVE_ONCE = "any time", "one look at the end", "naive, peeking", "naive, one look"
 _CUPED = "any time, CUPED"
@@ -52,13 +52,12 @@ def found(worlds: Worlds, *, seed: int) -> dict[str, float]:
     """Return the share of the worlds in which each way to look names an arm."""
     arms = worlds.draw(seed)
     plain, adjusted = compare(*arms, adjust=False), compare(*arms)
-    enough = np.minimum(arms[0].count, arms[1].count) >= LEAST_USERS
-    enough &= np.minimum(arms[0].total[..., CLICKS], arms[1].total[..., CLICKS]) >= LEAST_CLICKS
+    ready = enough(arms[0]) & enough(arms[1])
     naive = _naive(arms)
     z = np.abs(plain.log_ratio.value) / np.sqrt(plain.log_ratio.variance)
     return {
-        _PEEKING: _ever(enough & _sure(plain)),
-        _CUPED: _ever(enough & _sure(adjusted)),
+        _PEEKING: _ever(ready & _sure(plain)),
+        _CUPED: _ever(ready & _sure(adjusted)),
         _ONCE: float(np.mean(z[:, -1] > norm.ppf(1 - ALPHA / 2))),
         _NAIVE_ONCE: float(np.mean(naive[:, -1])),
         _NAIVE: _ever(naive),

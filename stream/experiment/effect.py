@@ -73,6 +73,13 @@ def design_effect(arm: Moments) -> Floats:
     return ratio
 
 
+def effective_users(arm: Moments) -> Floats:
+    """Return how many users who come equally often would weigh as evenly (Kish): far fewer, when a few do most."""
+    squares = arm.outer[..., SHOWN, SHOWN]
+    users: Floats = np.divide(arm.total[..., SHOWN] ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
+    return users
+
+
 def _rate(arm: Moments, slope: Floats, covariate: Floats) -> Estimate:
     """The rate less slope times the arm's mean covariate, which is linear in the vectors: covariate · vector."""
     rate = arm.ratio(CLICKS, SHOWN)

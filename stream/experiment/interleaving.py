@@ -13,14 +13,14 @@ import numpy as np
 from scipy.stats import binomtest
 
 from stream.experiment.anytime import half_width, p_value, spread_for
-from stream.experiment.effect import click_rate
+from stream.experiment.effect import click_rate, effective_users
 from stream.experiment.moments import Array, Moments
+from stream.experiment.verdict import LEAST_USERS
 from stream.statistics import Interval
 
 Item = TypeVar("Item", bound=Hashable)
 Team = Literal["a", "b"]
 
-LEAST_USERS = 50
 EXPECTED_PREFERENCE = 0.05
 """Distance of the preference from a half for which the any-time interval is narrowest."""
 
@@ -106,7 +106,8 @@ def prefer(users: Array, votes: Array, *, alpha: float = 0.05) -> Preference:
     share, spread = click_rate(moments), spread_for(EXPECTED_PREFERENCE, alpha)
     half = float(half_width(share.variance, spread, alpha))
     value, count = float(share.value), int(moments.count)
-    p = float(p_value(share.value - 0.5, share.variance, spread)) if count >= LEAST_USERS else 1.0
+    ready = effective_users(moments) >= LEAST_USERS
+    p = float(p_value(share.value - 0.5, share.variance, spread)) if ready else 1.0
     _, group = np.unique(who, return_inverse=True)
     majority = np.sign(np.bincount(group, weights=2 * won - 1))
     for_a, against = int(np.sum(majority > 0)), int(np.sum(majority < 0))

@@ -29,7 +29,8 @@ class Moments:
         """Return the moments of (..., users, k) vectors."""
         vectors = np.asarray(values, dtype=np.float64)
         count = np.full(vectors.shape[:-2], float(vectors.shape[-2]))
-        return cls(count, vectors.sum(axis=-2), np.swapaxes(vectors, -1, -2) @ vectors)
+        # einsum, not @: so small a product is no work for BLAS threads, which spin on a busy machine.
+        return cls(count, vectors.sum(axis=-2), np.einsum("...ui,...uj->...ij", vectors, vectors))
 
     @classmethod
     def of_observations(cls, users: Array, *columns: Array) -> "Moments":

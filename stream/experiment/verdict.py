@@ -10,14 +10,14 @@ import numpy as np
 
 from stream.experiment.anytime import half_width, p_value, spread_for
 from stream.experiment.drift import Drift, drift
-from stream.experiment.effect import CLICKS, SHOWN, Effect, click_rate, compare
-from stream.experiment.moments import Moments
+from stream.experiment.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
+from stream.experiment.moments import Array, Moments
 from stream.experiment.ratio import mismatch
 from stream.experiment.sums import UserSums
 from stream.statistics import Interval
 
 LEAST_USERS = 50
-"""Users an arm needs before anything is concluded: fewer do not make the normal approximation good."""
+"""Effective users an arm needs before anything is concluded: fewer do not make the normal approximation good."""
 
 LEAST_CLICKS = 50
 """Clicks an arm needs, for the same reason."""
@@ -161,12 +161,19 @@ def intervals(effect: Effect, *, spread: float, alpha: float) -> tuple[Interval,
     )
 
 
+def enough(arm: Moments) -> Array:
+    """(...) whether an arm has the users and the clicks that it takes to say anything."""
+    some: Array = (effective_users(arm) >= LEAST_USERS) & (arm.total[..., CLICKS] >= LEAST_CLICKS)
+    return some & (arm.total[..., CLICKS] < arm.total[..., SHOWN])
+
+
 def _few(moments: Mapping[str, Moments]) -> list[Doubt]:
     lacking = []
     for name, arm in moments.items():
-        users, clicks = int(arm.count), int(arm.total[CLICKS])
-        if users < LEAST_USERS or clicks < LEAST_CLICKS or clicks == arm.total[SHOWN]:
-            lacking.append(f"{name} has {users} users and {clicks} clicks")
+        if not enough(arm):
+            users, even = int(arm.count), int(effective_users(arm))
+            weight = f" (worth {even}, as a few come most)" if even < LEAST_USERS <= users else ""
+            lacking.append(f"{name} has {users} users{weight} and {int(arm.total[CLICKS])} clicks")
     if not lacking:
         return []
     return [Doubt("few", f"{'; '.join(lacking)}; {LEAST_USERS} and {LEAST_CLICKS} are needed", fatal=True)]

@@ -1,5 +1,7 @@
 """Any-time inference: the formula against its source, and what it promises against simulation."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -9,7 +11,7 @@ from stream.experiment.anytime import half_width, p_value, spread_for
 from stream.experiment.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.moments import Array, Moments
 from stream.experiment.ratio import CONCENTRATION, mismatch, mismatch_at_one_look
-from stream.experiment.verdict import LEAST_CLICKS, LEAST_USERS
+from stream.experiment.verdict import enough
 from stream.experiment.worlds import Worlds
 
 ALPHA = 0.05
@@ -42,11 +44,16 @@ def test_p_is_alpha_where_the_interval_ends_at_zero() -> None:
     assert p_value(np.array(0.0), np.array(0.0), SPREAD) == 1
 
 
+@cache
+def drawn(worlds: Worlds) -> tuple[Moments, Moments]:
+    """Several tests look at the same worlds."""
+    return worlds.draw(0)
+
+
 def found(effect: Effect, arms: tuple[Moments, Moments], spread: float = SPREAD) -> Array:
     """(worlds, looks): where a winner would be named."""
-    enough = np.minimum(arms[0].count, arms[1].count) >= LEAST_USERS
-    enough &= np.minimum(arms[0].total[..., CLICKS], arms[1].total[..., CLICKS]) >= LEAST_CLICKS
-    return enough & (p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA)
+    ready = enough(arms[0]) & enough(arms[1])
+    return ready & (p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA)
 
 
 def naive(arms: tuple[Moments, Moments]) -> Array:
@@ -59,18 +66,31 @@ def naive(arms: tuple[Moments, Moments]) -> Array:
     return differ
 
 
-@pytest.mark.parametrize("growing", [False, True], ids=["returning", "growing"])
-def test_a_against_a_finds_nothing_however_often_it_is_looked_at(growing: bool) -> None:
-    arms = Worlds(worlds=200, looks=100, every=100, growing=growing).draw(0)
-    ours = found(compare(*arms), arms)
-    plain = naive(arms)
+@pytest.mark.parametrize(
+    ("worlds", "expected"),
+    [
+        (Worlds(), 0.1),
+        (Worlds(growing=True), 0.1),
+        (Worlds(likeness=0.002), 0.3),
+        (Worlds(activity=2.0, growing=True), 0.5),
+    ],
+    ids=["returning", "growing", "hardly alike", "a few come most"],
+)
+def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: Worlds, expected: float) -> None:
+    """200 worlds, 100 looks, one every 100 impressions."""
+    arms = drawn(worlds)
+    ours = found(compare(*arms), arms, spread_for(np.log1p(expected), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
+
+
+def test_tests_over_items_find_something_between_a_and_a() -> None:
+    plain = naive(drawn(Worlds()))
     assert plain.any(axis=1).mean() > 0.5, "naive, looked at every 100 impressions"
     assert plain[:, -1].mean() > 0.2, "naive, looked at once: a user's impressions are not independent"
 
 
 def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> None:
-    effect = compare(*Worlds(worlds=200, looks=100, every=100).draw(0))
+    effect = compare(*drawn(Worlds()))
     z = np.abs(effect.log_ratio.value) / np.sqrt(effect.log_ratio.variance)
     assert (z[:, -1] > 1.96).mean() < 0.10
     assert (z[:, 10:] > 1.96).any(axis=1).mean() > 0.15
@@ -91,7 +111,7 @@ def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
 @pytest.mark.parametrize("users", [150, 1000])
 @pytest.mark.parametrize("effect", [0.02, 0.1, 0.5])
 def test_a_against_a_in_many_kinds_of_worlds(likeness: float, users: int, effect: float) -> None:
-    arms = Worlds(worlds=1000, users=users, looks=200, every=50, likeness=likeness, activity=1.0, before=3000).draw(2)
+    arms = Worlds(worlds=400, users=users, looks=100, every=100, likeness=likeness, activity=1.0, before=3000).draw(2)
     ours = found(compare(*arms), arms, spread_for(np.log1p(effect), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
 

@@ -1,38 +1,16 @@
-"""Which arm a user is in, and the scorers of all arms side by side."""
+"""The scorers of all arms side by side: each user is answered by the one of their own arm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from model.example import Example
 from model.scorer import Scorer
 from stream.events import Score
-from stream.settings import ArmSettings, Settings
-
-
-class Assignment:
-    """Users assigned to arms by a salted hash: no state, the same in every process.
-
-    The place of a user is XXH3-64 of `salt:user`, as a fraction of 2⁶⁴; the arms divide [0, 1) in their order by share.
-
-    >>> arms = [ArmSettings(name="a", share=1), ArmSettings(name="b", share=0)]
-    >>> Assignment(arms, salt="s").arm("anybody")
-    'a'
-    """
-
-    def __init__(self, arms: Sequence[ArmSettings], *, salt: str) -> None:
-        shares = np.array([arm.share for arm in arms], dtype=np.float64)
-        self._bounds = np.cumsum(shares) / shares.sum()
-        self._names = [arm.name for arm in arms]
-        self._salt = salt
-
-    def arm(self, user: str) -> str:
-        """Return the name of the user's arm."""
-        place = xxh3_64_intdigest(f"{self._salt}:{user}".encode()) / 2**64
-        return self._names[int(np.searchsorted(self._bounds[:-1], place, side="right"))]
+from stream.experiment.assignment import Assignment
+from stream.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +39,7 @@ class Arms:
     """The serving models of all arms."""
 
     def __init__(self, settings: Settings, *, device: str) -> None:
-        self._assignment = Assignment(settings.arms, salt=settings.salt)
+        self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
         self._micro_batch = settings.worker.micro_batch
         self.scorers = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.arms}
 

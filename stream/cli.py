@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("--limit", type=_count, default=20, metavar="N", help="list only the newest (default 20)")
     letters.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
+    text = "say what an experiment's file means, what is wrong with it, and how many users it needs"
+    experiment = commands.add_parser("experiment", help=text, description=text)
+    experiment.set_defaults(command=_experiment, log_level="WARNING")
+    experiment.add_argument("action", choices=["check", "settings"], help="settings prints them for --config")
+    experiment.add_argument("file", type=Path, metavar="FILE", help="experiment.toml")
+
     bench = commands.add_parser("bench", help=(text := "measure both sides in one run"), description=text)
     bench.set_defaults(command=_bench, log_level="WARNING")
     bench.add_argument("bench", metavar="NAME", choices=list(BENCHES), help=", ".join(BENCHES))
@@ -180,6 +186,12 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
     from stream.deadletters_command import run_dead_letters
 
     return run_dead_letters(arguments, _settings(arguments))
+
+
+def _experiment(arguments: argparse.Namespace) -> int:
+    from stream.experiment.command import run_experiment
+
+    return run_experiment(arguments)
 
 
 def _bench(arguments: argparse.Namespace) -> int:

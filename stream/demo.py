@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from stream.lag import Lag
 from stream.report.data import DemoReport, DemoTrace
 from stream.report.report import write_demo
-from stream.report.summary import arm_result, comparisons, spread, this_machine
+from stream.report.summary import arm_result, spread, this_machine, verdict
 from stream.report.words import demo_headline
 from stream.settings import Settings, load
 from stream.simulation.config import WorldConfig
@@ -71,7 +71,8 @@ def _simulate(arguments: argparse.Namespace, settings: Settings, console: Consol
     traffic = Traffic(
         settings.kafka, Topics(settings.topics.prefix), world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed
     )
-    observer = Observer()
+    shares = {arm.name: arm.share for arm in settings.arms}
+    observer = Observer(shares)
     lag = Lag(settings.kafka, settings.worker.group)
     topics = Topics(settings.topics.prefix)
     began = time.time()
@@ -96,13 +97,17 @@ def _simulate(arguments: argparse.Namespace, settings: Settings, console: Consol
         )
     if not complete:
         console.print(f"note: the trainer has not announced {traffic.untrained} of the shown items as learned")
-    report, trace = _report(arguments, config, traffic, observer)
+    report, trace = _report(arguments, config, traffic, observer, shares)
     console.print(demo_headline(report), highlight=False, soft_wrap=True)
     return write_demo(arguments.report, report, trace)
 
 
 def _report(
-    arguments: argparse.Namespace, config: WorldConfig, traffic: Traffic, observer: Observer
+    arguments: argparse.Namespace,
+    config: WorldConfig,
+    traffic: Traffic,
+    observer: Observer,
+    shares: Mapping[str, float],
 ) -> tuple[DemoReport, DemoTrace]:
     tally, traces = traffic.tally, traffic.tally.traces()
     report = DemoReport(
@@ -117,7 +122,7 @@ def _report(
         latency_ms=spread([value for _, value in tally.latency]),
         freshness_s=spread([value for _, value in tally.freshness]),
         arms={name: arm_result(trace) for name, trace in traces.items()},
-        comparisons=comparisons(traces),
+        verdict=verdict(traces, shares),
         machine=this_machine(),
         settings={
             "seed": arguments.seed,

@@ -9,6 +9,10 @@ class SettingsError(StreamError):
     """The configuration has an unknown key, a value that cannot be, or a file that cannot be read."""
 
 
+class ExperimentError(StreamError):
+    """An experiment's file cannot be read, has an unknown key, or arms that cannot be compared."""
+
+
 class KafkaClientError(StreamError):
     """Kafka did not take a record, or refuses this client."""
 

@@ -45,6 +45,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         lag: records sent and not answered or learned yet.
         dead_letters: records that could not be used, since the start.
         arms: the arms, in their order.
+        verdict: the experiment's verdict as a sentence; empty while there is none.
     """
 
     phase: str
@@ -61,13 +62,20 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     lag: int = 0
     dead_letters: int = 0
     arms: Sequence[ArmSnapshot] = ()
+    verdict: str = ""
 
 
 def render(snapshot: Snapshot) -> RenderableType:
     """Return the snapshot as a view of at least 80 columns."""
     title = Text.assemble(("samstream ", "bold"), (snapshot.phase, "cyan"))
     return Panel(
-        Group(_progress(snapshot), Text(), _rates(snapshot), *([_arms(snapshot)] if snapshot.arms else [])),
+        Group(
+            _progress(snapshot),
+            Text(),
+            _rates(snapshot),
+            *([_arms(snapshot)] if snapshot.arms else []),
+            *([Text(snapshot.verdict, style="bold"), Text()] if snapshot.verdict else []),
+        ),
         title=title,
         title_align="left",
         border_style="grey50",
@@ -85,6 +93,7 @@ def plain_line(snapshot: Snapshot) -> str:
         f"freshness {_number(snapshot.freshness_p50, 1)}/{_number(snapshot.freshness_p99, 1)} s",
         *(f"{arm.name} v{arm.epoch}.{arm.version} CTR {_interval(arm)}" for arm in snapshot.arms),
         f"lag {snapshot.lag} dead {snapshot.dead_letters}",
+        *([snapshot.verdict] if snapshot.verdict else []),
     ]
     return " | ".join(parts)
 

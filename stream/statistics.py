@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.experiment.effect import Estimate, click_rate, compare
+from stream.experiment.moments import Moments
+
 Array = npt.NDArray[Any]
 
 
@@ -39,8 +42,8 @@ def wilson(successes: float, trials: float, *, level: float = 0.95) -> Interval:
 def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 0.95) -> Interval:
     """Return Σclicks / Σshown with an interval whose variance is taken over users.
 
-    The rate is a ratio of two sums over users; its variance is the delta method's (Deng, Knoblich and Lu, KDD 2018,
-    sec. 3), with the normal distribution's quantile. With fewer than two users the limits are NaN.
+    The variance is that of `stream.experiment.effect.click_rate`, with the normal distribution's quantile. With fewer
+    than two users the limits are NaN.
 
     Args:
         users: (n,) whose observation each is; integers or strings.
@@ -48,8 +51,8 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    rate, variance = _rate_and_variance(users, shown, clicks)
-    half = _quantile(level) * math.sqrt(variance) if variance >= 0 else math.nan
+    estimate = _rate((users, shown, clicks))
+    rate, half = float(estimate.value), _quantile(level) * float(np.sqrt(estimate.variance))
     return Interval(rate, rate - half, rate + half)
 
 
@@ -58,14 +61,11 @@ def lift(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], *, level:
 
     Both are (users, shown, clicks) as in `clustered_rate`, of different users. The interval is symmetric in the
     logarithm of the ratio, so that it never goes below −1. It holds for one look at the end, not for looking until it
-    pleases.
+    pleases; `stream.experiment.verdict` has the interval that does.
     """
-    (rate_a, variance_a), (rate_b, variance_b) = _rate_and_variance(*a), _rate_and_variance(*b)
-    if not (rate_a > 0 and rate_b > 0):
-        return UNDEFINED
-    ratio = rate_a / rate_b
-    half = _quantile(level) * math.sqrt(variance_a / rate_a**2 + variance_b / rate_b**2)
-    return Interval(ratio - 1, ratio * math.exp(-half) - 1, ratio * math.exp(half) - 1)
+    log_ratio = compare(Moments.of_observations(*a), Moments.of_observations(*b)).log_ratio
+    value, half = float(log_ratio.value), _quantile(level) * float(np.sqrt(log_ratio.variance))
+    return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
 
 
 def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -> tuple[float, ...]:
@@ -76,18 +76,10 @@ def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -
     return tuple(np.percentile(array, percents).tolist())
 
 
-def _rate_and_variance(users: Array, shown: Array, clicks: Array) -> tuple[float, float]:
+def _rate(data: tuple[Array, Array, Array]) -> Estimate:
     """The rate, and its variance over users; NaN where not defined."""
-    total = float(np.sum(shown))
-    if not total:
-        return math.nan, math.nan
-    rate = float(np.sum(clicks)) / total
-    distinct, groups = np.unique(users, return_inverse=True)
-    count = len(distinct)
-    if count < 2:
-        return rate, math.nan
-    residuals = np.bincount(groups, weights=clicks - rate * shown)
-    return rate, count / (count - 1) * float(np.sum(residuals**2)) / total**2
+    users, shown, clicks = data
+    return click_rate(Moments.of_observations(users, shown, clicks))
 
 
 def _quantile(level: float) -> float:

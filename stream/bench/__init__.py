@@ -1,6 +1,7 @@
 """Benchmarks: both sides in one run, medians with spread, targets beside what was reached."""
 
 BENCHES: dict[str, str] = {
+    "experiment": "how often an experiment names a winner, by the true lift; simulated, seeded, without a broker",
     "ingest": "behaviours from Kafka to committed sequences, a second; Faust and Quix Streams beside it",
     "latency": "from an impression due to its score received, at rising request rates",
     "freshness": "from a click produced to the first score of a model that has learned from it",

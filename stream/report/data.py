@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from stream.experiment.verdict import Verdict
+
 
 class Percentiles(Struct, frozen=True):
     """Median and 99th percentile; NaN (null in JSON) where nothing was measured."""
@@ -52,18 +54,8 @@ class ArmResult(Struct, frozen=True):
     version: int = 0
 
 
-class Comparison(Struct, frozen=True):
-    """By how much one arm's CTR is relatively above another's, with a 95% interval over users."""
-
-    arm: str
-    against: str
-    lift: float
-    low: float
-    high: float
-
-
 class DemoReport(Struct, frozen=True, kw_only=True):
-    """A simulated experiment. `comparisons` has the arm with the highest CTR against each other one."""
+    """A simulated experiment and the verdict on it."""
 
     title: str
     seconds: float
@@ -76,7 +68,7 @@ class DemoReport(Struct, frozen=True, kw_only=True):
     latency_ms: Percentiles
     freshness_s: Percentiles
     arms: dict[str, ArmResult]
-    comparisons: list[Comparison]
+    verdict: Verdict
     machine: Machine
     settings: dict[str, str | int | float]
 

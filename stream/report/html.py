@@ -52,7 +52,7 @@ class Page:
     tiles: list[Tile]
     columns: list[str]
     rows: list[Row]
-    comparisons: list[str] = field(default_factory=list)
+    verdict: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)

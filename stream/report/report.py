@@ -12,12 +12,12 @@ from stream.report.html import Cell, Figure, Page, Row, Tile, render_page
 from stream.report.plots import demo_plots, replay_plots
 from stream.report.style import colours
 from stream.report.words import (
-    comparison_line,
     demo_headline,
     machine_facts,
     number,
     percent,
     replay_headline,
+    verdict_lines,
 )
 
 _ALT = {
@@ -79,13 +79,14 @@ def _demo_page(report: DemoReport) -> Page:
         ],
         columns=["arm", "impressions", "shown", "clicks", "click rate", "best possible", "random", "log loss", "model"],
         rows=[Row(name, palette[name], _demo_cells(arm)) for name, arm in report.arms.items()],
-        # With two arms, the headline has said it.
-        comparisons=[comparison_line(each) for each in report.comparisons] if len(report.comparisons) > 1 else [],
+        verdict=verdict_lines(report.verdict),
         notes=[
             "This is a simulation: the users, their interests and their clicks come from a made-up world with known "
             "click probabilities. It shows that the system works and what it can exploit, not what your users will do.",
+            "The verdict may be looked at any time and acted on at any look: among arms that are alike it names a "
+            "winner in at most 5 of 100 experiments, and its intervals hold at all looks at once.",
             "Click rate: clicked items over shown items. Intervals are taken over users, because one user's clicks are "
-            "not independent; they hold for one look at the end.",
+            "not independent; those in the table and in the picture hold for one look.",
             "Best possible and random: click rates to expect on the same requests of a ranking by the true "
             "probabilities, and of a random one.",
             "Log loss of two arms is not comparable as it stands: the arm that shows better items shows fewer obvious "

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.metrics import auc, normalised_entropy
-from stream.report.data import ArmResult, ArmTrace, Comparison, Machine, Percentiles, ReplayTrace
-from stream.statistics import clustered_rate, lift, percentiles
+from stream.experiment.sums import UserSums
+from stream.experiment.verdict import Verdict, judge
+from stream.report.data import ArmResult, ArmTrace, Machine, Percentiles, ReplayTrace
+from stream.statistics import clustered_rate, percentiles
 
 _LIBRARIES = ("samstream", "torch", "numpy", "confluent-kafka", "rocksdict")
 
@@ -43,15 +45,12 @@ def arm_result(trace: ArmTrace) -> ArmResult:
     )
 
 
-def comparisons(traces: Mapping[str, ArmTrace]) -> list[Comparison]:
-    """Compare the arm with the highest CTR with each other one, the best first; arms without clicks are left out."""
-    rates = {name: clustered_rate(*columns(trace)).value for name, trace in traces.items() if sum(trace.clicks)}
-    ranked = sorted(rates, key=lambda name: -rates[name])
-    results = []
-    for other in ranked[1:]:
-        gain = lift(columns(traces[ranked[0]]), columns(traces[other]))
-        results.append(Comparison(ranked[0], other, gain.value, gain.low, gain.high))
-    return results
+def verdict(traces: Mapping[str, ArmTrace], shares: Mapping[str, float]) -> Verdict:
+    """Return the verdict on arms of these shares, which are taken as unknown when they lack an arm that answered."""
+    sums = UserSums()
+    for arm, trace in traces.items():
+        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, trace.at)
+    return judge(sums, shares if traces.keys() <= shares.keys() else None)
 
 
 def spread(values: npt.ArrayLike) -> Percentiles:

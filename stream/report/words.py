@@ -2,31 +2,40 @@
 
 import math
 
-from stream.report.data import Comparison, DemoReport, Machine, ReplayReport
+from stream.experiment.verdict import Pair, Verdict
+from stream.report.data import DemoReport, Machine, ReplayReport
 
 
 def demo_headline(report: DemoReport) -> str:
-    """Say in one sentence what came out of the experiment, and no more than the intervals allow."""
-    if not report.comparisons:
-        rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
-        return f"Click rate: {rates}" if rates else "Nothing was shown, so there is nothing to say"
-    first = report.comparisons[0]
+    """Say in one sentence what came out of the experiment, and no more than the verdict allows."""
+    verdict = report.verdict
+    rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
+    if not rates:
+        return "Nothing was shown, so there is nothing to say"
+    if not verdict.pairs or any(doubt.fatal for doubt in verdict.doubts):
+        return f"Click rate: {rates}. {verdict.sentence}" if len(verdict.users) > 1 else f"Click rate: {rates}"
+    first = verdict.pairs[0]
     best, other = report.arms[first.arm], report.arms[first.against]
+    lead = f"{verdict.winner} wins" if verdict.winner else "No winner yet"
+    doubt = "" if first.lift.low > 0 else ", which may be chance"
     rates = f"{first.arm} click rate {percent(best.ctr)} vs {first.against} {percent(other.ctr)}"
-    return f"{rates}: {gain(first)}" + ("" if first.low > 0 else ", which may be chance")
+    return f"{lead}: {rates}, {gain(first)}{doubt}"
 
 
-def comparison_line(comparison: Comparison) -> str:
-    """Say how far apart two arms are."""
-    doubt = "" if comparison.low > 0 else ", which may be chance"
-    return f"{comparison.arm} against {comparison.against}: {gain(comparison)}{doubt}."
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return what the headline leaves out: the other pairs, and what speaks against the verdict."""
+    lines = []
+    if not any(doubt.fatal for doubt in verdict.doubts):
+        for pair in verdict.pairs if len(verdict.pairs) > 1 else []:
+            doubt = "" if pair.lift.low > 0 else ", which may be chance"
+            lines.append(f"{pair.arm} against {pair.against}: {gain(pair)}{doubt}.")
+    return [*lines, *(f"Note: {doubt.text}." for doubt in verdict.doubts)]
 
 
-def gain(comparison: Comparison) -> str:
-    """Return a lift with its interval: +25% (95% interval +21% to +29%)."""
-    if math.isnan(comparison.low):
-        return f"{signed(comparison.lift)} (too few users for an interval)"
-    return f"{signed(comparison.lift)} (95% interval {signed(comparison.low)} to {signed(comparison.high)})"
+def gain(pair: Pair) -> str:
+    """Return a lift with its interval: +25% (any time: +18% to +32%)."""
+    lift = pair.lift
+    return f"{signed(lift.value)} (any time: {signed(lift.low)} to {signed(lift.high)})"
 
 
 def replay_headline(report: ReplayReport) -> str:

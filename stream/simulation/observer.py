@@ -2,11 +2,13 @@
 
 import math
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 
 from stream.live import ArmSnapshot, Snapshot
 from stream.report.data import ArmTrace, RatePoint
+from stream.report.summary import verdict
 from stream.simulation.traffic import Traffic
 from stream.statistics import percentiles, wilson
 
@@ -14,16 +16,19 @@ _RECENT_S = 10.0
 """How far back rates, latency and freshness look."""
 _LOSS_WINDOW_S = 5.0
 _RATE_EVERY_S = 1.0
+_VERDICT_EVERY_S = 2.0
 
 
 class Observer:
-    """Watches traffic; asked a few times a second.
+    """Watches traffic; asked a few times a second. `shares` of the arms are for the verdict.
 
     Attributes:
         rates: one point a second of the traffic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Mapping[str, float] | None = None) -> None:
+        self._shares = shares or {}
+        self._verdict: tuple[float, str] = (-math.inf, "")
         self.rates: list[RatePoint] = []
         self._counts: deque[tuple[float, int, int, int, int]] = deque()
 
@@ -38,6 +43,7 @@ class Observer:
         while elapsed - self._counts[0][0] > _RECENT_S:
             self._counts.popleft()
         events_s, scores_s, clicks_s, samples_s = self._per_second()
+        traces = tally.traces()
         latency = _recent(tally.latency)
         freshness = _recent(tally.freshness)
         return Snapshot(
@@ -54,7 +60,8 @@ class Observer:
             freshness_p99=freshness[1],
             lag=traffic.under_way + traffic.untrained,
             dead_letters=tally.dead_letters,
-            arms=[_arm(name, trace) for name, trace in tally.traces().items()],
+            arms=[_arm(name, trace) for name, trace in traces.items()],
+            verdict=self._judged(traces, elapsed),
         )
 
     def note_rate(self, elapsed: float) -> None:
@@ -63,6 +70,14 @@ class Observer:
             events, scores, _, samples = self._per_second()
             if not math.isnan(events):
                 self.rates.append(RatePoint(elapsed, events, scores, samples))
+
+    def _judged(self, traces: Mapping[str, ArmTrace], elapsed: float) -> str:
+        """The verdict in a sentence, no older than a moment; nothing while there are not two arms."""
+        at, sentence = self._verdict
+        if len(traces) > 1 and not 0 <= elapsed - at < _VERDICT_EVERY_S:
+            sentence = verdict(traces, self._shares).sentence
+            self._verdict = elapsed, sentence
+        return sentence
 
     def _per_second(self) -> tuple[float, float, float, float]:
         first, last = self._counts[0], self._counts[-1]

@@ -24,6 +24,7 @@ SNAPSHOT = Snapshot(
     lag=1234,
     dead_letters=3,
     arms=[ARM, ArmSnapshot("din-50", 2, 119, 900, 40, 0.04, math.nan, math.nan)],
+    verdict="sam-1000 wins: clicks against din-50 +34% (any time: +15% to +56%)",
 )
 
 
@@ -37,7 +38,16 @@ def shown(snapshot: Snapshot, width: int = 100) -> str:
 def test_everything_is_on_the_screen(width: int) -> None:
     text = shown(SNAPSHOT, width)
     wanted = ["traffic", "61 of 110 s", "1,243", "40", "402", "21 ms", "59 ms", "1.2 s", "2.6 s", "1,234"]
-    wanted += ["sam-1000", "2.121", "12,190", "15.5% [14.7, 16.2]", "0.412", "din-50", "4.0%"]
+    wanted += [
+        "sam-1000",
+        "2.121",
+        "12,190",
+        "15.5% [14.7, 16.2]",
+        "0.412",
+        "din-50",
+        "4.0%",
+        "sam-1000 wins: clicks against din-50",
+    ]
     assert [word for word in wanted if word not in text] == []
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= width
@@ -71,6 +81,7 @@ def test_plain_is_one_line_with_everything_in_it() -> None:
     for part in ["61s traffic", "events/s 1,243", "latency 21/59 ms", "freshness 1.2/2.6 s", "dead 3", "lag 1234"]:
         assert part in line
     assert "sam-1000 v2.121 CTR 15.5% [14.7, 16.2]" in line
+    assert line.endswith("| sam-1000 wins: clicks against din-50 +34% (any time: +15% to +56%)")
     assert "nan" not in plain_line(Snapshot(phase="warming up", elapsed=0))
 
 

@@ -22,8 +22,8 @@ from stream.report.data import (
 )
 from stream.report.report import write_demo, write_replay
 from stream.report.style import PALETTE, colours
-from stream.report.summary import arm_result, comparisons, replay_trace, spread, this_machine
-from stream.report.words import comparison_line, demo_headline, replay_headline
+from stream.report.summary import arm_result, replay_trace, spread, this_machine, verdict
+from stream.report.words import demo_headline, replay_headline, verdict_lines
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -33,7 +33,7 @@ def arm_trace(rate: float, *, seed: int, impressions: int = 400) -> ArmTrace:
     clicks = rng.binomial(10, rate, impressions)
     return ArmTrace(
         at=np.sort(rng.uniform(0, 60, impressions)).tolist(),
-        users=rng.integers(50, size=impressions).tolist(),
+        users=(1000 * seed + rng.integers(80, size=impressions)).tolist(),
         shown=[10] * impressions,
         clicks=clicks.tolist(),
         losses=(3 + rng.normal(size=impressions)).tolist(),
@@ -66,7 +66,7 @@ def demo(arms: dict[str, ArmTrace]) -> tuple[DemoReport, DemoTrace]:
         latency_ms=spread([ms for _, ms in latency]),
         freshness_s=spread([s for _, s in freshness]),
         arms={name: arm_result(arm) for name, arm in arms.items()},
-        comparisons=comparisons(arms),
+        verdict=verdict(arms, dict.fromkeys(arms, 1.0)),
         machine=this_machine(),
         settings={"users": 50},
     )
@@ -140,30 +140,57 @@ def test_a_demo_in_which_nothing_happened_is_still_reported(tmp_path: Path) -> N
     assert json.loads((tmp_path / "report.json").read_text())["latency_ms"] == {"p50": None, "p99": None}
 
 
-def test_best_arm_is_compared_with_each_other_one() -> None:
+def test_every_pair_is_compared_the_best_first() -> None:
     arms = {"a": arm_trace(0.2, seed=0), "b": arm_trace(0.3, seed=1), "c": arm_trace(0.1, seed=2)}
-    found = comparisons(arms)
-    assert [(each.arm, each.against) for each in found] == [("b", "a"), ("b", "c")]
-    assert found[0].lift == pytest.approx(0.5, abs=0.15)
-    assert found[0].low > 0
+    found = verdict(arms, dict.fromkeys(arms, 1.0))
+    assert [(pair.arm, pair.against) for pair in found.pairs] == [("b", "a"), ("b", "c"), ("a", "c")]
+    assert found.pairs[0].lift.value == pytest.approx(0.5, abs=0.15)
+    assert found.winner == "b"
+    lines = verdict_lines(found)
+    assert len(lines) == 3
+    assert lines[0].startswith("b against a: +")
 
 
-def headline(first: float, second: float) -> str:
-    report, _ = demo({"sam": arm_trace(first, seed=0), "din-50": arm_trace(second, seed=0)})
+def test_arms_whose_shares_nobody_has_told_are_compared_and_not_counted() -> None:
+    arms = {"a": arm_trace(0.2, seed=0), "b": arm_trace(0.3, seed=1)}
+    assert verdict(arms, {"sam": 1.0}).winner == "b"
+    assert verdict(arms, {"a": 9.0, "b": 1.0}).winner is None
+
+
+def headline(first: float, second: float, impressions: int = 400) -> str:
+    report, _ = demo(
+        {
+            "sam": arm_trace(first, seed=0, impressions=impressions),
+            "din-50": arm_trace(second, seed=1, impressions=impressions),
+        }
+    )
     return demo_headline(report)
 
 
-def test_headline_claims_no_more_than_the_interval() -> None:
+def test_headline_claims_no_more_than_the_verdict() -> None:
     clear, unclear = headline(0.3, 0.2), headline(0.2, 0.2)
-    assert re.fullmatch(r"sam click rate \d+\.\d% vs din-50 \d+\.\d%: \+\d+% \(95% interval \+\d+% to \+\d+%\)", clear)
+    said = r"sam wins: sam click rate \d+\.\d% vs din-50 \d+\.\d%, \+\d+% \(any time: \+\d+% to \+\d+%\)"
+    assert re.fullmatch(said, clear)
+    assert unclear.startswith("No winner yet: ")
     assert unclear.endswith("which may be chance")
 
 
-def test_too_few_users_give_a_lift_without_an_interval() -> None:
-    one, other = (ArmTrace(at=[1.0], users=[user], shown=[10], clicks=[2 + user], losses=[3.0]) for user in (0, 1))
-    (found,) = comparisons({"a": one, "b": other})
-    assert "too few users" in comparison_line(found)
-    assert comparison_line(found).startswith("b against a")
+def test_too_few_users_give_rates_and_no_verdict() -> None:
+    few = headline(0.9, 0.1, impressions=40)
+    assert re.match(r"Click rate: sam 8\d\.\d%, din-50 1\d\.\d%\. No verdict: sam has \d\d users", few)
+
+
+def test_an_effect_that_is_not_steady_is_told_below_the_headline(tmp_path: Path) -> None:
+    late = arm_trace(0.2, seed=1)
+    rising = [round(3 * at / 60) for at in late.at]
+    report, trace = demo(
+        {
+            "sam": msgspec.structs.replace(late, clicks=[1 + more for more in rising], users=late.users),
+            "din-50": arm_trace(0.15, seed=2),
+        }
+    )
+    page = write_demo(tmp_path, report, trace).read_text()
+    assert "Note: the lift of sam over din-50 changes" in page
 
 
 def replay(arms: dict[str, ReplayArm]) -> ReplayReport:

@@ -1,0 +1,115 @@
+"""How often experiments name a winner, by the true lift: false alarms where there is none, power where there is one."""
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from scipy.stats import norm
+
+from stream.bench.findings import Findings, Target
+from stream.experiment.anytime import p_value, spread_for
+from stream.experiment.effect import CLICKS, SHOWN, Effect, compare
+from stream.experiment.moments import Array, Moments
+from stream.experiment.verdict import MINIMUM_EFFECT, enough
+from stream.experiment.worlds import Worlds
+from stream.report.canvas import picture
+from stream.report.style import PALETTE, QUIET
+
+ALPHA = 0.05
+LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
+BASE = Worlds(worlds=400, users=1000, looks=100, every=100, likeness=0.03, before=10_000)
+KINDS = {
+    "users return": BASE,
+    "users turn up one by one": replace(BASE, growing=True),
+    "users hardly alike in themselves": replace(BASE, likeness=0.002),
+    "users very alike in themselves": replace(BASE, likeness=0.15),
+    "few users": replace(BASE, users=250),
+}
+_PEEKING, _ONCE, _NAIVE, _NAIVE_ONCE = "any time", "one look at the end", "naive, peeking", "naive, one look"
+_CUPED = "any time, CUPED"
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Simulate all kinds of worlds without a lift, and the first kind with each lift."""
+    worlds = 20 if arguments.quick else BASE.worlds
+    cases = [(kind, 0.0) for kind in KINDS] + [("users return", lift) for lift in LIFTS if lift > 0]
+    rows: list[dict[str, Any]] = [
+        {"world": kind, "lift": lift, **found(replace(KINDS[kind], worlds=worlds, lift=lift), seed=number)}
+        for number, (kind, lift) in enumerate(track(cases, "worlds", console=console, transient=True))
+    ]
+    alike = [row for row in rows if row["lift"] == 0]
+    targets = [
+        Target("A/A, any time, worst kind of world", max(row[_PEEKING] for row in alike), "of worlds", ALPHA),
+        Target("A/A, with CUPED, worst kind", max(row[_CUPED] for row in alike), "of worlds", ALPHA),
+    ]
+    return Findings(rows, targets, lambda: _curves(rows), [_describe(worlds)])
+
+
+def found(worlds: Worlds, *, seed: int) -> dict[str, float]:
+    """Return the share of the worlds in which each way to look names an arm."""
+    arms = worlds.draw(seed)
+    plain, adjusted = compare(*arms, adjust=False), compare(*arms)
+    ready = enough(arms[0]) & enough(arms[1])
+    naive = _naive(arms)
+    z = np.abs(plain.log_ratio.value) / np.sqrt(plain.log_ratio.variance)
+    return {
+        _PEEKING: _ever(ready & _sure(plain)),
+        _CUPED: _ever(ready & _sure(adjusted)),
+        _ONCE: float(np.mean(z[:, -1] > norm.ppf(1 - ALPHA / 2))),
+        _NAIVE_ONCE: float(np.mean(naive[:, -1])),
+        _NAIVE: _ever(naive),
+    }
+
+
+def _sure(effect: Effect) -> Array:
+    spread = spread_for(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
+    sure: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
+    return sure
+
+
+def _naive(arms: tuple[Moments, Moments]) -> Array:
+    """Where two proportions of items differ, as if all items were independent."""
+    (shown, clicks), (other, others) = ((arm.total[..., SHOWN], arm.total[..., CLICKS]) for arm in arms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = (clicks + others) / (shown + other)
+        z = (clicks / shown - others / other) / np.sqrt(rate * (1 - rate) * (1 / shown + 1 / other))
+    differ: Array = np.abs(z) > norm.ppf(1 - ALPHA / 2)
+    return differ
+
+
+def _ever(looks: Array) -> float:
+    return float(looks.any(axis=1).mean())
+
+
+def _describe(worlds: int) -> str:
+    return (
+        f"{worlds} worlds a row, two equal arms, {BASE.looks * BASE.every:,} impressions of {BASE.slots} items, a look "
+        f"every {BASE.every}; {BASE.users:,} users where nothing else is said, click rate {BASE.rate:g}, likeness of a "
+        f"user's items {BASE.likeness:g}; as many impressions before the experiment"
+    )
+
+
+def _curves(rows: list[dict[str, Any]]) -> bytes:
+    curve = [row for row in rows if row["world"] == "users return"]
+    lifts = [100 * row["lift"] for row in curve]
+    least = next((f"{lift:g}%" for lift, row in zip(lifts, curve, strict=True) if row[_CUPED] >= 0.8), "none")
+    title = f"Power: with CUPED, a lift of {least} is found in at least 80% of the experiments"
+    subtitle = (
+        f"share of the experiments that name an arm, of {BASE.users:,} users and {BASE.looks * BASE.every:,} "
+        f"impressions, with a look every {BASE.every}"
+    )
+    with picture(title, subtitle) as (axes, save):
+        for name, colour in ((_CUPED, PALETTE[0]), (_ONCE, PALETTE[1]), (_PEEKING, PALETTE[2])):
+            axes.plot(lifts, [100 * row[name] for row in curve], color=colour, marker="o", markersize=3.5, label=name)
+        naive = [100 * row[_NAIVE] for row in curve]
+        label = f"naive, peeking: {naive[0]:.0f}% where there is no lift"
+        axes.plot(lifts, naive, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)), label=label)
+        axes.set_ylim(0, 104)
+        axes.legend(loc="lower right", frameon=False)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        axes.xaxis.set_major_formatter(lambda value, _: f"+{value:g}%")
+        axes.set_xlabel("true lift of the click rate")
+        return save()

@@ -1,0 +1,90 @@
+"""`samstream experiment`: what an experiment's file means, what is wrong with it, and how many users it needs."""
+
+import argparse
+from collections.abc import Iterator
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from stream.experiment.plan import Experiment, PlannedArm, read
+from stream.experiment.power import needs
+from stream.experiment.verdict import LEAST_USERS
+
+_UNEVEN = 1.5
+
+
+def run_experiment(arguments: argparse.Namespace) -> int:
+    """Do what `arguments.action` says with `arguments.file`; returns the exit status."""
+    experiment = read(arguments.file)
+    if arguments.action == "settings":
+        print(msgspec.json.format(msgspec.json.encode(experiment.settings()), indent=2).decode())
+        return 0
+    console = Console()
+    console.print(_arms(experiment))
+    for line in (*_meaning(experiment), *(f"note: {note}" for note in notes(experiment))):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def notes(experiment: Experiment) -> Iterator[str]:
+    """Yield what is allowed and perhaps not meant."""
+    arms = [arm for arm in experiment.arms if arm.share > 0]
+    seen: dict[bytes, str] = {}
+    for arm in arms:
+        if not arm.learn:
+            yield f"arm {arm.name} never learns: it keeps the parameters that it starts with"
+        content = msgspec.json.encode((arm.settings().spec(), arm.learn, arm.learn_from, arm.optim))
+        if twin := seen.get(content):
+            yield f"arms {twin} and {arm.name} are alike: this is A against A, and should find nothing"
+        seen.setdefault(content, arm.name)
+    for arm in experiment.arms:
+        if arm.share <= 0:
+            yield f"arm {arm.name} has no share: it answers nobody and is not compared"
+    need, _ = needs(experiment)
+    even = msgspec.structs.replace(experiment, arms=tuple(msgspec.structs.replace(arm, share=1.0) for arm in arms))
+    if need.users > _UNEVEN * needs(even)[0].users:
+        least = min(arms, key=lambda arm: arm.share)
+        yield (f"the share of {least.name} is small: with equal shares {_users(needs(even)[0].users)} would be enough")
+    smallest = min(share for share in experiment.shares.values() if share > 0)
+    if need.users * smallest < LEAST_USERS:
+        yield f"there is no verdict before every arm has {LEAST_USERS} users"
+
+
+def _meaning(experiment: Experiment) -> Iterator[str]:
+    crowd, (anytime, once) = experiment.crowd, needs(experiment)
+    better = crowd.rate * (1 + experiment.minimum_effect)
+    yield (
+        f"Users are divided by XXH3 of '{experiment.salt}:ARM:USER'. The verdict may be looked at any time; it names a "
+        f"winner among arms that are alike in at most {100 * experiment.alpha:g} of 100 experiments."
+    )
+    yield (
+        f"A lift of {100 * experiment.minimum_effect:g}% (click rate {100 * crowd.rate:.4g}% to {100 * better:.4g}%) "
+        f"is found with probability {experiment.power:g} within {_users(anytime.users)} "
+        f"({anytime.impressions:,} impressions). One look at the end would need {once.users:,}."
+    )
+    yield (
+        f"Expected: click rate {crowd.rate:g}, {crowd.slots} items shown, {crowd.visits:g} impressions a user, "
+        f"likeness of a user's items {crowd.likeness:g}. No verdict depends on it."
+    )
+
+
+def _arms(experiment: Experiment) -> Table:
+    table = Table("arm", "share", "model", "length", "learns", title=f"{experiment.name}: click rate of")
+    for arm in experiment.arms:
+        spec = arm.settings().spec()
+        table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", _model(arm), f"{spec.length:,}", _learning(arm))
+    return table
+
+
+def _model(arm: PlannedArm) -> str:
+    changed = ", ".join(f"{key} {value}" for key, value in arm.model.items())
+    return f"{arm.preset} with {changed}" if changed else arm.preset
+
+
+def _learning(arm: PlannedArm) -> str:
+    return {"own": "from its own users", "all": "from all users"}[arm.learn_from] if arm.learn else "no"
+
+
+def _users(count: int) -> str:
+    return f"{count:,} users"

@@ -1,0 +1,104 @@
+"""An experiment as a file, `experiment.toml`: what is compared, by what, and how sure the answer shall be."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from stream.errors import ExperimentError, SettingsError
+from stream.settings import ArmSettings, Count, Name, Positive, Settings, convert
+
+Share = Annotated[float, Meta(gt=0, lt=1)]
+
+
+class PlannedArm(ArmSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An arm as in the settings; `length` is how many behaviours its model reads, the preset's when left out."""
+
+    length: Count | None = None
+
+    def settings(self) -> ArmSettings:
+        """Return the arm as worker and trainer know it."""
+        fields = {name: getattr(self, name) for name in ArmSettings.__struct_fields__}
+        if self.length is not None:
+            fields["model"] = {**self.model, "length": self.length}
+        return ArmSettings(**fields)
+
+
+class Crowd(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is expected of the users; only the numbers of users that are needed follow from it, never a verdict.
+
+    Attributes:
+        rate: click rate.
+        slots: items that an impression shows.
+        visits: impressions of a user while the experiment runs.
+        likeness: correlation between two items of one user (intraclass): 0 when users are all alike.
+    """
+
+    rate: Share = 0.1
+    slots: Count = 10
+    visits: Positive = 20.0
+    likeness: Annotated[float, Meta(ge=0, le=1)] = 0.02
+
+
+class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One experiment.
+
+    Attributes:
+        name: for people.
+        salt: with the user's id it decides the arm; another experiment needs another salt.
+        metric: `ctr`, clicked items over shown items.
+        minimum_effect: smallest lift that is worth finding; 0.05 is 5% more clicks.
+        alpha: probability of naming a winner among arms that are alike, over all looks.
+        power: probability with which an effect of the minimum size shall be found.
+        arms: at least two.
+        crowd: what is expected of the users.
+    """
+
+    name: Name
+    salt: str
+    arms: tuple[PlannedArm, ...]
+    metric: Literal["ctr"] = "ctr"
+    minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    power: Share = 0.8
+    crowd: Crowd = Crowd()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each arm, as fractions of 1."""
+        total = sum(arm.share for arm in self.arms)
+        return {arm.name: arm.share / total for arm in self.arms}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the part of the settings that runs the experiment: `salt` and `arms`, as plain values."""
+        return {"salt": self.salt, "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms]}
+
+
+def read(path: Path) -> Experiment:
+    """Read an experiment.
+
+    Raises:
+        ExperimentError: for a file that cannot be read, an unknown key, a value that cannot be, or arms that cannot be
+            run side by side; says where.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{path}: {error}") from None
+    try:
+        experiment = msgspec.convert(values, Experiment)
+    except msgspec.ValidationError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+    for arm in experiment.arms:
+        if arm.length is not None and "length" in arm.model:
+            raise ExperimentError(f"{path}: arm {arm.name!r} has its length twice: keep `length`, drop `model.length`")
+    try:
+        longest = max((arm.settings().spec().length for arm in experiment.arms), default=1)
+        convert({**experiment.settings(), "state": {"length": max(longest, Settings().state.length)}})
+    except SettingsError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+    if len([arm for arm in experiment.arms if arm.share > 0]) < 2:
+        raise ExperimentError(f"{path}: fewer than two arms have a share above 0, so there is nothing to compare")
+    return experiment

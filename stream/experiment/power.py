@@ -1,0 +1,70 @@
+"""How many users it takes to find an effect: before an experiment, and from what is expected of its users."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from stream.experiment.anytime import half_width, spread_for
+from stream.experiment.plan import Crowd, Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Users and impressions, of all arms together, to find the minimum effect with the wanted probability."""
+
+    users: int
+    impressions: int
+
+
+def variance_of_a_user(crowd: Crowd) -> float:
+    """Return n times the variance of the logarithm of a click rate over n users.
+
+    Items of a user are alike, so a user with m of them is worth m / (1 + (m − 1) · likeness) independent ones. Users
+    are taken to come equally often; the more that differs, the more users it takes.
+    """
+    items = crowd.slots * crowd.visits
+    return (1 - crowd.rate) / crowd.rate * (1 + max(0.0, items - 1) * crowd.likeness) / items
+
+
+def anytime_variance(effect: float, *, spread: float, alpha: float, power: float) -> float:
+    """Return the variance of the log ratio at which `effect` (a log ratio) has been found with probability `power`.
+
+    It is an upper bound: a look before, or after, may have found it too.
+    """
+    margin = float(norm.ppf(power))
+
+    def short(log_variance: float) -> float:
+        variance = np.exp(log_variance)
+        return float(half_width(variance, spread, alpha) + margin * np.sqrt(variance) - effect)
+
+    # From where the interval is far too wide, to where it is far too narrow to miss the effect.
+    return float(np.exp(brentq(short, math.log(effect**2) - 20, math.log(effect**2) + 5)))
+
+
+def one_look_variance(effect: float, *, alpha: float, power: float) -> float:
+    """Return the same for a test with one look at the end."""
+    return float((effect / (norm.ppf(1 - alpha / 2) + norm.ppf(power))) ** 2)
+
+
+def needs(experiment: Experiment) -> tuple[Need, Need]:
+    """Return what the any-time verdict needs at the latest, and what one look at the end would need.
+
+    Both are for the two arms for which it takes longest, with alpha divided by the number of pairs.
+    """
+    shares = [share for share in experiment.shares.values() if share > 0]
+    effect = math.log1p(experiment.minimum_effect)
+    alpha = experiment.alpha / math.comb(len(shares), 2)
+    spread = spread_for(effect, alpha)
+    worst = max(1 / one + 1 / other for one, other in combinations(shares, 2))
+    unit = variance_of_a_user(experiment.crowd) * worst
+    variances = (
+        anytime_variance(effect, spread=spread, alpha=alpha, power=experiment.power),
+        one_look_variance(effect, alpha=alpha, power=experiment.power),
+    )
+    users = [math.ceil(unit / variance) for variance in variances]
+    first, second = (Need(count, math.ceil(count * experiment.crowd.visits)) for count in users)
+    return first, second

@@ -1,0 +1,228 @@
+"""The verdict on an experiment: which arm is better, by how much, how sure that is, and what speaks against it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from stream.experiment.anytime import half_width, p_value, spread_for
+from stream.experiment.drift import Drift, drift
+from stream.experiment.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
+from stream.experiment.moments import Array, Moments
+from stream.experiment.ratio import mismatch
+from stream.experiment.sums import UserSums
+from stream.statistics import Interval
+
+LEAST_USERS = 50
+"""Effective users an arm needs before anything is concluded: fewer do not make the normal approximation good."""
+
+LEAST_CLICKS = 50
+"""Clicks an arm needs, for the same reason."""
+
+MISMATCH_ALPHA = 0.01
+DRIFT_ALPHA = 0.01
+MINIMUM_EFFECT = 0.1
+"""Lift that is worth finding, where nobody has said another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something that speaks against a verdict. A *fatal* one leaves no winner, whatever the numbers say."""
+
+    kind: Literal["mismatch", "few", "crossed", "drift"]
+    text: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms compared, `arm` being the one with the higher click rate; intervals and p hold at any time.
+
+    Attributes:
+        arm: the arm with the higher (adjusted) click rate.
+        against: the other one.
+        difference: click rate of `arm` less that of `against`, with its any-time interval.
+        lift: the same relatively: 0.1 is 10% more. The interval is symmetric in the logarithm of the ratio.
+        p: any-time p-value of "the click rates are equal"; at most `alpha` when the lift's interval leaves 0 out.
+        variance_left: variance of the difference with CUPED over that without; 1 where there is no time before.
+        lifts: lift in each third of the time.
+        drift_p: p-value of "the lift is the same in all thirds", for one look; NaN where that cannot be said.
+    """
+
+    arm: str
+    against: str
+    difference: Interval
+    lift: Interval
+    p: float
+    variance_left: float
+    lifts: tuple[float, ...]
+    drift_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an experiment says now. It may be asked at any time and acted on at any look.
+
+    Attributes:
+        winner: the arm that is better than every other one, or None while that is not known.
+        sentence: the same for a person.
+        alpha: the probability, over the whole experiment, to name a winner among arms that are alike.
+        users: of each arm; users who were seen in two arms are in none.
+        pairs: every two arms; those of the arm with the highest click rate first.
+        doubts: what speaks against the verdict.
+        mismatch_p: any-time p-value of "users are divided as the shares say"; 1 when shares are not known.
+    """
+
+    winner: str | None
+    sentence: str
+    alpha: float
+    users: dict[str, int]
+    pairs: list[Pair]
+    doubts: list[Doubt]
+    mismatch_p: float
+
+
+def judge(
+    sums: UserSums,
+    shares: Mapping[str, float] | None,
+    *,
+    alpha: float = 0.05,
+    minimum_effect: float = MINIMUM_EFFECT,
+) -> Verdict:
+    """Return the verdict on what users have done so far.
+
+    The winner is the arm with the highest click rate, if its any-time p-value against each other arm is at most `alpha`
+    divided by the number of pairs (Bonferroni), and if nothing fatal speaks against it.
+
+    Args:
+        sums: what users did.
+        shares: of every arm of the experiment, as in its settings. None when they are not known: then the arms are
+            those that users were seen in, and nothing says whether users are divided as they should be.
+        alpha: as in `Verdict`.
+        minimum_effect: smallest lift that is worth finding. Any value is valid if it was chosen before the data; the
+            interval is narrowest for an effect of this size.
+    """
+    names = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
+    moments = {name: sums.moments(name) for name in names}
+    users = {name: int(moments[name].count) for name in names}
+    ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))
+    pair_alpha = alpha / max(1, math.comb(len(names), 2))
+    pairs = [_pair(sums, moments, *two, alpha=pair_alpha, minimum=minimum_effect) for two in combinations(ranked, 2)]
+    doubts = [*_few(moments), *_crossed(sums, users)]
+    mismatch_p = 1.0
+    if shares is not None:
+        seen = {name: int(sums.moments(name).count) for name in shares}
+        mismatch_p = mismatch(list(seen.values()), list(shares.values()))
+        doubts += _unequal(seen, shares, mismatch_p)
+    best = pairs[0].arm if pairs else None
+    against = [pair for pair in pairs if pair.arm == best]
+    beats_all = len(against) == len(names) - 1 and all(pair.p <= pair_alpha for pair in against)
+    winner = best if beats_all and not any(doubt.fatal for doubt in doubts) else None
+    doubts += _unsteady(against)
+    return Verdict(winner, _sentence(winner, pairs, doubts), alpha, users, pairs, doubts, mismatch_p)
+
+
+def _pair(
+    sums: UserSums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float
+) -> Pair:
+    effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
+    if effect.difference.value < 0:  # CUPED has turned the order round
+        one, other = other, one
+        effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
+    spread = spread_for(math.log1p(minimum), alpha)
+    difference, lift = intervals(effect, spread=spread, alpha=alpha)
+    log_ratio = effect.log_ratio
+    left = float(effect.difference.variance / plain.difference.variance) if plain.difference.variance > 0 else 1.0
+    steady: Drift = drift(sums.thirds(one), sums.thirds(other))
+    p = float(p_value(log_ratio.value, log_ratio.variance, spread))
+    return Pair(one, other, difference, lift, p, left, steady.lifts, steady.p)
+
+
+def intervals(effect: Effect, *, spread: float, alpha: float) -> tuple[Interval, Interval]:
+    """Return the any-time intervals of the difference and of the lift.
+
+    Args:
+        effect: of two arms.
+        spread: of the lifts that are expected, on the logarithmic scale (`anytime.spread_for`). That of the differences
+            is this times the mean click rate.
+        alpha: 1 − confidence, over all looks.
+    """
+    rate = (effect.first.value + effect.second.value) / 2
+    half = float(half_width(effect.difference.variance, spread * rate, alpha))
+    value = float(effect.difference.value)
+    log_value = float(effect.log_ratio.value)
+    log_half = float(half_width(effect.log_ratio.variance, spread, alpha))
+    return (
+        Interval(value, value - half, value + half),
+        Interval(math.expm1(log_value), math.expm1(log_value - log_half), math.expm1(log_value + log_half)),
+    )
+
+
+def enough(arm: Moments) -> Array:
+    """(...) whether an arm has the users and the clicks that it takes to say anything."""
+    some: Array = (effective_users(arm) >= LEAST_USERS) & (arm.total[..., CLICKS] >= LEAST_CLICKS)
+    return some & (arm.total[..., CLICKS] < arm.total[..., SHOWN])
+
+
+def _few(moments: Mapping[str, Moments]) -> list[Doubt]:
+    lacking = []
+    for name, arm in moments.items():
+        if not enough(arm):
+            users, even = int(arm.count), int(effective_users(arm))
+            weight = f" (worth {even}, as a few come most)" if even < LEAST_USERS <= users else ""
+            lacking.append(f"{name} has {users} users{weight} and {int(arm.total[CLICKS])} clicks")
+    if not lacking:
+        return []
+    return [Doubt("few", f"{'; '.join(lacking)}; {LEAST_USERS} and {LEAST_CLICKS} are needed", fatal=True)]
+
+
+def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) -> list[Doubt]:
+    if p > MISMATCH_ALPHA:
+        return []
+    total, seen = sum(shares.values()), sum(users.values())
+    said = ", ".join(f"{name} {users[name]} (expected {seen * shares[name] / total:.0f})" for name in users)
+    text = f"users are not divided as the shares say: {said}; p = {p:.2g}. Something loses or moves users"
+    return [Doubt("mismatch", text, fatal=True)]
+
+
+def _crossed(sums: UserSums, users: Mapping[str, int]) -> list[Doubt]:
+    if not sums.crossed:
+        return []
+    text = f"{sums.crossed} users were seen in two arms and are left out; shares or salt were changed meanwhile"
+    return [Doubt("crossed", text, fatal=sums.crossed > 0.01 * sum(users.values()))]
+
+
+def _unsteady(pairs: list[Pair]) -> list[Doubt]:
+    doubts = []
+    for pair in pairs:
+        if pair.drift_p <= DRIFT_ALPHA:
+            thirds = ", ".join(_signed(lift) for lift in pair.lifts)
+            text = f"the lift of {pair.arm} over {pair.against} changes: {thirds} in the thirds of the time"
+            doubts.append(Doubt("drift", text, fatal=False))
+    return doubts
+
+
+def _sentence(winner: str | None, pairs: list[Pair], doubts: list[Doubt]) -> str:
+    if fatal := [doubt.text for doubt in doubts if doubt.fatal]:
+        return f"No verdict: {'; '.join(fatal)}"
+    if not pairs:
+        return "No verdict: there is nothing to compare"
+    first = pairs[0]
+    gain = f"{_signed(first.lift.value)} (any time: {_signed(first.lift.low)} to {_signed(first.lift.high)})"
+    if winner is None:
+        sentence = f"No winner yet: {first.arm} against {first.against} {gain}, which may be chance"
+        if first.lift.low > 0:
+            sentence = f"No winner yet: {first.arm} is ahead of {first.against} {gain}, but not of every arm"
+    elif len(pairs) == 1:
+        sentence = f"{winner} wins: clicks against {first.against} {gain}"
+    else:
+        sentence = f"{winner} wins: clicks against the next, {first.against}, {gain}"
+    return sentence + "".join(f"; {doubt.text}" for doubt in doubts)
+
+
+def _signed(value: float) -> str:
+    """A relative change as a signed percentage; a dash when unknown."""
+    return "–" if math.isnan(value) else f"{100 * value:+.0f}%".replace("-", "−")

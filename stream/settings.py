@@ -136,7 +136,8 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """The monitor: its group, the length of its windows, and where tables lie and the page is served.
 
     Times are in seconds. After its end, a window remembers what it has counted for `remember_s` and is kept for
-    `keep_s`, in event time; both are at least as long as outcomes may take. `session_timeout_s` is how long partitions of a monitor that was killed wait for another.
+    `keep_s`, in event time; both are at least as long as outcomes may take. What has come is counted and written every
+    `write_interval_s`. `session_timeout_s` is how long the partitions of a monitor that was killed wait for another.
     `web` is HOST:PORT; nothing is served when it is empty.
     """
 

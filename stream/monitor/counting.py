@@ -1,9 +1,9 @@
 """Counts of outcomes per arm and window: a fold of one partition of `outcomes` that knows no Faust and no Kafka.
 
-A window is what was shown in `[start, start + window_ms)` by the impression's `ts`, so an outcome that comes again falls
-into the window that has counted it. A window remembers which (request, item) it has counted, and the offset that it has
-read to: a record that Kafka hands over again is known by its offset, an outcome that a worker wrote again by its ids.
-Counts, ids and offset are one value, so no crash can part them. The fold is the same whatever the batches.
+A window is what was shown in `[start, start + window_ms)` by the impression's `ts`, so an outcome that comes again
+falls into the window that has counted it. A window remembers which (request, item) it has counted, and the offset that
+it has read to: a record that Kafka hands over again is known by its offset, an outcome that a worker wrote again by its
+ids. Counts, ids and offset are one value, so no crash can part them. The fold is the same whatever the batches.
 """
 
 import math
@@ -103,20 +103,17 @@ class Counts(Struct, array_like=True):
         self.epoch, self.version = max((self.epoch, self.version), (outcome.epoch, outcome.version))
 
     def __add__(self, other: "Counts") -> "Counts":
+        epoch, version = max((self.epoch, self.version), (other.epoch, other.version))
         return Counts(
             self.requests + other.requests,
             self.loss + other.loss,
-            *(
-                [a + b for a, b in zip(mine, theirs, strict=True)]  # type: ignore[arg-type]
-                for mine, theirs in (
-                    (self.shown, other.shown),
-                    (self.clicks, other.clicks),
-                    (self.predicted, other.predicted),
-                    (self.users_shown, other.users_shown),
-                    (self.users_clicks, other.users_clicks),
-                )
-            ),
-            *max((self.epoch, self.version), (other.epoch, other.version)),
+            [a + b for a, b in zip(self.shown, other.shown, strict=True)],
+            [a + b for a, b in zip(self.clicks, other.clicks, strict=True)],
+            [a + b for a, b in zip(self.predicted, other.predicted, strict=True)],
+            [a + b for a, b in zip(self.users_shown, other.users_shown, strict=True)],
+            [a + b for a, b in zip(self.users_clicks, other.users_clicks, strict=True)],
+            epoch,
+            version,
         )
 
 

@@ -72,8 +72,8 @@ def _context(kafka: Mapping[str, str]) -> ssl.SSLContext:
             context.load_cert_chain(certificate, kafka.get("ssl.key.location"), kafka.get("ssl.key.password"))
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"TLS cannot be set up from kafka.ssl.ca.location, kafka.ssl.certificate.location and kafka.ssl.key.location:"
-            f" {error}"
+            "TLS cannot be set up from kafka.ssl.ca.location, kafka.ssl.certificate.location and"
+            f" kafka.ssl.key.location: {error}"
         ) from None
     if kafka.get("ssl.endpoint.identification.algorithm", "https") == "none":
         context.check_hostname = False

@@ -30,5 +30,5 @@ def percentile(counts: Iterable[Sequence[tuple[int, int]]], percent: float) -> f
     for place, count in enumerate(total):
         below += count
         if count and below >= wanted:
-            return _FIRST_MS * _GROWTH ** (place - 0.5)
+            return float(_FIRST_MS * _GROWTH ** (place - 0.5))
     return math.nan

@@ -24,8 +24,9 @@ def run_monitor(settings: Settings) -> int:
     partitions = topics.verify(settings.kafka, topics.Topics(settings.topics.prefix))
     if partitions != settings.topics.partitions:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
-    for name in ("faust", "mode", "aiokafka"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if logging.getLogger().level > logging.DEBUG:
+        for name in ("faust", "mode", "aiokafka", "stream.monitor"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -37,4 +38,3 @@ def run_monitor(settings: Settings) -> int:
         if isinstance(worker.crash_reason, StreamError):
             raise worker.crash_reason from None
         return int(ended.code or 0)
-    return 0

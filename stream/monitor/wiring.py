@@ -4,21 +4,21 @@ import asyncio
 import uuid
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import faust
 from faust.streams import _current_event
-from faust.types import EventT, FutureMessage
+from faust.types import TP, EventT, FutureMessage
 from msgspec.structs import replace
 
 from stream.errors import SettingsError
 from stream.events import UNREADABLE, Outcome, decode_outcome, decode_score
 from stream.monitor import records
 from stream.monitor.board import Board
-from stream.monitor.counting import Plan, Window, fold
+from stream.monitor.counting import Head, Plan, Window, fold
 from stream.monitor.credentials import connection
 from stream.monitor.latency import class_of
 from stream.monitor.reader import Reader
@@ -35,14 +35,14 @@ _PUBLISH_S = 1.0
 _ROCKS = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_open_files": 64, "driver": "rocksdict"}
 
 
-class AcknowledgedTable(faust.Table):
+class AcknowledgedTable(faust.Table[bytes, bytes]):
     """A table that can be asked to wait until its changelog is in Kafka; Faust itself commits offsets without."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unacknowledged: list[FutureMessage[Any]] = []
+        self._unacknowledged: list[FutureMessage] = []
 
-    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage[Any]:
+    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
         """Send a change, and remember that it is under way."""
         sent = super().send_changelog(*args, **kwargs)
         self._unacknowledged.append(sent)
@@ -71,9 +71,9 @@ class Monitor:
         self._settings = settings
         self._topics = Topics(settings.topics.prefix)
         self.plan = Plan.of(settings)
-        self.arms = [arm.name for arm in settings.arms]
+        self.arms: Sequence[str] = [arm.name for arm in settings.arms]
         self._run = uuid.uuid4().hex[:12]
-        self._held: dict[int, list[EventT]] = defaultdict(list)
+        self._held: dict[int, list[EventT[Any]]] = defaultdict(list)
         self._answers: dict[int, dict[int, dict[str, tuple[Counter[int], tuple[int, int]]]]] = defaultdict(dict)
         self._answered: set[tuple[int, int]] = set()
         self.read_again = 0
@@ -85,8 +85,6 @@ class Monitor:
             partitions=settings.topics.partitions,
             key_type=bytes,
             value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
             options=dict(_ROCKS),
         )
         app.tables.add(self._table)
@@ -151,13 +149,13 @@ class Monitor:
             self._answered.clear()
             await self.app.sleep(self._settings.monitor.write_interval_s)
 
-    async def _count_partition(self, partition: int, events: list[EventT]) -> None:
+    async def _count_partition(self, partition: int, events: list[EventT[Any]]) -> None:
         """Count events of a partition, have it in Kafka, and acknowledge them."""
         with _as_of(events[-1]):
             head = self._table.get(_HEAD)
             changes = fold(
                 self.plan,
-                records.decode_head(head) if head else records.Head(windows=[]),
+                records.decode_head(head) if head else Head(windows=[]),
                 self._load,
                 ((event.message.offset, _decoded(event)) for event in events),
             )
@@ -197,7 +195,7 @@ class Monitor:
             while not self.app.should_stop:
                 await self._reader.read(quiet_s)
                 now = asyncio.get_running_loop().time()
-                first = faust.TP(self._topics.outcomes, 0)
+                first = TP(self._topics.outcomes, 0)
                 if self._reader.caught_up and now - last >= _PUBLISH_S and first in self.app.consumer.assignment():
                     last = now
                     sent = [
@@ -245,7 +243,7 @@ def _app(settings: Settings) -> faust.App:
 
 
 @contextmanager
-def _as_of(event: EventT) -> Iterator[None]:
+def _as_of(event: EventT[Any]) -> Iterator[None]:
     """Let Faust's tables change the partition of an event, as in an agent that is at this event."""
     token = _current_event.set(weakref.ref(event))
     try:
@@ -254,7 +252,7 @@ def _as_of(event: EventT) -> Iterator[None]:
         _current_event.reset(token)
 
 
-def _decoded(event: EventT) -> Outcome | None:
+def _decoded(event: EventT[Any]) -> Outcome | None:
     try:
         return decode_outcome(event.value)
     except UNREADABLE:

@@ -2,9 +2,10 @@
 
 import logging
 import signal
+import socket
 
 from stream import topics
-from stream.errors import StreamError, TopicError
+from stream.errors import SettingsError, StreamError, TopicError
 from stream.logs import log
 from stream.monitor.wiring import Monitor
 from stream.settings import Settings
@@ -24,6 +25,7 @@ def run_monitor(settings: Settings) -> int:
     partitions = topics.verify(settings.kafka, topics.Topics(settings.topics.prefix))
     if partitions != settings.topics.partitions:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
+    _check_address(settings.monitor.web)
     if logging.getLogger().level > logging.DEBUG:
         for name in ("faust", "mode", "aiokafka", "stream.monitor"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -38,3 +40,14 @@ def run_monitor(settings: Settings) -> int:
         if isinstance(worker.crash_reason, StreamError):
             raise worker.crash_reason from None
         return int(ended.code or 0)
+
+
+def _check_address(web: str) -> None:
+    """See that the page can be served; Faust would say so only in a stack trace."""
+    if not web:
+        return
+    host, _, port = web.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"monitor.web {web!r} cannot be served: {error}; choose another address") from None

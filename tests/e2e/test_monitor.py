@@ -1,7 +1,11 @@
 """Monitors on a broker: their counts equal an oracle's, whatever is killed, and everybody is shown the same."""
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from collections import defaultdict
@@ -10,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stream.broker import _free_port
+from stream.broker import Broker, _free_port
 from stream.events import Outcome, encode_packed
 from stream.kafka import Sender
 from stream.monitor.records import ArmWindow, decode_arm_window
@@ -37,8 +41,8 @@ class Traffic:
         self._requests = 0
         self.ts = round(1000 * time.time()) - 600_000
         self.counted: dict[Pair, list[int]] = defaultdict(lambda: [0, 0, 0])
-        self.repeated = 0
         """(arm, start of window) → impressions, shown, clicks."""
+        self.repeated = 0
 
     def write(self, visits: int) -> None:
         """Write the outcomes of some visits: clicks at once, the rest of a list beside them; one in ten comes again."""
@@ -130,10 +134,14 @@ class Monitors:
         child.kill()
         child.wait()
 
+    def address(self, name: str) -> str:
+        """Return HOST:PORT of its page."""
+        return f"127.0.0.1:{self._ports[name]}"
+
     def get(self, name: str, path: str = "/api/state") -> bytes:
         """Return what its web server says; nothing while it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._ports[name]}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self.address(name)}{path}", timeout=10) as answer:
                 body: bytes = answer.read()
                 return body
         except OSError:
@@ -215,3 +223,78 @@ def test_counts_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors,
                 sum(column) for column in zip(*rows, strict=True)
             ]
         assert state["counters"]["repeated"] == traffic.repeated
+
+
+def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on the path")
+    traffic.write(300)
+    traffic.close_windows()
+    monitors.start("a")
+    wait_for(lambda: monitors.shown("a") > 0, "a closed window", processes=monitors.processes)
+    assert monitors.get("a", "/graph") == monitors.get("a", "/stats") == b""
+    flags = ["--no-sandbox", "--headless=new", "--dump-dom", "--virtual-time-budget=4000"]
+    done = subprocess.run(
+        [browser, *flags, f"http://{monitors.address('a')}/"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert 'aria-label="click rate of each arm over time"' in done.stdout, done.stderr[-2000:]
+    assert "<b>counts</b> against sam" in done.stdout
+    assert 'class="note bad"' not in done.stdout
+
+
+def test_runs_as_faust_applications_do_with_settings_of_the_environment(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    port = _free_port()
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka["bootstrap.servers"],
+        "TOPICS__PREFIX": topic_prefix,
+        "TOPICS__PARTITIONS": str(PARTITIONS),
+        "MONITOR__GROUP": f"{topic_prefix}monitor",
+        "MONITOR__DIRECTORY": str(tmp_path / "monitor"),
+        "MONITOR__WEB": f"127.0.0.1:{port}",
+    }
+    environment = {**os.environ, **{f"SAMSTREAM_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "faust", "-A", "stream.monitor.app", "worker", "-l", "error"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                    return b"samstream" in answer.read()
+            except OSError:
+                return False
+
+        try:
+            wait_for(answers, "the page")
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["topics.partitions=3"], "topics.partitions is 3, the topics have 4"),
+        (["monitor.web=127.0.0.1"], "write it as HOST:PORT"),
+        (["monitor.web=BUSY"], "cannot be served: "),
+        (["kafka.ssl.keystore.location=/x"], "cannot use kafka.ssl.keystore.location"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(
+    broker: Broker, topics: Topics, topic_prefix: str, tmp_path: Path, changes: list[str], said: str
+) -> None:
+    values = [
+        f"kafka.bootstrap.servers={broker.bootstrap}",
+        f"topics.prefix={topic_prefix}",
+        f"topics.partitions={PARTITIONS}",
+        f"monitor.directory={tmp_path}",
+        *(change.replace("BUSY", broker.bootstrap) for change in changes),
+    ]
+    command = [sys.executable, "-m", "stream.cli", "monitor", *(word for value in values for word in ("--set", value))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("samstream monitor: ")
+    assert said in line

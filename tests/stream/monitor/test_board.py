@@ -1,4 +1,4 @@
-"""The board: the whole is the sum of the newest fragments; windows close, are published once, and again when changed."""
+"""The board: the sum of the newest fragments; windows close, are published once, and again when they change."""
 
 from msgspec.structs import replace
 

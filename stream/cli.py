@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "worker", _worker, "fold behaviours, answer impressions, label clicks")
     _command(commands, "trainer", _trainer, "learn from samples, publish updates, keep checkpoints")
 
+    _command(commands, "monitor", _monitor, "count what the arms reach, publish it, and show it on a page")
+
     simulate = _command(commands, "simulate", _simulate, "simulated users against a system that runs already")
     _simulation_flags(simulate, seconds=60.0, report="report")
 
@@ -157,6 +159,12 @@ def _trainer(arguments: argparse.Namespace) -> int:
     os.nice(settings.trainer.nice)  # of this thread, which learns, and of those that it makes
     Trainer(settings).run(_stop_event())
     return 0
+
+
+def _monitor(arguments: argparse.Namespace) -> int:
+    from stream.monitor.run import run_monitor
+
+    return run_monitor(_settings(arguments))
 
 
 def _topics(arguments: argparse.Namespace) -> int:

@@ -122,7 +122,10 @@ class Sample(Struct, frozen=True, array_like=True):
 
 
 class Outcome(Struct, frozen=True, array_like=True):
-    """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list."""
+    """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list.
+
+    Probabilities lie in [0, 1]; a label is 1 for a click, else 0.
+    """
 
     request_id: str
     user: str
@@ -134,6 +137,19 @@ class Outcome(Struct, frozen=True, array_like=True):
     positions: list[int]
     probabilities: list[float]
     labels: list[int]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be counted.
+
+        Raises:
+            ValueError: when the lists do not fit one another, or a probability or label is none.
+        """
+        if not len(self.items) == len(self.positions) == len(self.probabilities) == len(self.labels):
+            raise ValueError(f"positions, probabilities and labels do not fit the {len(self.items)} items")
+        if not all(0.0 <= probability <= 1.0 for probability in self.probabilities):
+            raise ValueError("a probability is not within 0 and 1")
+        if not all(label in (0, 1) for label in self.labels):
+            raise ValueError("a label is neither 0 nor 1")
 
 
 def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -134,6 +134,25 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     threads: Count = 1
 
 
+class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The monitor: its group, the length of its windows, and where tables lie and the page is served.
+
+    Times are in seconds. After its end, a window remembers what it has counted for `remember_s` and is kept for
+    `keep_s`, in event time; both are at least as long as outcomes may take. What has come is counted and written every
+    `write_interval_s`. `session_timeout_s` is how long the partitions of a monitor that was killed wait for another.
+    `web` is HOST:PORT; nothing is served when it is empty.
+    """
+
+    group: str = "samstream-monitor"
+    directory: str = ".samstream/monitor"
+    web: str = "127.0.0.1:6066"
+    window_s: Annotated[float, Meta(ge=1, le=86_400)] = 10.0
+    remember_s: Positive = 600.0
+    keep_s: Positive = 3600.0
+    write_interval_s: Positive = 1.0
+    session_timeout_s: Annotated[float, Meta(ge=1, le=60)] = 10.0
+
+
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One arm of the experiment.
 
@@ -170,6 +189,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     state: StateSettings = StateSettings()
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
+    monitor: MonitorSettings = MonitorSettings()
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
     salt: str = "samstream"
     seed: int = 0

@@ -1,0 +1,6 @@
+"""The Faust application for `faust -A stream.monitor.app worker`; its settings come from the environment."""
+
+from stream.monitor.wiring import Monitor
+from stream.settings import load
+
+app = Monitor(load()).app

@@ -1,0 +1,256 @@
+"""Counts of outcomes per arm and window: a fold of one partition of `outcomes` that knows no Faust and no Kafka.
+
+A window is what was shown in `[start, start + window_ms)` by the impression's `ts`, so an outcome that comes again
+falls into the window that has counted it. A window remembers which (request, item) it has counted, and the offset that
+it has read to: a record that Kafka hands over again is known by its offset, an outcome that a worker wrote again by its
+ids. Counts, ids and offset are one value, so no crash can part them. The fold is the same whatever the batches.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Self
+
+import numpy as np
+from msgspec import Struct
+from xxhash import xxh3_64_intdigest
+
+from state.behavior import item_key
+from stream.events import Outcome, sample_ids
+from stream.settings import Settings
+
+EDGES = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Of the calibration curve's bins by predicted probability: narrow where click rates are."""
+BINS = len(EDGES) - 1
+BUCKETS = 64
+"""Users are counted in so many groups by a hash; a variance over the groups is one over users."""
+MOST_IDS = 100_000
+"""Ids that one window of one partition remembers; the value of it then takes 800,000 bytes."""
+
+_CLIP = 1e-7
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Lengths of time, all in milliseconds of event time.
+
+    Attributes:
+        window_ms: length of a window.
+        close_ms: after a window's end, when all of its outcomes should have come.
+        remember_ms: after a window's end, when it forgets its ids and takes no more outcomes; at least `close_ms`.
+        keep_ms: after a window's end, when its counts are removed; at least `remember_ms`.
+    """
+
+    window_ms: int
+    close_ms: int
+    remember_ms: int
+    keep_ms: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Plan":
+        """Return the plan that the settings ask for; nothing is forgotten before all outcomes should have come."""
+        close_s = settings.worker.attribution_window_s + settings.worker.lateness_s
+        remember_s = max(close_s, settings.monitor.remember_s)
+        keep_s = max(remember_s, settings.monitor.keep_s)
+        return cls(
+            window_ms=round(1000 * settings.monitor.window_s),
+            close_ms=round(1000 * close_s),
+            remember_ms=round(1000 * remember_s),
+            keep_ms=round(1000 * keep_s),
+        )
+
+    def start(self, ts: int) -> int:
+        """Return the start of the window that holds a time."""
+        return ts - ts % self.window_ms
+
+
+class Counts(Struct, array_like=True):
+    """What was counted; a sum of two is the count of both.
+
+    `shown`, `clicks` and `predicted` (sum of probabilities) have `BINS` entries by predicted probability; `users_shown`
+    and `users_clicks` `BUCKETS` by user. `requests` counts impressions, `loss` is the sum of log losses (nats).
+    `epoch` and `version` are the newest model state.
+    """
+
+    requests: int
+    loss: float
+    shown: list[int]
+    clicks: list[int]
+    predicted: list[float]
+    users_shown: list[int]
+    users_clicks: list[int]
+    epoch: int = 0
+    version: int = 0
+
+    @classmethod
+    def zero(cls) -> Self:
+        """Return the count of nothing."""
+        return cls(0, 0.0, [0] * BINS, [0] * BINS, [0.0] * BINS, [0] * BUCKETS, [0] * BUCKETS)
+
+    def add(self, outcome: Outcome, new: Iterable[int], *, request: bool) -> None:
+        """Count some items of an outcome, by index; `request`: and its request."""
+        self.requests += request
+        bucket = xxh3_64_intdigest(outcome.user.encode()) % BUCKETS
+        for index in new:
+            probability, label = outcome.probabilities[index], outcome.labels[index]
+            place = bisect_right(EDGES, probability, 1, BINS) - 1
+            self.shown[place] += 1
+            self.clicks[place] += label
+            self.predicted[place] += probability
+            self.users_shown[bucket] += 1
+            self.users_clicks[bucket] += label
+            likely = min(1 - _CLIP, max(_CLIP, probability))
+            self.loss -= math.log(likely if label else 1 - likely)
+        self.epoch, self.version = max((self.epoch, self.version), (outcome.epoch, outcome.version))
+
+    def __add__(self, other: "Counts") -> "Counts":
+        epoch, version = max((self.epoch, self.version), (other.epoch, other.version))
+        return Counts(
+            self.requests + other.requests,
+            self.loss + other.loss,
+            [a + b for a, b in zip(self.shown, other.shown, strict=True)],
+            [a + b for a, b in zip(self.clicks, other.clicks, strict=True)],
+            [a + b for a, b in zip(self.predicted, other.predicted, strict=True)],
+            [a + b for a, b in zip(self.users_shown, other.users_shown, strict=True)],
+            [a + b for a, b in zip(self.users_clicks, other.users_clicks, strict=True)],
+            epoch,
+            version,
+        )
+
+
+class Window(Struct, array_like=True):
+    """One window of one partition.
+
+    Attributes:
+        start: ms since the epoch.
+        offset: the last offset of the partition that it has counted.
+        newest: the newest `ts` in it, ms.
+        arms: arm → counts.
+        repeated: items that had been counted before, and were not again.
+        late: outcomes that came when all should have come; they are counted.
+        unremembered: items beyond `MOST_IDS`: a repeat of them would count twice.
+        ids: uint64 ids of what is counted, packed; empty when it no longer takes outcomes.
+    """
+
+    start: int
+    offset: int = -1
+    newest: int = 0
+    arms: dict[str, Counts] = {}
+    repeated: int = 0
+    late: int = 0
+    unremembered: int = 0
+    ids: bytes = b""
+
+
+class Head(Struct, array_like=True):
+    """What a partition knows besides its windows; it is to be written after them.
+
+    Attributes:
+        event_time: the newest `ts`, ms.
+        offset: the last offset that was looked at.
+        too_late: outcomes for windows that had forgotten their ids; they are not counted.
+        unreadable: records that are no outcomes.
+        windows: starts of the windows that are kept, ascending.
+    """
+
+    event_time: int = 0
+    offset: int = -1
+    too_late: int = 0
+    unreadable: int = 0
+    windows: list[int] = []
+
+
+class Changes(Struct):
+    """What a batch changed: windows to write, starts of windows to remove, and the head to write last."""
+
+    head: Head
+    written: list[Window]
+    removed: list[int]
+    read_again: int = 0
+
+
+def fold(
+    plan: Plan, head: Head, load: Callable[[int], Window | None], records: Iterable[tuple[int, Outcome | None]]
+) -> Changes:
+    """Count a batch of one partition.
+
+    Args:
+        plan: lengths of time.
+        head: the partition's; it is changed.
+        load: start → the window, where there is one; what it returns is changed.
+        records: (offset, outcome) in the partition's order; None for what could not be read.
+
+    Returns:
+        What must be written. A window is written again where a record was read again, since what was written of it
+        before may have been lost on the way to its changelog.
+    """
+    open_windows: dict[int, _Open] = {}
+    before = head.event_time
+    read_again = 0
+
+    def opened(start: int) -> _Open | None:
+        if start not in open_windows and (window := load(start)) is not None:
+            open_windows[start] = _Open(window)
+        return open_windows.get(start)
+
+    for offset, outcome in records:
+        unseen = offset > head.offset
+        head.offset = max(head.offset, offset)
+        if outcome is None:
+            head.unreadable += unseen
+            continue
+        start = plan.start(outcome.ts)
+        end = start + plan.window_ms
+        window = opened(start)
+        if window is not None and offset <= window.window.offset:
+            read_again += 1
+        elif end + plan.remember_ms <= head.event_time:
+            head.too_late += unseen
+            continue
+        else:
+            if window is None:
+                window = open_windows[start] = _Open(Window(start, arms={}))
+            window.count(offset, outcome, late=end + plan.close_ms <= head.event_time)
+        head.event_time = max(head.event_time, outcome.ts)
+        if start not in head.windows:
+            head.windows = sorted([*head.windows, start])
+    for start in head.windows:
+        # Windows that this batch's event time has passed forget their ids.
+        if before < start + plan.window_ms + plan.remember_ms <= head.event_time and (window := opened(start)):
+            window.forget()
+    removed = [start for start in head.windows if start + plan.window_ms + plan.keep_ms <= head.event_time]
+    head.windows = head.windows[len(removed) :]
+    written = [window.closed() for start, window in sorted(open_windows.items()) if start not in removed]
+    return Changes(head, written, removed, read_again)
+
+
+class _Open:
+    """A window in work, with its ids as a set."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self._ids = dict.fromkeys(np.frombuffer(window.ids, "<u8").tolist())
+
+    def count(self, offset: int, outcome: Outcome, *, late: bool) -> None:
+        window = self.window
+        items = np.array([item_key(item) for item in outcome.items], dtype=np.uint64)
+        ids = sample_ids(outcome.request_id, items).tolist()
+        new = [index for index, known in enumerate(ids) if known not in self._ids]
+        request = xxh3_64_intdigest(outcome.request_id.encode())
+        if new:
+            counts = window.arms.setdefault(outcome.arm, Counts.zero())
+            counts.add(outcome, new, request=request not in self._ids)
+        if len(self._ids) + len(new) < MOST_IDS:
+            self._ids.update(dict.fromkeys([request, *(ids[index] for index in new)]))
+        else:
+            window.unremembered += len(new)
+        window.repeated += len(ids) - len(new)
+        window.late += late and bool(new)
+        window.offset = offset
+        window.newest = max(window.newest, outcome.ts)
+
+    def forget(self) -> None:
+        self._ids.clear()
+
+    def closed(self) -> Window:
+        self.window.ids = np.fromiter(self._ids, dtype="<u8", count=len(self._ids)).tobytes()
+        return self.window

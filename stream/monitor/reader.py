@@ -1,0 +1,104 @@
+"""What every monitor reads to its end, outside of the group: the fragments of all, what was published, and updates."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from stream.announcement import read_announcement
+from stream.errors import KafkaClientError
+from stream.events import UNREADABLE
+from stream.kafka import to_record
+from stream.monitor.board import Board
+from stream.monitor.records import decode_arm_window, decode_fragment
+from stream.tail import Tail
+from stream.topics import Topics
+
+_POLL_S = 0.2
+_WAIT_S = 30.0
+
+
+class Reader:
+    """Brings a board up to date.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        fragments: the monitors' own topic.
+        board: is changed in the event loop only.
+
+    Attributes:
+        caught_up: whether the board knows all that there was when reading began.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], topics: Topics, fragments: str, board: Board) -> None:
+        self._kafka = {key: value for key, value in kafka.items() if key != "group.instance.id"}
+        self._topics = topics
+        self._name = fragments
+        self._board = board
+        self._tails: list[Tail] = []
+        self._changes = -1
+        self._changed_at = 0.0
+        self.caught_up = False
+
+    async def open(self) -> None:
+        """Begin, and read all fragments that are there.
+
+        Raises:
+            KafkaClientError: when a topic cannot be read.
+        """
+        fragments = await _opened(self._kafka, self._name)
+        self._tails.append(fragments)
+        while not fragments.at_end():
+            await self._read(fragments)
+        since = min(self._board.starts(), default=round(1000 * time.time()))
+        published = await asyncio.to_thread(Tail, self._kafka, [self._topics.experiment_metrics], since_ms=since)
+        self._tails.append(published)
+        while not published.at_end():
+            await self._read(published)
+        self._tails.append(await asyncio.to_thread(Tail, self._kafka, [self._topics.model_updates]))
+        self.caught_up = True
+
+    async def read(self, quiet_s: float) -> None:
+        """Read what has come; windows are over when nothing new has come for `quiet_s`.
+
+        Raises:
+            KafkaClientError: when Kafka refuses this client.
+        """
+        for tail in self._tails:
+            await self._read(tail)
+        now = time.monotonic()
+        if self._changes != self._board.changes:
+            self._changes, self._changed_at = self._board.changes, now
+        self._board.quiet(now - self._changed_at >= quiet_s)
+
+    def close(self) -> None:
+        """Stop reading."""
+        for tail in self._tails:
+            tail.close()
+
+    async def _read(self, tail: Tail) -> None:
+        first = tail is self._tails[0]
+        for message in await asyncio.to_thread(tail.read, _POLL_S if first else 0.0):
+            record = to_record(message)
+            value = record.value or b""
+            try:
+                if record.topic == self._name:
+                    self._board.take(decode_fragment(value))
+                elif record.topic == self._topics.experiment_metrics:
+                    self._board.published(decode_arm_window(value))
+                elif (update := read_announcement(message)) is not None:
+                    self._board.announced(update, record.timestamp)
+            except UNREADABLE:
+                continue  # another version's, or somebody else's
+
+
+async def _opened(kafka: Mapping[str, str], topic: str) -> Tail:
+    """Begin to read a topic that may have been made a moment ago."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return await asyncio.to_thread(Tail, kafka, [topic], from_beginning=True)
+        except KafkaClientError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_POLL_S)

@@ -1,0 +1,53 @@
+"""The job `samstream monitor`: a Faust worker that ends with a status, and with one line where it cannot go on."""
+
+import logging
+import signal
+import socket
+
+from stream import topics
+from stream.errors import SettingsError, StreamError, TopicError
+from stream.logs import log
+from stream.monitor.wiring import Monitor
+from stream.settings import Settings
+
+_logger = logging.getLogger("samstream.monitor")
+
+
+def run_monitor(settings: Settings) -> int:
+    """Count, publish and serve until SIGTERM or Ctrl-C; returns the exit status.
+
+    Raises:
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
+        TopicError: when topics are missing.
+        SettingsError: when the settings cannot be used.
+    """
+    monitor = Monitor(settings)
+    partitions = topics.verify(settings.kafka, topics.Topics(settings.topics.prefix))
+    if partitions != settings.topics.partitions:
+        raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
+    _check_address(settings.monitor.web)
+    if logging.getLogger().level > logging.DEBUG:
+        for name in ("faust", "mode", "aiokafka", "stream.monitor"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    # Faust hears signals through its event loop, and only if nobody did before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
+    worker = monitor.app.Worker(override_logging=False, quiet=True, redirect_stdouts=False, loglevel="WARNING")
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as ended:
+        if isinstance(worker.crash_reason, StreamError):
+            raise worker.crash_reason from None
+        return int(ended.code or 0)
+
+
+def _check_address(web: str) -> None:
+    """See that the page can be served; Faust would say so only in a stack trace."""
+    if not web:
+        return
+    host, _, port = web.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"monitor.web {web!r} cannot be served: {error}; choose another address") from None

@@ -1,0 +1,44 @@
+"""The monitor's web server: the page, and the JSON that it draws. Nothing else of Faust's is served."""
+
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Protocol
+
+import faust
+from faust.web.base import Request, Response
+from faust.web.drivers import aiohttp
+
+from stream.monitor.board import Board
+from stream.monitor.counting import Plan
+from stream.monitor.records import encode_json
+from stream.monitor.view import picture
+
+
+class Web(aiohttp.Web):
+    """Faust's server without Faust's own pages, which tell of its insides."""
+
+    default_blueprints = production_blueprints = debug_blueprints = optional_blueprints = ()
+
+
+class Shown(Protocol):
+    """What the page is about."""
+
+    board: Board
+    plan: Plan
+    arms: Sequence[str]
+
+
+def serve(app: faust.App, shown: Shown) -> None:
+    """Serve `/` and `/api/state`."""
+    page = files("stream.monitor").joinpath("page.html").read_text()
+
+    @app.page("/")
+    async def index(view: Any, _request: Request) -> Response:
+        return view.html(page)  # type: ignore[no-any-return]
+
+    @app.page("/api/state")
+    async def state(view: Any, _request: Request) -> Response:
+        now = round(1000 * time.time())
+        said = picture(shown.board, shown.plan, shown.arms, now)
+        return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]

@@ -1,0 +1,300 @@
+"""Monitors on a broker: their counts equal an oracle's, whatever is killed, and everybody is shown the same."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.broker import Broker, _free_port
+from stream.events import Outcome, encode_packed
+from stream.kafka import Sender
+from stream.monitor.records import ArmWindow, decode_arm_window
+from stream.settings import convert
+from stream.system import Processes
+from stream.tail import Tail
+from stream.topics import Topics
+from tests.conftest import PARTITIONS
+from tests.e2e.harness import wait_for
+
+WINDOW_MS = 2000
+CLOSE_S = 6
+Pair = tuple[str, int]
+
+
+class Traffic:
+    """Outcomes as workers write them, in order of time, with repeats; and what they add up to."""
+
+    def __init__(self, kafka: dict[str, str], topics: Topics) -> None:
+        self._sender = Sender(kafka)
+        self._topic = topics.outcomes
+        self._random = random.Random(3)
+        self._lately: list[Outcome] = []
+        self._requests = 0
+        self.ts = round(1000 * time.time()) - 600_000
+        self.counted: dict[Pair, list[int]] = defaultdict(lambda: [0, 0, 0])
+        """(arm, start of window) → impressions, shown, clicks."""
+        self.repeated = 0
+
+    def write(self, visits: int) -> None:
+        """Write the outcomes of some visits: clicks at once, the rest of a list beside them; one in ten comes again."""
+        for _ in range(visits):
+            self.ts += self._random.randrange(20)
+            self._requests += 1
+            user = f"user-{self._random.randrange(50)}"
+            arm = "sam" if int(user[5:]) % 2 else "counts"
+            probabilities = [self._random.random() * 0.3 for _ in range(4)]
+            labels = [int(self._random.random() < probability) for probability in probabilities]
+            row = self.counted[arm, self.ts - self.ts % WINDOW_MS]
+            row[0] += 1
+            row[1] += 4
+            row[2] += sum(labels)
+            for label in (1, 0):
+                if places := [place for place in range(4) if labels[place] == label]:
+                    outcome = Outcome(
+                        f"request-{self._requests}",
+                        user,
+                        arm,
+                        self.ts,
+                        1,
+                        self._requests,
+                        [f"item-{place}" for place in places],
+                        places,
+                        [probabilities[place] for place in places],
+                        [label] * len(places),
+                    )
+                    self._lately = [*self._lately[-50:], outcome]
+                    self._send(outcome)
+            if self._random.random() < 0.1:
+                again = self._random.choice(self._lately)
+                self.repeated += len(again.items)
+                self._send(again)
+        self._sender.flush()
+
+    def close_windows(self) -> None:
+        """Move event time past all windows so far: one more visit, much later."""
+        self.ts += 1000 * CLOSE_S + 2 * WINDOW_MS
+        self.write(1)
+        del self.counted[max(self.counted, key=lambda where: where[1])]
+
+    def _send(self, outcome: Outcome) -> None:
+        self._sender.send(self._topic, encode_packed(outcome), key=outcome.user)
+
+
+class Monitors:
+    """Monitors that can be killed, and what they say."""
+
+    def __init__(self, kafka: dict[str, str], topics: Topics, prefix: str, directory: Path) -> None:
+        self._kafka = kafka
+        self._topics = topics
+        self._directory = directory
+        self._ports: dict[str, int] = {}
+        settings = convert(
+            {
+                "kafka": kafka,
+                "topics": {"prefix": prefix, "partitions": PARTITIONS},
+                "arms": [{"name": "sam"}, {"name": "counts"}],
+                "worker": {"attribution_window_s": CLOSE_S - 1, "lateness_s": 1},
+                "monitor": {
+                    "group": f"{prefix}monitor",
+                    "window_s": WINDOW_MS / 1000,
+                    "write_interval_s": 0.3,
+                    "session_timeout_s": 6,
+                },
+            }
+        )
+        self.processes = Processes(directory, settings)
+
+    def start(self, name: str) -> None:
+        """Start a monitor under a name that it keeps, with a directory of its own."""
+        self._ports.setdefault(name, _free_port())
+        self.processes.start(
+            name,
+            "monitor",
+            "--set",
+            f"kafka.group.instance.id={name}",
+            "--set",
+            f"monitor.directory={self._directory / name}",
+            "--set",
+            f"monitor.web=127.0.0.1:{self._ports[name]}",
+        )
+
+    def kill(self, name: str) -> None:
+        """Kill -9."""
+        child = self.processes._children[name]
+        self.processes.release(name)
+        child.kill()
+        child.wait()
+
+    def address(self, name: str) -> str:
+        """Return HOST:PORT of its page."""
+        return f"127.0.0.1:{self._ports[name]}"
+
+    def get(self, name: str, path: str = "/api/state") -> bytes:
+        """Return what its web server says; nothing while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://{self.address(name)}{path}", timeout=10) as answer:
+                body: bytes = answer.read()
+                return body
+        except OSError:
+            return b""
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Return what a monitor's JSON view says; empty while it does not answer."""
+        body = self.get(name)
+        return dict(json.loads(body)) if body else {}
+
+    def shown(self, name: str) -> int:
+        """Return the items of all closed windows, as a monitor says."""
+        return sum(arm["shown"] for arm in self.state(name).get("arms", ()))
+
+    def published(self) -> dict[Pair, ArmWindow]:
+        """Return (arm, start) → the newest record of `experiment-metrics`."""
+        tail = Tail(self._kafka, [self._topics.experiment_metrics], from_beginning=True)
+        newest: dict[Pair, ArmWindow] = {}
+        deadline = time.monotonic() + 20
+        try:
+            while not tail.at_end():
+                assert time.monotonic() < deadline
+                for message in tail.read(0.5):
+                    record = decode_arm_window(message.value() or b"")
+                    newest[record.arm, record.start] = record
+        finally:
+            tail.close()
+        return newest
+
+    def agree(self, traffic: Traffic) -> bool:
+        """Say whether what was published is what was written."""
+        said = {where: [each.impressions, each.shown, each.clicks] for where, each in self.published().items()}
+        return said == dict(traffic.counted)
+
+
+@pytest.fixture
+def traffic(kafka: dict[str, str], topics: Topics) -> Traffic:
+    return Traffic(kafka, topics)
+
+
+@pytest.fixture
+def monitors(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path) -> Any:
+    monitors = Monitors(kafka, topics, topic_prefix, tmp_path)
+    yield monitors
+    monitors.processes.stop()
+
+
+def test_counts_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors, traffic: Traffic) -> None:
+    def counted(name: str, some: int) -> None:
+        wait_for(lambda: monitors.shown(name) >= some, f"{name} to count {some}", processes=monitors.processes)
+
+    traffic.write(1500)
+    monitors.start("a")
+    counted("a", 500)
+    monitors.kill("a")
+    traffic.write(1500)
+    monitors.start("a")
+    traffic.write(500)
+    counted("a", 6000)
+    monitors.start("b")
+    traffic.write(1000)
+    counted("b", 9000)
+    monitors.kill("b")
+    monitors.kill("a")
+    traffic.write(500)
+    monitors.start("b")
+    monitors.start("a")
+    traffic.write(500)
+    traffic.close_windows()
+    wait_for(lambda: monitors.agree(traffic), "the counts to be the oracle's", processes=monitors.processes)
+
+    total = sum(shown for _, shown, _ in traffic.counted.values())
+    for name in ("a", "b"):
+        wait_for(lambda name=name: monitors.shown(name) == total, "all to be shown", processes=monitors.processes)  # type: ignore[misc]
+        state = monitors.state(name)
+        for arm in state["arms"]:
+            rows = [row for (whose, _), row in traffic.counted.items() if whose == arm["name"]]
+            assert [arm["impressions"], arm["shown"], arm["clicks"]] == [
+                sum(column) for column in zip(*rows, strict=True)
+            ]
+        assert state["counters"]["repeated"] == traffic.repeated
+
+
+def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on the path")
+    traffic.write(300)
+    traffic.close_windows()
+    monitors.start("a")
+    wait_for(lambda: monitors.shown("a") > 0, "a closed window", processes=monitors.processes)
+    assert monitors.get("a", "/graph") == monitors.get("a", "/stats") == b""
+    flags = ["--no-sandbox", "--headless=new", "--dump-dom", "--virtual-time-budget=4000"]
+    done = subprocess.run(
+        [browser, *flags, f"http://{monitors.address('a')}/"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert 'aria-label="click rate of each arm over time"' in done.stdout, done.stderr[-2000:]
+    assert "<b>counts</b> against sam" in done.stdout
+    assert 'class="note bad"' not in done.stdout
+
+
+def test_runs_as_faust_applications_do_with_settings_of_the_environment(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    port = _free_port()
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka["bootstrap.servers"],
+        "TOPICS__PREFIX": topic_prefix,
+        "TOPICS__PARTITIONS": str(PARTITIONS),
+        "MONITOR__GROUP": f"{topic_prefix}monitor",
+        "MONITOR__DIRECTORY": str(tmp_path / "monitor"),
+        "MONITOR__WEB": f"127.0.0.1:{port}",
+    }
+    environment = {**os.environ, **{f"SAMSTREAM_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "faust", "-A", "stream.monitor.app", "worker", "-l", "error"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                    return b"samstream" in answer.read()
+            except OSError:
+                return False
+
+        try:
+            wait_for(answers, "the page")
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["topics.partitions=3"], "topics.partitions is 3, the topics have 4"),
+        (["monitor.web=127.0.0.1"], "write it as HOST:PORT"),
+        (["monitor.web=BUSY"], "cannot be served: "),
+        (["kafka.ssl.keystore.location=/x"], "cannot use kafka.ssl.keystore.location"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(
+    broker: Broker, topics: Topics, topic_prefix: str, tmp_path: Path, changes: list[str], said: str
+) -> None:
+    values = [
+        f"kafka.bootstrap.servers={broker.bootstrap}",
+        f"topics.prefix={topic_prefix}",
+        f"topics.partitions={PARTITIONS}",
+        f"monitor.directory={tmp_path}",
+        *(change.replace("BUSY", broker.bootstrap) for change in changes),
+    ]
+    command = [sys.executable, "-m", "stream.cli", "monitor", *(word for value in values for word in ("--set", value))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("samstream monitor: ")
+    assert said in line

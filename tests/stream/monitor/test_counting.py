@@ -1,0 +1,192 @@
+"""The fold of outcomes: equal to a plain oracle, whatever the batches, the repeats and the crashes between writes."""
+
+import math
+import random
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from stream.events import Outcome
+from stream.monitor import counting
+from stream.monitor.counting import BINS, EDGES, Changes, Counts, Head, Plan, Window, fold
+
+PLAN = Plan(window_ms=10, close_ms=20, remember_ms=40, keep_ms=80)
+
+
+class Store:
+    """What a partition has on disk; a crash may leave out the end of a batch's writes."""
+
+    def __init__(self) -> None:
+        self.windows: dict[int, Window] = {}
+        self.head = Head(windows=[])
+
+    def fold(self, records: Sequence[tuple[int, Outcome | None]], writes: int | None = None) -> Changes:
+        """Count a batch; `writes`: the process dies after so many writes."""
+        changes = fold(PLAN, deepcopy(self.head), lambda start: deepcopy(self.windows.get(start)), records)
+        steps: list[Any] = [
+            *(lambda window=window: self.windows.update({window.start: window}) for window in changes.written),  # type: ignore[misc]
+            *(lambda start=start: self.windows.pop(start, None) for start in changes.removed),  # type: ignore[misc]
+            lambda: setattr(self, "head", changes.head),
+        ]
+        for step in steps[:writes]:
+            step()
+        return changes
+
+
+def outcome(request: str, ts: int, *labels: int, arm: str = "a", first: int = 0, user: str = "u") -> Outcome:
+    places = range(first, first + len(labels))
+    return Outcome(
+        request,
+        user,
+        arm,
+        ts,
+        1,
+        ts,
+        [f"item-{place}" for place in places],
+        list(places),
+        [0.25] * len(labels),
+        [*labels],
+    )
+
+
+def numbered(*outcomes: Outcome | None, start: int = 0) -> list[tuple[int, Outcome | None]]:
+    return list(enumerate(outcomes, start))
+
+
+def test_counts_what_was_shown_by_arm_and_window() -> None:
+    store = Store()
+    store.fold(numbered(outcome("r1", 3, 1), outcome("r1", 3, 0, 0, first=1), outcome("r2", 12, 0, arm="b")))
+    first, second = store.windows[0], store.windows[10]
+    assert list(first.arms) == ["a"]
+    counts = first.arms["a"]
+    assert (counts.requests, sum(counts.shown), sum(counts.clicks)) == (1, 3, 1)
+    assert counts.loss == pytest.approx(-math.log(0.25) - 2 * math.log(0.75))
+    assert counts.predicted[EDGES.index(0.2)] == pytest.approx(0.75)
+    assert (counts.epoch, counts.version) == (1, 3)
+    assert list(second.arms) == ["b"]
+
+
+@pytest.mark.parametrize(("probability", "place"), [(0.0, 0), (0.01, 1), (0.5, 9), (0.4999, 8), (1.0, 9)])
+def test_every_probability_has_one_bin(probability: float, place: int) -> None:
+    counts = Counts.zero()
+    counts.add(Outcome("r", "u", "a", 0, 1, 1, ["i"], [0], [probability], [1]), [0], request=True)
+    assert counts.shown == [int(index == place) for index in range(BINS)]
+    assert math.isfinite(counts.loss)
+
+
+def test_an_outcome_that_comes_again_is_counted_once_even_cut_otherwise() -> None:
+    store = Store()
+    store.fold(numbered(outcome("r", 3, 0, 0), outcome("r", 3, 0, 0, 0), outcome("r", 3, 0)))
+    window = store.windows[0]
+    assert (window.arms["a"].requests, sum(window.arms["a"].shown), window.repeated) == (1, 3, 3)
+
+
+def test_a_record_that_kafka_hands_over_again_is_no_repeat_but_its_window_is_written_again() -> None:
+    store = Store()
+    records = numbered(outcome("r", 3, 0, 0), outcome("s", 4, 1))
+    store.fold(records)
+    changes = store.fold(records)
+    assert (changes.read_again, [window.start for window in changes.written]) == (2, [0])
+    assert (store.windows[0].repeated, sum(store.windows[0].arms["a"].shown)) == (0, 3)
+
+
+def test_late_outcomes_are_counted_and_said_until_the_window_has_forgotten() -> None:
+    store = Store()
+    store.fold(numbered(outcome("r", 3, 0), outcome("s", 29, 0), outcome("t", 4, 0), outcome("u", 30, 0)))
+    assert store.windows[0].late == 0
+    store.fold(numbered(outcome("v", 5, 0), outcome("w", 49, 0), outcome("x", 6, 0), start=4))
+    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.head.too_late) == (2, 4, 0)
+    assert store.windows[0].ids
+    store.fold(numbered(outcome("y", 50, 0), outcome("z", 7, 0), outcome("r", 3, 0), start=7))
+    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.head.too_late) == (2, 4, 2)
+    assert not store.windows[0].ids
+
+
+def test_old_windows_are_removed() -> None:
+    store = Store()
+    store.fold(numbered(outcome("r", 3, 0), outcome("s", 15, 0)))
+    store.fold(numbered(outcome("t", 90, 0), start=2))
+    assert list(store.windows) == [10, 90]
+    assert store.head.windows == [10, 90]
+
+
+def test_a_record_that_is_no_outcome_is_counted_once() -> None:
+    store = Store()
+    store.fold(numbered(None))
+    store.fold(numbered(None))
+    assert store.head.unreadable == 1
+
+
+def test_what_a_window_remembers_is_bounded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "MOST_IDS", 10)
+    store = Store()
+    for number in range(5):
+        store.fold(numbered(outcome(f"r{number}", 3, 0, 0, 0), start=number))
+    window = store.windows[0]
+    assert len(window.ids) // 8 <= 10
+    assert (sum(window.arms["a"].shown), window.unremembered) == (15, 9)
+
+
+def test_the_sum_of_parts_is_the_whole() -> None:
+    both, one, other = Store(), Store(), Store()
+    rows = [outcome(f"r{number}", 3, number % 2, 0, user=f"u{number}") for number in range(40)]
+    both.fold(numbered(*rows))
+    one.fold(numbered(*rows[:13]))
+    other.fold(numbered(*rows[13:]))
+    total = one.windows[0].arms["a"] + other.windows[0].arms["a"]
+    whole = both.windows[0].arms["a"]
+    assert total.loss == pytest.approx(whole.loss)
+    total.loss = whole.loss
+    assert total == whole
+    assert sum(whole.users_shown) == 80
+    assert sum(1 for shown in whole.users_shown if shown) > 20
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 6)), max_size=40))
+def test_whatever_the_batches_and_crashes_the_state_is_that_of_an_undisturbed_life(
+    seed: int, cuts: list[tuple[int, int]]
+) -> None:
+    chance = random.Random(seed)
+    ts = 0
+    rows: list[Outcome | None] = []
+    for number in range(80):
+        ts += chance.randrange(5)
+        if rows and chance.random() < 0.2:
+            rows.append(chance.choice(rows[-12:]))
+        elif chance.random() < 0.05:
+            rows.append(None)
+        else:
+            back = chance.randrange(60) if chance.random() < 0.2 else 0
+            rows.append(
+                outcome(
+                    f"r{number}", max(0, ts - back), *(chance.randrange(2) for _ in range(3)), arm=chance.choice("ab")
+                )
+            )
+    records = numbered(*rows)
+    calm, shaken = Store(), Store()
+    for record in records:
+        calm.fold([record])
+    committed = 0
+    for size, writes in cuts:
+        # It dies after some of a batch's writes, and reads from the committed offset again.
+        shaken.fold(records[committed : committed + size], writes)
+        if chance.random() < 0.5:
+            shaken.fold(records[committed : committed + size])
+            committed += size
+    shaken.fold(records[committed:])
+    assert shaken.head == calm.head
+    assert set(shaken.windows) == set(calm.windows)
+    for start, window in calm.windows.items():
+        other = shaken.windows[start]
+        assert _ids(other) == _ids(window)
+        assert replace(other, ids=b"") == replace(window, ids=b"")
+
+
+def _ids(window: Window) -> set[bytes]:
+    return {window.ids[at : at + 8] for at in range(0, len(window.ids), 8)}

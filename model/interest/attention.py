@@ -13,6 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
+from model.kernels.sigmoids import attention_weights
+
+_TILE = 2**18
+"""Hidden values computed at a time when serving: 1 MiB."""
+
+_NARROWEST = 128
+"""Behaviours of a tile at least: a narrower matrix product is slow."""
 
 
 class AttentionUnit(nn.Module):
@@ -50,13 +57,37 @@ class AttentionUnit(nn.Module):
             effective = effective + query.unsqueeze(1) * product.unsqueeze(1)
             bias = bias + query @ difference.T
         weights = torch.cat([effective, bias.mT.unsqueeze(-1)], dim=-1)
+        attend = self._attend if torch.is_grad_enabled() else self._attend_tiled
+        readout: Tensor = self.norm(torch.bmm(attend(weights, keys, match), keys[..., :d]))
+        return readout
+
+    def _attend(self, weights: Tensor, keys: Tensor, match: Tensor | None) -> Tensor:
+        """Return the (B, C, L) attention weights of (B, h, C, d + 1) layer-1 weights, with gradients."""
+        (B, _, C, _), L = weights.shape, keys.shape[1]
         hidden = torch.bmm(weights.flatten(1, 2), keys.mT).sigmoid_().view(B, -1, C * L)
         logits = torch.bmm(self.second.weight.expand(B, 1, -1), hidden).view(B, C, L)
         logits += self.second.bias
         if match is not None:
             logits += match
-        readout: Tensor = self.norm(torch.bmm(logits.sigmoid_(), keys[..., :d]))
-        return readout
+        return logits.sigmoid_()
+
+    def _attend_tiled(self, weights: Tensor, keys: Tensor, match: Tensor | None) -> Tensor:
+        """Return what `_attend` does, without gradients: hidden units of some behaviours at a time, in the cache."""
+        (B, h, C, _), L = weights.shape, keys.shape[1]
+        second, bias = self.second.weight[0], self.second.bias.item()
+        attention = weights.new_empty(B, C, L)
+        step = min(L, max(_NARROWEST, _TILE // (h * C)))
+        scratch = weights.new_empty(h * C * step)
+        for b in range(B):
+            rows = weights[b].flatten(0, 1)
+            for start in range(0, L, step):
+                tile = slice(start, min(start + step, L))
+                width = tile.stop - start
+                hidden = scratch[: h * C * width].view(h * C, width)
+                torch.mm(rows, keys[b, tile].T, out=hidden)
+                bonus = None if match is None else match[b, :, tile]
+                attention_weights(hidden.view(h, C, width), second, bias, bonus, attention[b, :, tile])
+        return attention
 
 
 def with_ones(keys: Tensor, mask: Tensor) -> Tensor:

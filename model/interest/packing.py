@@ -26,14 +26,6 @@ def packed(
     C = targets.shape[1]
     lengths = mask.sum(dim=1).clamp_min(1)
     counts = target_mask.sum(dim=1).clamp_min(1)
-    if not torch.is_grad_enabled():
-        # One by one, nothing moves: the attention takes users one by one anyway.
-        output = targets.new_zeros(*targets.shape[:2], model.width)
-        for b, (L, c) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
-            one = slice(b, b + 1)
-            bonus = None if match is None else match[one, :c, :L]
-            output[one, :c] = model(keys[one, :L], mask[one, :L], targets[one, :c], bonus)
-        return output
     order = torch.argsort(counts * (mask.shape[1] + 1) + lengths)
     # Sorted once and then split into views: indexing each group by itself would cost a full gradient a group.
     groups = [torch.split(tensor[order], GROUP) for tensor in (lengths, counts, keys, mask, targets)]

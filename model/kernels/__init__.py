@@ -1,1 +1,1 @@
-"""Faster forms of what torch computes slowly; each is optional, and the torch form beside it is the fallback."""
+"""Faster forms of what `model.interest` computes, chosen at run time; without them, torch does the same."""

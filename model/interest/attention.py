@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
+from model.kernels import native
 
 
 class AttentionUnit(nn.Module):
@@ -32,38 +33,60 @@ class AttentionUnit(nn.Module):
         self.second = nn.Linear(hidden, 1)
         self.norm: nn.Module = nn.LayerNorm(d) if normalise else nn.Identity()
 
-    def forward(self, keys: Tensor, queries: list[Tensor], match: Tensor | None) -> Tensor:
+    def forward(self, behaviours: "Behaviours", queries: list[Tensor], match: Tensor | None) -> Tensor:
         """Return the (B, C, d) readouts.
 
         Args:
-            keys: (B, L, d + 1) behaviours of `with_ones`: zero where padded, the last component 1.
+            behaviours: of B users.
             queries: (B, C, d) each.
             match: (B, C, L) addition to the attention logits.
         """
-        B, C, d = queries[0].shape
-        L = keys.shape[1]
-        blocks = torch.split(self.first.weight, d, dim=1)
+        weights = self._effective(queries)
+        if behaviours.tiles is not None:
+            second, bias = self.second.weight.flatten(), float(self.second.bias)
+            readout = behaviours.tiles.readouts(weights, second, bias, match)
+        else:
+            readout = self._attend(behaviours.keys, weights, match)
+        normed: Tensor = self.norm(readout)
+        return normed
+
+    def _effective(self, queries: list[Tensor]) -> Tensor:
+        """Return the (B, h, C, d + 1) weights of layer 1 that these queries make of it, the bias last."""
+        blocks = torch.split(self.first.weight, queries[0].shape[-1], dim=1)
         # Hidden units come before candidates, so that layer 2 is one product over contiguous memory.
         effective = -torch.stack(blocks[0::2]).sum(dim=0).unsqueeze(1)
         bias: Tensor = self.first.bias
         for query, difference, product in zip(queries, blocks[0::2], blocks[1::2], strict=True):
             effective = effective + query.unsqueeze(1) * product.unsqueeze(1)
             bias = bias + query @ difference.T
-        weights = torch.cat([effective, bias.mT.unsqueeze(-1)], dim=-1)
+        return torch.cat([effective, bias.mT.unsqueeze(-1)], dim=-1)
+
+    def _attend(self, keys: Tensor, weights: Tensor, match: Tensor | None) -> Tensor:
+        B, _, C, _ = weights.shape
+        L = keys.shape[1]
         hidden = torch.bmm(weights.flatten(1, 2), keys.mT).sigmoid_().view(B, -1, C * L)
         logits = torch.bmm(self.second.weight.expand(B, 1, -1), hidden).view(B, C, L)
         logits += self.second.bias
         if match is not None:
             logits += match
-        readout: Tensor = self.norm(torch.bmm(logits.sigmoid_(), keys[..., :d]))
-        return readout
+        return torch.bmm(logits.sigmoid_(), keys[..., :-1])
 
 
-def with_ones(keys: Tensor, mask: Tensor) -> Tensor:
-    """Return (B, L, d + 1): keys with exact zeros where padded, and a last component of 1.
+class Behaviours:
+    """The keys of B users, made ready once for all passes.
 
-    The zeros are the attention's mask: a padded behaviour adds nothing to a readout, whatever its weight. The
-    ones carry the affine part of the first layer through the same matrix product.
+    Attributes:
+        keys: (B, L, d + 1) with exact zeros where padded, and a last component of 1. The zeros are the attention's
+            mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
+            of the first layer through the same matrix product.
+        tiles: the same for the compiled kernel, where it is usable.
+
+    Args:
+        keys: (B, L, d).
+        mask: (B, L) bool, True where there is a behaviour.
     """
-    masked = masked_keys(keys, mask)
-    return torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
+
+    def __init__(self, keys: Tensor, mask: Tensor) -> None:
+        masked = masked_keys(keys, mask)
+        self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
+        self.tiles = native.Tiles(self.keys, mask) if native.usable(self.keys) else None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.interest.attention import AttentionUnit, with_ones
+from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
 
 
@@ -30,4 +30,4 @@ class DeepInterest(InterestModel):
 
     def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
         """Return (B, C, 2d); see `InterestModel.forward`."""
-        return torch.cat([targets, self.attention(with_ones(keys, mask), [targets], match)], dim=-1)
+        return torch.cat([targets, self.attention(Behaviours(keys, mask), [targets], match)], dim=-1)

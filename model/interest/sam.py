@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.interest.attention import AttentionUnit, with_ones
+from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
 
 
@@ -85,12 +85,12 @@ class SparseAttentiveMemory(InterestModel):
 
     def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
         """Return (B, C, width); see `InterestModel.forward`."""
-        keys = with_ones(keys, mask)
+        behaviours = Behaviours(keys, mask)
         memory = targets
         readouts, memories = [], []
         for attention in self.attentions:
             query = memory if self.feedback == "iter" else targets
-            readout = attention(keys, [targets, query], match)
+            readout = attention(behaviours, [targets, query], match)
             memory = self.cell(readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
             readouts.append(readout)
             memories.append(memory)

@@ -7,5 +7,6 @@ BENCHES: dict[str, str] = {
     "freshness": "from a click produced to the first score of a model that has learned from it",
     "sync": "bytes and time of a model update, and the pause of a worker that takes it",
     "state": "reading, appending and committing sequences, and what they take of memory and disk",
+    "scoring": "the passes of SAM over a sequence: the literal form against the served one",
 }
 """Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""

@@ -1,0 +1,216 @@
+"""SAM over a user's sequence: the literal form against the served one; what a request and a micro-batch cost."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from model.device import prepare
+from model.interest import SparseAttentiveMemory, build_interest
+from model.interest.packing import packed
+from model.interest.sam_reference import literal_sam
+from model.kernels import native
+from model.scorer import Scorer
+from model.spec import ModelSpec, preset
+from stream.bench.examples import example, mixed_lengths
+from stream.bench.findings import Findings, Target
+from stream.bench.measure import Spread, alternate
+from stream.report.canvas import pictures
+from stream.report.style import PALETTE
+
+PRESET = "sam-3p+"
+THREADS = 2
+"""Of both sides; a worker has one unless set."""
+USERS = 16
+"""Of a micro-batch, as many as a worker scores at once."""
+LITERAL_BYTES = 2**30
+"""The literal form is left out where its features alone need more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured: candidates and lengths that are crossed, the pair that has targets, seconds for each cell."""
+
+    candidates: tuple[int, ...] = (1, 10, 100, 500)
+    lengths: tuple[int, ...] = (50, 200, 1000, 4000)
+    main: tuple[int, int] = (100, 1000)
+    seconds: float = 4.0
+    requests: int = 400
+    batches: int = 40
+    matrix: int = 1024
+
+
+QUICK = Sizes((1, 4), (20, 80), (4, 20), seconds=0.02, requests=5, batches=2, matrix=64)
+
+
+@dataclass(slots=True)
+class _Case:
+    """Users of one length with as many candidates each, random numbers in every tensor."""
+
+    model: SparseAttentiveMemory
+    users: int
+    candidates: int
+    length: int
+    inputs: tuple[torch.Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        B, C, L, d = self.users, self.candidates, self.length, self.model.d
+        generator = torch.Generator().manual_seed(0)
+        keys, targets = (0.5 * torch.randn(B, rows, d, generator=generator) for rows in (L, C))
+        match = (torch.rand(B, C, L, generator=generator) < 0.01).float()
+        self.inputs = keys, torch.ones(B, L, dtype=torch.bool), targets, torch.ones(B, C, dtype=torch.bool), match
+
+    def served(self) -> torch.Tensor:
+        return packed(self.model, *self.inputs)
+
+    def literal(self) -> torch.Tensor:
+        keys, mask, targets, _, match = self.inputs
+        return literal_sam(self.model, keys, mask, targets, match)
+
+    @property
+    def literal_bytes(self) -> int:
+        return 4 * 2 * 4 * self.model.d * self.users * self.candidates * self.length
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of the attention's matrix products, in the factored form."""
+        hidden: int = cast("Any", self.model.attentions[0]).second.in_features
+        rows = self.users * self.candidates * self.length
+        return len(self.model.attentions) * rows * 2 * (hidden * (self.model.d + 1) + hidden + self.model.d)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Measure; see the module."""
+    # Without huge pages the literal form spends half its time on page faults: malloc keeps no tensor of its size.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    sizes = QUICK if arguments.quick else Sizes()
+    spec = preset(PRESET)
+    with _threads(), torch.inference_mode():
+        rows, main = _passes(sizes, spec, console)
+        console.print("a request, and micro-batches")
+        request, mixed = _requests(sizes, spec)
+    kernel = "with the compiled kernel" if native.library() else "in torch: the compiled kernel is not there"
+    C, L = sizes.main
+    at_main = {(row["candidates"], row["length"]): row for row in rows if row["users"] == 1}
+    longest = max(sizes.lengths)
+    growth = at_main[C, longest]["served ms"] / at_main[C, L]["served ms"]
+    speedup = None if "literal" not in main else main["literal"].median / main["served"].median
+    targets = [
+        Target(f"literal / served, {C} × {L}", speedup, "times", 25.0, "at least"),
+        Target(f"p99 of a request, {C} × {L}", request.scaled(1000).p99, "ms", 10.0),
+        Target(f"time at {longest} / at {L}, {C} candidates", growth, "times", 1.1 * longest / L),
+        Target(f"{USERS} users of mixed lengths / one by one", mixed, "times", 1.1),
+        Target("candidates scored on a GPU, 1000 behaviours, bf16", None, "million/s", 20.0, "at least"),
+    ]
+    notes = [
+        f"{THREADS} threads on both sides; the served side {kernel}; preset {PRESET}, d = {spec.width}, fp32",
+        f"one request through the scorer, embeddings and head included: {request.scaled(1000).median:.2f} ms",
+        f"peak of these threads, a product of {sizes.matrix}² matrices: {main['peak'].median:.0f} GFLOP/s",
+        "no GPU: its side is not measured",
+    ]
+    return Findings(rows, targets, lambda: _picture(rows, sizes, speedup), notes)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    prepare(threads=THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[str, Any]], dict[str, Spread]]:
+    """Return a row for each size, and the spreads of the main one, with `peak` in GFLOP/s."""
+    torch.manual_seed(0)
+    model = cast("SparseAttentiveMemory", build_interest(spec))
+    matrix = torch.randn(sizes.matrix, sizes.matrix)
+    shapes = [(1, C, L) for C in sizes.candidates for L in sizes.lengths] + [(USERS, *sizes.main)]
+    rows, main = [], {}
+    for users, C, L in shapes:
+        console.print(f"{users} × {C} candidates × {L} behaviours")
+        case = _Case(model, users, C, L)
+        sides: dict[str, Callable[[], object]] = {"served": case.served, "peak": lambda: matrix @ matrix}
+        if case.literal_bytes <= LITERAL_BYTES and users == 1:
+            sides["literal"] = case.literal
+        spreads = _timed(sides, sizes.seconds)
+        peak = 2e-9 * sizes.matrix**3 / spreads["peak"].median
+        speed = 1e-9 * case.operations / spreads["served"].median
+        literal = spreads["literal"].scaled(1000).median if "literal" in spreads else None
+        served = spreads["served"].scaled(1000)
+        rows.append(
+            {
+                "users": users,
+                "candidates": C,
+                "length": L,
+                "literal ms": literal,
+                "served ms": served.median,
+                "quartiles ms": f"{served.low:.3g} to {served.high:.3g}",
+                "times": None if literal is None else literal / served.median,
+                "GFLOP/s": speed,
+                "% of peak": 100 * speed / peak,
+            }
+        )
+        if (users, C, L) == (1, *sizes.main):
+            main = spreads | {"peak": Spread.of([peak])}
+    return rows, main
+
+
+def _timed(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, Spread]:
+    """Time sides in turn for about so many seconds, at least 5 rounds and at most 200."""
+    once = alternate(sides, repeats=1, warmups=1)
+    rounds = seconds / sum(spread.median for spread in once.values())
+    return alternate(sides, repeats=int(min(max(rounds, 5), 200)))
+
+
+def _requests(sizes: Sizes, spec: ModelSpec) -> tuple[Spread, float]:
+    """Return the seconds of one request, and the time of a mixed micro-batch against its requests one by one."""
+    rng = np.random.default_rng(0)
+    scorer = Scorer(spec)
+    C, L = sizes.main
+    one = example(rng, L, C)
+    request = alternate({"one": lambda: scorer.score([one])}, repeats=sizes.requests)["one"]
+    batch = [example(rng, length, C) for length in mixed_lengths(rng, USERS, min(20, L), L)]
+    both = alternate(
+        {"batch": lambda: scorer.score(batch), "single": lambda: [scorer.score([each]) for each in batch]},
+        repeats=sizes.batches,
+    )
+    return request, both["batch"].median / both["single"].median
+
+
+def _picture(rows: list[dict[str, Any]], sizes: Sizes, speedup: float | None) -> bytes:
+    C, L = sizes.main
+    fact = "" if speedup is None else f": {speedup:.0f} times the literal form at {C} candidates × {L} behaviours"
+    subtitle = f"milliseconds over the length of the sequence, {THREADS} threads, d = 32, three passes"
+    single = [row for row in rows if row["users"] == 1]
+    with pictures(2, f"SAM's pass{fact}", subtitle) as ((left, right), save):
+        labels = []
+        for side, colour in (("literal", PALETTE[1]), ("served", PALETTE[0])):
+            points = [(row["length"], row[f"{side} ms"]) for row in single if row["candidates"] == C]
+            at, ms = zip(*(point for point in points if point[1] is not None), strict=True)
+            left.plot(at, ms, color=colour, marker="o", markersize=4)
+            left.annotate(side, (at[-1], ms[-1]), xytext=(-6, 9), textcoords="offset points", color=colour, ha="right")
+        left.set_title(f"{C} candidates")
+        for candidates, colour in zip(sizes.candidates, PALETTE, strict=False):
+            mine = [row for row in single if row["candidates"] == candidates]
+            y = [row["served ms"] for row in mine]
+            right.plot([row["length"] for row in mine], y, color=colour, marker="o", markersize=4)
+            labels.append((f"{candidates}", colour, y[-1]))
+        right.set_title("served, by candidates")
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(sizes.lengths, [f"{length:,}" for length in sizes.lengths])
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.set_xlabel("behaviours")
+        for text, colour, level in labels:
+            right.annotate(text, (max(sizes.lengths), level), xytext=(7, -3), textcoords="offset points", color=colour)
+        return save()

@@ -45,7 +45,7 @@ began = 0.0
 
 
 @app.agent(topic)
-async def fold(stream: faust.StreamT) -> None:
+async def fold(stream: faust.StreamT[bytes]) -> None:
     """Append each behaviour to its user's sequence."""
     global done, began
     async for key, value in stream.items():

@@ -29,8 +29,8 @@ class Store:
         """Count a batch; `writes`: the process dies after so many writes."""
         changes = fold(PLAN, deepcopy(self.head), lambda start: deepcopy(self.windows.get(start)), records)
         steps: list[Any] = [
-            *(lambda window=window: self.windows.update({window.start: window}) for window in changes.written),  # type: ignore[misc]
-            *(lambda start=start: self.windows.pop(start, None) for start in changes.removed),  # type: ignore[misc]
+            *(lambda window=window: self.windows.update({window.start: window}) for window in changes.written),
+            *(lambda start=start: self.windows.pop(start, None) for start in changes.removed),
             lambda: setattr(self, "head", changes.head),
         ]
         for step in steps[:writes]:

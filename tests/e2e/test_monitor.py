@@ -189,6 +189,7 @@ def monitors(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path:
     monitors.processes.stop()
 
 
+@pytest.mark.slow
 def test_counts_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors, traffic: Traffic) -> None:
     def counted(name: str, some: int) -> None:
         wait_for(lambda: monitors.shown(name) >= some, f"{name} to count {some}", processes=monitors.processes)

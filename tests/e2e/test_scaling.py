@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from stream.broker import Broker
 from tests.faults.scaling import Scaling
 
@@ -10,12 +12,13 @@ PAUSE_S = 20.0
 """Generous: on an idle machine it is about one second."""
 
 
+@pytest.mark.slow
 def test_one_to_three_to_one_workers_lose_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
     scaling = Scaling(broker, tmp_path, quiet_s=1.0)
     accounts = scaling.run()
     if not broker.durable:
-        # The embedded broker takes partitions without asking, which is a crash; promise 5 does not survive each yet.
-        accounts = replace(accounts, repeated_answers=0, sample_sequences_differing=0)
+        # The embedded broker takes partitions without asking, as in a crash.
+        accounts = replace(accounts, repeated_answers=0)
     assert accounts.balanced(), accounts.table()
     assert accounts.repeated_answers == 0, "an orderly move answers nothing again"
     assert [change.name for change in scaling.changes] == [

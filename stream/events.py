@@ -89,13 +89,15 @@ class Score(Struct, frozen=True):
     read_to: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse an order that is none.
+        """Refuse an order or a probability that is none.
 
         Raises:
-            ValueError: when the lists do not fit one another.
+            ValueError: when the lists do not fit one another, or a probability is not within 0 and 1.
         """
         if len(self.probabilities) != len(self.items) or sorted(self.order) != list(range(len(self.items))):
             raise ValueError(f"probabilities and order do not fit the {len(self.items)} items")
+        if not all(0.0 <= probability <= 1.0 for probability in self.probabilities):
+            raise ValueError("a probability is not within 0 and 1")
 
 
 class Sample(Struct, frozen=True, array_like=True):

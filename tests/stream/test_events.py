@@ -115,6 +115,12 @@ def test_score_survives_json(event: Score) -> None:
     assert decode_score(encode_json(event)) == event
 
 
+def test_a_score_with_a_probability_that_is_none_is_refused() -> None:
+    good = Score("r", "u", 1, "a", 1, 1, ["x"], [0.5], [0], 1, 0, Spent(0.0, 0.0, 0.0))
+    with pytest.raises(msgspec.ValidationError, match="within 0 and 1"):
+        decode_score(encode_json(good).replace(b"[0.5]", b"[1.5]"))
+
+
 @pytest.mark.parametrize("wrong", [{"order": [0, 0]}, {"order": [0, 2]}, {"order": [0]}, {"probabilities": [0.5]}])
 def test_a_score_whose_lists_do_not_fit_is_refused(wrong: dict[str, object]) -> None:
     good = {"request_id": "r", "user": "u", "ts": 1, "arm": "a", "epoch": 1, "version": 1, "items": ["x", "y"]}
@@ -133,10 +139,11 @@ def test_sample_survives_messagepack(event: Sample) -> None:
 @given(st.data())
 def test_outcome_survives_messagepack(data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 4))
-    whole = st.lists(st.integers(0, 100), min_size=count, max_size=count)
+    places = st.lists(st.integers(0, 100), min_size=count, max_size=count)
+    labels = st.lists(st.integers(0, 1), min_size=count, max_size=count)
     items = st.lists(ids, min_size=count, max_size=count)
     probabilities = st.lists(floats, min_size=count, max_size=count)
-    event = data.draw(st.builds(Outcome, ids, ids, ids, millis, millis, millis, items, whole, probabilities, whole))
+    event = data.draw(st.builds(Outcome, ids, ids, ids, millis, millis, millis, items, places, probabilities, labels))
     assert decode_outcome(encode_packed(event)) == event
 
 

@@ -6,12 +6,16 @@ probability 3e-6; among ten thousand categories one pair does with probability 1
 category.
 """
 
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
+
+_NAMES = 65_536
+"""Categories and actions are few: most keys are known already."""
 
 BEHAVIOR = np.dtype([("item", "<u8"), ("category", "<u4"), ("action", "<u2"), ("ts", "<i8")])
 """A behaviour: 22 packed little-endian bytes. `ts` is milliseconds since the Unix epoch."""
@@ -29,6 +33,7 @@ def item_key(item: str) -> int:
     return xxh3_64_intdigest(item.encode()) or 1
 
 
+@lru_cache(maxsize=_NAMES)
 def category_key(category: str) -> int:
     """Return the 32-bit key of a category; 0 for the empty string, which means "no category".
 
@@ -38,6 +43,7 @@ def category_key(category: str) -> int:
     return (xxh3_64_intdigest(category.encode()) & 0xFFFF_FFFF or 1) if category else 0
 
 
+@lru_cache(maxsize=_NAMES)
 def action_key(action: str) -> int:
     """Return the 16-bit key of an action name; 0 for the empty string."""
     return (xxh3_64_intdigest(action.encode()) & 0xFFFF or 1) if action else 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -204,14 +205,20 @@ def _peer_rate(
 
 def _bars(spreads: Mapping[str, Spread | None], users: int, broker: str) -> bytes:
     there = {name: spread for name, spread in spreads.items() if spread}
-    subtitle = f"behaviours a second into the rolling state of {users:,} users with full histories; broker: {broker}"
-    with picture("One process", subtitle, height=3.2) as (axes, save):
-        for place, (spread, colour) in enumerate(zip(there.values(), PALETTE, strict=False)):
-            axes.barh(place, spread.median, color=colour, height=0.55)
+    subtitle = f"behaviours from Kafka into the state of {users:,} users with 1000 each; one process; broker: {broker}"
+    own, best = (
+        there["samstream"].median,
+        max((spread.median for name, spread in there.items() if name != "samstream"), default=math.nan),
+    )
+    title = f"{own:,.0f} behaviours a second" + (f", {own / best:.0f} times the next" if best == best else "")
+    with picture(title, subtitle, height=3.4) as (axes, save):
+        for place, ((name, spread), colour) in enumerate(zip(there.items(), PALETTE, strict=False)):
+            axes.barh(place, spread.median, color=colour, height=0.45)
+            axes.text(0, place - 0.3, name, va="bottom", color=INK)
             axes.plot([spread.least, spread.most], [place, place], color=INK, linewidth=1.2)
             axes.text(spread.most, place, f"  {spread.median:,.0f}", va="center", fontweight="bold", color=colour)
-        axes.set_yticks(range(len(there)), list(there))
-        axes.invert_yaxis()
+        axes.set_yticks([])
+        axes.set_ylim(len(there) - 0.6, -0.75)
         axes.grid(visible=False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         return save()

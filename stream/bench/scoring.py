@@ -197,13 +197,13 @@ def _picture(rows: list[dict[str, Any]], sizes: Sizes, speedup: float | None) ->
             at, ms = zip(*(point for point in points if point[1] is not None), strict=True)
             left.plot(at, ms, color=colour, marker="o", markersize=4)
             left.annotate(side, (at[-1], ms[-1]), xytext=(-6, 9), textcoords="offset points", color=colour, ha="right")
-        left.set_title(f"{C} candidates")
+        left.text(0.02, 0.93, f"{C} candidates", transform=left.transAxes, fontweight="bold")
         for candidates, colour in zip(sizes.candidates, PALETTE, strict=False):
             mine = [row for row in single if row["candidates"] == candidates]
             y = [row["served ms"] for row in mine]
             right.plot([row["length"] for row in mine], y, color=colour, marker="o", markersize=4)
             labels.append((f"{candidates}", colour, y[-1]))
-        right.set_title("served, by candidates")
+        right.text(0.02, 0.93, "served, by candidates", transform=right.transAxes, fontweight="bold")
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_yscale("log")

@@ -229,7 +229,7 @@ class Task:
         # Answers given before find the sequence that they were given for only in the order of then.
         strict = bool(self._answers) or not drained
         in_order: Iterable[tuple[Record, Event | Exception]] = self._merge.drain(at_end, now, limit, strict=strict)
-        if self._answers:
+        if self._answers or self._held:
             in_order = self._released(in_order)
         for record, event in in_order:
             self._offsets[record.topic] = record.offset + 1

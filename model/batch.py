@@ -30,6 +30,7 @@ class Batch:
         target_categories: (B, C) int64 category keys, 0 for none.
         target_mask: (B, C) bool, True where there is a candidate.
         labels: (B, C) float32; None when an example has none.
+        ts: (B,) int64, the moment of the request in milliseconds.
     """
 
     history_items: Tensor
@@ -41,6 +42,7 @@ class Batch:
     target_categories: Tensor
     target_mask: Tensor
     labels: Tensor | None
+    ts: Tensor
 
 
 def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -102,4 +104,5 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
         target_categories=tensor(target_categories),
         target_mask=tensor(np.arange(C) < counts),
         labels=tensor(labels) if labelled else None,
+        ts=tensor(np.array([example.ts for example in examples], np.int64)),
     )

@@ -22,22 +22,24 @@ _LANES = np.uint64(0x0000_FFFF_0000_FFFF)
 _LOW = np.uint64(0xFFFF_FFFF)
 
 
-def _mix(words: Keys) -> Keys:
+def mix(words: Keys) -> Keys:
     """Return the output function of splitmix64 (Steele, Lea and Flood, OOPSLA 2014) of each word."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     return words ^ (words >> np.uint64(31))
 
 
-def initial_vectors(keys: Keys, dim: int, *, seed: int) -> npt.NDArray[np.float32]:
+def initial_vectors(keys: Keys, dim: int, *, seed: int | None) -> npt.NDArray[np.float32]:
     """Return (n, dim) initial vectors of (n,) keys, with mean 0 and standard deviation `INITIAL_STD`.
 
     Each coordinate is the scaled sum of the four 16-bit lanes of a splitmix64 word: close to normal, and
     integer arithmetic up to one rounding, so that it is the same to the bit on every machine. Key 0 gives
-    zeros.
+    zeros, and so does every key without a seed.
     """
-    start = _mix(keys ^ _mix(np.array([seed % 2**64], np.uint64)))
-    words = _mix(start[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * _GAMMA)
+    if seed is None:
+        return np.zeros((len(keys), dim), np.float32)
+    start = mix(keys ^ mix(np.array([seed % 2**64], np.uint64)))
+    words = mix(start[:, None] + np.arange(1, dim + 1, dtype=np.uint64) * _GAMMA)
     pairs = (words & _LANES) + ((words >> np.uint64(16)) & _LANES)
     sums = ((pairs & _LOW) + (pairs >> np.uint64(32))).astype(np.float32)
     scale = INITIAL_STD / np.sqrt(4 * (2.0**32 - 1) / 12)
@@ -52,7 +54,7 @@ class EmbeddingTable:
     Row r of the index is row r + 1 of `_values`; row 0 stays zero, so that key 0 is looked up like any other.
     """
 
-    def __init__(self, dim: int, *, seed: int, max_rows: int = 2**31 - 1, device: torch.device | str = "cpu"):
+    def __init__(self, dim: int, *, seed: int | None, max_rows: int = 2**31 - 1, device: torch.device | str = "cpu"):
         self.dim = dim
         self.seed = seed
         self._device = torch.device(device)
@@ -155,7 +157,7 @@ class LearnedTable(EmbeddingTable):
     one asked to learn.
     """
 
-    def __init__(self, dim: int, *, seed: int, max_rows: int, device: torch.device | str = "cpu"):
+    def __init__(self, dim: int, *, seed: int | None, max_rows: int, device: torch.device | str = "cpu"):
         super().__init__(dim, seed=seed, max_rows=max_rows, device=device)
         self.dropped = 0
         self._sums = torch.zeros(1, device=self._device)

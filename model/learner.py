@@ -67,7 +67,9 @@ class Learner:
         self._optim = optim or OptimSpec()
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device)
-        self._adam = torch.optim.Adam(self._network.parameters(), lr=self._optim.dense_lr, fused=True)
+        # Adam refuses to have nothing to move; a kind without parameters gives it a number that nobody reads.
+        self._moving = list(self._network.parameters()) or [torch.nn.Parameter(torch.zeros((), device=self._device))]
+        self._adam = torch.optim.Adam(self._moving, lr=self._optim.dense_lr, fused=True)
         seeds = table_seeds(spec, seed)
         self._tables = {
             name: LearnedTable(dim, seed=seeds[name], max_rows=self._optim.max_rows, device=self._device)
@@ -187,8 +189,9 @@ class Learner:
         losses = functional.binary_cross_entropy_with_logits(logits[valid], labels[valid], reduction="sum")
         loss = losses / valid.sum().clamp(min=WHOLE_BATCH)
         self._adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._optim.clip)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._moving, self._optim.clip)
         # Squares, because Adagrad adds them up: one that overflows would stop its row for good.
         gradients = [each.vectors.grad for each in taken.values()]
         squares = [gradient.square().sum() for gradient in gradients if gradient is not None]

@@ -1,10 +1,9 @@
 """The dense part of a model: from a batch and its embeddings to logits."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from model.baselines import PRIOR_LOGIT, build_baseline
 from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
 from model.interest.packing import packed
@@ -13,9 +12,6 @@ from model.spec import ModelSpec
 
 ACTION_ROWS = 64
 """Rows of the action table: row 0 for no action, the other 63 shared by all action keys."""
-
-PRIOR = 0.2
-"""The click probability that an untrained head starts from."""
 
 
 class Network(nn.Module):
@@ -35,25 +31,29 @@ class Network(nn.Module):
         self.spec = spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            self.baseline = build_baseline(spec, seed)
             self.interest = build_interest(spec)
-            self.actions = _zeros(ACTION_ROWS, spec.width) if spec.embeds else None
-            self.gaps = _zeros(GAP_BUCKETS, spec.width) if spec.embeds else None
+            self.actions = _zeros(ACTION_ROWS, spec.width) if self.interest is not None else None
+            self.gaps = _zeros(GAP_BUCKETS, spec.width) if self.interest is not None else None
             attends = spec.match and spec.kind in ("sam", "din")
             self.match_logits = MatchLogits() if attends else None
             width = (self.interest.width if self.interest else 0) + MATCH_FEATURES * spec.match
-            self.head = build_head(width, spec.hidden)
+            self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
 
     def forward(self, batch: Batch, history: Tensor | None, targets: Tensor | None) -> Tensor:
         """Return (B, C) logits; what stands at padded candidates means nothing.
 
         Args:
             batch: keys, masks and gaps.
-            history: (B, L, d) embeddings of the behaviours, item beside category. Not read by kind "counts".
-            targets: (B, C, d) embeddings of the candidates. Not read by kind "counts".
+            history: (B, L, d) embeddings of the behaviours, item beside category. None for a kind without embeddings.
+            targets: (B, C, d) embeddings of the candidates. None for a kind without embeddings.
 
         Raises:
             ValueError: when embeddings are missing that this kind reads.
         """
+        if self.baseline is not None:
+            alone: Tensor = self.baseline(batch, targets)
+            return alone
         dtype = next(self.head.parameters()).dtype
         matches = find_matches(batch, dtype) if self.spec.match else None
         parts = []
@@ -81,7 +81,7 @@ class Network(nn.Module):
 
 
 def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """Return the MLP from `width` features to one logit that starts near the logit of `PRIOR`.
+    """Return the MLP from `width` features to one logit that starts near `PRIOR_LOGIT`.
 
     LayerNorm, not BatchNorm: a candidate's score must not depend on what is scored beside it.
     """
@@ -90,7 +90,7 @@ def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
         layers += [nn.Linear(width, units), nn.LayerNorm(units), nn.PReLU()]
         width = units
     last = nn.Linear(width, 1)
-    nn.init.constant_(last.bias, math.log(PRIOR / (1.0 - PRIOR)))
+    nn.init.constant_(last.bias, PRIOR_LOGIT)
     return nn.Sequential(*layers, last)
 
 

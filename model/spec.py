@@ -11,8 +11,9 @@ from xxhash import xxh3_128_hexdigest
 
 from model.errors import SpecError
 
-Kind = Literal["sam", "din", "mean", "counts"]
-"""Sparse Attentive Memory, Deep Interest Network, average pooling, or match features and no embedding."""
+Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
+"""Sparse Attentive Memory, Deep Interest Network, average pooling, match features and no embedding; and two that know
+nothing of the user: how often an item is clicked, and an order by lot."""
 
 PARAMETER_FORMAT = 1
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
@@ -22,8 +23,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that fixes a network's parameters and mathematics.
 
     Attributes:
-        kind: interest model between the sequence and the head.
-        length: newest behaviours that are read.
+        kind: interest model between the sequence and the head, or what stands in the place of both.
+        length: newest behaviours that are read; 0 for `popularity` and `random`, which read none.
         item_dim: width of an item's embedding.
         category_dim: width of a category's embedding; both are concatenated.
         match: exact matches of item and category between candidate and history: two learned attention logits,
@@ -55,24 +56,33 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     enhancement: bool = False
 
     def __post_init__(self) -> None:
+        fixed = _FIXED.get(self.kind, {})
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise SpecError(f"{name} of kind {self.kind!r} is {value}, it cannot be {getattr(self, name)}")
         for name in ("length", "item_dim", "category_dim", "attention_hidden", "passes"):
-            if getattr(self, name) < 1:
+            if name not in fixed and getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if any(width < 1 for width in self.hidden):
             raise SpecError(f"hidden is {self.hidden}, but every layer needs at least 1 unit")
-        if self.kind == "counts" and not self.match:
-            raise SpecError("kind 'counts' reads nothing but match features: match cannot be off")
 
     @property
     def embeds(self) -> bool:
         """Whether the network reads item and category embeddings at all."""
-        return self.kind != "counts"
+        return self.kind not in ("counts", "random")
 
     @property
     def width(self) -> int:
         """Width d of a key and of a target: item and category side by side."""
         return self.item_dim + self.category_dim
 
+
+_FIXED: Mapping[Kind, Mapping[str, int]] = {
+    "counts": {"match": True},
+    "popularity": {"length": 0, "match": False, "item_dim": 1, "category_dim": 1},
+    "random": {"length": 0, "match": False},
+}
+"""Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
@@ -82,6 +92,8 @@ PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
         "din": ModelSpec(kind="din"),
         "mean": ModelSpec(kind="mean"),
         "counts": ModelSpec(kind="counts"),
+        "popularity": ModelSpec(kind="popularity", length=0, match=False, item_dim=1, category_dim=1),
+        "random": ModelSpec(kind="random", length=0, match=False),
     }
 )
 """Named specifications; `preset` also understands "<name>-<length>", such as "din-50"."""

@@ -24,9 +24,10 @@ def table_dims(spec: ModelSpec) -> dict[str, int]:
     return {"item": spec.item_dim, "category": spec.category_dim} if spec.embeds else {}
 
 
-def table_seeds(spec: ModelSpec, seed: int) -> dict[str, int]:
-    """Return a seed of its own for each table."""
-    return {name: 2 * seed + number for number, name in enumerate(table_dims(spec))}
+def table_seeds(spec: ModelSpec, seed: int) -> dict[str, int | None]:
+    """Return a seed of its own for each table; none for `popularity`, to which all that is new is alike."""
+    fixed = spec.kind == "popularity"
+    return {name: None if fixed else 2 * seed + number for number, name in enumerate(table_dims(spec))}
 
 
 def model_fingerprint(spec: ModelSpec, seed: int) -> str:

@@ -10,7 +10,7 @@ __all__ = ["DeepInterest", "InterestModel", "MeanPooling", "SparseAttentiveMemor
 
 
 def build_interest(spec: ModelSpec) -> InterestModel | None:
-    """Return the interest model of `spec`, initialised from the global random state; None for "counts"."""
+    """Return the interest model of `spec`, initialised from the global random state; None for the kinds without."""
     match spec.kind:
         case "sam":
             return SparseAttentiveMemory(
@@ -26,5 +26,5 @@ def build_interest(spec: ModelSpec) -> InterestModel | None:
             return DeepInterest(spec.width, hidden=spec.attention_hidden, normalise=spec.normalise_readout)
         case "mean":
             return MeanPooling(spec.width)
-        case "counts":
+        case "counts" | "popularity" | "random":
             return None

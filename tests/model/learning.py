@@ -6,12 +6,12 @@ from model.example import Example
 from model.spec import ModelSpec, preset
 from state.behavior import BEHAVIOR
 
-KINDS = ("sam", "din", "mean", "counts")
+KINDS = ("sam", "din", "mean", "counts", "popularity", "random")
 
 
 def small(kind: str) -> ModelSpec:
-    """Return the preset over ten behaviours only."""
-    return preset(f"{kind}-10")
+    """Return the preset over ten behaviours only, where it reads any."""
+    return preset(f"{kind}-10" if preset(kind).length else kind)
 
 
 def examples(count: int, *, seed: int, catalogue: int = 40) -> list[Example]:

@@ -23,7 +23,7 @@ def test_the_paper_preset_switches_off_what_the_paper_does_not_have() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", "50", "bst", "bst-50", "din50", "din--50", "din-0"])
+@pytest.mark.parametrize("name", ["", "50", "bst", "bst-50", "din50", "din--50", "din-0", "random-50", "popularity-5"])
 def test_an_unknown_preset_is_an_error(name: str) -> None:
     with pytest.raises(SpecError):
         preset(name)
@@ -31,7 +31,15 @@ def test_an_unknown_preset_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"length": 0}, {"passes": 0}, {"hidden": (8, 0)}, {"kind": "counts", "match": False}],
+    [
+        {"length": 0},
+        {"passes": 0},
+        {"hidden": (8, 0)},
+        {"kind": "counts", "match": False},
+        {"kind": "popularity"},
+        {"kind": "popularity", "length": 0, "match": False},
+        {"kind": "random", "length": 50, "match": False},
+    ],
 )
 def test_an_impossible_specification_is_an_error(fields: dict[str, object]) -> None:
     with pytest.raises(SpecError):
@@ -43,6 +51,18 @@ def test_an_impossible_specification_is_an_error(fields: dict[str, object]) -> N
 def test_an_unknown_field_is_an_error() -> None:
     with pytest.raises(msgspec.ValidationError, match="lenght"):
         msgspec.convert({"lenght": 50}, ModelSpec)
+
+
+def test_the_fingerprints_of_what_has_learned_stay_what_they_were() -> None:
+    """Another one would refuse every checkpoint there is."""
+    assert {name: fingerprint(PRESETS[name]) for name in ("sam", "sam-paper", "sam-3p+", "din", "mean", "counts")} == {
+        "sam": "b6cf9ec03b47c297bd67e342d6d1ab17",
+        "sam-paper": "f299aaaf8dce89e249f02f20abb163e9",
+        "sam-3p+": "2c98c3925dcb9edc5c581513cf2f9473",
+        "din": "44eb39ed4c3cdb119d4676986f26eef0",
+        "mean": "15798edb7777d4350dd1dbc01e35845e",
+        "counts": "5f6999533bd820961088b855ff10a239",
+    }
 
 
 def test_fingerprints_differ_whenever_specifications_differ() -> None:

@@ -7,12 +7,10 @@ can be asked for in any order.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.simulation.config import WorldConfig
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from stream.simulation.hashing import Floats, Ints, normal, uniform
+from stream.simulation.shifts import Shifts
 
 TASTE_DIM = 4
 
@@ -23,10 +21,12 @@ class Catalogue:
     Attributes:
         places: number of places, `categories * items_per_category`.
         popularity: (places,) shares of attention; they sum to 1.
+        shifts: the sudden shifts, which fashion follows.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int, start: int) -> None:
-        self._config, self._seed, self._start = config, seed, start
+        self._config, self._start, self._salt = config, start, np.uint64(seed % 2**64)
+        self.shifts = Shifts(config, seed=seed, start=start)
         self.places = config.categories * config.items_per_category
         rng = np.random.default_rng([seed, 1])
         ranks = np.arange(1, config.items_per_category + 1, dtype=np.float64)
@@ -38,6 +38,7 @@ class Catalogue:
         # Three waves of different periods: nearly normal at any moment, smooth, never repeating within hours.
         self._periods_ms = 1000 * config.drift_s * rng.uniform(0.6, 1.8, (config.categories, 3))
         self._phases = rng.uniform(0, 2 * np.pi, (config.categories, 3))
+        self._luck = rng.uniform(0, 1, config.categories)
 
     def alive(self, ts: int) -> Ints:
         """Return the (places,) items that stand on the places at `ts` (ms)."""
@@ -60,30 +61,21 @@ class Catalogue:
         return appeal
 
     def fashion(self, ts: int) -> Floats:
-        """Return the (categories,) appeal of each category at `ts` (ms)."""
-        angles = 2 * np.pi * (ts - self._start) / self._periods_ms + self._phases
+        """Return the (categories,) appeal of each category at `ts` (ms): it drifts, and jumps at a shift."""
+        angles = 2 * np.pi * (ts - self._start) / self._periods_ms + self._phases + self._jumps(ts)
         waves: Floats = np.sin(angles).sum(axis=1)
         drift: Floats = self._config.fashion * np.sqrt(2 / 3) * waves
         return drift
 
+    def _jumps(self, ts: int) -> Floats:
+        """(categories, 3) how far the waves are from where they would be without shifts: anywhere in another era."""
+        eras = self.shifts.eras(ts, self._luck)
+        waves = np.arange(3, dtype=np.uint64) + (np.arange(len(eras), dtype=np.uint64)[:, None] << np.uint64(8))
+        keys = (eras.astype(np.uint64)[:, None] << np.uint64(40)) + waves
+        jumps: Floats = 2 * np.pi * uniform(keys, self._salt ^ np.uint64(0xFA)) * (eras > 0)[:, None]
+        return jumps
+
     def _normal(self, items: Ints, width: int, *, lane: int = 0) -> Floats:
-        """Standard normal values by (seed, item, lane): Box-Muller over two hashed uniforms."""
+        """(n, width) standard normal values by (seed, item, lane)."""
         lanes = np.arange(lane, lane + width, dtype=np.uint64)
-        keys = (items.astype(np.uint64)[:, None] << np.uint64(8)) + lanes
-        salt = np.uint64(self._seed % 2**64)
-        first, second = _uniform(keys, salt), _uniform(keys, salt + np.uint64(1 << 63))
-        normal: Floats = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
-        return normal
-
-
-def _uniform(keys: npt.NDArray[np.uint64], salt: np.uint64) -> Floats:
-    """Hash to (0, 1) by SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014)."""
-    hashed = _mix(keys ^ _mix(np.full(1, salt)))
-    return ((hashed >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
-
-
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = z + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        return normal((items.astype(np.uint64)[:, None] << np.uint64(8)) + lanes, self._salt)

@@ -15,7 +15,8 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     The log odds of a click are the sum of `base`, what the user is like (`temper`), whether the item's
     category is among the user's interests (`interest`), how the item suits the user's taste (`taste`), how
-    good the item is (`quality`) and how fashionable its category is right now (`fashion`).
+    good the item is (`quality`) and how fashionable its category is right now (`fashion`). That is the click on an item
+    that is looked at; with `position_bias`, items further down are looked at less often.
 
     Attributes:
         users: number of users.
@@ -38,6 +39,11 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         lifetime_s: mean life of an item. Its successor is another item with another quality.
         drift_s: mean period in which fashion comes and goes.
         taste_s: period in which a user's taste goes once round.
+        shift_s: period with one sudden shift in it, at a seeded moment; 0 for none.
+        shift_share: share of the categories whose fashion jumps in a shift, and of the users of whom one interest gives
+            way to a new one.
+        position_bias: η of the probability (place + 1)^−η that the item on a place, 0 being the best, is looked at. At 0
+            all that is shown is looked at; at 1 the tenth is looked at a tenth as often as the first.
         gap_s: mean time between two behaviours of a user in the history.
         organic: mean number of behaviours of a user around each impression that no impression led to.
         candidates: items asked to be ranked in an impression.
@@ -64,6 +70,9 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     lifetime_s: Seconds = 900.0
     drift_s: Seconds = 300.0
     taste_s: Seconds = 3600.0
+    shift_s: NotNegative = 0.0
+    shift_share: Share = 0.3
+    position_bias: NotNegative = 0.0
     gap_s: Seconds = 3600.0
     organic: NotNegative = 3.0
     candidates: Count = 40

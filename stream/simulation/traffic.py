@@ -203,7 +203,7 @@ class Traffic:
         shown = np.array(score.order[: score.slots])
         items = asked.slate.items[shown]
         ts = round(arrival.received * 1000)
-        truth = self._world.click_probability(asked.user, items, ts)
+        truth = self._world.shown_probability(asked.user, items, ts)
         clicked = self._world.clicks(asked.user, items, ts)
         predicted = np.clip(np.array(score.probabilities)[shown], 1e-7, 1 - 1e-7)
         arm = self.tally.arms.setdefault(score.arm, ArmTrace(at=[], users=[], shown=[], clicks=[], losses=[]))

@@ -3,8 +3,8 @@
 A user goes round through a few interests, one block of behaviours each. The newest fifty behaviours show the
 current interest, a thousand show all of them; and a user clicks on items of any of them. So a long history is
 worth something here exactly because dormant interests still count (`WorldConfig.dormant`), and learning while
-serving is worth something because items die and fashions drift. Models see nothing of this but behaviours,
-candidates and clicks.
+serving is worth something because items die, fashions drift and, where it is asked for, jump. Models see nothing of
+this but behaviours, candidates and clicks.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events import Behavior, Candidate
-from stream.simulation.catalogue import TASTE_DIM, Catalogue, Floats, Ints
+from stream.simulation.catalogue import TASTE_DIM, Catalogue
 from stream.simulation.config import WorldConfig
+from stream.simulation.hashing import Floats, Ints
 
 ACTIONS = ("view", "cart", "buy")
 _ACTION_SHARES = (0.8, 0.13, 0.07)
@@ -62,7 +63,7 @@ class World:
     world's own random generator, and `history` and `wander` move users on through their interests.
 
     Attributes:
-        interests: (users, interests) categories each user goes round through.
+        interests: (users, interests) categories each user goes round through at the start.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int = 0, start: int = 0) -> None:
@@ -70,14 +71,13 @@ class World:
         self.catalogue = Catalogue(config, seed=seed, start=start)
         traits = np.random.default_rng([seed, 2])
         users, categories = config.users, config.categories
-        order = traits.random((users, categories)).argsort(axis=1)
-        self.interests: Ints = order[:, : config.interests].astype(np.int64)
-        self._member = np.zeros((users, categories), dtype=bool)
-        np.put_along_axis(self._member, self.interests, True, axis=1)
+        self._order: Ints = traits.random((users, categories)).argsort(axis=1).astype(np.int64)
+        self.interests: Ints = self._order[:, : config.interests]
         self._taste = traits.normal(size=(2, users, TASTE_DIM)) / np.sqrt(TASTE_DIM)
         self._temper = config.temper * traits.normal(size=users)
         activity = traits.lognormal(sigma=0.5, size=users)
         self._activity = activity / activity.sum()
+        self._luck = traits.random(users)
         self._rng = np.random.default_rng([seed, 3])
         self._turn = self._rng.integers(config.interests, size=users)
         self._left = self._blocks(users)
@@ -85,31 +85,65 @@ class World:
         self._popularity_up_to = np.cumsum(self.catalogue.popularity)
         self._popularity_up_to[-1] = 1.0
 
-    def current_interest(self, users: Ints) -> Ints:
-        """Return the category that each of the users follows now."""
-        current: Ints = self.interests[users, self._turn[users]]
+    def interests_at(self, users: Ints, ts: int) -> Ints:
+        """Return the (n, interests) categories that the users go round through at `ts` (ms).
+
+        A shift that moves a user puts a category that is none of theirs on the next place in turn.
+        """
+        places, eras = np.arange(self.config.interests), self.catalogue.shifts.eras(ts, self._luck[users])[:, None]
+        newest = eras + (places - eras) % self.config.interests
+        interests: Ints = self._order[users[:, None], newest % self.config.categories]
+        return interests
+
+    def current_interest(self, users: Ints, ts: int | None = None) -> Ints:
+        """Return the category that each of the users follows now, `ts` (ms) being now; the start when left out."""
+        now = self.start if ts is None else ts
+        current: Ints = self.interests_at(users, now)[np.arange(len(users)), self._turn[users]]
         return current
 
-    def click_probability(self, user: int, items: Ints, ts: int) -> Floats:
-        """Return the (C,) true probabilities that `user` clicks each item when shown it at `ts` (ms)."""
-        config, categories = self.config, self.catalogue.category(items)
-        current = categories == self.interests[user, self._turn[user]]
-        cares = np.where(current, 1.0, config.dormant * self._member[user, categories])
-        suits = self.catalogue.vectors(items) @ self._taste_at(np.array([user]), ts)[0]
-        odds = config.base + self._temper[user] + config.interest * cares + config.taste * suits
-        odds += self.catalogue.appeal(items, ts)
+    def click_probability(self, user: int | Ints, items: Ints, ts: int) -> Floats:
+        """Return the true probabilities that users click items at `ts` (ms) when they look at them.
+
+        `user` is one, or many, and is broadcast against `items`: one user and (C,) items give (C,), (n, 1) users and
+        (C,) items give (n, C).
+        """
+        config = self.config
+        everyone, everything = np.broadcast_arrays(np.asarray(user), items)
+        users, rows = np.unique(everyone.ravel(), return_inverse=True)
+        flat = everything.ravel()
+        categories = self.catalogue.category(flat)
+        current = categories == self.current_interest(users, ts)[rows]
+        member = np.zeros((len(users), config.categories), dtype=bool)
+        np.put_along_axis(member, self.interests_at(users, ts), True, axis=1)
+        cares = np.where(current, 1.0, config.dormant * member[rows, categories])
+        suits = np.einsum("ij,ij->i", self.catalogue.vectors(flat), self._taste_at(users, ts)[rows])
+        odds = config.base + self._temper[users][rows] + config.interest * cares + config.taste * suits
+        odds += self.catalogue.appeal(flat, ts)
         probability: Floats = 1 / (1 + np.exp(-odds))
-        return probability
+        return probability.reshape(everything.shape)
+
+    def examination(self, slots: int) -> Floats:
+        """Return the (slots,) probabilities that a shown item is looked at, by its place, best first.
+
+        A click needs a look and an item that is liked when looked at, independently: the position-based model
+        (Craswell, Zoeter, Taylor and Ramsey, WSDM 2008).
+        """
+        looked: Floats = np.arange(1, slots + 1, dtype=np.float64) ** -self.config.position_bias
+        return looked
+
+    def shown_probability(self, user: int, items: Ints, ts: int) -> Floats:
+        """Return the (C,) true probabilities that `user` clicks items shown in this order, best place first."""
+        return self.examination(len(items)) * self.click_probability(user, items, ts)
 
     def clicks(self, user: int, items: Ints, ts: int) -> npt.NDArray[np.bool_]:
-        """Draw whether `user` clicks each of the shown `items`."""
-        return self._rng.random(len(items)) < self.click_probability(user, items, ts)
+        """Draw whether `user` clicks each of the `items`, shown in this order."""
+        return self._rng.random(len(items)) < self.shown_probability(user, items, ts)
 
     def best_and_even(self, user: int, slate: Slate, ts: int, slots: int) -> tuple[float, float]:
-        """Return the expected clicks on `slots` shown items: the truly best ones, and ones drawn by lot."""
+        """Return the expected clicks on `slots` shown items: the truly best in their order, and ones drawn by lot."""
         truth = np.sort(self.click_probability(user, slate.items, ts))[::-1]
-        shown = min(slots, len(truth))
-        return float(truth[:shown].sum()), float(truth.mean() * shown)
+        looked = self.examination(min(slots, len(truth)))
+        return float(truth[: len(looked)] @ looked), float(truth.mean() * looked.sum())
 
     def visitors(self, count: int) -> Ints:
         """Draw the users of the next `count` impressions; some come far more often than others."""
@@ -118,7 +152,8 @@ class World:
     def impression(self, user: int, ts: int) -> Slate:
         """Draw distinct living items for `user` at `ts` (ms): of interests, popular ones, any; shuffled."""
         config = self.config
-        mine = np.repeat(self._member[user], config.items_per_category)
+        interests = self.interests_at(np.array([user]), ts)[0]
+        mine = np.repeat(np.isin(np.arange(config.categories), interests), config.items_per_category)
         free = np.ones(self.catalogue.places, dtype=bool)
         from_interests = min(round(config.from_interests * config.candidates), int(mine.sum()))
         from_popular = round(config.from_popular * config.candidates)
@@ -160,11 +195,13 @@ class World:
         config, catalogue = self.config, self.catalogue
         alive = catalogue.alive(ts)
         liking = self._log_popularity + self._taste_at(users, ts) @ catalogue.vectors(alive).T
+        interests = self.interests_at(users, ts)
         rows = np.arange(len(users))[:, None]
         within = np.arange(config.items_per_category)
         places = np.empty((steps, len(users)), dtype=np.int64)
         for step in range(steps):
-            offered = self.current_interest(users)[:, None] * config.items_per_category + within
+            followed_now = interests[rows[:, 0], self._turn[users]]
+            offered = followed_now[:, None] * config.items_per_category + within
             keys = liking[rows, offered] + self._rng.gumbel(size=offered.shape)
             followed = offered[rows[:, 0], keys.argmax(axis=1)]
             stray = np.searchsorted(self._popularity_up_to, self._rng.random(len(users)), side="right")

@@ -187,6 +187,86 @@ def test_best_and_even_are_what_showing_everything_would_tell() -> None:
     assert everything == pytest.approx((truth.sum(), truth.sum()))
 
 
+def test_truth_of_many_users_at_once_is_that_of_each() -> None:
+    world = World(changed(SMALL, shift_s=50.0), seed=2, start=START)
+    items, ts = world.catalogue.alive(START + 200_000), START + 200_000
+    everyone = np.arange(SMALL.users)
+    truth = world.click_probability(everyone[:, None], items, ts)
+    assert truth.shape == (SMALL.users, len(items))
+    for user in everyone.tolist():
+        assert np.allclose(truth[user], world.click_probability(user, items, ts), rtol=1e-12)
+
+
+def test_shifts_come_once_in_each_period_at_moments_that_the_seed_decides() -> None:
+    shifts = World(changed(SMALL, shift_s=100.0), seed=4, start=START).catalogue.shifts
+    moments = shifts.moments(START + 1_000_000)
+    assert [int((moment - START) // 100_000) for moment in moments] == list(range(10))
+    assert np.std(np.diff(moments)) > 5_000
+    for number, moment in enumerate(moments):
+        assert (shifts.count(int(moment) - 1), shifts.count(int(moment) + 1)) == (number, number + 1)
+    assert World(changed(SMALL, shift_s=100.0), seed=5).catalogue.shifts.moments(10**6) != [m - START for m in moments]
+    assert shifts.count(START - 10**9) == 0
+    assert World(SMALL).catalogue.shifts.moments(10**12) == [], "none unless asked for"
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.1, 0.3, 1.0]), number=st.integers(0, 8))
+def test_a_shift_makes_fashion_jump_and_interests_give_way(seed: int, share: float, number: int) -> None:
+    config = changed(SMALL, categories=200, users=200, shift_s=100.0, shift_share=share, fashion=0.5)
+    world = World(config, seed=seed, start=START)
+    moment = int(world.catalogue.shifts.moments(START + 10**6)[number])
+    before, after, later = moment - 1, moment + 1, moment + 500
+    jumped = abs(world.catalogue.fashion(after) - world.catalogue.fashion(before)) > 0.05
+    assert abs(jumped.mean() - share) < 0.15
+    assert abs(world.catalogue.fashion(later) - world.catalogue.fashion(after)).max() < 0.05, "else it only drifts"
+    users = np.arange(config.users)
+    old, new = world.interests_at(users, before), world.interests_at(users, after)
+    gone = (old != new).sum(axis=1)
+    assert set(gone.tolist()) <= {0, 1}
+    assert abs(gone.mean() - share) < 0.15
+    for user in np.flatnonzero(gone).tolist():
+        assert len(set(new[user].tolist())) == config.interests
+        assert len(set(new[user].tolist()) - set(old[user].tolist())) == 1
+    assert np.array_equal(World(config, seed=seed, start=START).interests_at(users, after), new)
+
+
+def test_a_user_who_was_moved_follows_the_new_interest_and_clicks_on_it() -> None:
+    quiet = {"taste": 0.0, "quality": 0.0, "fashion": 0.0, "temper": 0.0, "dormant": 1.0, "noise": 0.0}
+    world = World(changed(SMALL, shift_s=100.0, shift_share=1.0, organic=400.0, **quiet), start=START)
+    ts = START + 10**6
+    now = set(world.interests_at(np.array([0]), ts)[0].tolist())
+    assert now != set(world.interests[0].tolist())
+    assert set(world.wander(0, ts).categories.tolist()) == now
+    items = world.catalogue.alive(ts)
+    liked = world.click_probability(0, items, ts) > 0.1
+    assert set(world.catalogue.category(items[liked]).tolist()) == now
+    assert np.isin(world.impression(0, ts).categories, list(now)).sum() >= round(0.25 * SMALL.candidates)
+
+
+def test_a_click_needs_a_look_and_looks_get_fewer_further_down() -> None:
+    assert World(SMALL).examination(5).tolist() == [1.0] * 5, "by default all that is shown is looked at"
+    world = World(changed(SMALL, base=-0.5, position_bias=1.0), start=START)
+    assert world.examination(4) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    items, draws = world.impression(2, START).items, 3000
+    seen = sum(world.clicks(2, items, START).astype(int) for _ in range(draws)) / draws
+    truth = world.click_probability(2, items, START) / np.arange(1, len(items) + 1)
+    assert world.shown_probability(2, items, START) == pytest.approx(truth)
+    assert (abs(seen - truth) < 5 * np.sqrt(truth * (1 - truth) / draws)).all()
+
+
+def test_no_order_gets_more_clicks_than_the_best_and_the_even_is_their_mean() -> None:
+    world = World(changed(SMALL, position_bias=0.7), start=START)
+    slate = world.impression(1, START)
+    best, even = world.best_and_even(1, slate, START, 4)
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(slate.items)[:4] for _ in range(3000)]
+    found = np.array([world.shown_probability(1, order, START).sum() for order in orders])
+    assert found.max() <= best + 1e-9
+    assert found.mean() == pytest.approx(even, rel=0.02)
+    truest = slate.items[np.argsort(-world.click_probability(1, slate.items, START))[:4]]
+    assert world.shown_probability(1, truest, START).sum() == pytest.approx(best)
+
+
 def test_wandering_follows_the_current_interest_and_leads_to_the_next() -> None:
     world = World(changed(SMALL, noise=0.0, organic=4.0), start=START)
     one = np.array([0])

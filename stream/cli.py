@@ -129,6 +129,9 @@ def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report
     parser.add_argument("--report", type=Path, default=Path(report), metavar="DIR", help="where the report goes")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
     parser.add_argument("--seed", type=int, default=0, help="of the world and its users")
+    parser.add_argument(
+        "--world", action="append", default=[], metavar="KEY=VALUE", help="a number of the world; repeatable"
+    )
 
 
 def _count(text: str) -> int:

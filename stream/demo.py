@@ -16,7 +16,7 @@ from stream.report.report import write_demo
 from stream.report.summary import arm_result, spread, this_machine, verdict
 from stream.report.words import demo_headline
 from stream.settings import Settings, load
-from stream.simulation.config import WorldConfig
+from stream.simulation.config import WorldConfig, with_changes
 from stream.simulation.observer import Observer
 from stream.simulation.traffic import Traffic
 from stream.simulation.world import World
@@ -65,7 +65,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace, settings: Settings, console: Console, check: Callable[[], None]) -> Path:
     """Run the simulation against a system that `check` watches; returns the report's path."""
-    config = WorldConfig(users=arguments.users, history=arguments.history)
+    config = with_changes(WorldConfig(users=arguments.users, history=arguments.history), arguments.world)
     start = time.time()
     world = World(config, seed=arguments.seed, start=round(1000 * start))
     traffic = Traffic(

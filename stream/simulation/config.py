@@ -1,8 +1,12 @@
 """The numbers that define a simulated world."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
+
+from stream.errors import SettingsError
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -42,8 +46,8 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         shift_s: period with one sudden shift in it, at a seeded moment; 0 for none.
         shift_share: share of the categories whose fashion jumps in a shift, and of the users of whom one interest gives
             way to a new one.
-        position_bias: η of the probability (place + 1)^−η that the item on a place, 0 being the best, is looked at. At 0
-            all that is shown is looked at; at 1 the tenth is looked at a tenth as often as the first.
+        position_bias: η of the probability n^−η that the n-th best item shown is looked at. At 0 all that is shown is
+            looked at; at 1 the tenth is looked at a tenth as often as the first.
         gap_s: mean time between two behaviours of a user in the history.
         organic: mean number of behaviours of a user around each impression that no impression led to.
         candidates: items asked to be ranked in an impression.
@@ -92,3 +96,16 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ValueError(f"{self.candidates} candidates need as many items: raise categories or items_per_category")
         if self.from_interests + self.from_popular > 1:
             raise ValueError("from_interests and from_popular are shares of the candidates: their sum is at most 1")
+
+
+def with_changes(config: WorldConfig, changes: Iterable[str]) -> WorldConfig:
+    """Return the world with these `key=value` changed.
+
+    Raises:
+        SettingsError: for an unknown key, or a value that cannot be.
+    """
+    changed = {key: value for key, _, value in (change.partition("=") for change in changes)}
+    try:
+        return msgspec.convert(msgspec.to_builtins(config) | changed, WorldConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"--world: {error}") from None

@@ -26,7 +26,7 @@ class Shifts:
 
     def moments(self, until: int) -> list[float]:
         """Return the moments (ms) of all shifts before `until`, in order."""
-        moments = []
+        moments: list[float] = []
         while self._period_ms:
             moment = self._start + (len(moments) + self._place(len(moments))) * self._period_ms
             if moment >= until:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.metrics import auc
+from stream.errors import SettingsError
 from stream.events import Behavior
-from stream.simulation.config import WorldConfig
+from stream.simulation.config import WorldConfig, with_changes
+from stream.simulation.pictures import main as draw
 from stream.simulation.world import World, category_name, item_name, user_name
 
 START = 1_800_000_000_000
@@ -292,3 +295,16 @@ def test_wandering_follows_the_current_interest_and_leads_to_the_next() -> None:
 def test_a_world_that_cannot_be_is_refused(broken: Callable[[], WorldConfig]) -> None:
     with pytest.raises(ValueError, match=r"interests|candidates"):
         broken()
+
+
+def test_single_numbers_of_a_world_are_changed_by_name() -> None:
+    assert with_changes(SMALL, ["shift_s=30", "position_bias=0.5"]) == changed(SMALL, shift_s=30.0, position_bias=0.5)
+    for wrong in ("shift=30", "shift_s=soon", "shift_s", "interests=13"):
+        with pytest.raises(SettingsError, match="--world"):
+            with_changes(SMALL, [wrong])
+
+
+def test_the_pictures_are_drawn(tmp_path: Path) -> None:
+    draw(str(tmp_path))
+    for name in ("world-seen.png", "world-truth.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

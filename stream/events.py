@@ -4,6 +4,7 @@ External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal 
 MessagePack arrays. Times are integer milliseconds since the Unix epoch; ids are strings of 1 to 256 characters.
 """
 
+from itertools import chain
 from typing import Annotated
 
 import msgspec
@@ -65,6 +66,15 @@ class Spent(Struct, frozen=True):
     score: float
 
 
+class Team(Struct, frozen=True):
+    """What one arm has placed on an interleaved list: (epoch, version) of its model, indices of the candidates."""
+
+    arm: str
+    epoch: Natural
+    version: Natural
+    members: list[int]
+
+
 class Score(Struct, frozen=True):
     """The answer to an impression.
 
@@ -72,6 +82,10 @@ class Score(Struct, frozen=True):
     first. `epoch` and `version` name the model state of `arm` that answered, `seen` is how many behaviours of the
     user it knew (the running count; of which the newest 1000 or so were read). `read_to` is the offset in its partition
     of `behaviors` up to which they were folded.
+
+    `teams` is empty unless the list was interleaved: then each candidate is in one of the two teams, `order` is the
+    list that they drafted, a probability is that of the model which placed the candidate, and `epoch` and `version` are
+    those of the first team.
     """
 
     request_id: str
@@ -87,6 +101,7 @@ class Score(Struct, frozen=True):
     seen: Natural
     spent_ms: Spent
     read_to: int = 0
+    teams: list[Team] = []
 
     def __post_init__(self) -> None:
         """Refuse an order or a probability that is none.
@@ -94,6 +109,8 @@ class Score(Struct, frozen=True):
         Raises:
             ValueError: when the lists do not fit one another, or a probability is not within 0 and 1.
         """
+        if self.teams and sorted(chain(*(team.members for team in self.teams))) != list(range(len(self.items))):
+            raise ValueError(f"the teams do not divide the {len(self.items)} items")
         if len(self.probabilities) != len(self.items) or sorted(self.order) != list(range(len(self.items))):
             raise ValueError(f"probabilities and order do not fit the {len(self.items)} items")
         if not all(0.0 <= probability <= 1.0 for probability in self.probabilities):
@@ -105,6 +122,7 @@ class Sample(Struct, frozen=True, array_like=True):
 
     The arrays are packed little-endian and have one entry an item: `items` uint64 keys, `categories` uint32 keys,
     `positions` uint16 ranks in the answer, `probabilities` float32, `labels` uint8. `sequence` is packed `BEHAVIOR`.
+    Those of an interleaved request come apart by team, under the arm that placed them.
     `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
     """
 
@@ -126,7 +144,9 @@ class Sample(Struct, frozen=True, array_like=True):
 class Outcome(Struct, frozen=True, array_like=True):
     """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list.
 
-    Probabilities lie in [0, 1]; a label is 1 for a click, else 0.
+    Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
+    then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the
+    user's.
     """
 
     request_id: str
@@ -139,6 +159,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     positions: list[int]
     probabilities: list[float]
     labels: list[int]
+    team: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be counted.

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from stream.events import Click
+from stream.events import Click, Team
 from stream.record import Record
 
 _EVENT_TIME = "t"
@@ -25,7 +25,8 @@ class Pending(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
-    answer (0 is the best), `clicked` 1 where a click came. `opened` is the event time from which its window runs.
+    answer (0 is the best), `clicked` 1 where a click came. `opened` is the event time from which its window runs,
+    `teams` as in `Score`.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Pending(Struct):
     ranks: list[int]
     clicked: bytearray
     opened: int = 0
+    teams: list[Team] = []
 
 
 class EarlyClick(Struct):

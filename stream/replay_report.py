@@ -115,7 +115,7 @@ def _report(
 ) -> tuple[ReplayReport, dict[str, ReplayTrace]]:
     start = judged_from(replay.asked)
     arms, traces = {}, {}
-    for arm in settings.arms:
+    for arm in settings.models:
         rows = read_predictions(directory / f"{arm.name}.predictions")
         traces[arm.name] = replay_trace(rows["label"], rows["probability"])
         judged = rows[rows["ts"] >= start]

@@ -158,7 +158,10 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     `preset` names a model (`sam`, `sam-paper`, `din-50`, `counts`, …); `model` overrides single fields of it. An arm
     with `learn = false` keeps the parameters it starts from. `learn_from` says whose samples it learns from: those of
-    its own users, or all.
+    its own users (in interleaved requests: the items that it placed), or all.
+
+    `interleave` names two other arms: users of this one get lists that both have drafted in turn, so that each user
+    compares them (see `stream.experiment.interleaving`). Such an arm has no model of its own.
     """
 
     name: Name
@@ -168,13 +171,16 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     learn: bool = True
     learn_from: Literal["own", "all"] = "own"
     optim: OptimSpec = OptimSpec()
+    interleave: tuple[Name, ...] = ()
 
     def spec(self) -> ModelSpec:
         """Return the model this arm runs.
 
         Raises:
-            SettingsError: for an unknown preset or field.
+            SettingsError: for an unknown preset or field, and for an arm that interleaves others.
         """
+        if self.interleave:
+            raise SettingsError(f"arm {self.name!r} interleaves {' and '.join(self.interleave)}: it has no model")
         try:
             return msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
         except (ValueError, msgspec.ValidationError) as error:
@@ -198,7 +204,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Refuse arms that cannot be run side by side.
 
         Raises:
-            SettingsError: for no arms, two of one name, no share at all, or a trainer's arm that is not there.
+            SettingsError: for no arms, two of one name, no share at all, a trainer's arm that is not there, or an
+                interleaved one that is not, or has no model.
         """
         msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
         if taken := RESERVED & self.kafka.keys():
@@ -209,18 +216,36 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
-        names = [arm.name for arm in self.arms]
+        names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"arms need distinct names and at least one, got {names}")
         if sum(arm.share for arm in self.arms) <= 0:
             raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
-        if unknown := set(self.trainer.arms) - set(names):
-            raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {names}")
+        if unknown := set(self.trainer.arms) - set(models):
+            raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:
+            if arm.interleave:
+                _check_interleaved(arm, models)
+        for arm in self.models:
             if arm.spec().length > self.state.length:
                 raise SettingsError(
                     f"arm {arm.name!r} looks at {arm.spec().length} behaviours, state.length keeps {self.state.length}"
                 )
+
+    @property
+    def models(self) -> tuple[ArmSettings, ...]:
+        """The arms that have a model of their own: all but those that interleave others."""
+        return tuple(arm for arm in self.arms if not arm.interleave)
+
+
+def _check_interleaved(arm: ArmSettings, models: Sequence[str]) -> None:
+    if len(arm.interleave) != 2 or arm.interleave[0] == arm.interleave[1]:
+        raise SettingsError(f"arm {arm.name!r} interleaves {list(arm.interleave)}: name two different arms")
+    if unknown := [name for name in arm.interleave if name not in models]:
+        raise SettingsError(f"arm {arm.name!r} interleaves {unknown}; arms with a model are {list(models)}")
+    plain = ArmSettings(name=arm.name, share=arm.share, interleave=arm.interleave)
+    if extra := [field for field in ArmSettings.__struct_fields__ if getattr(arm, field) != getattr(plain, field)]:
+        raise SettingsError(f"arm {arm.name!r} interleaves others and has no model of its own: drop {', '.join(extra)}")
 
 
 def load(

@@ -26,6 +26,7 @@ from stream.events import (
     Impression,
     Outcome,
     Sample,
+    Team,
     decode_behavior,
     decode_click,
     decode_impression,
@@ -273,7 +274,7 @@ class Task:
     def settle(self) -> tuple[list[tuple[Sample, Outcome]], list[Refused]]:
         """Return the samples with their outcomes, and the refused records, that came up since the last call.
 
-        Labels of one request that came up together travel as one sample.
+        Labels of one request that came up together travel as one sample, or one for each team that placed them.
         """
         self._take(self._joiner.advance(self._event_time))
         together: dict[tuple[str, int], Labelled] = {}
@@ -289,7 +290,7 @@ class Task:
             together[key] = labelled
         self._decided = []
         refused, self._refused = self._refused, []
-        return [self._sample(labelled) for labelled in together.values()], refused
+        return [pair for labelled in together.values() for pair in self._samples(labelled)], refused
 
     def commit(self) -> None:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
@@ -377,6 +378,7 @@ class Task:
             probabilities=answer.probabilities.tolist(),
             ranks=ranks.tolist(),
             clicked=bytearray(len(ranks)),
+            teams=list(answer.teams),
         )
         self._take(self._joiner.impression(pending))
 
@@ -422,8 +424,17 @@ class Task:
         self._refused.append(Refused(record, reason))
         self._counts["refused"] += 1
 
-    def _sample(self, labelled: Labelled) -> tuple[Sample, Outcome]:
-        pending, indices = labelled.pending, labelled.indices
+    def _samples(self, labelled: Labelled) -> Iterator[tuple[Sample, Outcome]]:
+        pending = labelled.pending
+        if not pending.teams:
+            yield self._sample(labelled, labelled.indices, Team(pending.arm, pending.epoch, pending.version, []), "")
+        for team in pending.teams:
+            members = set(team.members)
+            if indices := [index for index in labelled.indices if index in members]:
+                yield self._sample(labelled, indices, team, team.arm)
+
+    def _sample(self, labelled: Labelled, indices: list[int], by: Team, team: str) -> tuple[Sample, Outcome]:
+        pending = labelled.pending
         items = [pending.items[index] for index in indices]
         ranks = [pending.ranks[index] for index in indices]
         probabilities = [pending.probabilities[index] for index in indices]
@@ -434,10 +445,10 @@ class Task:
         sample = Sample(
             request_id=pending.request_id,
             user=pending.user,
-            arm=pending.arm,
+            arm=by.arm,
             ts=pending.ts,
-            epoch=pending.epoch,
-            version=pending.version,
+            epoch=by.epoch,
+            version=by.version,
             clicked_at=labelled.clicked_at,
             sequence=sequence.tobytes(),
             items=np.array([item_key(item) for item in items], dtype="<u8").tobytes(),
@@ -451,12 +462,13 @@ class Task:
             user=pending.user,
             arm=pending.arm,
             ts=pending.ts,
-            epoch=pending.epoch,
-            version=pending.version,
+            epoch=by.epoch,
+            version=by.version,
             items=items,
             positions=ranks,
             probabilities=probabilities,
             labels=[labelled.label] * len(indices),
+            team=team,
         )
         self._counts["samples"] += len(indices)
         return sample, outcome

@@ -142,8 +142,10 @@ class Training:
     """All arms of one trainer."""
 
     def __init__(self, settings: Settings, *, device: str) -> None:
-        wanted = settings.trainer.arms or tuple(arm.name for arm in settings.arms)
-        self.students = {arm.name: Student(arm, settings, device=device) for arm in settings.arms if arm.name in wanted}
+        wanted = settings.trainer.arms or tuple(arm.name for arm in settings.models)
+        self.students = {
+            arm.name: Student(arm, settings, device=device) for arm in settings.models if arm.name in wanted
+        }
         self.seen = SeenIds(settings.trainer.remember)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""

@@ -256,7 +256,7 @@ class Worker:
             received = _wall_ms()
             began = time.perf_counter()
             answers = self._arms.answer(
-                [request.impression.user for _, request in part], [request.example for _, request in part]
+                [request.impression for _, request in part], [request.example for _, request in part]
             )
             spent = (time.perf_counter() - began) * 1000
             for (number, request), answer in zip(part, answers, strict=True):
@@ -398,6 +398,7 @@ def _score(request: Request, answer: Answer, spent: Spent) -> Score:
         seen=request.seen,
         spent_ms=spent,
         read_to=request.read_to,
+        teams=list(answer.teams),
     )
 
 

@@ -5,12 +5,14 @@ which ranking is better than an A/B test needs. It says which, not by how much: 
 learns from its users learns from what the other one showed too.
 """
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from scipy.stats import binomtest
+from xxhash import xxh3_64_intdigest
 
 from stream.experiment.anytime import half_width, p_value, spread_for
 from stream.experiment.effect import click_rate, effective_users
@@ -42,27 +44,28 @@ def interleave(a: Sequence[Item], b: Sequence[Item], slots: int, coin: Callable[
     items: list[Item] = []
     teams: list[Team] = []
     taken: set[Item] = set()
-    rankings: dict[Team, Sequence[Item]] = {"a": a, "b": b}
-    next_place: dict[Team, int] = {"a": 0, "b": 0}
+    left: dict[Team, Iterator[Item]] = {"a": iter(a), "b": iter(b)}
+    ahead = 0
     while len(items) < slots:
-        first: Team = "a"
-        behind = teams.count("a") - teams.count("b")
-        if behind > 0 or (behind == 0 and not coin()):
-            first = "b"
-        other: Team = "b" if first == "a" else "a"
-        for team in (first, other):
-            ranking, place = rankings[team], next_place[team]
-            while place < len(ranking) and ranking[place] in taken:
-                place += 1
-            next_place[team] = place
-            if place < len(ranking):
-                items.append(ranking[place])
+        first: Team = "a" if ahead < 0 or (ahead == 0 and coin()) else "b"
+        second: Team = "b" if first == "a" else "a"
+        for team in (first, second):
+            item = next((item for item in left[team] if item not in taken), None)
+            if item is not None:
+                items.append(item)
                 teams.append(team)
-                taken.add(ranking[place])
+                taken.add(item)
+                ahead += 1 if team == "a" else -1
                 break
         else:
             break
     return Mixed(tuple(items), tuple(teams))
+
+
+def seeded_coin(request_id: str) -> Callable[[], bool]:
+    """Return a fair coin whose throws follow from the request alone, so that a repeated answer is the same."""
+    throws = count()
+    return lambda: bool(xxh3_64_intdigest(request_id.encode(), seed=next(throws)) & 1)
 
 
 def vote(mixed: Mixed[Item], clicked: Collection[Item]) -> int:
@@ -105,7 +108,7 @@ def prefer(users: Array, votes: Array, *, alpha: float = 0.05) -> Preference:
     moments = Moments.of_observations(who, np.ones(len(won)), won)
     share, spread = click_rate(moments), spread_for(EXPECTED_PREFERENCE, alpha)
     half = float(half_width(share.variance, spread, alpha))
-    value, count = float(share.value), int(moments.count)
+    value, voters = float(share.value), int(moments.count)
     ready = effective_users(moments) >= LEAST_USERS
     p = float(p_value(share.value - 0.5, share.variance, spread)) if ready else 1.0
     _, group = np.unique(who, return_inverse=True)
@@ -113,4 +116,4 @@ def prefer(users: Array, votes: Array, *, alpha: float = 0.05) -> Preference:
     for_a, against = int(np.sum(majority > 0)), int(np.sum(majority < 0))
     sign_p = float(binomtest(for_a, for_a + against).pvalue) if for_a + against else 1.0
     winner: Team | None = None if p > alpha else "a" if value > 0.5 else "b"
-    return Preference(winner, Interval(value, value - half, value + half), p, sign_p, count, len(won))
+    return Preference(winner, Interval(value, value - half, value + half), p, sign_p, voters, len(won))

@@ -66,6 +66,11 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     crowd: Crowd = Crowd()
 
     @property
+    def compared(self) -> tuple[PlannedArm, ...]:
+        """The arms that A/B compares: those with users and a model of their own."""
+        return tuple(arm for arm in self.arms if arm.share > 0 and not arm.interleave)
+
+    @property
     def shares(self) -> dict[str, float]:
         """Share of each arm, as fractions of 1."""
         total = sum(arm.share for arm in self.arms)
@@ -95,10 +100,12 @@ def read(path: Path) -> Experiment:
         if arm.length is not None and "length" in arm.model:
             raise ExperimentError(f"{path}: arm {arm.name!r} has its length twice: keep `length`, drop `model.length`")
     try:
-        longest = max((arm.settings().spec().length for arm in experiment.arms), default=1)
+        models = [arm.settings() for arm in experiment.arms if not arm.interleave]
+        longest = max((arm.spec().length for arm in models), default=1)
         convert({**experiment.settings(), "state": {"length": max(longest, Settings().state.length)}})
     except SettingsError as error:
         raise ExperimentError(f"{path}: {error}") from None
-    if len([arm for arm in experiment.arms if arm.share > 0]) < 2:
+    interleaves = any(arm.interleave and arm.share > 0 for arm in experiment.arms)
+    if len(experiment.compared) < 2 and not interleaves:
         raise ExperimentError(f"{path}: fewer than two arms have a share above 0, so there is nothing to compare")
     return experiment

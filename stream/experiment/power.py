@@ -53,9 +53,15 @@ def one_look_variance(effect: float, *, alpha: float, power: float) -> float:
 def needs(experiment: Experiment) -> tuple[Need, Need]:
     """Return what the any-time verdict needs at the latest, and what one look at the end would need.
 
-    Both are for the two arms for which it takes longest, with alpha divided by the number of pairs.
+    Both are for the two arms for which it takes longest, with alpha divided by the number of pairs. Of interleaved arms
+    nothing is said: they need fewer, and how many depends on how often the two rankings differ.
+
+    Raises:
+        ValueError: when there are not two arms for A/B to compare.
     """
-    shares = [share for share in experiment.shares.values() if share > 0]
+    if len(experiment.compared) < 2:
+        raise ValueError("A/B compares two arms or more that have users")
+    shares = [experiment.shares[arm.name] for arm in experiment.compared]
     effect = math.log1p(experiment.minimum_effect)
     alpha = experiment.alpha / math.comb(len(shares), 2)
     spread = spread_for(effect, alpha)

@@ -17,6 +17,7 @@ from stream.events import (
     Sample,
     Score,
     Spent,
+    Team,
     decode_behavior,
     decode_click,
     decode_impression,
@@ -110,6 +111,17 @@ def scores(count: int) -> st.SearchStrategy[Score]:
     )
 
 
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcome:
+    count = draw(st.integers(0, 4))
+    places = st.lists(st.integers(0, 100), min_size=count, max_size=count)
+    clicked = st.lists(st.integers(0, 1), min_size=count, max_size=count)
+    items = st.lists(ids, min_size=count, max_size=count)
+    probabilities = st.lists(floats, min_size=count, max_size=count)
+    build = st.builds(Outcome, ids, ids, ids, millis, millis, millis, items, places, probabilities, clicked, labels)
+    return draw(build)
+
+
 @given(st.integers(0, 4).flatmap(scores))
 def test_score_survives_json(event: Score) -> None:
     assert decode_score(encode_json(event)) == event
@@ -136,14 +148,35 @@ def test_sample_survives_messagepack(event: Sample) -> None:
     assert decode_sample(encode_packed(event)) == event
 
 
+def test_a_score_is_divided_into_teams_or_refused() -> None:
+    good = Score("r", "u", 1, "m", 1, 1, ["x", "y", "z"], [0.5, 0.1, 0.2], [2, 0, 1], 1, 0, Spent(0.0, 0.0, 0.0), 0)
+    whole = [Team("a", 1, 2, [2, 1]), Team("b", 3, 4, [0])]
+    mixed = msgspec.structs.replace(good, teams=whole)
+    assert decode_score(encode_json(mixed)) == mixed
+    for wrong in ([whole[0]], [*whole, whole[1]], [Team("a", 1, 2, [0, 1, 3])]):
+        with pytest.raises(msgspec.ValidationError, match="teams do not divide"):
+            decode_score(msgspec.json.encode(msgspec.to_builtins(mixed) | {"teams": msgspec.to_builtins(wrong)}))
+
+
+@given(st.integers(0, 4).flatmap(scores))
+def test_a_score_from_before_there_were_teams_is_read(event: Score) -> None:
+    old = {name: value for name, value in msgspec.to_builtins(event).items() if name != "teams"}
+    assert decode_score(msgspec.json.encode(old)) == event
+
+
+@given(st.data())
+def test_an_outcome_from_before_there_were_teams_is_read_and_a_new_one_by_old_readers(data: st.DataObject) -> None:
+    event, old_fields = data.draw(outcomes()), Outcome.__struct_fields__[:10]
+    old = tuple(getattr(event, name) for name in old_fields)
+    assert decode_outcome(msgspec.msgpack.encode(old)) == msgspec.structs.replace(event, team="")
+    reader = msgspec.defstruct("Old", [(name, object) for name in old_fields], array_like=True)
+    read = msgspec.msgpack.decode(encode_packed(event), type=reader)
+    assert [getattr(read, name) for name in old_fields] == [getattr(event, name) for name in old_fields]
+
+
 @given(st.data())
 def test_outcome_survives_messagepack(data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, 4))
-    places = st.lists(st.integers(0, 100), min_size=count, max_size=count)
-    labels = st.lists(st.integers(0, 1), min_size=count, max_size=count)
-    items = st.lists(ids, min_size=count, max_size=count)
-    probabilities = st.lists(floats, min_size=count, max_size=count)
-    event = data.draw(st.builds(Outcome, ids, ids, ids, millis, millis, millis, items, places, probabilities, labels))
+    event = data.draw(outcomes())
     assert decode_outcome(encode_packed(event)) == event
 
 

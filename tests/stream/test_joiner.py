@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,3 +159,17 @@ def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_and_th
     assert labels == expected
     joiner.save()
     assert table.values.keys() <= {"t"}, "nothing is left but the event time"
+
+
+def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None:
+    table = Memory()
+    before = Joiner(table, window_ms=WINDOW)
+    assert not list(before.impression(pending()))
+    before.save()
+    stored = msgspec.msgpack.decode(table.values["ir"])
+    assert stored.pop("teams") == []
+    table.values["ir"] = msgspec.msgpack.encode(stored)
+    after = Joiner(table, window_ms=WINDOW)
+    [positive] = after.click(*click("i1"))
+    assert isinstance(positive, Labelled)
+    assert (positive.indices, positive.pending.teams) == ([1], [])

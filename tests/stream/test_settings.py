@@ -339,3 +339,40 @@ def test_plain_values_become_settings_and_settings_cannot_be_changed() -> None:
 def test_an_arm_runs_its_preset(name: str) -> None:
     assert ArmSettings(name="a", preset=name).spec() == preset(name)
     assert ArmSettings(name="a", preset=name, model={"hidden": [8]}).spec().hidden == (8,)
+
+
+PAIR = [{"name": "a", "share": 0}, {"name": "b", "preset": "din-50"}]
+
+
+def test_an_arm_may_interleave_two_others_and_then_has_no_model() -> None:
+    settings = convert({"arms": [*PAIR, {"name": "a-vs-b", "share": 0.5, "interleave": ["a", "b"]}]})
+    assert settings.arms[2].interleave == ("a", "b")
+    assert [arm.name for arm in settings.models] == ["a", "b"]
+    with pytest.raises(SettingsError, match=r"a-vs-b.* it has no model"):
+        settings.arms[2].spec()
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ({"interleave": ["a", "a"]}, "two different arms"),
+        ({"interleave": ["a"]}, "two different arms"),
+        ({"interleave": ["a", "b", "a"]}, "two different arms"),
+        ({"interleave": ["a", "c"]}, r"'m' interleaves \['c'\]; arms with a model are \['a', 'b'\]"),
+        ({"interleave": ["m", "a"]}, r"'m' interleaves \['m'\]"),
+        ({"interleave": ["a", "mixed"]}, r"interleaves \['mixed'\]"),
+        ({"interleave": ["a", "b"], "preset": "din", "learn": False}, "no model of its own: drop preset, learn"),
+        ({"interleave": ["a", "b"], "model": {"length": 5}}, "drop model"),
+        ({"interleave": "a"}, "interleave"),
+    ],
+)
+def test_what_cannot_be_interleaved_is_named(arm: dict[str, object], says: str) -> None:
+    mixed = {"name": "mixed", "interleave": ["a", "b"]}
+    with pytest.raises(SettingsError, match=says):
+        convert({"arms": [*PAIR, mixed, {"name": "m", **arm}]})
+
+
+def test_a_trainer_cannot_teach_an_arm_without_a_model() -> None:
+    arms = [*PAIR, {"name": "mixed", "interleave": ["a", "b"]}]
+    with pytest.raises(SettingsError, match=r"trainer.arms names \['mixed'\]"):
+        convert({"arms": arms, "trainer": {"arms": ["mixed"]}})

@@ -1,9 +1,10 @@
 """One partition's work: what is folded, asked, labelled, refused, and what a crash leaves of it."""
 
+import dataclasses
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from state.behavior import action_key, category_key, from_bytes, item_key
 from state.layout import CHUNK
 from state.partition import Partition
-from stream.arms import Answer
+from stream.arms import Answer, drafted
 from stream.errors import WorkerError
 from stream.events import (
     Behavior,
@@ -115,6 +116,14 @@ def reversing(request: Request, version: int = 1) -> Answer:
     return Answer("reversing", 1, version, probabilities, np.argsort(-probabilities, kind="stable"))
 
 
+def mixing(request: Request, version: int = 1) -> Answer:
+    """A list that `reversing` and its opposite have drafted."""
+    one, other = reversing(request, version), reversing(request, version)
+    order = other.order[::-1]
+    forward = dataclasses.replace(other, arm="forward", probabilities=other.probabilities[::-1], order=order)
+    return drafted("mixed", one, forward, request.impression.request_id)
+
+
 def score_of(request: Request, answer: Answer) -> Score:
     """What the worker tells Kafka, as it is read again."""
     asked = request.impression
@@ -132,6 +141,7 @@ def score_of(request: Request, answer: Answer) -> Score:
         request.seen,
         Spent(0.0, 0.0, 0.0),
         request.read_to,
+        list(answer.teams),
     )
     return decode_score(encode_json(score))
 
@@ -139,12 +149,20 @@ def score_of(request: Request, answer: Answer) -> Score:
 class Bench:
     """A task on a state in a directory, driven as the worker drives it; collects what comes out."""
 
-    def __init__(self, path: Path, start: Start | None = None, *, version: int = 1, **changes: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: Start | None = None,
+        *,
+        version: int = 1,
+        answering: Callable[[Request, int], Answer] = reversing,
+        **changes: Any,
+    ) -> None:
         self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000)
         self.start = start or beginning(offsets=beginning().offsets | dict(self.partition.offsets))
         changed = msgspec.structs.replace(SETTINGS, **changes)
         self.task = Task(self.partition, TOPICS, changed, self.start, partitions=PARTITIONS)
-        self.version = version
+        self.version, self.answering = version, answering
         self.scores: dict[str, Score] = {}
         self.samples: list[Sample] = []
         self.outcomes: list[Outcome] = []
@@ -166,7 +184,7 @@ class Bench:
             self.task.add(record)
         requests = self.task.step(lambda topic: topic not in lagging, now=now, wall_ms=T0 + wall, limit=limit)
         for request in requests:
-            answer = reversing(request, self.version)
+            answer = self.answering(request, self.version)
             self.task.scored(request, answer)
             self.scores.setdefault(request.impression.request_id, score_of(request, answer))
         self.settle()
@@ -836,11 +854,13 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
     ),
     behaviors=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 3)), max_size=25),
     turns=st.lists(st.tuples(st.integers(1, 15), st.sampled_from(["go on", "commit", "crash"])), max_size=20),
+    answering=st.sampled_from([reversing, mixing]),
 )
 def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life(
     requests: list[tuple[int, int, list[tuple[int, int]]]],
     behaviors: list[tuple[int, int]],
     turns: list[tuple[int, str]],
+    answering: Callable[[Request, int], Answer],
 ) -> None:
     events: list[Event] = [behavior(f"b{number}", ts, user=USERS[who]) for number, (ts, who) in enumerate(behaviors)]
     for number, (ts, who, clicks) in enumerate(requests):
@@ -849,12 +869,12 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
     order = (Impression, Click, Behavior)
     log = Log(*sorted(events, key=lambda event: (event.ts, order.index(type(event)))), behavior("x", 20_000))
     with tempfile.TemporaryDirectory() as home:
-        with closing(Bench(Path(home) / "undisturbed")) as undisturbed:
+        with closing(Bench(Path(home) / "undisturbed", answering=answering)) as undisturbed:
             undisturbed.turn(*log.records)
             while undisturbed.turn():
                 pass
         path, life, place = Path(home) / "disturbed", 1, 0
-        bench = Bench(path)
+        bench = Bench(path, answering=answering)
         samples: list[Sample] = []
         scores: dict[str, Score] = {}
         for size, then in [*turns, (len(log.records), "commit")]:
@@ -870,7 +890,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
                 kept = beginning().offsets | open_offsets(path)
                 ahead = sum(record.topic == TOPICS.impressions for record in log.records[:place])
                 start = beginning(offsets=kept, answers=scores, answers_end=len(scores), impressions_end=ahead)
-                bench = Bench(path, start, version=life)
+                bench = Bench(path, start, version=life, answering=answering)
                 bench.turn(*unread(bench, log.records[:place]))
         samples += bench.samples
         bench.close()

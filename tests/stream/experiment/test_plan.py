@@ -157,3 +157,55 @@ def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
     found = p_value(effect.value, effect.variance, spread_for(math.log1p(0.2), 0.05)) <= 0.05
     assert 0.72 < np.mean(found[:, -1]) < 0.92, "at the last look"
     assert 0.78 < np.mean(found.any(axis=1)) < 0.95, "at any look until then"
+
+
+INTERLEAVED = """
+name = "mixed"
+salt = "mixed-1"
+
+[[arms]]
+name = "sam"
+share = 0
+
+[[arms]]
+name = "din"
+preset = "din-50"
+share = 0
+
+[[arms]]
+name = "sam-vs-din"
+interleave = ["sam", "din"]
+"""
+
+
+def test_a_file_may_interleave_and_compare_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, INTERLEAVED)
+    assert main(["experiment", "check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "Users of sam-vs-din see lists that sam and din have drafted in turn." in said
+    assert "answers nobody" not in said
+    assert "answers only together with another, in sam-vs-din" in said
+    assert main(["experiment", "settings", str(path)]) == 0
+    config = tmp_path / "settings.json"
+    config.write_text(capsys.readouterr().out)
+    assert load(config, environ={}).arms[2].interleave == ("sam", "din")
+
+
+def test_users_of_an_interleaved_arm_count_for_no_other(tmp_path: Path) -> None:
+    even = INTERLEAVED.replace("share = 0", "share = 1")
+    both = needs(read(written(tmp_path, even)))[0].users
+    without = needs(read(written(tmp_path, even.split('[[arms]]\nname = "sam-vs-din"')[0])))[0].users
+    assert both == pytest.approx(1.5 * without, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('interleave = ["sam", "din"]', 'interleave = ["sam", "dim"]'), "'dim'"),
+        (('interleave = ["sam", "din"]', 'interleave = ["sam", "din"]\nlength = 50'), "drop model"),
+        (('interleave = ["sam", "din"]', 'interleave = ["sam", "din"]\nshare = 0'), "no arm has a share"),
+    ],
+)
+def test_what_cannot_be_interleaved_is_named_with_the_file(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    with pytest.raises(ExperimentError, match=says):
+        read(written(tmp_path, INTERLEAVED.replace(*change)))

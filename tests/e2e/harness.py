@@ -82,7 +82,7 @@ class Harness:
             ],
         }
         for section, change in changes.items():
-            values[section] = values[section] | change
+            values[section] = change if isinstance(change, list) else values[section] | change
         self.settings: Settings = convert(values)
         self.processes = Processes(directory, self.settings)
         self.client = Client(kafka, topics)

@@ -2,6 +2,7 @@
 
 BENCHES: dict[str, str] = {
     "experiment": "how often an experiment names a winner, by the true lift; simulated, seeded, without a broker",
+    "interleaving": "impressions that interleaving and A/B need to tell two rankings apart; simulated, seeded",
     "ingest": "behaviours from Kafka to committed sequences, a second; Faust and Quix Streams beside it",
     "latency": "from an impression due to its score received, at rising request rates",
     "freshness": "from a click produced to the first score of a model that has learned from it",

@@ -1,7 +1,7 @@
 """The verdict on an experiment: which arm is better, by how much, how sure that is, and what speaks against it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -91,6 +91,7 @@ def judge(
     *,
     alpha: float = 0.05,
     minimum_effect: float = MINIMUM_EFFECT,
+    interleaved: Collection[str] = (),
 ) -> Verdict:
     """Return the verdict on what users have done so far.
 
@@ -104,8 +105,11 @@ def judge(
         alpha: as in `Verdict`.
         minimum_effect: smallest lift that is worth finding. Any value is valid if it was chosen before the data; the
             interval is narrowest for an effect of this size.
+        interleaved: arms whose users see two others in one list. They take part in the division of the users, and are
+            compared with nothing (see `stream.experiment.preference`).
     """
-    names = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
+    candidates = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
+    names = [name for name in candidates if name not in interleaved]
     moments = {name: sums.moments(name) for name in names}
     users = {name: int(moments[name].count) for name in names}
     ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))

@@ -1,0 +1,155 @@
+"""Interleaved outcomes become a verdict: over users, at any look, whatever repeats; held against that of A/B."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.bench.interleaving import needed, visit
+from stream.events import Outcome
+from stream.experiment.preference import Ballots, agreement
+from stream.experiment.sums import UserSums
+from stream.experiment.verdict import Verdict, judge
+from stream.simulation.config import WorldConfig
+
+PAIR = ("sam", "din")
+
+
+def outcome(request: str, user: str, team: str, labels: dict[str, int], *, arm: str = "mixed") -> Outcome:
+    count = len(labels)
+    return Outcome(
+        request, user, arm, 0, 1, 1, list(labels), list(range(count)), [0.1] * count, list(labels.values()), team
+    )
+
+
+def votes(wins: float, *, users: int = 200, requests: int = 20, seed: int = 0) -> list[Outcome]:
+    """Outcomes of users of whom each gives `sam` about this share of their votes."""
+    rng = np.random.default_rng(seed)
+    told = []
+    for user in range(users):
+        own = rng.beta(20 * wins, 20 * (1 - wins))
+        for number in range(requests):
+            winner, loser = PAIR if rng.random() < own else PAIR[::-1]
+            request = f"{user}-{number}"
+            told.append(outcome(request, f"u{user}", winner, {"x": 1}))
+            told.append(outcome(request, f"u{user}", winner, {"y": 0}))
+            told.append(outcome(request, f"u{user}", loser, {"z": 0}))
+    return told
+
+
+def judged(told: list[Outcome]) -> Ballots:
+    ballots = Ballots()
+    ballots.extend(told)
+    return ballots
+
+
+def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
+    found = judged(votes(0.4)).judge("mixed", PAIR)
+    assert (found.winner, found.first, found.second) == ("din", "din", "sam")
+    assert found.share.low < 0.6 < found.share.high
+    assert found.share.low > 0.5
+    assert (found.users, found.requests) == (200, 4000)
+    assert found.p < 0.001
+    assert found.sentence.startswith("din is preferred to sam: it wins 61% of the 4,000 requests with a preference")
+
+
+def test_no_preference_is_said_as_such_and_too_few_users_as_well() -> None:
+    even = judged(votes(0.5, requests=4)).judge("mixed", PAIR)
+    assert even.winner is None
+    assert even.share.low < 0.5 < even.share.high
+    assert even.sentence.endswith("which may be chance")
+    few = judged(votes(0.9, users=20)).judge("mixed", PAIR)
+    assert few.winner is None
+    assert few.sentence == "No preference yet: 20 users have voted in mixed; 50 are needed"
+    nobody = Ballots().judge("mixed", PAIR)
+    assert (nobody.winner, nobody.requests) == (None, 0)
+    assert math.isnan(nobody.share.value)
+
+
+@given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=10))
+def test_order_and_repeats_of_outcomes_change_nothing(order: list[int], again: list[int]) -> None:
+    told = votes(0.5, users=2, requests=2)
+    once, other = judged(told), judged([told[place] for place in [*order, *again]])
+    assert other.judge("mixed", PAIR) == once.judge("mixed", PAIR)
+
+
+def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> None:
+    ballots = judged(
+        [
+            outcome("r1", "u", "sam", {"a": 1, "b": 1}),
+            outcome("r1", "u", "din", {"c": 1}),
+            outcome("r2", "u", "sam", {"a": 1}),
+            outcome("r2", "u", "din", {"b": 1}),
+            outcome("r3", "u", "din", {"a": 1}),
+            outcome("r4", "u", "din", {"a": 0}),
+            outcome("r5", "u", "", {"a": 1}, arm="sam"),
+        ]
+    )
+    assert ballots.arms == ("mixed",)
+    found = ballots.judge("mixed", PAIR)
+    assert (found.requests, found.users, found.share.value) == (2, 1, 0.5), "r1 for sam, r3 for din"
+
+
+def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_peeking() -> None:
+    named = 0
+    for seed in range(60):
+        ballots, told = Ballots(), votes(0.5, users=100, requests=12, seed=seed)
+        order = np.random.default_rng(seed).permutation(len(told))
+        for look in np.array_split(order, 5):
+            ballots.extend(told[place] for place in look.tolist())
+            if ballots.judge("mixed", PAIR).winner:
+                named += 1
+                break
+    assert named <= 0.05 * 60
+
+
+def ab(rates: dict[str, float], **changes: object) -> Verdict:
+    sums, rng = UserSums(), np.random.default_rng(5)
+    for arm, rate in rates.items():
+        names = [f"{arm}{user}" for user in range(300)]
+        for time in range(20):
+            sums.extend(arm, names, np.full(300, 10), rng.binomial(10, rate, 300), np.full(300, time))
+    return judge(sums, dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wins", "rates", "kind", "says"),
+    [
+        (0.6, (0.12, 0.1), "agree", "both prefer sam"),
+        (0.6, (0.1, 0.12), "contradict", "interleaving prefers sam, but A/B din"),
+        (0.5, (0.12, 0.1), "open", "A/B prefers sam, interleaving has not decided"),
+        (0.6, (0.1, 0.1), "open", "interleaving prefers sam, A/B has not decided"),
+        (0.5, (0.1, 0.1), "open", "neither"),
+    ],
+)
+def test_the_two_verdicts_are_held_against_each_other(
+    wins: float, rates: tuple[float, float], kind: str, says: str
+) -> None:
+    found = judged(votes(wins)).judge("mixed", PAIR)
+    said = agreement(found, ab(dict(zip(PAIR, rates, strict=True))))
+    assert said is not None
+    assert said.kind == kind
+    assert says in said.sentence
+    assert agreement(found, ab({"sam": 0.1, "mean": 0.1})) is None
+
+
+def test_users_of_an_interleaved_arm_are_divided_as_others_and_compared_with_nothing() -> None:
+    rates = {"sam": 0.12, "din": 0.1, "mixed": 0.11}
+    plain, apart = ab(rates), ab(rates, interleaved=["mixed"])
+    assert len(plain.pairs) == 3
+    assert [(pair.arm, pair.against) for pair in apart.pairs] == [("sam", "din")]
+    assert apart.winner == "sam"
+    assert apart.mismatch_p == plain.mismatch_p
+
+
+def test_where_users_differ_interleaving_needs_fewer_impressions_than_ab_and_agrees_with_it() -> None:
+    for seed in range(2):
+        [visits, alike] = visit(WorldConfig(temper=1.0), ((1000, 50), (1000, 1000)), visits=1500, seed=seed)
+        found = needed(visits)
+        assert found["interleaving"] is not None
+        assert found["interleaving names"] == 1
+        assert found["A/B"] is None or found["A/B"] > 1.5 * found["interleaving"]
+        assert found["A/B names"] in (None, 1)
+        assert needed(alike)["interleaving"] is None, "A against A"

@@ -83,15 +83,15 @@ def visit(config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, vi
     return [Visits(*of_pair.T) for of_pair in np.array(rows).transpose(1, 0, 2)]
 
 
-def needed(visits: Visits) -> dict[str, int | None]:
+def needed(visits: Visits, *, alpha: float = ALPHA) -> dict[str, int | None]:
     """Return after how many impressions each design first names a ranking, and which: 1 the first, −1 the second."""
     found: dict[str, int | None] = dict.fromkeys(("interleaving", "interleaving names", "A/B", "A/B names"))
     for look in range(EVERY, len(visits.users) + 1, EVERY):
         if found["interleaving"] is None:
-            winner = prefer(visits.users[:look], visits.votes[:look], alpha=ALPHA).winner
+            winner = prefer(visits.users[:look], visits.votes[:look], alpha=alpha).winner
             if winner:
                 found["interleaving"], found["interleaving names"] = look, 1 if winner == "a" else -1
-        if found["A/B"] is None and (side := _ab(visits, look)):
+        if found["A/B"] is None and (side := _ab(visits, look, alpha)):
             found["A/B"], found["A/B names"] = look, side
     return found
 
@@ -119,7 +119,7 @@ def _ranking(past: list[int], categories: Array, config: WorldConfig, rng: np.ra
     return ranking
 
 
-def _ab(visits: Visits, look: int) -> int:
+def _ab(visits: Visits, look: int, alpha: float) -> int:
     """Which ranking A/B names, half of the users seeing each: 1, −1, or 0 for none."""
     arms = []
     for remainder, clicks in ((0, visits.clicks_a), (1, visits.clicks_b)):
@@ -128,20 +128,19 @@ def _ab(visits: Visits, look: int) -> int:
     if not (enough(arms[0]) and enough(arms[1])):
         return 0
     ratio = compare(*arms).log_ratio
-    sure = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), ALPHA)) <= ALPHA
+    sure = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
     return int(np.sign(ratio.value)) if sure else 0
 
 
 def _bars(rows: list[dict[str, Any]], visits: int) -> bytes:
-    title = "Impressions until interleaving, or A/B, tells two rankings apart"
-    subtitle = f"median over worlds; a bar that reaches {visits:,} stands for undecided until then"
+    title = "How soon interleaving, and how soon A/B, tells two rankings apart"
+    subtitle = f"impressions, median over worlds; a bar that reaches {visits:,} stands for undecided until then"
     with picture(title, subtitle) as (axes, save):
         places = np.arange(len(rows))
         for offset, (design, colour) in enumerate((("interleaving", PALETTE[0]), ("A/B", PALETTE[1]))):
             heights = [each[f"{design}, median impressions"] or visits for each in rows]
             axes.bar(places + 0.38 * offset, heights, width=0.36, color=colour, label=design)
-        names = [f"{each['rankings']}\nusers differ: {each['temper']:g}" for each in rows]
+        names = [f"{each['rankings']}\ntemper {each['temper']:g}" for each in rows]
         axes.set_xticks(places + 0.19, names)
-        axes.set_ylabel("impressions")
         axes.legend(frameon=False)
         return save()

@@ -427,13 +427,13 @@ class Task:
     def _samples(self, labelled: Labelled) -> Iterator[tuple[Sample, Outcome]]:
         pending = labelled.pending
         if not pending.teams:
-            yield self._sample(labelled, labelled.indices, Team(pending.arm, pending.epoch, pending.version, []), "")
+            yield self._sample(labelled, labelled.indices, Team(pending.arm, pending.epoch, pending.version, []))
         for team in pending.teams:
             members = set(team.members)
             if indices := [index for index in labelled.indices if index in members]:
-                yield self._sample(labelled, indices, team, team.arm)
+                yield self._sample(labelled, indices, team)
 
-    def _sample(self, labelled: Labelled, indices: list[int], by: Team, team: str) -> tuple[Sample, Outcome]:
+    def _sample(self, labelled: Labelled, indices: list[int], by: Team) -> tuple[Sample, Outcome]:
         pending = labelled.pending
         items = [pending.items[index] for index in indices]
         ranks = [pending.ranks[index] for index in indices]
@@ -468,7 +468,7 @@ class Task:
             positions=ranks,
             probabilities=probabilities,
             labels=[labelled.label] * len(indices),
-            team=team,
+            team=by.arm if pending.teams else "",
         )
         self._counts["samples"] += len(indices)
         return sample, outcome

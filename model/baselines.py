@@ -49,8 +49,8 @@ class Random(nn.Module):
         """Return (B, C) float32 logits; the embeddings are not read."""
         moments = mix(batch.ts.cpu().numpy().view(np.uint64) ^ mix(np.array([self._seed])))
         words = mix(batch.target_items.cpu().numpy().view(np.uint64) ^ moments[:, None])
-        # 24 bits are what a float32 tells apart; the half keeps the ends out.
-        lots = ((words >> np.uint64(40)).astype(np.float64) + 0.5) / 2**24
+        # 21 bits keep their order through float32 logits and a sigmoid; the half keeps the ends out.
+        lots = ((words >> np.uint64(43)).astype(np.float64) + 0.5) / 2**21
         probabilities = 2 * PRIOR * lots
         logits = np.log(probabilities / (1 - probabilities)).astype(np.float32)
         return torch.from_numpy(logits).to(batch.target_items.device)

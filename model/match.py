@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
+from model.kernels import native
 
 WINDOWS = (50, 200)
 """Matches are counted among so many newest behaviours, and among all."""
@@ -35,6 +36,19 @@ class Matches:
     category: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the head learns of a candidate's matches of item and of category, in float.
+
+    Attributes:
+        within: (B, C, 2, 3) matches among the newest 50, the newest 200, and all behaviours.
+        newest: (B, C, 2) one more than the place of the newest match, 0 when there is none.
+    """
+
+    within: Tensor
+    newest: Tensor
+
+
 def find_matches(batch: Batch, dtype: torch.dtype = torch.float32) -> Matches:
     """Compare every candidate with every behaviour; a padded position matches nothing."""
     history_mask = batch.mask.unsqueeze(1)
@@ -44,30 +58,53 @@ def find_matches(batch: Batch, dtype: torch.dtype = torch.float32) -> Matches:
     return Matches(item.to(dtype), category.to(dtype))
 
 
-def match_features(matches: Matches, batch: Batch) -> Tensor:
+def count_matches(matches: Matches, batch: Batch) -> Counts:
+    """Return how many behaviours match each candidate, and which does last."""
+    dtype = matches.item.dtype
+    places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    ages = batch.mask.sum(dim=1, keepdim=True) - 1 - places
+    windows = torch.stack([ages < window for window in WINDOWS] + [batch.mask], dim=-1).to(dtype)
+    ordinals = (places + 1).to(dtype)
+    both = (matches.item, matches.category)
+    within = torch.stack([match @ windows for match in both], dim=2)
+    return Counts(within, torch.stack([(match * ordinals).amax(dim=2) for match in both], dim=2))
+
+
+def compiled_matches(batch: Batch, logits: "MatchLogits | None") -> tuple[Counts, Tensor | None]:
+    """Return what `count_matches` says and what `logits` adds, by the compiled kernel; only where `native.usable`."""
+    weights = None if logits is None else torch.stack([logits.item, logits.category])
+    found = [
+        native.matches(
+            torch.stack([history_items, history_categories]), mask, torch.stack([items, categories]), WINDOWS, weights
+        )
+        for history_items, history_categories, mask, items, categories in zip(
+            batch.history_items,
+            batch.history_categories,
+            batch.mask,
+            batch.target_items,
+            batch.target_categories,
+            strict=True,
+        )
+    ]
+    within, newest, bonuses = zip(*found, strict=True)
+    return Counts(torch.stack(within), torch.stack(newest)), None if logits is None else torch.stack(bonuses)
+
+
+def match_features(counts: Counts, batch: Batch) -> Tensor:
     """Return (B, C, `MATCH_FEATURES`) counts and recencies, each of the order of 1 to 8.
 
     For item, then category: log(1 + count) among the newest 50, 200 and all; log(1 + behaviours since the
     newest match); the newest match's time gap in buckets of four octaves. Without a match both recencies are
     `NEVER`. Last, log(1 + length), against which counts are to be judged.
     """
-    dtype = matches.item.dtype
-    lengths = batch.mask.sum(dim=1, keepdim=True)
-    positions = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    ages = lengths - 1 - positions
-    windows = torch.stack([ages < window for window in WINDOWS] + [batch.mask], dim=-1).to(dtype)
-    ordinals = (positions + 1).to(dtype)
-    features = []
-    for match in (matches.item, matches.category):
-        counts = match @ windows
-        newest = (match * ordinals).amax(dim=2)
-        found = newest > 0
-        since = torch.log1p((lengths - newest).clamp_min(0.0))
-        buckets = batch.gap_buckets.gather(1, (newest.long() - 1).clamp_min(0)).to(dtype)
-        recencies = torch.stack([since, buckets / 8.0], dim=-1)
-        features += [torch.log1p(counts), recencies.where(found.unsqueeze(-1), NEVER)]
-    features.append(torch.log1p(lengths.to(dtype)).unsqueeze(-1).expand(-1, matches.item.shape[1], -1))
-    return torch.cat(features, dim=-1)
+    newest = counts.newest
+    lengths = batch.mask.sum(dim=1)[:, None, None].to(newest.dtype)
+    since = torch.log1p((lengths - newest).clamp_min(0.0))
+    places = (newest.long() - 1).clamp_min(0)
+    buckets = batch.gap_buckets.gather(1, places.flatten(1)).view_as(places).to(newest.dtype)
+    recencies = torch.stack([since, buckets / 8.0], dim=-1).where(newest.unsqueeze(-1) > 0, NEVER)
+    features = torch.cat([torch.log1p(counts.within), recencies], dim=-1).flatten(2)
+    return torch.cat([features, torch.log1p(lengths).expand(-1, features.shape[1], -1)], dim=-1)
 
 
 class MatchLogits(nn.Module):

@@ -7,7 +7,16 @@ from model.baselines import PRIOR_LOGIT, build_baseline
 from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
 from model.interest.packing import packed
-from model.match import MATCH_FEATURES, MatchLogits, find_matches, match_features
+from model.kernels import native
+from model.match import (
+    MATCH_FEATURES,
+    Counts,
+    MatchLogits,
+    compiled_matches,
+    count_matches,
+    find_matches,
+    match_features,
+)
 from model.spec import ModelSpec
 
 ACTION_ROWS = 64
@@ -54,22 +63,30 @@ class Network(nn.Module):
         if self.baseline is not None:
             alone: Tensor = self.baseline(batch, targets)
             return alone
-        dtype = next(self.head.parameters()).dtype
-        matches = find_matches(batch, dtype) if self.spec.match else None
+        counts, logits = self._matched(batch)
         parts = []
         if self.interest is not None:
             if history is None or targets is None:
                 raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
             keys = self._keys(batch, history)
-            logits = self.match_logits(matches) if self.match_logits is not None else None
             if keys.device.type == "cpu":
                 parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
             else:
                 parts.append(self.interest(keys, batch.mask, targets, logits))
-        if matches is not None:
-            parts.append(match_features(matches, batch))
+        if counts is not None:
+            parts.append(match_features(counts, batch))
         output: Tensor = self.head(torch.cat(parts, dim=-1)).squeeze(-1)
         return output
+
+    def _matched(self, batch: Batch) -> tuple[Counts | None, Tensor | None]:
+        """Return the matches' counts, and what they add to the attention logits."""
+        if not self.spec.match:
+            return None, None
+        parameter = next(self.head.parameters())
+        if native.usable(parameter):
+            return compiled_matches(batch, self.match_logits)
+        matches = find_matches(batch, parameter.dtype)
+        return count_matches(matches, batch), self.match_logits(matches) if self.match_logits is not None else None
 
     def _keys(self, batch: Batch, history: Tensor) -> Tensor:
         assert self.actions is not None

@@ -29,7 +29,7 @@ from stream.tail import Tail
 from stream.topics import Topics
 
 # Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
-_PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "3"}
+_PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
 _READ_S = 0.1
 
 

@@ -65,7 +65,7 @@ _CONSUMER = {
 _PRODUCER = {
     "enable.idempotence": "true",
     "compression.type": "lz4",
-    "linger.ms": "2",
+    "linger.ms": "1",
     # A broker that is away is waited for; giving up would lose what the offsets already passed.
     "message.timeout.ms": "0",
     "partitioner": "murmur2_random",

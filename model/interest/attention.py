@@ -41,14 +41,14 @@ class AttentionUnit(nn.Module):
             queries: (B, C, d) each.
             match: (B, C, L) addition to the attention logits.
         """
-        weights = self._effective(queries)
-        if behaviours.tiles is not None:
-            second, bias = self.second.weight.flatten(), float(self.second.bias)
-            readout = behaviours.tiles.readouts(weights, second, bias, match)
-        else:
-            readout = self._attend(behaviours.keys, weights, match)
-        normed: Tensor = self.norm(readout)
+        normed: Tensor = self.norm(self._attend(behaviours.keys, self._effective(queries), match))
         return normed
+
+    def parameters_for_kernel(self) -> native.Unit:
+        """Return the parameters as `model.kernels.native` takes them."""
+        norm = self.norm
+        normalisation = (norm.weight, norm.bias, norm.eps) if isinstance(norm, nn.LayerNorm) else None
+        return native.Unit(self.first.weight, self.first.bias, self.second.weight, self.second.bias, normalisation)
 
     def _effective(self, queries: list[Tensor]) -> Tensor:
         """Return the (B, h, C, d + 1) weights of layer 1 that these queries make of it, the bias last."""
@@ -79,7 +79,6 @@ class Behaviours:
         keys: (B, L, d + 1) with exact zeros where padded, and a last component of 1. The zeros are the attention's
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
-        tiles: the same for the compiled kernel, where it is usable.
 
     Args:
         keys: (B, L, d).
@@ -89,4 +88,3 @@ class Behaviours:
     def __init__(self, keys: Tensor, mask: Tensor) -> None:
         masked = masked_keys(keys, mask)
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
-        self.tiles = native.Tiles(self.keys, mask) if native.usable(self.keys) else None

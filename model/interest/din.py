@@ -5,6 +5,7 @@ from torch import Tensor
 
 from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
+from model.kernels import native
 
 
 class DeepInterest(InterestModel):
@@ -30,4 +31,9 @@ class DeepInterest(InterestModel):
 
     def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
         """Return (B, C, 2d); see `InterestModel.forward`."""
+        if native.usable(keys):
+            unit = [self.attention.parameters_for_kernel()]
+            bonuses = [None] * len(keys) if match is None else match
+            found = [native.passes(*user, unit).readouts for user in zip(keys, mask, targets, bonuses, strict=True)]
+            return torch.cat([targets, torch.cat(found)], dim=-1)
         return torch.cat([targets, self.attention(Behaviours(keys, mask), [targets], match)], dim=-1)

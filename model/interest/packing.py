@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.interest.base import InterestModel
+from model.kernels import native
 
 GROUP = 2
 """Users computed together. More share the overhead of a call; fewer share padding, and fit the cache."""
@@ -24,6 +25,9 @@ def packed(
     where the result is zero.
     """
     C = targets.shape[1]
+    if native.usable(keys):
+        users = zip(keys, mask, targets, target_mask, [None] * len(keys) if match is None else match, strict=True)
+        return torch.stack([_alone(model, *user) for user in users])
     lengths = mask.sum(dim=1).clamp_min(1)
     counts = target_mask.sum(dim=1).clamp_min(1)
     order = torch.argsort(counts * (mask.shape[1] + 1) + lengths)
@@ -36,3 +40,13 @@ def packed(
         output = model(k[:, :L], m[:, :L], q[:, :c], None if bonus is None else bonus[:, :c, :L])
         outputs.append(functional.pad(output, (0, 0, 0, C - c)))
     return torch.cat(outputs)[torch.argsort(order)]
+
+
+def _alone(
+    model: InterestModel, keys: Tensor, mask: Tensor, targets: Tensor, target_mask: Tensor, match: Tensor | None
+) -> Tensor:
+    """Return the (C, k) of one user; the compiled kernel gains nothing from more users at once."""
+    L, c = max(1, int(mask.sum())), max(1, int(target_mask.sum()))
+    bonus = None if match is None else match[None, :c, :L]
+    output = model(keys[None, :L], mask[None, :L], targets[None, :c], bonus)[0]
+    return functional.pad(output, (0, 0, 0, len(targets) - c))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
+from model.kernels import native
 
 
 class Enhancement(nn.Module):
@@ -31,6 +32,11 @@ class Enhancement(nn.Module):
         for project in self.projections:
             state = self.cell(torch.cat([project(state), target], dim=-1), state)
         return state.view_as(targets)
+
+    def parameters_for_kernel(self) -> native.Enhancement:
+        """Return the parameters as `model.kernels.native` takes them."""
+        layers = [layer for layer in self.projections if isinstance(layer, nn.Linear)]
+        return native.Enhancement([(layer.weight, layer.bias) for layer in layers], self.cell)
 
 
 class SparseAttentiveMemory(InterestModel):
@@ -85,6 +91,8 @@ class SparseAttentiveMemory(InterestModel):
 
     def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
         """Return (B, C, width); see `InterestModel.forward`."""
+        if native.usable(keys):
+            return self._compiled(keys, mask, targets, match)
         behaviours = Behaviours(keys, mask)
         memory = targets
         readouts, memories = [], []
@@ -96,8 +104,24 @@ class SparseAttentiveMemory(InterestModel):
             memories.append(memory)
         return self.assemble(targets, readouts, memories)
 
+    def _compiled(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
+        units = [unit.parameters_for_kernel() for unit in self.attentions if isinstance(unit, AttentionUnit)]
+        enhancement = self.enhancement.parameters_for_kernel() if self.enhancement is not None else None
+        outputs = []
+        for b, (k, m, q) in enumerate(zip(keys, mask, targets, strict=True)):
+            found = native.passes(
+                k, m, q, None if match is None else match[b], units,
+                cell=self.cell, feedback=self.feedback == "iter", enhancement=enhancement,
+            )  # fmt: skip
+            if found.enhanced is not None:
+                outputs.append(torch.cat([q, found.enhanced], dim=-1))
+            else:
+                assert found.memories is not None
+                outputs.append(self.assemble(q, list(found.readouts), list(found.memories)))
+        return torch.stack(outputs)
+
     def assemble(self, targets: Tensor, readouts: list[Tensor], memories: list[Tensor]) -> Tensor:
-        """Return what leaves the block, (B, C, width), given every pass's (B, C, d) readout and memory."""
+        """Return what leaves the block, (..., width), given every pass's (..., d) readout and memory."""
         if self.enhancement is not None:
             return torch.cat([targets, self.enhancement(memories[-1], targets)], dim=-1)
         if self.output == "paper":

@@ -1,45 +1,90 @@
-"""The attention on a CPU in one pass over registers: compiled when samstream is installed, where there is a compiler.
+"""The passes of SAM and DIN on a CPU in one call: compiled when samstream is installed, where there is a compiler.
 
-Torch makes the product, reads it to take its sigmoid, and reads it again to sum it up; and its sigmoid takes as long as
-the product. `attention.cpp` does all three for a tile at a time, with one division for four sigmoids. A weight differs
-from torch's by some 1e-6.
+Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
+takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
+keeps a tile of the product in registers for all of it, divides once for four sigmoids, and lays candidates side by side
+for the small layers. A weight differs from torch's by some 1e-6.
 """
 
 import ctypes
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-TILE = 24
-"""Behaviours at a time."""
-
-UNITS = 4
-"""Hidden units at a time."""
 
 THREADED = 100_000
 """Candidates times behaviours from which a second thread is worth its start."""
 
-_INSTRUCTIONS = ("AVX2", "AVX512")
+_BUILDS = {"AVX512": ("_passes_avx512", "_passes"), "AVX2": ("_passes",)}
+"""By what the CPU can do, as torch says it: the builds that run there, best first."""
+
+
+class Unit(NamedTuple):
+    """Parameters of one attention unit: two layers, and scale, shift and epsilon of the LayerNorm, if there is one."""
+
+    first: Tensor
+    bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+    norm: tuple[Tensor, Tensor, float] | None
+
+
+class Enhancement(NamedTuple):
+    """The memory enhancement: weight and bias of each step's projection, and the cell."""
+
+    projections: Sequence[tuple[Tensor, Tensor]]
+    cell: torch.nn.GRUCell
+
+
+class Result(NamedTuple):
+    """Readouts and memories of every pass, (P, C, d), and the enhanced last memory, (C, d)."""
+
+    readouts: Tensor
+    memories: Tensor | None
+    enhanced: Tensor | None
+
+
+class _Unit(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("first", "bias", "second", "second_bias", "scale", "shift")),
+                ("epsilon", ctypes.c_float)]  # fmt: skip
+
+
+class _Gates(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("input", "state", "input_bias", "state_bias")]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        ("units", ctypes.POINTER(_Unit)),
+        ("cell", ctypes.POINTER(_Gates)),
+        ("projections", ctypes.POINTER(ctypes.c_void_p)),
+        ("enhancement", ctypes.POINTER(_Gates)),
+        *((name, ctypes.c_int64) for name in ("passes", "hidden", "width", "queries", "steps", "feedback")),
+    ]
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernel; None where it was not built, cannot run, or `SAMSTREAM_NATIVE` is 0."""
-    if os.environ.get("SAMSTREAM_NATIVE") == "0" or torch.backends.cpu.get_cpu_capability() not in _INSTRUCTIONS:
+    if os.environ.get("SAMSTREAM_NATIVE") == "0":
         return None
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_attention{suffix}")
-        if path.exists():
-            found = ctypes.CDLL(str(path))
-            pointer, size = ctypes.c_void_p, ctypes.c_int64
-            found.attention_weights.argtypes = [pointer, pointer, ctypes.c_float, *[pointer] * 3, *[size] * 5]
-            found.attention_weights.restype = None
-            return found
+    for name in _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ()):
+        for suffix in EXTENSION_SUFFIXES:
+            if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
+                found = ctypes.CDLL(str(path))
+                pointer, size = ctypes.c_void_p, ctypes.c_int64
+                found.passes.argtypes = [
+                    ctypes.POINTER(_Model), pointer, pointer, size, pointer, pointer, size, size, pointer, pointer,
+                    pointer, size,
+                ]  # fmt: skip
+                found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
+                found.passes.restype = found.matches.restype = None
+                return found
     return None
 
 
@@ -49,48 +94,96 @@ def usable(keys: Tensor) -> bool:
     return ours and library() is not None
 
 
-class Tiles:
-    """The behaviours of B users, laid out for the kernel once for all passes; each user only as long as it is.
+def passes(
+    keys: Tensor,
+    mask: Tensor,
+    targets: Tensor,
+    match: Tensor | None,
+    units: Sequence[Unit],
+    *,
+    cell: torch.nn.GRUCell | None = None,
+    feedback: bool = False,
+    enhancement: Enhancement | None = None,
+) -> Result:
+    """Compute all passes for one user; only where `usable`.
 
     Args:
-        keys: (B, L, d + 1), zero where padded, the last component 1.
-        mask: (B, L) bool.
+        keys: (L, d).
+        mask: (L,) bool.
+        targets: (C, d).
+        match: (C, L) addition to the attention logits.
+        units: one a pass; each has as many queries as its first layer is wide for.
+        cell: folds a readout into the memory.
+        feedback: whether the memory is the second query, rather than the target once more.
+        enhancement: of the last memory.
     """
-
-    def __init__(self, keys: Tensor, mask: Tensor) -> None:
-        ends = (mask * torch.arange(1, mask.shape[1] + 1)).amax(dim=1).tolist()
-        self._users = [user[:end] for user, end in zip(keys, ends, strict=True)]
-        self._tiles = [_tiled(user) for user in self._users]
-
-    def readouts(self, first: Tensor, second: Tensor, bias: float, match: Tensor | None) -> Tensor:
-        """Return the (B, C, d) sums of behaviours by attention weight.
-
-        Args:
-            first: (B, h, C, d + 1) effective weights of layer 1.
-            second: (h,) weights of layer 2.
-            bias: of layer 2.
-            match: (B, C, L) addition to the attention logits.
-        """
-        kernel = library()
-        assert kernel is not None
-        if missing := -len(second) % UNITS:
-            first, second = functional.pad(first, (0, 0, 0, 0, 0, missing)), functional.pad(second, (0, missing))
-        first, second = first.contiguous(), second.contiguous()
-        B, h, C, width = first.shape
-        out = first.new_empty(B, C, width - 1)
-        for b, (user, tiles) in enumerate(zip(self._users, self._tiles, strict=True)):
-            bonus = None if match is None else match[b, :, : len(user)].contiguous()
-            weights = first.new_empty(C, tiles.shape[0] * TILE)
-            threads = torch.get_num_threads() if C * len(user) >= THREADED else 1
-            kernel.attention_weights(
-                first[b].data_ptr(), second.data_ptr(), bias, tiles.data_ptr(),
-                None if bonus is None else bonus.data_ptr(), weights.data_ptr(), C, h, width, len(user), threads,
-            )  # fmt: skip
-            torch.mm(weights[:, : len(user)], user[:, :-1], out=out[b])
-        return out
+    kernel = library()
+    assert kernel is not None
+    (L, d), C, P = keys.shape, len(targets), len(units)
+    hidden, columns = units[0].first.shape
+    keys, targets, mask = keys.contiguous(), targets.contiguous(), mask.contiguous()
+    if match is not None and match.stride(-1) != 1:
+        match = match.contiguous()
+    projections = [tensor.data_ptr() for pair in enhancement.projections for tensor in pair] if enhancement else []
+    model = _Model(
+        units=(_Unit * P)(*map(_unit, units)),
+        cell=None if cell is None else ctypes.pointer(_gates(cell)),
+        projections=(ctypes.c_void_p * len(projections))(*projections),
+        enhancement=None if enhancement is None else ctypes.pointer(_gates(enhancement.cell)),
+        passes=P, hidden=hidden, width=d, queries=columns // (2 * d), steps=len(projections) // 2, feedback=feedback,
+    )  # fmt: skip
+    result = Result(
+        keys.new_empty(P, C, d),
+        None if cell is None else keys.new_empty(P, C, d),
+        None if enhancement is None else keys.new_empty(C, d),
+    )
+    threads = torch.get_num_threads() if C * L >= THREADED else 1
+    kernel.passes(
+        ctypes.byref(model), keys.data_ptr(), mask.data_ptr(), L, targets.data_ptr(), _pointer(match),
+        0 if match is None else match.stride(0), C, *map(_pointer, result), threads,
+    )  # fmt: skip
+    return result
 
 
-def _tiled(user: Tensor) -> Tensor:
-    """Return (tiles, d + 1, TILE) of (n, d + 1) behaviours, zero beyond them."""
-    padded = functional.pad(user, (0, 0, 0, -len(user) % TILE))
-    return padded.view(-1, TILE, user.shape[1]).mT.contiguous()
+def matches(
+    history: Tensor, mask: Tensor, targets: Tensor, windows: Sequence[int], weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Find which behaviours of one user match which candidates, by K kinds of keys; only where `usable`.
+
+    Args:
+        history: (K, L) int64; key 0 matches nothing.
+        mask: (L,) bool.
+        targets: (K, C) int64.
+        windows: ascending W ages, below which matches are counted.
+        weights: (K,) float32, what a match of each kind adds.
+
+    Returns:
+        (C, K, W + 1) matches among the newest of each window and among all; (C, K) one more than the place of the
+        newest, or 0; (C, L) sums of the weights, when there are weights.
+    """
+    kernel = library()
+    assert kernel is not None
+    (K, L), C = history.shape, targets.shape[1]
+    ages = mask.sum() - 1 - torch.arange(L)
+    within, newest = torch.zeros(C, K, len(windows) + 1), torch.zeros(C, K)
+    bonus = None if weights is None else torch.zeros(C, L)
+    history, mask, targets = history.contiguous(), mask.contiguous(), targets.contiguous()
+    kernel.matches(
+        history.data_ptr(), targets.data_ptr(), mask.data_ptr(), ages.data_ptr(), L, C, K,
+        (ctypes.c_int64 * len(windows))(*windows), len(windows), _pointer(weights), _pointer(bonus), within.data_ptr(),
+        newest.data_ptr(),
+    )  # fmt: skip
+    return within, newest, bonus
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _unit(unit: Unit) -> _Unit:
+    scale, shift, epsilon = unit.norm or (None, None, 0.0)
+    return _Unit(*map(_pointer, (*unit[:4], scale, shift)), epsilon)
+
+
+def _gates(cell: torch.nn.GRUCell) -> _Gates:
+    return _Gates(*(each.data_ptr() for each in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)))

@@ -12,10 +12,12 @@ import torch
 from rich.console import Console
 
 from model.device import prepare
+from model.example import Example
 from model.interest import SparseAttentiveMemory, build_interest
 from model.interest.packing import packed
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
+from model.learner import Learner
 from model.scorer import Scorer
 from model.spec import ModelSpec, preset
 from stream.bench.examples import example, mixed_lengths
@@ -173,16 +175,27 @@ def _timed(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, 
 def _requests(sizes: Sizes, spec: ModelSpec) -> tuple[Spread, float]:
     """Return the seconds of one request, and the time of a mixed micro-batch against its requests one by one."""
     rng = np.random.default_rng(0)
-    scorer = Scorer(spec)
     C, L = sizes.main
-    one = example(rng, L, C)
+    one = example(rng, L, C, labelled=True)
+    batch = [example(rng, length, C, labelled=True) for length in mixed_lengths(rng, USERS, min(20, L), L)]
+    scorer = _experienced(spec, [one, *batch])
     request = alternate({"one": lambda: scorer.score([one])}, repeats=sizes.requests)["one"]
-    batch = [example(rng, length, C) for length in mixed_lengths(rng, USERS, min(20, L), L)]
     both = alternate(
         {"batch": lambda: scorer.score(batch), "single": lambda: [scorer.score([each]) for each in batch]},
         repeats=sizes.batches,
     )
     return request, both["batch"].median / both["single"].median
+
+
+def _experienced(spec: ModelSpec, examples: list[Example]) -> Scorer:
+    """Return a scorer whose tables have a row for every key of the examples, as after some time of serving."""
+    with torch.inference_mode(mode=False):
+        learner = Learner(spec)
+        learner.begin_epoch(1)
+        learner.learn(examples)
+        scorer = Scorer(spec)
+        scorer.apply(learner.base("arm"))
+    return scorer
 
 
 def _picture(rows: list[dict[str, Any]], sizes: Sizes, speedup: float | None) -> bytes:

@@ -60,7 +60,7 @@ def test_neither_looks_at_the_user() -> None:
         for example in examples(5, seed=3):
             stranger = dataclasses.replace(example, sequence=NOTHING)
             known, unknown = learner.predict([example, stranger])
-            assert np.array_equal(known, unknown)
+            np.testing.assert_allclose(known, unknown, rtol=0, atol=2e-7)
         assert learner.rows.get("item", 0) <= 40, "no row for what is only in a history"
 
 
@@ -70,7 +70,8 @@ def test_a_lot_is_the_same_whenever_it_is_asked_and_strictly_a_probability(ts: i
     scorer, other = Scorer(preset("random")), Scorer(preset("random"))
     [first] = scorer.score([asked(items, ts=ts)])
     backwards = other.score([asked([1, 2]), asked(items[::-1], ts=ts)])[1]
-    assert np.array_equal(first, backwards[::-1])
+    # The last bit depends on how memory is aligned; two lots are further apart than that.
+    np.testing.assert_allclose(first, backwards[::-1], rtol=0, atol=0.9e-7)
     assert ((first > 0) & (first < 1)).all()
 
 
@@ -99,4 +100,5 @@ def test_the_lot_learns_nothing_and_yet_goes_on_like_any_arm() -> None:
     assert not delta.tensors
     scorer.apply(delta)
     assert scorer.version == (1, 1)
-    assert all(map(np.array_equal, before, scorer.score(examples(4, seed=5))))
+    for one, other in zip(before, scorer.score(examples(4, seed=5)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-7)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.batch import collate, gap_bucket
 from model.example import Example
-from model.match import MATCH_FEATURES, NEVER, MatchLogits, find_matches, match_features
+from model.match import MATCH_FEATURES, NEVER, MatchLogits, count_matches, find_matches, match_features
 from state.behavior import BEHAVIOR
 from tests.model.worlds import NOW, example
 
@@ -36,7 +36,7 @@ def test_features_equal_a_plain_loop(seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)
     examples = [example(rng, length, int(rng.integers(1, 5))) for length in lengths]
     batch = collate(examples, length=1000)
-    features = match_features(find_matches(batch), batch)
+    features = match_features(count_matches(find_matches(batch), batch), batch)
     assert features.shape[-1] == MATCH_FEATURES
     for row, one in enumerate(examples):
         for candidate in range(len(one.items)):

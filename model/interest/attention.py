@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
-from model.kernels import native
+from model.kernels import native, training
 
 
 class AttentionUnit(nn.Module):
@@ -45,6 +45,9 @@ class AttentionUnit(nn.Module):
         if behaviours.tiles is not None:
             second, bias = self.second.weight.flatten(), float(self.second.bias)
             readout = behaviours.tiles.readouts(weights, second, bias, match)
+        elif behaviours.ends is not None:
+            keys, second = behaviours.keys, self.second
+            readout = training.readouts(keys, behaviours.ends, weights, second.weight, second.bias, match)
         else:
             readout = self._attend(behaviours.keys, weights, match)
         normed: Tensor = self.norm(readout)
@@ -90,3 +93,4 @@ class Behaviours:
         masked = masked_keys(keys, mask)
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
         self.tiles = native.Tiles(self.keys, mask) if native.usable(self.keys) else None
+        self.ends = training.ends(mask) if training.usable(self.keys) else None

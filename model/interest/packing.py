@@ -27,9 +27,11 @@ def packed(
     lengths = mask.sum(dim=1).clamp_min(1)
     counts = target_mask.sum(dim=1).clamp_min(1)
     order = torch.argsort(counts * (mask.shape[1] + 1) + lengths)
+    # Whoever learns attends user by user, each at its own length: only candidates would be padded.
+    sizes = torch.unique(counts, return_counts=True)[1].tolist() if torch.is_grad_enabled() else GROUP
     # Sorted once and then split into views: indexing each group by itself would cost a full gradient a group.
-    groups = [torch.split(tensor[order], GROUP) for tensor in (lengths, counts, keys, mask, targets)]
-    matches = [None] * len(groups[0]) if match is None else torch.split(match[order], GROUP)
+    groups = [torch.split(tensor[order], sizes) for tensor in (lengths, counts, keys, mask, targets)]
+    matches = [None] * len(groups[0]) if match is None else torch.split(match[order], sizes)
     outputs = []
     for group_lengths, group_counts, k, m, q, bonus in zip(*groups, matches, strict=True):
         L, c = int(group_lengths.max()), int(group_counts.max())

@@ -83,6 +83,7 @@ class Behaviours:
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
         tiles: the same for the compiled kernel, where it is usable.
+        ends: of each user, how many keys are read, where it is learned from on a CPU; what lies beyond is not zero.
 
     Args:
         keys: (B, L, d).
@@ -90,7 +91,8 @@ class Behaviours:
     """
 
     def __init__(self, keys: Tensor, mask: Tensor) -> None:
-        masked = masked_keys(keys, mask)
+        self.ends = training.ends(mask) if training.usable(keys) else None
+        # What is never read needs no zeros.
+        masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
         self.tiles = native.Tiles(self.keys, mask) if native.usable(self.keys) else None
-        self.ends = training.ends(mask) if training.usable(self.keys) else None

@@ -20,21 +20,40 @@ def packed(
 ) -> Tensor:
     """Return the (B, C, k) of `model`, computed in groups of users with about as many candidates and behaviours.
 
+    Whoever learns attends user by user anyway, each at its own length: there, users that follow one another with as
+    many candidates are a group, and nothing is moved.
+
     Shapes as in `InterestModel.forward`, all left-aligned; `target_mask` (B, C) tells candidates from padding,
     where the result is zero.
     """
     C = targets.shape[1]
-    lengths = mask.sum(dim=1).clamp_min(1)
     counts = target_mask.sum(dim=1).clamp_min(1)
+    if torch.is_grad_enabled():
+        return _in_runs(model, keys, mask, targets, counts, match)
+    lengths = mask.sum(dim=1).clamp_min(1)
     order = torch.argsort(counts * (mask.shape[1] + 1) + lengths)
-    # Whoever learns attends user by user, each at its own length: only candidates would be padded.
-    sizes = torch.unique(counts, return_counts=True)[1].tolist() if torch.is_grad_enabled() else GROUP
     # Sorted once and then split into views: indexing each group by itself would cost a full gradient a group.
-    groups = [torch.split(tensor[order], sizes) for tensor in (lengths, counts, keys, mask, targets)]
-    matches = [None] * len(groups[0]) if match is None else torch.split(match[order], sizes)
+    groups = [torch.split(tensor[order], GROUP) for tensor in (lengths, counts, keys, mask, targets)]
+    matches = [None] * len(groups[0]) if match is None else torch.split(match[order], GROUP)
     outputs = []
     for group_lengths, group_counts, k, m, q, bonus in zip(*groups, matches, strict=True):
         L, c = int(group_lengths.max()), int(group_counts.max())
         output = model(k[:, :L], m[:, :L], q[:, :c], None if bonus is None else bonus[:, :c, :L])
         outputs.append(functional.pad(output, (0, 0, 0, C - c)))
     return torch.cat(outputs)[torch.argsort(order)]
+
+
+def _in_runs(
+    model: InterestModel, keys: Tensor, mask: Tensor, targets: Tensor, counts: Tensor, match: Tensor | None
+) -> Tensor:
+    C = targets.shape[1]
+    distinct, sizes = (found.tolist() for found in torch.unique_consecutive(counts, return_counts=True))
+    if distinct == [C]:
+        return model(keys, mask, targets, match)
+    runs = [torch.split(tensor, sizes) for tensor in (keys, mask, targets)]
+    matches = [None] * len(sizes) if match is None else torch.split(match, sizes)
+    outputs = [
+        functional.pad(model(k, m, q[:, :c], None if bonus is None else bonus[:, :c]), (0, 0, 0, C - c))
+        for c, k, m, q, bonus in zip(distinct, *runs, matches, strict=True)
+    ]
+    return torch.cat(outputs)

@@ -61,7 +61,7 @@ class _Attention(torch.autograd.Function):
         buffer = first.new_empty(h * C * max(ends))
         for b, (end, weight) in enumerate(zip(ends, weights, strict=True)):
             k = keys[b, :end]
-            hidden = _hidden(first[b], k, buffer)
+            hidden = _hidden(first[b].view(h * C, width), k, buffer)
             if match is None:
                 weight.copy_(bias.expand(C, end))
             else:
@@ -69,47 +69,39 @@ class _Attention(torch.autograd.Function):
             weight.view(1, -1).addmm_(second, hidden.view(h, -1)).sigmoid_()
             torch.mm(weight, k[:, :-1], out=out[b])
         ctx.save_for_backward(keys, first, second, *weights)
-        ctx.shapes = match
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         keys, first, second, *weights = ctx.saved_tensors
-        matched = ctx.needs_input_grad[5]
         B, h, C, width = first.shape
-        longest = max(len(weight[0]) for weight in weights)
-        hidden_buffer, upstream_buffer = first.new_empty(2, h * C * longest)
-        logit_buffer = first.new_empty(C * longest)
-        d_keys, d_first = torch.zeros_like(keys), torch.empty_like(first)
-        d_second, d_bias = torch.zeros_like(second), first.new_zeros(1)
-        d_match = first.new_zeros(B, C, keys.shape[1]) if matched else None
-        column = second.view(h, 1)
+        L = keys.shape[1]
+        hidden_buffer, upstream_buffer = first.new_empty(2, h * C * L)
+        logit_buffer = first.new_empty(C * L)
+        d_keys, d_first, d_second = torch.empty_like(keys), torch.empty_like(first), torch.zeros_like(second)
+        d_logits = first.new_zeros(B, C, L)
         for b, weight in enumerate(weights):
             end = weight.shape[1]
             k, w, g = keys[b, :end], first[b].view(h * C, width), gradient[b]
-            hidden = _hidden(first[b], k, hidden_buffer)
+            hidden = _hidden(w, k, hidden_buffer)
             d_logit = logit_buffer[: C * end].view(C, end)
             torch.mm(g, k[:, :-1].T, out=d_logit)
             _sigmoid_backward(d_logit, weight, grad_input=d_logit)
+            d_logits[b, :, :end] = d_logit
             flat = d_logit.view(1, -1)
             d_second.addmm_(flat, hidden.view(h, -1).T)
-            d_bias += d_logit.sum()
-            if d_match is not None:
-                d_match[b, :, :end] = d_logit
-            upstream = upstream_buffer[: h * C * end].view(h, -1)
-            torch.mul(column, flat, out=upstream)
-            upstream = upstream.view(h * C, end)
-            _sigmoid_backward(upstream, hidden, grad_input=upstream)
-            torch.mm(upstream, k, out=d_first[b].view(h * C, width))
-            torch.mm(upstream.T, w, out=d_keys[b, :end])
+            d_hidden = torch.mul(second.T, flat, out=upstream_buffer[: h * C * end].view(h, -1)).view(h * C, end)
+            d_pre = _sigmoid_backward(d_hidden, hidden, grad_input=d_hidden)
+            torch.mm(d_pre, k, out=d_first[b].view(h * C, width))
+            torch.mm(d_pre.T, w, out=d_keys[b, :end])
             d_keys[b, :end, :-1].addmm_(weight.T, g)
-        return d_keys, None, d_first, d_second, d_bias, d_match
+            d_keys[b, end:] = 0.0
+        d_bias = d_logits.sum().view(1)
+        return d_keys, None, d_first, d_second, d_bias, d_logits if ctx.needs_input_grad[5] else None
 
 
 def _hidden(first: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
-    """Return the (h · C, n) hidden layer of (h, C, d + 1) weights over (n, d + 1) keys, written into `buffer`."""
-    h, C, width = first.shape
-    hidden = buffer[: h * C * len(keys)].view(h * C, len(keys))
-    torch.mm(first.view(h * C, width), keys.T, out=hidden)
-    return hidden.sigmoid_()
+    """Return the (h · C, n) hidden layer of (h · C, d + 1) weights over (n, d + 1) keys, written into `buffer`."""
+    hidden = buffer[: len(first) * len(keys)].view(len(first), len(keys))
+    return torch.mm(first, keys.T, out=hidden).sigmoid_()

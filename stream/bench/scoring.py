@@ -20,7 +20,7 @@ from model.scorer import Scorer
 from model.spec import ModelSpec, preset
 from stream.bench.examples import example, mixed_lengths
 from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread, alternate
+from stream.bench.measure import Spread, alternate, alternate_for
 from stream.report.canvas import pictures
 from stream.report.style import PALETTE
 
@@ -140,7 +140,7 @@ def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[
         sides: dict[str, Callable[[], object]] = {"served": case.served, "peak": lambda: matrix @ matrix}
         if case.literal_bytes <= LITERAL_BYTES and users == 1:
             sides["literal"] = case.literal
-        spreads = _timed(sides, sizes.seconds)
+        spreads = alternate_for(sides, sizes.seconds)
         peak = 2e-9 * sizes.matrix**3 / spreads["peak"].median
         speed = 1e-9 * case.operations / spreads["served"].median
         literal = spreads["literal"].scaled(1000).median if "literal" in spreads else None
@@ -161,13 +161,6 @@ def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[
         if (users, C, L) == (1, *sizes.main):
             main = spreads | {"peak": Spread.of([peak])}
     return rows, main
-
-
-def _timed(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, Spread]:
-    """Time sides in turn for about so many seconds, at least 5 rounds and at most 200."""
-    once = alternate(sides, repeats=1, warmups=1)
-    rounds = seconds / sum(spread.median for spread in once.values())
-    return alternate(sides, repeats=int(min(max(rounds, 5), 200)))
 
 
 def _requests(sizes: Sizes, spec: ModelSpec) -> tuple[Spread, float]:

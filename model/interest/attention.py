@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
-from model.kernels import native, training
+from model.kernels import gpu, native, training
 
 
 class AttentionUnit(nn.Module):
@@ -45,6 +45,8 @@ class AttentionUnit(nn.Module):
         if behaviours.tiles is not None:
             second, bias = self.second.weight.flatten(), float(self.second.bias)
             readout = behaviours.tiles.readouts(weights, second, bias, match)
+        elif behaviours.on_gpu is not None:
+            readout = behaviours.on_gpu.readouts(weights, self.second.weight, self.second.bias, match)
         elif behaviours.ends is not None:
             keys, second = behaviours.keys, self.second
             readout = training.readouts(keys, behaviours.ends, weights, second.weight, second.bias, match)
@@ -83,6 +85,7 @@ class Behaviours:
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
         tiles: the same for the compiled kernel, where it is usable.
+        on_gpu: the same for the GPU's kernel, where it is usable.
         ends: of each user, how many keys are read, where it is learned from on a CPU; what lies beyond is not zero.
 
     Args:
@@ -95,4 +98,5 @@ class Behaviours:
         # What is never read needs no zeros.
         masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
+        self.on_gpu = gpu.Sequences(masked, mask) if gpu.usable(masked) else None
         self.tiles = native.Tiles(self.keys, mask) if native.usable(self.keys) else None

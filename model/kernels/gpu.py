@@ -19,7 +19,8 @@ CANDIDATES = 64
 SMALLEST = 16
 """The smallest side of a product."""
 
-DTYPES = (torch.float32, torch.bfloat16)
+PRODUCTS = {torch.float32: ("float32", "ieee"), torch.bfloat16: ("bfloat16", "tf32")}
+"""Types of keys → Triton's type of what is multiplied, and how; "ieee": tensor cores would round to ten bits."""
 
 
 @cache
@@ -30,7 +31,7 @@ def available() -> bool:
 
 def usable(keys: Tensor) -> bool:
     """Return whether this kernel can take such keys now; it computes no gradients."""
-    ours = keys.device.type == "cuda" and keys.dtype in DTYPES and not torch.is_grad_enabled()
+    ours = keys.device.type == "cuda" and keys.dtype in PRODUCTS and not torch.is_grad_enabled()
     return ours and available()
 
 
@@ -55,18 +56,18 @@ class Sequences:
             bias: (1,) of layer 2.
             match: (B, C, L) addition to the attention logits.
         """
-        from model.kernels.gpu_attention import attend
+        from model.kernels.gpu_attention import attend, tl
 
         B, h, C, width = first.shape
         L, d = self._keys.shape[1], width - 1
         out = self._keys.new_empty(B, C, d)
+        product, precision = PRODUCTS[self._keys.dtype]
         block = max(SMALLEST, min(CANDIDATES, _power_of_two(C)))
         attend[(-(-C // block), B)](
             self._keys, first[..., :-1].contiguous(), first[..., -1].contiguous(), second.contiguous(), bias,
             self._keys if match is None else match.contiguous(), self._ends, out, C, L, d,
             HIDDEN=h, WIDTH=max(SMALLEST, _power_of_two(d)), CANDIDATES=block, TILE=TILE, MATCHED=match is not None,
-            # Tensor cores would round float32 to ten bits.
-            PRECISION="ieee" if self._keys.dtype == torch.float32 else "tf32",
+            PRODUCT=getattr(tl, product), PRECISION=precision,
         )  # fmt: skip
         return out
 

@@ -42,14 +42,13 @@ class AttentionUnit(nn.Module):
             match: (B, C, L) addition to the attention logits.
         """
         weights = self._effective(queries)
+        second, bias = self.second.weight, self.second.bias
         if behaviours.tiles is not None:
-            second, bias = self.second.weight.flatten(), float(self.second.bias)
-            readout = behaviours.tiles.readouts(weights, second, bias, match)
+            readout = behaviours.tiles.readouts(weights, second.flatten(), float(bias), match)
         elif behaviours.on_gpu is not None:
-            readout = behaviours.on_gpu.readouts(weights, self.second.weight, self.second.bias, match)
+            readout = behaviours.on_gpu.readouts(weights, second, bias, match)
         elif behaviours.ends is not None:
-            keys, second = behaviours.keys, self.second
-            readout = training.readouts(keys, behaviours.ends, weights, second.weight, second.bias, match)
+            readout = training.readouts(behaviours.keys, behaviours.ends, weights, second, bias, match)
         else:
             readout = self._attend(behaviours.keys, weights, match)
         normed: Tensor = self.norm(readout)

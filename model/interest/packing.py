@@ -49,7 +49,8 @@ def _in_runs(
     C = targets.shape[1]
     distinct, sizes = (found.tolist() for found in torch.unique_consecutive(counts, return_counts=True))
     if distinct == [C]:
-        return model(keys, mask, targets, match)
+        whole: Tensor = model(keys, mask, targets, match)
+        return whole
     runs = [torch.split(tensor, sizes) for tensor in (keys, mask, targets)]
     matches = [None] * len(sizes) if match is None else torch.split(match, sizes)
     outputs = [

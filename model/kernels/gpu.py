@@ -13,14 +13,14 @@ from torch import Tensor
 TILE = 64
 """Behaviours at a time."""
 
-CANDIDATES = 64
-"""Candidates at a time, at most; a product on tensor cores takes at least `SMALLEST`."""
+CANDIDATES = 16
+"""Candidates at a time: the smallest side of a product on tensor cores. With more, registers spill."""
 
-SMALLEST = 16
-"""The smallest side of a product."""
+PRODUCTS = {torch.float32: ("float32", "tf32x3"), torch.bfloat16: ("bfloat16", "tf32")}
+"""Types of keys → Triton's type of what is multiplied, and how; "tf32x3": nearly as exactly as in float32."""
 
-PRODUCTS = {torch.float32: ("float32", "ieee"), torch.bfloat16: ("bfloat16", "tf32")}
-"""Types of keys → Triton's type of what is multiplied, and how; "ieee": tensor cores would round to ten bits."""
+CAPABILITY = (8, 0)
+"""The oldest GPUs that can do so: Ampere."""
 
 
 @cache
@@ -32,7 +32,7 @@ def available() -> bool:
 def usable(keys: Tensor) -> bool:
     """Return whether this kernel can take such keys now; it computes no gradients."""
     ours = keys.device.type == "cuda" and keys.dtype in PRODUCTS and not torch.is_grad_enabled()
-    return ours and available()
+    return ours and available() and torch.cuda.get_device_capability(keys.device) >= CAPABILITY
 
 
 class Sequences:
@@ -56,21 +56,18 @@ class Sequences:
             bias: (1,) of layer 2.
             match: (B, C, L) addition to the attention logits.
         """
-        from model.kernels.gpu_attention import attend, tl
+        import triton.language as tl
+
+        from model.kernels.gpu_attention import attend
 
         B, h, C, width = first.shape
         L, d = self._keys.shape[1], width - 1
         out = self._keys.new_empty(B, C, d)
         product, precision = PRODUCTS[self._keys.dtype]
-        block = max(SMALLEST, min(CANDIDATES, _power_of_two(C)))
-        attend[(-(-C // block), B)](
+        attend[(-(-C // CANDIDATES), B)](
             self._keys, first[..., :-1].contiguous(), first[..., -1].contiguous(), second.contiguous(), bias,
             self._keys if match is None else match.contiguous(), self._ends, out, C, L, d,
-            HIDDEN=h, WIDTH=max(SMALLEST, _power_of_two(d)), CANDIDATES=block, TILE=TILE, MATCHED=match is not None,
-            PRODUCT=getattr(tl, product), PRECISION=precision,
+            HIDDEN=h, WIDTH=max(16, 1 << (d - 1).bit_length()), CANDIDATES=CANDIDATES, TILE=TILE,
+            MATCHED=match is not None, PRODUCT=getattr(tl, product), PRECISION=precision,
         )  # fmt: skip
         return out
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()

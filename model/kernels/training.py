@@ -39,7 +39,7 @@ def readouts(
         bias: (1,) of layer 2.
         match: (B, C, L) addition to the attention logits.
     """
-    result: Tensor = _Attention.apply(keys, ends, first, second, bias, match)
+    result: Tensor = _Attention.apply(keys, ends, first, second, bias, match)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -1,4 +1,4 @@
-"""`bench training`: a learner's step against the literal form through autograd: speed, memory, and the size of tables."""
+"""`bench training`: a learner's step against the literal form through autograd; its memory; the size of tables."""
 
 import argparse
 import os
@@ -84,7 +84,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     finally:
         torch.set_num_threads(threads)
     rows += [_row(f"table of {size:,} rows", "learner", spread, None, None) for size, spread in tables.items()]
-    targets = [Target(f"literal / learner, {name}", ratio, "times", _TIMES, "at least") for name, ratio in times.items()]
+    targets = [
+        Target(f"literal / learner, {name}", ratio, "times", _TIMES, "at least") for name, ratio in times.items()
+    ]
     least, most = sizes.tables[0], sizes.tables[-1]
     growth = tables[most].median / tables[least].median
     targets.append(Target(f"table step, {most:,} rows / {least:,}", growth, "times", _GROWTH))
@@ -126,8 +128,8 @@ def _literal(
     model: SparseAttentiveMemory, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None
 ) -> Tensor:
     """Return what the literal form does, user by user: faster than all at once, whose features fit no cache."""
-    parts = (tensor.split(1) for tensor in (keys, mask, targets))
-    bonuses = [None] * len(keys) if match is None else match.split(1)
+    parts = (torch.split(tensor, 1) for tensor in (keys, mask, targets))
+    bonuses = [None] * len(keys) if match is None else torch.split(match, 1)
     return torch.cat([literal_sam(model, *user) for user in zip(*parts, bonuses, strict=True)])
 
 

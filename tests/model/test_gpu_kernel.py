@@ -1,5 +1,8 @@
 """The GPU's kernel against the literal reference: on a GPU where there is one, else in Triton's interpreter."""
 
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,7 +22,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel chosen on a CPU as well."""
     monkeypatch.setattr(native, "library", lambda: None)
     if DEVICE == "cpu":
-        monkeypatch.setattr(gpu, "usable", lambda keys: not torch.is_grad_enabled())
+        monkeypatch.setattr(gpu, "usable", lambda _: not torch.is_grad_enabled())
         # The interpreter multiplies the bits of bfloat16 as integers.
         monkeypatch.setitem(gpu.PRODUCTS, torch.bfloat16, ("float32", "ieee"))
 
@@ -41,7 +44,7 @@ def inputs(B: int, C: int, L: int, d: int, *, matched: bool, seed: int = 0) -> t
         (1, 1, 1, 1, 1),
         (2, 1, gpu.TILE + 1, 32, 8),
         (3, 5, 2 * gpu.TILE, 16, 3),
-        (2, gpu.CANDIDATES + 3, 7, 17, 8),
+        (2, 2 * gpu.CANDIDATES + 3, 7, 17, 8),
         (1, 20, 3 * gpu.TILE - 1, 40, 9),
     ],
 )
@@ -75,6 +78,36 @@ def test_what_lies_beyond_a_users_last_behaviour_is_not_read() -> None:
         keys[~mask] = torch.nan
         match[~mask.unsqueeze(1).expand_as(match)] = torch.nan
         assert torch.equal(model(keys, mask, targets, match), before)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from model.kernels.gpu_attention import attend, tl
+kind, product, precision, capability = {!r}, tl.{}, {!r}, {}
+places = dict.fromkeys(("keys", "weights", "affine", "second", "bias", "match", "out"), "*" + kind)
+numbers = dict(HIDDEN=8, WIDTH=32, CANDIDATES={}, TILE={}, MATCHED=True, PRODUCT=product, PRECISION=precision)
+signature = {{name: places.get(name, "*i32" if name == "ends" else "i32") for name in attend.arg_names}}
+signature |= dict.fromkeys(numbers, "constexpr")
+compiled = triton.compile(
+    triton.compiler.ASTSource(attend, signature, numbers), target=GPUTarget("cuda", capability, 32)
+)
+assert compiled.asm["cubin"]
+print(compiled.metadata.shared)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux only")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_it_compiles_for_gpus_that_are_not_there(kind: str, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    product, precision = gpu.PRODUCTS[torch.float32 if kind == "fp32" else torch.bfloat16]
+    program = COMPILE.format(kind, product, precision, capability, gpu.CANDIDATES, gpu.TILE)
+    compiled = os.environ | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=compiled, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 48 * 1024, "shared memory that every GPU has"
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")

@@ -44,7 +44,7 @@ class Sizes:
 
     requests: tuple[int, ...] = (8, 32, 128)
     length: int = 1000
-    seconds: float = 40.0
+    seconds: float = 30.0
     tables: tuple[int, ...] = (10_000, 100_000, 1_000_000, 4_000_000)
     keys: int = 32_000
     distinct: int = 8_000
@@ -80,15 +80,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 _row(f"step, {name}", side, spread, samples, memory[name, side]) for side, spread in spreads.items()
             ]
         console.print("tables …")
-        tables = {size: _table(size, sizes) for size in sizes.tables}
+        steps = {f"{size:,}": _table_step(size, sizes) for size in sizes.tables}
+        tables = alternate(steps, repeats=sizes.repeats, warmups=10)
     finally:
         torch.set_num_threads(threads)
-    rows += [_row(f"table of {size:,} rows", "learner", spread, None, None) for size, spread in tables.items()]
+    rows += [_row(f"table of {size} rows", "learner", spread, None, None) for size, spread in tables.items()]
     targets = [
         Target(f"literal / learner, {name}", ratio, "times", _TIMES, "at least") for name, ratio in times.items()
     ]
     least, most = sizes.tables[0], sizes.tables[-1]
-    growth = tables[most].median / tables[least].median
+    growth = tables[f"{most:,}"].median / tables[f"{least:,}"].median
     targets.append(Target(f"table step, {most:,} rows / {least:,}", growth, "times", _GROWTH))
     notes = [
         f"preset {PRESET}, {sizes.length} behaviours, {SHOWN} items a request; one thread; both sides in turns",
@@ -159,7 +160,7 @@ def _kilobytes(status: Path, name: str) -> int:
     return int(line.split()[1])
 
 
-def _table(size: int, sizes: Sizes) -> Spread:
+def _table_step(size: int, sizes: Sizes) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     known = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
     table = LearnedTable(16, seed=0, max_rows=size)
@@ -172,7 +173,7 @@ def _table(size: int, sizes: Sizes) -> Spread:
         taken.vectors.grad = gradient[: len(taken.vectors)]
         table.step(taken, lr=0.1)
 
-    return alternate({"step": step}, repeats=sizes.repeats, warmups=10)["step"]
+    return step
 
 
 def _row(what: str, side: str, spread: Spread, samples: int | None, memory: float | None) -> dict[str, Any]:
@@ -187,21 +188,33 @@ def _row(what: str, side: str, spread: Spread, samples: int | None, memory: floa
     }
 
 
+def _short(number: int) -> str:
+    """Return a round number in few characters.
+
+    >>> _short(500), _short(10_000), _short(4_000_000)
+    ('500', '10k', '4M')
+    """
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number // size}{letter}"
+    return str(number)
+
+
 def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) -> bytes:
     main = f"{sizes.requests[1]} requests"
-    title = f"A step on {main} takes the literal form {times[main]:.0f} times as long"
+    title = f"For a step on {main}, the literal form takes {times[main]:.0f} times as long"
     subtitle = f"one thread, {sizes.length} behaviours, {SHOWN} items a request"
     at = {(row["what"], row["side"]): row for row in rows}
-    with pictures(3, title, subtitle, height=3.8) as ((left, middle, right), save):
+    with pictures(3, title, subtitle, height=4.2) as ((left, middle, right), save):
         for axes, column in ((left, "samples/s"), (middle, "peak MB")):
             for side, colour in (("literal", PALETTE[1]), ("learner", PALETTE[0])):
                 y = [at[f"step, {count} requests", side][column] for count in sizes.requests]
                 if None in y:
                     continue
                 axes.plot(sizes.requests, y, color=colour, marker="o", markersize=4)
-                axes.annotate(side, (sizes.requests[-1], y[-1]), xytext=(0, 8), textcoords="offset points",
-                              color=colour, ha="right", fontweight="bold")  # fmt: skip
-            axes.set_xticks(sizes.requests, [f"{count}" for count in sizes.requests])
+                beside = "right" if y[-1] > y[0] else "left"
+                axes.annotate(side, (sizes.requests[1], y[1]), xytext=(0, 9), textcoords="offset points",
+                              color=colour, ha=beside, fontweight="bold")  # fmt: skip
             axes.set_xlabel("requests of a step")
         ms = [at[f"table of {size:,} rows", "learner"]["ms"] for size in sizes.tables]
         right.plot(sizes.tables, ms, color=PALETTE[2], marker="o", markersize=4)
@@ -210,11 +223,11 @@ def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) 
         for axes, text in ((left, "samples a second"), (middle, "peak MB of a step"), (right, "ms for a table's step")):
             axes.set_xscale("log")
             axes.minorticks_off()
-            axes.set_title(text, fontsize=11, pad=8)
+            axes.set_title(text, fontsize=10.5, pad=4, fontweight="normal")
         for axes in (left, middle):
             axes.set_yscale("log")
             axes.set_xticks(sizes.requests, [f"{count}" for count in sizes.requests])
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.margins(y=0.2)
-        right.set_xticks(sizes.tables, [f"{size:,}" if size < 1000 else f"{size // 1000:,}k" for size in sizes.tables])
+        right.set_xticks(sizes.tables, list(map(_short, sizes.tables)))
         return save()

@@ -97,6 +97,9 @@ class Learner:
         """
         if not examples:
             return []
+        # Users with as many candidates side by side are computed together, without padding.
+        order = sorted(range(len(examples)), key=lambda place: len(examples[place].items))
+        examples = [examples[place] for place in order]
         batch = collate(examples, length=self._spec.length, device=self._device)
         if batch.labels is None:
             raise ValueError("every example to learn from needs labels")
@@ -106,7 +109,8 @@ class Learner:
         logits: Tensor = self._network(batch, *embedded(batch, vectors))
         if batch.target_mask.any():
             self._step(logits, batch, batch.labels, taken)
-        return by_example(logits.detach(), batch, examples)
+        predicted = dict(zip(order, by_example(logits.detach(), batch, examples), strict=True))
+        return [predicted[place] for place in range(len(order))]
 
     def predict(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 predictions of each example, and learn nothing."""

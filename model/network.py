@@ -93,8 +93,7 @@ class Network(nn.Module):
         assert self.gaps is not None
         actions = batch.history_actions
         rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
-        keys: Tensor = history + self.actions(rows) + self.gaps(batch.gap_buckets)
-        return keys
+        return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets)
 
 
 def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
@@ -109,6 +108,11 @@ def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
     last = nn.Linear(width, 1)
     nn.init.constant_(last.bias, PRIOR_LOGIT)
     return nn.Sequential(*layers, last)
+
+
+def _looked_up(table: nn.Embedding, rows: Tensor) -> Tensor:
+    """Return what `table(rows)` returns; its backward takes a third of the time on a CPU."""
+    return table.weight.index_select(0, rows.flatten()).view(*rows.shape, -1)
 
 
 def _zeros(rows: int, width: int) -> nn.Embedding:

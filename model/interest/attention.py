@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
-from model.kernels import native
+from model.kernels import by_user, gpu, native
 
 
 class AttentionUnit(nn.Module):
@@ -41,7 +41,15 @@ class AttentionUnit(nn.Module):
             queries: (B, C, d) each.
             match: (B, C, L) addition to the attention logits.
         """
-        normed: Tensor = self.norm(self._attend(behaviours.keys, self._effective(queries), match))
+        weights = self._effective(queries)
+        second, bias = self.second.weight, self.second.bias
+        if behaviours.on_gpu is not None:
+            readout = behaviours.on_gpu.readouts(weights, second, bias, match)
+        elif behaviours.ends is not None:
+            readout = by_user.readouts(behaviours.keys, behaviours.ends, weights, second, bias, match)
+        else:
+            readout = self._attend(behaviours.keys, weights, match)
+        normed: Tensor = self.norm(readout)
         return normed
 
     def parameters_for_kernel(self) -> native.Unit:
@@ -79,6 +87,8 @@ class Behaviours:
         keys: (B, L, d + 1) with exact zeros where padded, and a last component of 1. The zeros are the attention's
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
+        on_gpu: the same for the GPU's kernel, where it is usable.
+        ends: of each user, how many keys are read, on a CPU; what lies beyond is not zero.
 
     Args:
         keys: (B, L, d).
@@ -86,5 +96,8 @@ class Behaviours:
     """
 
     def __init__(self, keys: Tensor, mask: Tensor) -> None:
-        masked = masked_keys(keys, mask)
+        self.ends = by_user.ends(mask) if by_user.usable(keys) else None
+        # What is never read needs no zeros.
+        masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)
+        self.on_gpu = gpu.Sequences(masked, mask) if gpu.usable(masked) else None

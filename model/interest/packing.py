@@ -1,14 +1,10 @@
-"""Users of like size side by side: on a CPU, work on padding costs as much as work on behaviours."""
+"""Users of equal candidate counts side by side: on a CPU, work on padding costs as much as work on candidates."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from model.interest.base import InterestModel
-from model.kernels import native
-
-GROUP = 2
-"""Users computed together. More share the overhead of a call; fewer share padding, and fit the cache."""
 
 
 def packed(
@@ -19,34 +15,23 @@ def packed(
     target_mask: Tensor,
     match: Tensor | None,
 ) -> Tensor:
-    """Return the (B, C, k) of `model`, computed in groups of users with about as many candidates and behaviours.
+    """Return the (B, C, k) of `model`, computed in runs of users that follow one another with as many candidates.
+
+    Padded behaviours cost nothing on a CPU: there, every user is attended to by itself, at its own length.
 
     Shapes as in `InterestModel.forward`, all left-aligned; `target_mask` (B, C) tells candidates from padding,
     where the result is zero.
     """
     C = targets.shape[1]
-    if native.usable(keys):
-        users = zip(keys, mask, targets, target_mask, [None] * len(keys) if match is None else match, strict=True)
-        return torch.stack([_alone(model, *user) for user in users])
-    lengths = mask.sum(dim=1).clamp_min(1)
     counts = target_mask.sum(dim=1).clamp_min(1)
-    order = torch.argsort(counts * (mask.shape[1] + 1) + lengths)
-    # Sorted once and then split into views: indexing each group by itself would cost a full gradient a group.
-    groups = [torch.split(tensor[order], GROUP) for tensor in (lengths, counts, keys, mask, targets)]
-    matches = [None] * len(groups[0]) if match is None else torch.split(match[order], GROUP)
-    outputs = []
-    for group_lengths, group_counts, k, m, q, bonus in zip(*groups, matches, strict=True):
-        L, c = int(group_lengths.max()), int(group_counts.max())
-        output = model(k[:, :L], m[:, :L], q[:, :c], None if bonus is None else bonus[:, :c, :L])
-        outputs.append(functional.pad(output, (0, 0, 0, C - c)))
-    return torch.cat(outputs)[torch.argsort(order)]
-
-
-def _alone(
-    model: InterestModel, keys: Tensor, mask: Tensor, targets: Tensor, target_mask: Tensor, match: Tensor | None
-) -> Tensor:
-    """Return the (C, k) of one user; the compiled kernel gains nothing from more users at once."""
-    L, c = max(1, int(mask.sum())), max(1, int(target_mask.sum()))
-    bonus = None if match is None else match[None, :c, :L]
-    output = model(keys[None, :L], mask[None, :L], targets[None, :c], bonus)[0]
-    return functional.pad(output, (0, 0, 0, len(targets) - c))
+    distinct, sizes = (found.tolist() for found in torch.unique_consecutive(counts, return_counts=True))
+    if distinct == [C]:
+        whole: Tensor = model(keys, mask, targets, match)
+        return whole
+    runs = [torch.split(tensor, sizes) for tensor in (keys, mask, targets)]
+    matches = [None] * len(sizes) if match is None else torch.split(match, sizes)
+    outputs = [
+        functional.pad(model(k, m, q[:, :c], None if bonus is None else bonus[:, :c]), (0, 0, 0, C - c))
+        for c, k, m, q, bonus in zip(distinct, *runs, matches, strict=True)
+    ]
+    return torch.cat(outputs)

@@ -9,5 +9,6 @@ BENCHES: dict[str, str] = {
     "sync": "bytes and time of a model update, and the pause of a worker that takes it",
     "state": "reading, appending and committing sequences, and what they take of memory and disk",
     "scoring": "the passes of SAM over a sequence: the literal form against the served one",
+    "training": "a learner's step: the literal form through autograd against the one that learns; memory, tables",
 }
 """Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""

@@ -75,3 +75,10 @@ def alternate(
             if number >= warmups:
                 taken[name].append(clock() - began)
     return {name: Spread.of(values) for name, values in taken.items()}
+
+
+def alternate_for(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Spread]:
+    """Time sides in turn for about so many seconds, at least 5 rounds and at most 200; see `alternate`."""
+    once = alternate(sides, repeats=1, warmups=1)
+    rounds = seconds / sum(spread.median for spread in once.values())
+    return alternate(sides, repeats=int(min(max(rounds, 5), 200)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.interest import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
+from model.kernels import by_user
 
 OPTIONS = st.fixed_dictionaries(
     {
@@ -69,17 +70,22 @@ def assert_equal(model: SparseAttentiveMemory, inputs: tuple[Any, ...], toleranc
     seed=st.integers(0, 2**32),
     scale=st.sampled_from([0.3, 1.0, 3.0]),
     matched=st.booleans(),
+    together=st.booleans(),
 )
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_factored_equals_literal_in_double_precision(
-    options: dict[str, Any], sizes: tuple[int, int, int, int], seed: int, scale: float, matched: bool
+    options: dict[str, Any], sizes: tuple[int, int, int, int], seed: int, scale: float, matched: bool, together: bool
 ) -> None:
+    """User by user, as on a CPU, and all together, as where there is neither a CPU nor a kernel for the GPU."""
     # LayerNorm of one or two components is a step function: its gradient has no tight tolerance.
     width = max(sizes[3], 3) if options["normalise"] else sizes[3]
     sizes = (*sizes[:3], width)
     model = SparseAttentiveMemory(width, **options).double()
     randomise(model, seed + 1, scale)
-    assert_equal(model, random_inputs(sizes, seed, scale, torch.float64, matched), 1e-8)
+    with pytest.MonkeyPatch.context() as patch:
+        if together:
+            patch.setattr(by_user, "usable", lambda _: False)
+        assert_equal(model, random_inputs(sizes, seed, scale, torch.float64, matched), 1e-8)
 
 
 @pytest.mark.parametrize("feedback", ["iter", "stk"])

@@ -1,0 +1,233 @@
+"""`bench training`: a learner's step against the literal form through autograd; its memory; the size of tables."""
+
+import argparse
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from model.device import prepare
+from model.embedding import LearnedTable
+from model.example import Example
+from model.interest import SparseAttentiveMemory
+from model.interest.sam_reference import literal_sam
+from model.learner import Learner
+from model.spec import preset
+from stream.bench.examples import example
+from stream.bench.findings import Findings, Target
+from stream.bench.measure import Spread, alternate, alternate_for
+from stream.report.canvas import pictures
+from stream.report.style import PALETTE
+
+PRESET = "sam"
+SHOWN = 10
+"""Labelled items of a request."""
+CLICKS = 5 / 8
+"""Share of records that are a click alone, in the mix: of 10 shown items 1.6 are clicked, one record each."""
+_TIMES, _GROWTH = 5.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured; seconds are for each batch size, keys are those of one step."""
+
+    requests: tuple[int, ...] = (8, 32, 128)
+    length: int = 1000
+    seconds: float = 30.0
+    tables: tuple[int, ...] = (10_000, 100_000, 1_000_000, 4_000_000)
+    keys: int = 32_000
+    distinct: int = 8_000
+    repeats: int = 100
+
+
+QUICK = Sizes((1, 4), 30, 0.05, (500, 2_000), 400, 100, 3)
+
+Drawn = list[list[Example]]
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Measure; one thread, as the trainer has unless it is set."""
+    sizes = QUICK if arguments.quick else Sizes()
+    batches = {f"{count} requests": partial(whole, count, sizes.length) for count in sizes.requests}
+    batches[f"{sizes.requests[1]} records, mixed"] = partial(mixed, sizes.requests[1], sizes.length)
+    console.print("memory, a process for each figure …")
+    memory = {(name, side): _alone(draw, side) for name, draw in batches.items() for side in ("literal", "learner")}
+    # Without huge pages the literal form spends half its time on page faults: malloc keeps no tensor of its size.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    threads = torch.get_num_threads()
+    prepare(threads=1)
+    rows: list[dict[str, Any]] = []
+    times: dict[str, float] = {}
+    try:
+        for name, draw in batches.items():
+            console.print(f"{name} …")
+            drawn = draw()
+            samples = sum(len(each.items) for each in drawn[0])
+            spreads = alternate_for(_sides(drawn), sizes.seconds)
+            times[name] = spreads["literal"].median / spreads["learner"].median
+            rows += [
+                _row(f"step, {name}", side, spread, samples, memory[name, side]) for side, spread in spreads.items()
+            ]
+        console.print("tables …")
+        steps = {f"{size:,}": _table_step(size, sizes) for size in sizes.tables}
+        tables = alternate(steps, repeats=sizes.repeats, warmups=10)
+    finally:
+        torch.set_num_threads(threads)
+    rows += [_row(f"table of {size} rows", "learner", spread, None, None) for size, spread in tables.items()]
+    targets = [
+        Target(f"literal / learner, {name}", ratio, "times", _TIMES, "at least") for name, ratio in times.items()
+    ]
+    least, most = sizes.tables[0], sizes.tables[-1]
+    growth = tables[f"{most:,}"].median / tables[f"{least:,}"].median
+    targets.append(Target(f"table step, {most:,} rows / {least:,}", growth, "times", _GROWTH))
+    notes = [
+        f"preset {PRESET}, {sizes.length} behaviours, {SHOWN} items a request; one thread; both sides in turns",
+        "peak MB: most resident memory of a fresh process during three steps, less what it had before them",
+        f"mixed: {CLICKS:.0%} of the records are a click alone, the others {SHOWN - 2} items",
+        f"table: `take` and `step` of {sizes.keys:,} keys, {sizes.distinct:,} distinct, 16 wide",
+    ]
+    return Findings(rows, targets, lambda: _picture(rows, sizes, times), notes)
+
+
+def whole(count: int, length: int) -> Drawn:
+    """Draw four batches of so many requests, all items of each in one record."""
+    rng = np.random.default_rng(0)
+    return [[example(rng, length, SHOWN, labelled=True) for _ in range(count)] for _ in range(4)]
+
+
+def mixed(count: int, length: int) -> Drawn:
+    """Draw four batches of so many records as a stream brings them: clicks alone, and what was left of a request."""
+    rng = np.random.default_rng(0)
+    clicks = round(CLICKS * count)
+    items = [1] * clicks + [SHOWN - 2] * (count - clicks)
+    return [[example(rng, length, c, labelled=True) for c in rng.permutation(items)] for _ in range(4)]
+
+
+def _sides(drawn: Drawn) -> dict[str, Callable[[], object]]:
+    literal, learner = (Learner(preset(PRESET)) for _ in range(2))
+    theirs, ours = cycle(drawn), cycle(drawn)
+
+    def literally() -> None:
+        with patch.object(SparseAttentiveMemory, "forward", _literal):
+            literal.learn(next(theirs))
+
+    return {"literal": literally, "learner": lambda: learner.learn(next(ours))}
+
+
+def _literal(
+    model: SparseAttentiveMemory, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None
+) -> Tensor:
+    """Return what the literal form does, user by user: faster than all at once, whose features fit no cache."""
+    parts = (torch.split(tensor, 1) for tensor in (keys, mask, targets))
+    bonuses = [None] * len(keys) if match is None else torch.split(match, 1)
+    return torch.cat([literal_sam(model, *user) for user in zip(*parts, bonuses, strict=True)])
+
+
+def _alone(draw: Callable[[], Drawn], side: str) -> float | None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak, draw, side).result()
+
+
+def peak(draw: Callable[[], Drawn], side: str) -> float | None:
+    """Return the MB by which three steps raise this process's resident memory at most; None outside Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    prepare(threads=1)
+    drawn = draw()
+    step = _sides(drawn)[side]
+    _sides([[example(np.random.default_rng(1), 10, 1, labelled=True)]])[side]()  # what the first step of all loads
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _kilobytes(status, "VmRSS")
+    for _ in range(3):
+        step()
+    return (_kilobytes(status, "VmHWM") - before) * 1024 / 1e6
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    [line] = [line for line in status.read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1])
+
+
+def _table_step(size: int, sizes: Sizes) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    known = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    table = LearnedTable(16, seed=0, max_rows=size)
+    table.assign(known, torch.zeros(size, 16))
+    gradient = torch.ones(1 + sizes.distinct, 16)
+    draws = cycle([rng.choice(rng.choice(known, sizes.distinct, replace=False), sizes.keys) for _ in range(10)])
+
+    def step() -> None:
+        taken = table.take(next(draws))
+        taken.vectors.grad = gradient[: len(taken.vectors)]
+        table.step(taken, lr=0.1)
+
+    return step
+
+
+def _row(what: str, side: str, spread: Spread, samples: int | None, memory: float | None) -> dict[str, Any]:
+    ms = spread.scaled(1000)
+    return {
+        "what": what,
+        "side": side,
+        "ms": ms.median,
+        "quartiles ms": f"{ms.low:.3g} to {ms.high:.3g}",
+        "samples/s": None if samples is None else samples / spread.median,
+        "peak MB": memory,
+    }
+
+
+def _short(number: int) -> str:
+    """Return a round number in few characters.
+
+    >>> _short(500), _short(10_000), _short(4_000_000)
+    ('500', '10k', '4M')
+    """
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number // size}{letter}"
+    return str(number)
+
+
+def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) -> bytes:
+    main = f"{sizes.requests[1]} requests"
+    title = f"For a step on {main}, the literal form takes {times[main]:.0f} times as long"
+    subtitle = f"one thread, {sizes.length} behaviours, {SHOWN} items a request"
+    at = {(row["what"], row["side"]): row for row in rows}
+    with pictures(3, title, subtitle, height=4.2) as ((left, middle, right), save):
+        for axes, column in ((left, "samples/s"), (middle, "peak MB")):
+            for side, colour in (("literal", PALETTE[1]), ("learner", PALETTE[0])):
+                y = [at[f"step, {count} requests", side][column] for count in sizes.requests]
+                if None in y:
+                    continue
+                axes.plot(sizes.requests, y, color=colour, marker="o", markersize=4)
+                beside = "right" if y[-1] > y[0] else "left"
+                axes.annotate(side, (sizes.requests[1], y[1]), xytext=(0, 9), textcoords="offset points",
+                              color=colour, ha=beside, fontweight="bold")  # fmt: skip
+            axes.set_xlabel("requests of a step")
+        ms = [at[f"table of {size:,} rows", "learner"]["ms"] for size in sizes.tables]
+        right.plot(sizes.tables, ms, color=PALETTE[2], marker="o", markersize=4)
+        right.set_xlabel("rows of a table")
+        right.set_ylim(0, 1.5 * max(ms))
+        for axes, text in ((left, "samples a second"), (middle, "peak MB of a step"), (right, "ms for a table's step")):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+            axes.set_title(text, fontsize=10.5, pad=4, fontweight="normal")
+        for axes in (left, middle):
+            axes.set_yscale("log")
+            axes.set_xticks(sizes.requests, [f"{count}" for count in sizes.requests])
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+            axes.margins(y=0.2)
+        right.set_xticks(sizes.tables, list(map(_short, sizes.tables)))
+        return save()

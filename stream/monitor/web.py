@@ -1,7 +1,6 @@
 """The monitor's web server: the page, and the JSON that it draws. Nothing else of Faust's is served."""
 
 import time
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from stream.monitor.board import Board
 from stream.monitor.counting import Plan
 from stream.monitor.records import encode_json
 from stream.monitor.view import picture
+from stream.settings import Settings
 
 
 class Web(aiohttp.Web):
@@ -26,7 +26,7 @@ class Shown(Protocol):
 
     board: Board
     plan: Plan
-    arms: Sequence[str]
+    settings: Settings
 
 
 def serve(app: faust.App, shown: Shown) -> None:
@@ -40,5 +40,5 @@ def serve(app: faust.App, shown: Shown) -> None:
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        said = picture(shown.board, shown.plan, shown.arms, now)
+        said = picture(shown.board, shown.plan, shown.settings, now)
         return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]

@@ -17,7 +17,9 @@ from stream.monitor.records import (
     encode_json,
     encode_packed,
 )
+from stream.monitor.users import Users
 from stream.monitor.view import picture
+from stream.settings import convert
 
 PLAN = Plan(window_ms=1000, close_ms=2000, remember_ms=10_000, keep_ms=20_000)
 
@@ -28,7 +30,8 @@ def part(partition: int, start: int, offset: int, *labels: int, user: str = "u",
     outcome = Outcome(
         f"r{partition}-{offset}", user, arm, start, 1, offset, items, places, [0.25] * len(labels), [*labels]
     )
-    [window] = fold(PLAN, Head(windows=[]), lambda _: None, [(offset, outcome)]).written
+    users = Users(0, None, lambda _: None)
+    [window] = fold(PLAN, Head(windows=[]), lambda _: None, users, [(offset, outcome)]).written
     return WindowFragment(PLAN.window_ms, partition, replace(window, ids=b""))
 
 

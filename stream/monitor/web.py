@@ -21,6 +21,14 @@ class Web(aiohttp.Web):
     default_blueprints = production_blueprints = debug_blueprints = optional_blueprints = ()
 
 
+_FILES = (
+    ("/", "page.html", "text/html"),
+    ("/page.css", "page.css", "text/css"),
+    ("/chart.js", "chart.js", "text/javascript"),
+    ("/page.js", "page.js", "text/javascript"),
+)
+
+
 class Shown(Protocol):
     """What the page is about."""
 
@@ -30,15 +38,18 @@ class Shown(Protocol):
 
 
 def serve(app: faust.App, shown: Shown) -> None:
-    """Serve `/` and `/api/state`."""
-    page = files("stream.monitor").joinpath("page.html").read_text()
-
-    @app.page("/")
-    async def index(view: Any, _request: Request) -> Response:
-        return view.html(page)  # type: ignore[no-any-return]
+    """Serve the page, what belongs to it, and `/api/state`."""
+    for path, name, content_type in _FILES:
+        _serve_file(app, path, files("stream.monitor").joinpath(name).read_bytes(), content_type)
 
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
         said = picture(shown.board, shown.plan, shown.settings, now)
         return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]
+
+
+def _serve_file(app: faust.App, path: str, content: bytes, content_type: str) -> None:
+    @app.page(path)
+    async def file(view: Any, _request: Request) -> Response:
+        return view.bytes(content, content_type=f"{content_type}; charset=utf-8")  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ hence exact, and the moments of several parts of the users add up.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -198,7 +199,7 @@ class SpanMoments:
         """Moments of (shown, clicks) between each edge and the next, one after the other."""
         here = self._arms.get(arm, _Arm())
         parts = np.zeros((len(edges) - 1, BINS))
-        for part, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        for part, (low, high) in enumerate(pairwise(edges)):
             parts[part, low:high] = 1
         size = 2 * len(parts)
         return Moments(

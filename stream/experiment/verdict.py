@@ -150,9 +150,7 @@ def alpha_of_a_pair(alpha: float, arms: int) -> float:
     return alpha / max(1, math.comb(arms, 2))
 
 
-def _pair(
-    sums: Sums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float
-) -> Pair:
+def _pair(sums: Sums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float) -> Pair:
     effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
     if effect.difference.value < 0:  # CUPED has turned the order round
         one, other = other, one

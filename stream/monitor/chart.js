@@ -2,8 +2,8 @@
 // Drawing: bands with lines over time, and the calibration curve. Everything is SVG text.
 
 const escape = text => String(text).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
-const percent = (value, digits = 1) => value == null ? "–" : (100 * value).toFixed(digits).replace("-", "−") + "%";
-const signed = value => value == null ? "–" : (value < 0 ? "" : "+") + percent(value);
+const percent = (value, digits = 1) => value == null ? "–" : (100 * value).toFixed(digits).replace(/^-(0\.?0*$)?/, (minus, none) => none ?? "−") + "%";
+const signed = (value, digits) => value == null ? "–" : (value > 1e-9 ? "+" : "") + percent(value, digits);
 const clock = (ms, seconds) => new Date(ms).toLocaleTimeString("en-GB", seconds ? {} : {hour: "2-digit", minute: "2-digit"});
 const day = ms => new Date(ms).toLocaleDateString("en-GB", {day: "numeric", month: "short"});
 const colour = place => `var(--c${place % 6})`;
@@ -29,8 +29,8 @@ function steps(low, high) {  // round steps that divide [low, high] into 3 to 6 
 function limits(points, low) {
   const values = points.map(([, interval]) => interval[0]);
   const quantile = (all, share) => all.sort((a, b) => a - b)[Math.min(all.length - 1, Math.floor(share * all.length))];
-  const top = Math.max(...values, quantile(points.map(([, interval]) => interval[2] ?? interval[0]), .8));
-  const bottom = Math.min(...values, quantile(points.map(([, interval]) => interval[1] ?? interval[0]), .2));
+  const top = Math.max(...values, quantile(points.map(([, interval]) => interval[2] ?? interval[0]), .65));
+  const bottom = Math.min(...values, quantile(points.map(([, interval]) => interval[1] ?? interval[0]), .35));
   const room = .08 * (top - bottom || .01);
   return [low ?? bottom - room, top + room];
 }

@@ -52,4 +52,4 @@ def serve(app: faust.App, shown: Shown) -> None:
 def _serve_file(app: faust.App, path: str, content: bytes, content_type: str) -> None:
     @app.page(path)
     async def file(view: Any, _request: Request) -> Response:
-        return view.bytes(content, content_type=f"{content_type}; charset=utf-8")  # type: ignore[no-any-return]
+        return view.bytes(content, content_type=content_type)  # type: ignore[no-any-return]

@@ -185,10 +185,15 @@ class Monitor:
                 self._table.pop(_key(start), None)
             self._table[_HEAD] = records.encode_packed(changes.head)
         self.read_again += changes.read_again
-        await self._send(*fragments, HeadFragment(partition, replace(changes.head, windows=[])))
+        fragments.append(HeadFragment(partition, replace(changes.head, windows=[])))
+        # Whoever stops no longer writes, so what is not in Kafka by then is not waited for, and is counted again.
+        if not (await self.app.wait(self._written(fragments))).stopped:
+            for event in events:
+                event.ack()
+
+    async def _written(self, fragments: list[Fragment]) -> None:
+        await self._send(*fragments)
         await self._table.acknowledged()
-        for event in events:
-            event.ack()
 
     def _load(self, start: int) -> Window | None:
         value = self._table.get(_key(start))
@@ -249,6 +254,8 @@ def _app(settings: Settings) -> faust.App:
         topic_replication_factor=settings.topics.replication,
         topic_allow_declare=True,
         topic_disable_leader=True,
+        # What is held back when it stops is counted by whoever has the partition next.
+        stream_wait_empty=False,
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=monitor.session_timeout_s,
         broker_heartbeat_interval=monitor.session_timeout_s / 4,

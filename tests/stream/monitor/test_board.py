@@ -212,9 +212,7 @@ def test_another_experiment_counts_anew() -> None:
 
 
 def test_the_name_and_the_salt_tell_experiments_apart() -> None:
-    ids = {
-        experiment_id(convert({"salt": salt, "experiment": {"name": name}})) for salt in ("x", "y") for name in "ab"
-    }
+    ids = {experiment_id(convert({"salt": salt, "experiment": {"name": name}})) for salt in ("x", "y") for name in "ab"}
     assert len(ids) == 4
 
 

@@ -25,29 +25,29 @@ function steps(low, high) {  // round steps that divide [low, high] into 3 to 6 
   return Array.from({length: Math.floor(high / step + 1e-9) - first + 1}, (_, index) => (first + index) * step);
 }
 
-// The limits that hold all values and most of the bands: early intervals are so wide that nothing else would be seen.
-function limits(points, low) {
+// The limits that hold all values and a share of the bands: early intervals can be so wide that nothing else is seen.
+function limits(points, share) {
   const values = points.map(([, interval]) => interval[0]);
-  const quantile = (all, share) => all.sort((a, b) => a - b)[Math.min(all.length - 1, Math.floor(share * all.length))];
-  const top = Math.max(...values, quantile(points.map(([, interval]) => interval[2] ?? interval[0]), .65));
-  const bottom = Math.min(...values, quantile(points.map(([, interval]) => interval[1] ?? interval[0]), .35));
+  const quantile = (all, part) => all.sort((a, b) => a - b)[Math.min(all.length - 1, Math.floor(part * all.length))];
+  const top = Math.max(...values, quantile(points.map(([, interval]) => interval[2] ?? interval[0]), share));
+  const bottom = Math.min(...values, quantile(points.map(([, interval]) => interval[1] ?? interval[0]), 1 - share));
   const room = .08 * (top - bottom || .01);
-  return [low ?? bottom - room, top + room];
+  return [bottom - room, top + room];
 }
 
 // lines: [{place, points: [[time, [value, low, high]]]}]
-function drawOverTime(lines, {label, format, low, zero}) {
+function drawOverTime(lines, {label, format, share, zero}) {
   const W = 520, H = 270, L = 50, R = 10, T = 8, B = 26, id = label.replace(/\W/g, "");
   lines = lines.map(({place, points}) => ({place, points: points.filter(([, interval]) => interval[0] != null)}));
   const all = lines.flatMap(line => line.points);
   if (!all.length) return nothing("There is not enough yet.");
   const times = all.map(([at]) => at), first = Math.min(...times), last = Math.max(...times, first + 1);
-  const [bottom, top] = limits(all, low);
+  const [bottom, top] = limits(zero ? [...all, [0, [0]]] : all, share);
   const x = at => L + (W - L - R) * (at - first) / (last - first);
   const y = value => H - B - (H - T - B) * (value - bottom) / (top - bottom);
   let out = `<svg viewBox="0 0 ${W} ${H}" role="img" aria-label="${label}"><clipPath id="${id}"><path d="M${L} ${T}H${W - R + 6}V${H - B}H${L}z"/></clipPath>`;
   for (const step of steps(bottom, top)) out += `<path class="rule" d="M${L} ${y(step)}H${W - R}"/><text x="${L - 8}" y="${y(step) + 4}" text-anchor="end">${format(step, top - bottom)}</text>`;
-  if (zero && bottom < 0 && top > 0) out += `<path class="zero" d="M${L} ${y(0)}H${W - R}"/>`;
+  if (zero) out += `<path class="zero" d="M${L} ${y(0)}H${W - R}"/>`;
   for (let tick = 0; tick <= 3; tick++) {
     const at = first + (last - first) * tick / 3, text = last - first > 36e5 * 36 ? day(at) : clock(at, last - first < 12e5);
     out += `<text x="${x(at)}" y="${H - 6}" text-anchor="${tick === 0 ? "start" : tick === 3 ? "end" : "middle"}">${text}</text>`;

@@ -4,7 +4,7 @@
 const $ = id => document.getElementById(id);
 const number = value => value == null ? "–" : value.toLocaleString("en");
 const fixed = (value, digits) => value == null ? "–" : value.toFixed(digits);
-const p = value => value == null ? "–" : value < .0001 ? "< 0.0001" : +value.toPrecision(2);
+const p = value => value == null ? "unknown" : value < .0001 ? "< 0.0001" : `= ${+value.toPrecision(2)}`;
 const milliseconds = value => value == null ? "–" : value < 10 ? value.toFixed(1) + " ms" : value < 10000 ? Math.round(value) + " ms" : (value / 1000).toFixed(1) + " s";
 const length = ms => ms < 12e4 ? `${+(ms / 1000).toPrecision(3)} s` : ms < 72e5 ? `${+(ms / 6e4).toPrecision(3)} min` : `${+(ms / 36e5).toPrecision(3)} h`;
 const version = state => state.version || state.epoch ? `${state.epoch}.${state.version}` : "–";
@@ -17,9 +17,9 @@ function showVerdict({verdict, experiment}) {
   const grounds = [];
   if (!fatal && verdict.pairs.length) {
     const [{p: chance, drift_p: drift, arm, against}] = verdict.pairs;
-    grounds.push(`${arm} against ${against}: p ${p(chance)}, the same all the time: p ${p(drift)}`);
+    grounds.push(`p (${arm} and ${against} are alike) ${p(chance)}`, `p (the lift is steady) ${p(drift)}`);
   }
-  grounds.push(`users divided as the shares say: p ${p(verdict.mismatch_p)}`);
+  grounds.push(`p (users are divided as the shares say) ${p(verdict.mismatch_p)}`);
   grounds.push(`It may be looked at any time; among arms that are alike it names a winner in at most ${percent(verdict.alpha, 0)} of all experiments.`);
   $("grounds").textContent = grounds.join(" · ");
 }
@@ -56,7 +56,7 @@ function showCourse({course, verdict, arms, event_time: now}) {
   const place = name => arms.findIndex(arm => arm.name === name);
   const middle = course.ends.map(end => end - course.width / 2);
   const rates = Object.entries(course.rates).map(([name, points]) => ({place: place(name), points: points.map((interval, span) => [middle[span], interval])}));
-  $("rates").innerHTML = drawOverTime(rates, {label: "click rate of each arm over time", format: (value, range) => percent(value, range < .05 ? 1 : 0)});
+  $("rates").innerHTML = drawOverTime(rates, {label: "click rate of each arm over time", share: .98, format: (value, range) => percent(value, range < .05 ? 1 : 0)});
   $("rates-note").textContent = `A point is what was shown in ${length(course.width)}, the band its 95% interval over users.`;
   const fatal = verdict.doubts.some(doubt => doubt.fatal);
   const lifts = course.lifts.map(({arm, against, lift}) => {
@@ -67,7 +67,7 @@ function showCourse({course, verdict, arms, event_time: now}) {
   });
   const leader = verdict.pairs.length ? verdict.pairs[0].arm : "";
   const others = course.lifts.map(({against}) => against).join(", ");
-  $("lifts").innerHTML = course.lifts.length ? drawOverTime(lifts, {label: `lift of ${escape(leader)} over time`, format: (value, range) => signed(value, range < .05 ? 1 : 0), zero: true}) : nothing("There is nothing to compare.");
+  $("lifts").innerHTML = course.lifts.length ? drawOverTime(lifts, {label: `lift of ${escape(leader)} over time`, format: (value, range) => signed(value, range < .05 ? 1 : 0), share: .65, zero: true}) : nothing("There is nothing to compare.");
   $("lifts-note").textContent = leader ? `${leader} against ${others}, of all until then, with the interval that holds at all looks at once. Above 0, ${leader} is better.` : "";
 }
 

@@ -6,7 +6,7 @@ users' own vectors (one row each, anywhere) need only say what a vector was and 
 hence exact, and the moments of several parts of the users add up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 from stream.experiment.moments import Array, Moments
 from stream.experiment.sums import BINS, Ints, fitting, thirds_of
 
-Spans = dict[int, list[int]]
+Spans = Mapping[int, Sequence[int]]
 """A user's row: number of the span (time // width) → [shown, clicks]."""
 
 
@@ -190,9 +190,9 @@ class SpanMoments:
     def _vectors(self, rows: Sequence[Spans]) -> Ints:
         """(users, BINS, 2) what rows say."""
         vectors = np.zeros((len(rows), BINS, 2), dtype=np.int64)
-        for place, row in enumerate(rows):
-            for span, counts in row.items():
-                vectors[place, span - self.first] = counts
+        entries = [(place, span, *counts) for place, row in enumerate(rows) for span, counts in row.items()]
+        table = np.array(entries, dtype=np.int64).reshape(-1, 4)
+        vectors[table[:, 0], table[:, 1] - self.first] = table[:, 2:]
         return vectors
 
     def _within(self, arm: str, edges: Sequence[int]) -> Moments:

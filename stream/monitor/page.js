@@ -66,7 +66,7 @@ function showCourse({course, verdict, arms, event_time: now}) {
     return {place: place(course.lifts.length > 1 ? against : arm), points};
   });
   const leader = verdict.pairs.length ? verdict.pairs[0].arm : "";
-  const others = course.lifts.map(({against}) => against).join(", ");
+  const others = course.lifts.length > 1 ? "each other arm (in its colour)" : course.lifts[0]?.against;
   $("lifts").innerHTML = course.lifts.length ? drawOverTime(lifts, {label: `lift of ${escape(leader)} over time`, format: (value, range) => signed(value, range < .05 ? 1 : 0), share: .65, zero: true}) : nothing("There is nothing to compare.");
   $("lifts-note").textContent = leader ? `${leader} against ${others}, of all until then, with the interval that holds at all looks at once. Above 0, ${leader} is better.` : "";
 }

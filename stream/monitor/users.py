@@ -50,7 +50,7 @@ class Sums(Struct, array_like=True):
 class _Row:
     """A user in work. Spans are of the width that the row was loaded with."""
 
-    def __init__(self, offset: int, arm: str | None, width: int, spans: Spans) -> None:
+    def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
         self.offset, self.arm, self.width, self.spans = offset, arm, width, spans
 
     def take(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
@@ -58,18 +58,24 @@ class _Row:
         if self.arm != arm:
             self.arm, self.spans = None, {}
         if self.arm is not None:
-            counts = self.spans.setdefault(ts // self.width, [0, 0])
+            shown, clicks = self.spans.get(ts // self.width, (0, 0))
             for label in labels:
-                counts[0] += 1
-                counts[1] += label
+                shown += 1
+                clicks += label
+            self.spans[ts // self.width] = shown, clicks
+
+    def copy(self) -> "_Row":
+        return _Row(self.offset, self.arm, self.width, dict(self.spans))
 
     def widened(self, width: int) -> "_Row":
-        """Return the row with spans of a width that is a multiple of its own."""
-        spans: Spans = {}
+        """Return the row with spans of a width that is a multiple of its own; itself if it is the same."""
+        if width == self.width:
+            return self
+        spans: dict[int, tuple[int, int]] = {}
         for span, (shown, clicks) in self.spans.items():
-            counts = spans.setdefault(span * self.width // width, [0, 0])
-            counts[0] += shown
-            counts[1] += clicks
+            wider = span * self.width // width
+            before = spans.get(wider, (0, 0))
+            spans[wider] = before[0] + shown, before[1] + clicks
         return _Row(self.offset, self.arm, width, spans)
 
 
@@ -103,7 +109,7 @@ class Users:
         if offset > self._known:
             self._times.append(outcome.ts)
             if user not in self._before:
-                self._before[user] = row and row.widened(row.width)
+                self._before[user] = row and row.copy()
         if row is None:
             row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {})
             self._touched.add(user)
@@ -143,6 +149,6 @@ class Users:
             found = self._load(user)
             self._rows[user] = None
             if found is not None and found.experiment == self._experiment:
-                spans = {span: [shown, clicks] for span, shown, clicks in found.spans}
+                spans = {span: (shown, clicks) for span, shown, clicks in found.spans}
                 self._rows[user] = _Row(found.offset, found.arm, found.width, spans)
         return self._rows[user]

@@ -187,6 +187,19 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise SettingsError(f"arm {self.name!r}: {error}") from None
 
 
+class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a verdict on the arms rests on besides their shares; to be chosen before the data.
+
+    `name` is for people, and with `salt` it says which experiment this is: another one begins to count anew. `alpha` is
+    the probability of naming a winner among arms that are alike, over all looks; `minimum_effect` is the smallest lift
+    that is worth finding, 0.05 being 5% more clicks.
+    """
+
+    name: Name = "experiment"
+    minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be set. `kafka` holds librdkafka properties; `seed` starts the parameters of every arm."""
 
@@ -196,6 +209,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
     monitor: MonitorSettings = MonitorSettings()
+    experiment: ExperimentSettings = ExperimentSettings()
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
     salt: str = "samstream"
     seed: int = 0

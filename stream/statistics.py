@@ -1,7 +1,7 @@
-"""Intervals for click rates and the lift between them, and percentiles.
+"""Intervals for click rates, and percentiles.
 
-A user's impressions are not independent of each other: users differ in how much they click. So rates are compared with
-a variance over users, not over impressions; Wilson's interval is for a quick look, where users are not told apart.
+A user's impressions are not independent of each other: users differ in how much they click. So a rate has a variance
+over users, not over impressions; Wilson's interval is for a quick look, where users are not told apart.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.effect import Estimate, click_rate, compare
+from stream.experiment.effect import click_rate
 from stream.experiment.moments import Moments
 
 Array = npt.NDArray[Any]
@@ -51,21 +51,9 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    estimate = _rate((users, shown, clicks))
+    estimate = click_rate(Moments.of_observations(users, shown, clicks))
     rate, half = float(estimate.value), _quantile(level) * float(np.sqrt(estimate.variance))
     return Interval(rate, rate - half, rate + half)
-
-
-def lift(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], *, level: float = 0.95) -> Interval:
-    """Return by how much, relatively, the click rate of `a` is above that of `b`: 0.1 is 10% more.
-
-    Both are (users, shown, clicks) as in `clustered_rate`, of different users. The interval is symmetric in the
-    logarithm of the ratio, so that it never goes below −1. It holds for one look at the end, not for looking until it
-    pleases; `stream.experiment.verdict` has the interval that does.
-    """
-    log_ratio = compare(Moments.of_observations(*a), Moments.of_observations(*b)).log_ratio
-    value, half = float(log_ratio.value), _quantile(level) * float(np.sqrt(log_ratio.variance))
-    return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
 
 
 def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -> tuple[float, ...]:
@@ -74,12 +62,6 @@ def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -
     if not len(array):
         return (math.nan,) * len(percents)
     return tuple(np.percentile(array, percents).tolist())
-
-
-def _rate(data: tuple[Array, Array, Array]) -> Estimate:
-    """The rate, and its variance over users; NaN where not defined."""
-    users, shown, clicks = data
-    return click_rate(Moments.of_observations(users, shown, clicks))
 
 
 def _quantile(level: float) -> float:

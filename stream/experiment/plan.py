@@ -77,8 +77,12 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return {arm.name: arm.share / total for arm in self.arms}
 
     def settings(self) -> dict[str, Any]:
-        """Return the part of the settings that runs the experiment: `salt` and `arms`, as plain values."""
-        return {"salt": self.salt, "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms]}
+        """Return the part of the settings that runs and judges the experiment, as plain values."""
+        return {
+            "experiment": {"name": self.name, "minimum_effect": self.minimum_effect, "alpha": self.alpha},
+            "salt": self.salt,
+            "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms],
+        }
 
 
 def read(path: Path) -> Experiment:

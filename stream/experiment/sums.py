@@ -16,6 +16,18 @@ _NOBODY, _CROSSED = -1, -2
 Ints = npt.NDArray[np.int64]
 
 
+def fitting(low: int, high: int, width: int) -> int:
+    """Return the width, of those that come of doubling `width`, at which `BINS` spans hold all from `low` to `high`."""
+    while high // width - low // width >= BINS:
+        width *= 2
+    return width
+
+
+def thirds_of(low: int, high: int) -> list[int]:
+    """Return the four edges of the thirds of the spans from `low` to before `high`, as equal as whole spans allow."""
+    return [low + round((high - low) * part / 3) for part in range(4)]
+
+
 class _Packed(msgspec.Struct, frozen=True):
     """The form in which sums travel between processes."""
 
@@ -118,7 +130,7 @@ class UserSums:
         count = len(self._rows)
         used = np.flatnonzero(self._counts[:count].any(axis=(0, 2)))
         low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-        edges = [low + round((high - low) * part / 3) for part in range(4)]
+        edges = thirds_of(low, high)
         counts = self._counts[self._members(arm)]
         parts = [counts[:, edges[part] : edges[part + 1]].sum(axis=1) for part in range(3)]
         return Moments.of(np.concatenate(parts, axis=1))
@@ -180,9 +192,7 @@ class UserSums:
         if len(used):
             low = min(low, (int(used[0]) + self._first) * self._width)
             high = max(high, (int(used[-1]) + self._first + 1) * self._width - 1)
-        width = self._width
-        while high // width - low // width >= BINS:
-            width *= 2
+        width = fitting(low, high, self._width)
         first = self._first if width == self._width else low // width
         if not first <= low // width or high // width >= first + BINS:
             first = low // width

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from stream.experiment.drift import Drift, drift
 from stream.experiment.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
 from stream.experiment.moments import Array, Moments
 from stream.experiment.ratio import mismatch
-from stream.experiment.sums import UserSums
 from stream.statistics import Interval
 
 LEAST_USERS = 50
@@ -26,6 +25,24 @@ MISMATCH_ALPHA = 0.01
 DRIFT_ALPHA = 0.01
 MINIMUM_EFFECT = 0.1
 """Lift that is worth finding, where nobody has said another."""
+
+
+class Sums(Protocol):
+    """What users did, arm by arm, as far as a verdict needs it: `sums.UserSums` or `spans.SpanMoments`."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms that users were seen in, sorted."""
+
+    @property
+    def crossed(self) -> int:
+        """Users that were seen in more than one arm."""
+
+    def moments(self, arm: str) -> Moments:
+        """Return the moments of an arm's users: (shown, clicks), and perhaps both before the experiment."""
+
+    def thirds(self, arm: str) -> Moments:
+        """Return the moments of (shown, clicks) in the first, in the second and in the last third of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,7 @@ class Verdict:
         sentence: the same for a person.
         alpha: the probability, over the whole experiment, to name a winner among arms that are alike.
         users: of each arm; users who were seen in two arms are in none.
+        effective_users: of each arm: how many who come equally often would weigh as evenly.
         pairs: every two arms; those of the arm with the highest click rate first.
         doubts: what speaks against the verdict.
         mismatch_p: any-time p-value of "users are divided as the shares say"; 1 when shares are not known.
@@ -80,13 +98,14 @@ class Verdict:
     sentence: str
     alpha: float
     users: dict[str, int]
+    effective_users: dict[str, int]
     pairs: list[Pair]
     doubts: list[Doubt]
     mismatch_p: float
 
 
 def judge(
-    sums: UserSums,
+    sums: Sums,
     shares: Mapping[str, float] | None,
     *,
     alpha: float = 0.05,
@@ -112,8 +131,9 @@ def judge(
     names = [name for name in candidates if name not in interleaved]
     moments = {name: sums.moments(name) for name in names}
     users = {name: int(moments[name].count) for name in names}
+    effective = {name: int(effective_users(moments[name])) for name in names}
     ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))
-    pair_alpha = alpha / max(1, math.comb(len(names), 2))
+    pair_alpha = alpha_of_a_pair(alpha, len(names))
     pairs = [_pair(sums, moments, *two, alpha=pair_alpha, minimum=minimum_effect) for two in combinations(ranked, 2)]
     doubts = [*_few(moments), *_crossed(sums, users)]
     mismatch_p = 1.0
@@ -126,12 +146,15 @@ def judge(
     beats_all = len(against) == len(names) - 1 and all(pair.p <= pair_alpha for pair in against)
     winner = best if beats_all and not any(doubt.fatal for doubt in doubts) else None
     doubts += _unsteady(against)
-    return Verdict(winner, _sentence(winner, pairs, doubts), alpha, users, pairs, doubts, mismatch_p)
+    return Verdict(winner, _sentence(winner, pairs, doubts), alpha, users, effective, pairs, doubts, mismatch_p)
 
 
-def _pair(
-    sums: UserSums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float
-) -> Pair:
+def alpha_of_a_pair(alpha: float, arms: int) -> float:
+    """Return the alpha at which each two of so many arms are compared (Bonferroni)."""
+    return alpha / max(1, math.comb(arms, 2))
+
+
+def _pair(sums: Sums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float) -> Pair:
     effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
     if effect.difference.value < 0:  # CUPED has turned the order round
         one, other = other, one
@@ -192,7 +215,7 @@ def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) ->
     return [Doubt("mismatch", text, fatal=True)]
 
 
-def _crossed(sums: UserSums, users: Mapping[str, int]) -> list[Doubt]:
+def _crossed(sums: Sums, users: Mapping[str, int]) -> list[Doubt]:
     if not sums.crossed:
         return []
     text = f"{sums.crossed} users were seen in two arms and are left out; shares or salt were changed meanwhile"

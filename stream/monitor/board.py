@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from stream.announcement import Announcement
+from stream.experiment.spans import SpanMoments
 from stream.monitor.counting import Counts, Head, Plan, Window
-from stream.monitor.records import AnswersFragment, ArmWindow, Fragment, HeadFragment, WindowFragment
+from stream.monitor.records import AnswersFragment, ArmWindow, Fragment, HeadFragment, SumsFragment, WindowFragment
 
 _FRESH = 2000
 """Clicks of which freshness is known; the oldest go."""
@@ -18,6 +19,7 @@ class Board:
 
     Args:
         plan: lengths of time; fragments of windows of another length are not its own.
+        experiment: nor are sums of another one (`users.experiment_id`).
 
     Attributes:
         heads: partition → its head, without the list of windows.
@@ -28,8 +30,10 @@ class Board:
         changes: how many fragments brought something new.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, experiment: int = 0) -> None:
         self._plan = plan
+        self._experiment = experiment
+        self._sums: dict[int, tuple[int, SpanMoments]] = {}
         self._windows: dict[int, dict[int, Window]] = {}
         self._published: dict[tuple[str, int], ArmWindow] = {}
         self._dirty: set[int] = set()
@@ -56,6 +60,10 @@ class Board:
             case HeadFragment(partition, head):
                 if partition not in self.heads or self.heads[partition].offset <= head.offset:
                     self.heads[partition] = head
+            case SumsFragment(partition, sums):
+                # Unpacked here, where what does not fit together is refused.
+                if sums.experiment == self._experiment and sums.offset >= self._sums.get(partition, (-1,))[0]:
+                    self._sums[partition] = sums.offset, SpanMoments.unpack(sums.spans)
             case AnswersFragment(run, partition, start, _):
                 self.answers.setdefault(start, {})[run, partition] = fragment
                 self._prune(self.answers, max(self.answers))
@@ -97,7 +105,18 @@ class Board:
 
     def is_closed(self, start: int) -> bool:
         """Say whether all outcomes of a window should have come."""
-        return self._quiet or start + self._plan.window_ms + self._plan.close_ms <= self._event_time
+        return self.is_over(start + self._plan.window_ms)
+
+    def is_over(self, end: int) -> bool:
+        """Say whether all outcomes of what was shown before a time should have come."""
+        return self._quiet or end + self._plan.close_ms <= self._event_time
+
+    def sums(self) -> SpanMoments:
+        """Return the moments of all users, of all partitions."""
+        total = SpanMoments()
+        for _, (_, moments) in sorted(self._sums.items()):
+            total.merge(moments)
+        return total
 
     def starts(self) -> list[int]:
         """Return the starts of all windows that are kept, ascending."""

@@ -1,9 +1,11 @@
-"""Counts of outcomes per arm and window: a fold of one partition of `outcomes` that knows no Faust and no Kafka.
+"""Counts of outcomes per arm, window and user: a fold of one partition of `outcomes` that knows no Faust and no Kafka.
 
 A window is what was shown in `[start, start + window_ms)` by the impression's `ts`, so an outcome that comes again
 falls into the window that has counted it. A window remembers which (request, item) it has counted, and the offset that
 it has read to: a record that Kafka hands over again is known by its offset, an outcome that a worker wrote again by its
 ids. Counts, ids and offset are one value, so no crash can part them. The fold is the same whatever the batches.
+
+What each user was shown and clicked is beside the windows, which say what of an outcome is new (`users`).
 """
 
 import math
@@ -17,13 +19,12 @@ from xxhash import xxh3_64_intdigest
 
 from state.behavior import item_key
 from stream.events import Outcome, sample_ids
+from stream.monitor.users import Sums, User, Users
 from stream.settings import Settings
 
 EDGES = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Of the calibration curve's bins by predicted probability: narrow where click rates are."""
 BINS = len(EDGES) - 1
-BUCKETS = 64
-"""Users are counted in so many groups by a hash; a variance over the groups is one over users."""
 MOST_IDS = 100_000
 """Ids that one window of one partition remembers; the value of it then takes 800,000 bytes."""
 
@@ -66,9 +67,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 class Counts(Struct, array_like=True):
     """What was counted; a sum of two is the count of both.
 
-    `shown`, `clicks` and `predicted` (sum of probabilities) have `BINS` entries by predicted probability; `users_shown`
-    and `users_clicks` `BUCKETS` by user. `requests` counts impressions, `loss` is the sum of log losses (nats).
-    `epoch` and `version` are the newest model state.
+    `shown`, `clicks` and `predicted` (sum of probabilities) have `BINS` entries by predicted probability. `requests`
+    counts impressions, `loss` is the sum of log losses (nats). `epoch` and `version` are the newest model state.
     """
 
     requests: int
@@ -76,28 +76,23 @@ class Counts(Struct, array_like=True):
     shown: list[int]
     clicks: list[int]
     predicted: list[float]
-    users_shown: list[int]
-    users_clicks: list[int]
     epoch: int = 0
     version: int = 0
 
     @classmethod
     def zero(cls) -> Self:
         """Return the count of nothing."""
-        return cls(0, 0.0, [0] * BINS, [0] * BINS, [0.0] * BINS, [0] * BUCKETS, [0] * BUCKETS)
+        return cls(0, 0.0, [0] * BINS, [0] * BINS, [0.0] * BINS)
 
     def add(self, outcome: Outcome, new: Iterable[int], *, request: bool) -> None:
         """Count some items of an outcome, by index; `request`: and its request."""
         self.requests += request
-        bucket = xxh3_64_intdigest(outcome.user.encode()) % BUCKETS
         for index in new:
             probability, label = outcome.probabilities[index], outcome.labels[index]
             place = bisect_right(EDGES, probability, 1, BINS) - 1
             self.shown[place] += 1
             self.clicks[place] += label
             self.predicted[place] += probability
-            self.users_shown[bucket] += 1
-            self.users_clicks[bucket] += label
             likely = min(1 - _CLIP, max(_CLIP, probability))
             self.loss -= math.log(likely if label else 1 - likely)
         self.epoch, self.version = max((self.epoch, self.version), (outcome.epoch, outcome.version))
@@ -110,8 +105,6 @@ class Counts(Struct, array_like=True):
             [a + b for a, b in zip(self.shown, other.shown, strict=True)],
             [a + b for a, b in zip(self.clicks, other.clicks, strict=True)],
             [a + b for a, b in zip(self.predicted, other.predicted, strict=True)],
-            [a + b for a, b in zip(self.users_shown, other.users_shown, strict=True)],
-            [a + b for a, b in zip(self.users_clicks, other.users_clicks, strict=True)],
             epoch,
             version,
         )
@@ -160,16 +153,25 @@ class Head(Struct, array_like=True):
 
 
 class Changes(Struct):
-    """What a batch changed: windows to write, starts of windows to remove, and the head to write last."""
+    """What a batch changed, in the order in which it is to be written; `removed` are starts of windows.
 
-    head: Head
+    The order keeps the sums at least as far as the users, and these as far as the windows, wherever a crash cuts it.
+    """
+
+    sums: Sums
+    users: dict[str, User]
     written: list[Window]
     removed: list[int]
+    head: Head
     read_again: int = 0
 
 
 def fold(
-    plan: Plan, head: Head, load: Callable[[int], Window | None], records: Iterable[tuple[int, Outcome | None]]
+    plan: Plan,
+    head: Head,
+    load: Callable[[int], Window | None],
+    users: Users,
+    records: Iterable[tuple[int, Outcome | None]],
 ) -> Changes:
     """Count a batch of one partition.
 
@@ -177,11 +179,14 @@ def fold(
         plan: lengths of time.
         head: the partition's; it is changed.
         load: start → the window, where there is one; what it returns is changed.
-        records: (offset, outcome) in the partition's order; None for what could not be read.
+        users: what the partition's users did; it is changed.
+        records: (offset, outcome) in the partition's order; None for what could not be read. They must go at least to
+            the offset that the sums have reached: else a window would be written again that is ahead of users who are
+            not, and both could be lost on the way to their changelog, but the window come through alone.
 
     Returns:
-        What must be written. A window is written again where a record was read again, since what was written of it
-        before may have been lost on the way to its changelog.
+        What must be written. A window and a user are written again where a record was read again, since what was
+        written of it before may have been lost on the way to its changelog.
     """
     open_windows: dict[int, _Open] = {}
     before = head.event_time
@@ -202,14 +207,17 @@ def fold(
         end = start + plan.window_ms
         window = opened(start)
         if window is not None and offset <= window.window.offset:
+            new = []
             read_again += 1
         elif end + plan.remember_ms <= head.event_time:
             head.too_late += unseen
+            users.take(offset, outcome, [])
             continue
         else:
             if window is None:
                 window = open_windows[start] = _Open(Window(start, arms={}))
-            window.count(offset, outcome, late=end + plan.close_ms <= head.event_time)
+            new = window.count(offset, outcome, late=end + plan.close_ms <= head.event_time)
+        users.take(offset, outcome, new)
         head.event_time = max(head.event_time, outcome.ts)
         if start not in head.windows:
             head.windows = sorted([*head.windows, start])
@@ -220,7 +228,7 @@ def fold(
     removed = [start for start in head.windows if start + plan.window_ms + plan.keep_ms <= head.event_time]
     head.windows = head.windows[len(removed) :]
     written = [window.closed() for start, window in sorted(open_windows.items()) if start not in removed]
-    return Changes(head, written, removed, read_again)
+    return Changes(*users.closed(head.offset), written, removed, head, read_again)
 
 
 class _Open:
@@ -230,7 +238,8 @@ class _Open:
         self.window = window
         self._ids = dict.fromkeys(np.frombuffer(window.ids, "<u8").tolist())
 
-    def count(self, offset: int, outcome: Outcome, *, late: bool) -> None:
+    def count(self, offset: int, outcome: Outcome, *, late: bool) -> list[int]:
+        """Count what is new of an outcome, and return it: indices of items."""
         window = self.window
         items = np.array([item_key(item) for item in outcome.items], dtype=np.uint64)
         ids = sample_ids(outcome.request_id, items).tolist()
@@ -247,6 +256,7 @@ class _Open:
         window.late += late and bool(new)
         window.offset = offset
         window.newest = max(window.newest, outcome.ts)
+        return new
 
     def forget(self) -> None:
         self._ids.clear()

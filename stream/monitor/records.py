@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.monitor.counting import EDGES, Counts, Head, Window
+from stream.monitor.users import Sums, User
 
 
 class CurvePoint(Struct, frozen=True):
@@ -110,6 +111,13 @@ class HeadFragment(Struct, frozen=True, array_like=True, tag="head"):
     head: Head
 
 
+class SumsFragment(Struct, frozen=True, array_like=True, tag="sums"):
+    """The moments of one partition's users; those of the highest offset hold."""
+
+    partition: int
+    sums: Sums
+
+
 class Answers(Struct, array_like=True):
     """An arm's answers in a window: (latency class, count), and the newest model state."""
 
@@ -127,7 +135,7 @@ class AnswersFragment(Struct, frozen=True, array_like=True, tag="answers"):
     arms: dict[str, Answers]
 
 
-Fragment = WindowFragment | HeadFragment | AnswersFragment
+Fragment = WindowFragment | HeadFragment | SumsFragment | AnswersFragment
 
 
 def key_of(fragment: Fragment) -> bytes:
@@ -137,6 +145,8 @@ def key_of(fragment: Fragment) -> bytes:
             return f"window/{window_ms}/{partition}/{window.start}".encode()
         case HeadFragment(partition, _):
             return f"head/{partition}".encode()
+        case SumsFragment(partition, _):
+            return f"sums/{partition}".encode()
         case AnswersFragment(run, partition, start, _):
             return f"answers/{run}/{partition}/{start}".encode()
 
@@ -149,6 +159,8 @@ def _rounded(value: float) -> float:
 encode_packed = msgspec.msgpack.Encoder().encode
 decode_fragment = msgspec.msgpack.Decoder(Fragment).decode
 decode_window = msgspec.msgpack.Decoder(Window).decode
+decode_sums = msgspec.msgpack.Decoder(Sums).decode
+decode_user = msgspec.msgpack.Decoder(User).decode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 encode_json = msgspec.json.Encoder().encode
 decode_arm_window = msgspec.json.Decoder(ArmWindow).decode

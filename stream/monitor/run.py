@@ -29,6 +29,8 @@ def run_monitor(settings: Settings) -> int:
     if logging.getLogger().level > logging.DEBUG:
         for name in ("faust", "mode", "aiokafka", "stream.monitor"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # It would say whenever a batch of users goes to the changelog, which is then waited for.
+        logging.getLogger("faust.transport.producer").setLevel(logging.ERROR)
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

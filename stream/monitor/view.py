@@ -1,49 +1,54 @@
-"""What the page shows, as JSON: closed windows only, since in an open one the clicks are there before the rest."""
+"""What the page shows, as JSON.
 
-from collections.abc import Iterable, Sequence
+The verdict is on all that has come. The rest is of closed windows and spans only, since in an open one the clicks are
+there before the rest.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from stream.experiment.course import course, rate_so_far
+from stream.experiment.effect import CLICKS, SHOWN, effective_users
+from stream.experiment.spans import SpanMoments
+from stream.experiment.verdict import judge
 from stream.monitor.board import Board
 from stream.monitor.counting import Counts, Plan
 from stream.monitor.latency import percentile
 from stream.monitor.records import calibration, curve
-from stream.statistics import Interval, clustered_rate, lift, percentiles, wilson
+from stream.settings import ExperimentSettings, Settings
+from stream.statistics import percentiles
 
-_POINTS = 60
 _LATELY_MS = 60_000
-_BUCKETS = np.arange(64)
 
 
-def picture(board: Board, plan: Plan, arms: Sequence[str], now_ms: int) -> dict[str, Any]:
-    """Return the state of the experiment.
+def picture(board: Board, plan: Plan, settings: Settings, now_ms: int) -> dict[str, Any]:
+    """Return the state of the experiment, as msgspec writes it: NaN is null, an interval [value, low, high].
 
     Args:
         board: what was counted.
         plan: lengths of time.
-        arms: names in the order of the settings; others that were counted follow.
+        settings: the arms in their order, which others that were counted follow; and what a verdict rests on.
         now_ms: the time, ms since the epoch.
     """
     starts = board.starts()
     closed = [start for start in starts if board.is_closed(start)]
     by_window = {start: board.totals(start) for start in closed}
-    names = [*arms, *sorted({name for totals in by_window.values() for name in totals} - set(arms))]
+    sums, shares = board.sums(), {arm.name: arm.share for arm in settings.arms}
+    names = [*shares, *sorted({*sums.arms, *(name for totals in by_window.values() for name in totals)} - set(shares))]
     overall = {name: _sum(totals[name] for totals in by_window.values() if name in totals) for name in names}
-    step = plan.window_ms * max(1, -(-_span(closed, plan) // (_POINTS * plan.window_ms)))
     fresh = [ms / 1000 for at, ms in board.freshness if at >= now_ms - 5 * _LATELY_MS]
     return {
         "now": now_ms,
         "event_time": board.event_time,
         "window_ms": plan.window_ms,
-        "point_ms": step,
         "windows": {"closed": len(closed), "open": len(starts) - len(closed)},
         "from": closed[0] if closed else None,
         "to": closed[-1] + plan.window_ms if closed else None,
-        "arms": [_arm(name, overall[name], by_window, step, board, now_ms) for name in names],
-        "comparisons": [_comparison(name, overall[name], names[0], overall[names[0]]) for name in names[1:]],
-        "freshness_s": dict(zip(("p50", "p99"), map(_number, percentiles(fresh)), strict=True))
-        | {"clicks": len(fresh)},
+        **_experiment(board, sums, shares, settings),
+        "arms": [_arm(name, overall[name], sums, settings.experiment, board, now_ms) for name in names],
+        "freshness_s": dict(zip(("p50", "p99"), percentiles(fresh), strict=True)) | {"clicks": len(fresh)},
         "counters": {
             name: board.counters()[name] for name in ("repeated", "late", "too_late", "unremembered", "unreadable")
         }
@@ -51,14 +56,25 @@ def picture(board: Board, plan: Plan, arms: Sequence[str], now_ms: int) -> dict[
     }
 
 
+def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], settings: Settings) -> dict[str, Any]:
+    experiment = settings.experiment
+    alpha, minimum = experiment.alpha, experiment.minimum_effect
+    mixed = [arm.name for arm in settings.arms if arm.interleave]
+    verdict = judge(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
+    leader = verdict.pairs[0].arm if verdict.pairs else None
+    pairs = [(pair.arm, pair.against) for pair in verdict.pairs if pair.arm == leader]
+    over = sum(board.is_over((sums.first + span + 1) * sums.width) for span in range(sums.used))
+    return {
+        "experiment": experiment,
+        "verdict": verdict,
+        "course": course(sums, list(verdict.users), pairs, over, alpha=alpha, minimum_effect=minimum),
+    }
+
+
 def _arm(
-    name: str, total: Counts, by_window: dict[int, dict[str, Counts]], step: int, board: Board, now_ms: int
+    name: str, total: Counts, sums: SpanMoments, experiment: ExperimentSettings, board: Board, now_ms: int
 ) -> dict[str, Any]:
     shown, clicks = sum(total.shown), sum(total.clicks)
-    points: dict[int, list[Counts]] = {}
-    for start, totals in by_window.items():
-        if name in totals:
-            points.setdefault(start - start % step, []).append(totals[name])
     answers = [
         part.arms[name]
         for start, parts in board.answers.items()
@@ -69,38 +85,27 @@ def _arm(
     served = max(((each.epoch, each.version) for each in answers), default=(total.epoch, total.version))
     epoch, version, learned_at = board.learned.get(name, (0, 0, 0))
     latencies = [each.latencies for each in answers]
+    moments = sums.moments(name)
     return {
         "name": name,
+        "so_far": {
+            "users": int(moments.count),
+            "effective_users": int(effective_users(moments)),
+            "shown": int(moments.total[SHOWN]),
+            "clicks": int(moments.total[CLICKS]),
+            "ctr": rate_so_far(moments, alpha=experiment.alpha, minimum_effect=experiment.minimum_effect),
+        },
         "impressions": total.requests,
         "shown": shown,
         "clicks": clicks,
-        "ctr": _interval(clustered_rate(_BUCKETS, np.array(total.users_shown), np.array(total.users_clicks))),
-        "log_loss": _number(total.loss / shown) if shown else None,
+        "log_loss": total.loss / shown if shown else np.nan,
         "calibration": calibration(total),
         "curve": curve(total),
-        "points": [_point(start, _sum(parts)) for start, parts in sorted(points.items())],
         "served": {"epoch": served[0], "version": served[1]},
         "published": {"epoch": epoch, "version": version, "at": learned_at} if learned_at else None,
         "answers": sum(count for each in latencies for _, count in each),
-        "latency_ms": {"p50": _number(percentile(latencies, 50)), "p99": _number(percentile(latencies, 99))},
+        "latency_ms": {"p50": percentile(latencies, 50), "p99": percentile(latencies, 99)},
     }
-
-
-def _point(start: int, counts: Counts) -> dict[str, Any]:
-    shown, clicks = sum(counts.shown), sum(counts.clicks)
-    return {
-        "at": start,
-        "shown": shown,
-        "clicks": clicks,
-        "ctr": _interval(wilson(clicks, shown)),
-        "log_loss": _number(counts.loss / shown) if shown else None,
-    }
-
-
-def _comparison(name: str, counts: Counts, base: str, other: Counts) -> dict[str, Any]:
-    both = [(_BUCKETS, np.array(each.users_shown), np.array(each.users_clicks)) for each in (counts, other)]
-    known = all(sum(each.shown) for each in (counts, other))
-    return {"arm": name, "than": base, "lift": _interval(lift(*both)) if known else None}
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:
@@ -108,15 +113,3 @@ def _sum(counts: Iterable[Counts]) -> Counts:
     for each in counts:
         total = total + each
     return total
-
-
-def _span(starts: Sequence[int], plan: Plan) -> int:
-    return starts[-1] + plan.window_ms - starts[0] if starts else 0
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in zip(Interval._fields, interval, strict=True)}
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None

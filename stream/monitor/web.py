@@ -1,7 +1,6 @@
 """The monitor's web server: the page, and the JSON that it draws. Nothing else of Faust's is served."""
 
 import time
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from stream.monitor.board import Board
 from stream.monitor.counting import Plan
 from stream.monitor.records import encode_json
 from stream.monitor.view import picture
+from stream.settings import Settings
 
 
 class Web(aiohttp.Web):
@@ -21,24 +21,35 @@ class Web(aiohttp.Web):
     default_blueprints = production_blueprints = debug_blueprints = optional_blueprints = ()
 
 
+_FILES = (
+    ("/", "page.html", "text/html"),
+    ("/page.css", "page.css", "text/css"),
+    ("/chart.js", "chart.js", "text/javascript"),
+    ("/page.js", "page.js", "text/javascript"),
+)
+
+
 class Shown(Protocol):
     """What the page is about."""
 
     board: Board
     plan: Plan
-    arms: Sequence[str]
+    settings: Settings
 
 
 def serve(app: faust.App, shown: Shown) -> None:
-    """Serve `/` and `/api/state`."""
-    page = files("stream.monitor").joinpath("page.html").read_text()
-
-    @app.page("/")
-    async def index(view: Any, _request: Request) -> Response:
-        return view.html(page)  # type: ignore[no-any-return]
+    """Serve the page, what belongs to it, and `/api/state`."""
+    for path, name, content_type in _FILES:
+        _serve_file(app, path, files("stream.monitor").joinpath(name).read_bytes(), content_type)
 
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        said = picture(shown.board, shown.plan, shown.arms, now)
+        said = picture(shown.board, shown.plan, shown.settings, now)
         return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]
+
+
+def _serve_file(app: faust.App, path: str, content: bytes, content_type: str) -> None:
+    @app.page(path)
+    async def file(view: Any, _request: Request) -> Response:
+        return view.bytes(content, content_type=content_type)  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from stream.monitor.counting import Head, Plan, Window, fold
 from stream.monitor.credentials import connection
 from stream.monitor.latency import class_of
 from stream.monitor.reader import Reader
-from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, WindowFragment
+from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, SumsFragment, WindowFragment
+from stream.monitor.users import User, Users, experiment_id
 from stream.monitor.web import Web, serve
 from stream.settings import Settings
 from stream.topics import Topics
 
-_HEAD = b"head"
+_HEAD, _SUMS = b"head", b"sums"
 _BATCH = 2000
-"""Outcomes of a partition that are counted at once at most."""
+"""Outcomes of a partition that are counted at once at most; more only where more were read before."""
+_MOST_AGAIN = 10 * _BATCH
+"""What was counted before is held until all of it is there, but not more than this: the topic may be another one."""
 _ANSWER_WINDOWS = 30
 _PUBLISH_S = 1.0
 _ROCKS = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_open_files": 64, "driver": "rocksdict"}
@@ -68,20 +71,21 @@ class Monitor:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._topics = Topics(settings.topics.prefix)
         self.plan = Plan.of(settings)
-        self.arms: Sequence[str] = [arm.name for arm in settings.arms]
+        self._experiment = experiment_id(settings)
         self._run = uuid.uuid4().hex[:12]
         self._held: dict[int, list[EventT[Any]]] = defaultdict(list)
+        self._behind: set[int] = set()
         self._answers: dict[int, dict[int, dict[str, tuple[Counter[int], tuple[int, int]]]]] = defaultdict(dict)
         self._answered: set[tuple[int, int]] = set()
         self.read_again = 0
-        self.board = Board(self.plan)
+        self.board = Board(self.plan, self._experiment)
         self.app = app = _app(settings)
         self._table = AcknowledgedTable(
             app,
-            name=f"windows-{self.plan.window_ms}",
+            name=f"counts-{self.plan.window_ms}",
             partitions=settings.topics.partitions,
             key_type=bytes,
             value_type=bytes,
@@ -115,7 +119,7 @@ class Monitor:
         async for event in stream.noack().events():
             held = self._held[event.message.partition]
             held.append(event)
-            while len(held) >= _BATCH:
+            while len(held) >= (_MOST_AGAIN if event.message.partition in self._behind else _BATCH):
                 # The counting below empties it.
                 await self.app.sleep(0.01)
                 held = self._held[event.message.partition]
@@ -140,26 +144,40 @@ class Monitor:
     async def _count(self) -> None:
         while not self.app.should_stop:
             for partition in list(self._held):
-                if events := self._held.pop(partition, []):
+                if (events := self._held[partition]) and not self._is_behind(partition, events):
+                    del self._held[partition]
                     await self._count_partition(partition, events)
             for partition, start in sorted(self._answered):
                 arms = self._answers[partition].get(start, {})
                 said = {arm: Answers(sorted(counts.items()), *newest) for arm, (counts, newest) in arms.items()}
                 await self._send(AnswersFragment(self._run, partition, start, said))
             self._answered.clear()
-            await self.app.sleep(self._settings.monitor.write_interval_s)
+            await self.app.sleep(self.settings.monitor.write_interval_s)
+
+    def _is_behind(self, partition: int, events: list[EventT[Any]]) -> bool:
+        """Say whether events do not go as far as what was counted before, so that the rest must be waited for."""
+        with _as_of(events[-1]):
+            sums = self._table.get(_SUMS)
+        known = records.decode_sums(sums).offset if sums else -1
+        behind = events[-1].message.offset < known and len(events) < _MOST_AGAIN
+        (self._behind.add if behind else self._behind.discard)(partition)
+        return behind
 
     async def _count_partition(self, partition: int, events: list[EventT[Any]]) -> None:
         """Count events of a partition, have it in Kafka, and acknowledge them."""
         with _as_of(events[-1]):
-            head = self._table.get(_HEAD)
+            head, sums = self._table.get(_HEAD), self._table.get(_SUMS)
             changes = fold(
                 self.plan,
                 records.decode_head(head) if head else Head(windows=[]),
                 self._load,
+                Users(self._experiment, records.decode_sums(sums) if sums else None, self._load_user),
                 ((event.message.offset, _decoded(event)) for event in events),
             )
-            fragments: list[Fragment] = []
+            fragments: list[Fragment] = [SumsFragment(partition, changes.sums)]
+            self._table[_SUMS] = records.encode_packed(changes.sums)
+            for user, row in changes.users.items():
+                self._table[_user_key(user)] = records.encode_packed(row)
             for window in changes.written:
                 self._table[_key(window.start)] = records.encode_packed(window)
                 fragments.append(WindowFragment(self.plan.window_ms, partition, replace(window, ids=b"")))
@@ -167,14 +185,23 @@ class Monitor:
                 self._table.pop(_key(start), None)
             self._table[_HEAD] = records.encode_packed(changes.head)
         self.read_again += changes.read_again
-        await self._send(*fragments, HeadFragment(partition, replace(changes.head, windows=[])))
+        fragments.append(HeadFragment(partition, replace(changes.head, windows=[])))
+        # Whoever stops no longer writes, so what is not in Kafka by then is not waited for, and is counted again.
+        if not (await self.app.wait(self._written(fragments))).stopped:
+            for event in events:
+                event.ack()
+
+    async def _written(self, fragments: list[Fragment]) -> None:
+        await self._send(*fragments)
         await self._table.acknowledged()
-        for event in events:
-            event.ack()
 
     def _load(self, start: int) -> Window | None:
         value = self._table.get(_key(start))
         return records.decode_window(value) if value else None
+
+    def _load_user(self, user: str) -> User | None:
+        value = self._table.get(_user_key(user))
+        return records.decode_user(value) if value else None
 
     async def _send(self, *fragments: Fragment) -> None:
         """Write fragments, and wait until Kafka has them."""
@@ -189,7 +216,7 @@ class Monitor:
         await self._fragments.maybe_declare()
         await self._reader.open()
         metrics = self._source(self._topics.experiment_metrics)
-        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self._settings.worker.idle_s
+        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_s
         last = 0.0
         try:
             while not self.app.should_stop:
@@ -227,6 +254,8 @@ def _app(settings: Settings) -> faust.App:
         topic_replication_factor=settings.topics.replication,
         topic_allow_declare=True,
         topic_disable_leader=True,
+        # What is held back when it stops is counted by whoever has the partition next.
+        stream_wait_empty=False,
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=monitor.session_timeout_s,
         broker_heartbeat_interval=monitor.session_timeout_s / 4,
@@ -261,3 +290,7 @@ def _decoded(event: EventT[Any]) -> Outcome | None:
 
 def _key(start: int) -> bytes:
     return b"window/%d" % start
+
+
+def _user_key(user: str) -> bytes:
+    return b"user/" + user.encode()

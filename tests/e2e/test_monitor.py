@@ -1,5 +1,6 @@
-"""Monitors on a broker: their counts equal an oracle's, whatever is killed, and everybody is shown the same."""
+"""Monitors on a broker: counts and verdict equal an oracle's, whatever is killed, and everybody is shown the same."""
 
+import html
 import json
 import os
 import random
@@ -16,8 +17,10 @@ import pytest
 
 from stream.broker import Broker, _free_port
 from stream.events import Outcome, encode_packed
+from stream.experiment.sums import UserSums
+from stream.experiment.verdict import judge
 from stream.kafka import Sender
-from stream.monitor.records import ArmWindow, decode_arm_window
+from stream.monitor.records import ArmWindow, decode_arm_window, encode_json
 from stream.settings import convert
 from stream.system import Processes
 from stream.tail import Tail
@@ -27,6 +30,7 @@ from tests.e2e.harness import wait_for
 
 WINDOW_MS = 2000
 CLOSE_S = 6
+USERS = 300
 Pair = tuple[str, int]
 
 
@@ -42,6 +46,7 @@ class Traffic:
         self.ts = round(1000 * time.time()) - 600_000
         self.counted: dict[Pair, list[int]] = defaultdict(lambda: [0, 0, 0])
         """(arm, start of window) → impressions, shown, clicks."""
+        self.sums = UserSums()
         self.repeated = 0
 
     def write(self, visits: int) -> None:
@@ -49,14 +54,17 @@ class Traffic:
         for _ in range(visits):
             self.ts += self._random.randrange(20)
             self._requests += 1
-            user = f"user-{self._random.randrange(50)}"
-            arm = "sam" if int(user[5:]) % 2 else "counts"
-            probabilities = [self._random.random() * 0.3 for _ in range(4)]
+            number = self._random.randrange(USERS)
+            user, arm = f"user-{number}", "sam" if number % 2 else "counts"
+            if number == 0 and self._random.random() < 0.1:
+                arm = "sam"  # one user is seen in two arms
+            probabilities = [self._random.random() * (0.4 if arm == "sam" else 0.2) for _ in range(4)]
             labels = [int(self._random.random() < probability) for probability in probabilities]
             row = self.counted[arm, self.ts - self.ts % WINDOW_MS]
             row[0] += 1
             row[1] += 4
             row[2] += sum(labels)
+            self.sums.add(user, arm, 4, sum(labels), self.ts)
             for label in (1, 0):
                 if places := [place for place in range(4) if labels[place] == label]:
                     outcome = Outcome(
@@ -79,6 +87,11 @@ class Traffic:
                 self._send(again)
         self._sender.flush()
 
+    @property
+    def verdict(self) -> Any:
+        """The verdict on all that was written, as JSON says it."""
+        return json.loads(encode_json(judge(self.sums, {"sam": 1, "counts": 1}, minimum_effect=0.05)))
+
     def close_windows(self) -> None:
         """Move event time past all windows so far: one more visit, much later."""
         self.ts += 1000 * CLOSE_S + 2 * WINDOW_MS
@@ -95,7 +108,7 @@ class Monitors:
     def __init__(self, kafka: dict[str, str], topics: Topics, prefix: str, directory: Path) -> None:
         self._kafka = kafka
         self._topics = topics
-        self._directory = directory
+        self.directory = directory
         self._ports: dict[str, int] = {}
         settings = convert(
             {
@@ -122,7 +135,7 @@ class Monitors:
             "--set",
             f"kafka.group.instance.id={name}",
             "--set",
-            f"monitor.directory={self._directory / name}",
+            f"monitor.directory={self.directory / name}",
             "--set",
             f"monitor.web=127.0.0.1:{self._ports[name]}",
         )
@@ -133,6 +146,13 @@ class Monitors:
         self.processes.release(name)
         child.kill()
         child.wait()
+
+    def end(self, name: str) -> None:
+        """Let it end in order, which it does while there is traffic as well."""
+        child = self.processes._children[name]
+        self.processes.release(name)
+        child.terminate()
+        assert child.wait(30) == 0
 
     def address(self, name: str) -> str:
         """Return HOST:PORT of its page."""
@@ -190,7 +210,7 @@ def monitors(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_counts_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors, traffic: Traffic) -> None:
+def test_counts_and_verdict_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors, traffic: Traffic) -> None:
     def counted(name: str, some: int) -> None:
         wait_for(lambda: monitors.shown(name) >= some, f"{name} to count {some}", processes=monitors.processes)
 
@@ -224,13 +244,45 @@ def test_counts_equal_an_oracle_whatever_is_killed_and_moved(monitors: Monitors,
                 sum(column) for column in zip(*rows, strict=True)
             ]
         assert state["counters"]["repeated"] == traffic.repeated
+        wait_for(
+            lambda name=name: monitors.state(name)["verdict"] == traffic.verdict,  # type: ignore[misc]
+            "the verdict to be the oracle's",
+            processes=monitors.processes,
+        )
+    assert traffic.verdict["winner"] == "sam"
+    assert [doubt["kind"] for doubt in traffic.verdict["doubts"]] == ["crossed"]
+
+
+def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
+    monitors: Monitors, traffic: Traffic
+) -> None:
+    def judged(name: str) -> None:
+        wait_for(
+            lambda: monitors.state(name).get("verdict") == traffic.verdict,
+            f"the verdict of {name} to be the oracle's",
+            processes=monitors.processes,
+        )
+
+    traffic.write(600)
+    monitors.start("a")
+    wait_for(lambda: monitors.shown("a") > 0, "a to count", processes=monitors.processes)
+    monitors.kill("a")
+    traffic.write(200)
+    monitors.start("a")
+    judged("a")
+    monitors.end("a")
+    shutil.rmtree(monitors.directory / "a")
+    traffic.write(200)
+    monitors.start("a")
+    judged("a")
+    assert traffic.verdict["winner"] == "sam"
 
 
 def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("there is no Chromium on the path")
-    traffic.write(300)
+    traffic.write(600)
     traffic.close_windows()
     monitors.start("a")
     wait_for(lambda: monitors.shown("a") > 0, "a closed window", processes=monitors.processes)
@@ -240,7 +292,8 @@ def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) ->
         [browser, *flags, f"http://{monitors.address('a')}/"], capture_output=True, text=True, timeout=120, check=False
     )
     assert 'aria-label="click rate of each arm over time"' in done.stdout, done.stderr[-2000:]
-    assert "<b>counts</b> against sam" in done.stdout
+    assert 'aria-label="lift of sam over time"' in done.stdout
+    assert traffic.verdict["sentence"] in html.unescape(done.stdout)
     assert 'class="note bad"' not in done.stdout
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.statistics import clustered_rate, lift, percentiles, wilson
+from stream.statistics import clustered_rate, percentiles, wilson
 
 
 @pytest.mark.parametrize(
@@ -76,25 +76,6 @@ def test_intervals_over_users_hold_what_they_promise_and_naive_ones_do_not() -> 
         naive += plain.low <= 0.1 <= plain.high
     assert 0.90 <= covered / worlds <= 0.98
     assert naive / worlds < 0.6
-
-
-def test_lift_between_equals_is_rarely_found_and_names_the_ratio() -> None:
-    rng = np.random.default_rng(1)
-    worlds = 300
-    found = 0
-    for _ in range(worlds):
-        low, high = lift(crowd(rng), crowd(rng))[1:]
-        found += not low <= 0 <= high
-    assert found / worlds < 0.09
-    users, shown = np.arange(4), np.full(4, 10)
-    doubled = lift((users, shown, np.array([4, 4, 5, 3])), (users, shown, np.array([2, 2, 1, 3])))
-    assert doubled.value == pytest.approx(1.0)
-    assert -1 < doubled.low < 1 < doubled.high
-
-
-def test_lift_over_nothing_is_undefined() -> None:
-    users, shown, none = np.arange(3), np.full(3, 10), np.zeros(3)
-    assert all(math.isnan(value) for value in lift((users, shown, np.ones(3)), (users, shown, none)))
 
 
 def test_percentiles() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stream.cli import main
-from stream.errors import ExperimentError
+from stream.errors import ExperimentError, SettingsError
 from stream.experiment.anytime import p_value, spread_for
 from stream.experiment.command import notes
 from stream.experiment.effect import compare
@@ -61,6 +61,8 @@ def test_printed_settings_are_a_config_file(tmp_path: Path, capsys: pytest.Captu
     config.write_text(capsys.readouterr().out)
     settings = load(config, environ={})
     assert settings.salt == "long-memory-1"
+    assert (settings.experiment.name, settings.experiment.minimum_effect) == ("long-memory", 0.05)
+    assert settings.experiment.alpha == read(path).alpha
     assert settings.arms == tuple(arm.settings() for arm in read(path).arms)
 
 
@@ -86,6 +88,18 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, change: tuple[str,
     with pytest.raises(ExperimentError, match=says) as caught:
         read(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_what_settings_and_file_leave_out_is_the_same() -> None:
+    chosen = Experiment(name="e", salt="s", arms=(PlannedArm(name="a"), PlannedArm(name="b")))
+    unsaid = load(environ={}).experiment
+    assert (unsaid.minimum_effect, unsaid.alpha) == (chosen.minimum_effect, chosen.alpha)
+
+
+@pytest.mark.parametrize("value", ["alpha=0.6", "alpha=0", "minimum_effect=0", "name=''", "power=0.8"])
+def test_an_experiment_that_cannot_be_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"experiment"):
+        load(environ={}, overrides=[f"experiment.{value}"])
 
 
 def test_a_file_that_is_not_there_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def test_a_clear_winner_is_named_with_its_lift_and_interval() -> None:
     verdict = judge(lived({"a": 0.15, "b": 0.1}, seed=1), EQUAL)
     (pair,) = verdict.pairs
     assert verdict.winner == pair.arm == "a"
-    assert verdict.users == {"a": 300, "b": 300}
+    assert verdict.users == verdict.effective_users == {"a": 300, "b": 300}
     assert pair.lift.low < 0.5 < pair.lift.high
     assert pair.difference.low < 0.05 < pair.difference.high
     assert pair.lift.low > 0

@@ -1,0 +1,154 @@
+"""What each user of a partition was shown and clicked, and the moments of it over users; knows no Faust and no Kafka.
+
+Users' rows and the moments are values of their own, and a crash may come between writing the one and the other. Each
+says up to which offset it has counted. The moments are written first, then the users, then the windows that say what of
+an outcome is new. So whatever is lost, the moments know at least what every user knows, a user at least what the
+windows know, and a record that is read again is counted by those alone that do not know it.
+"""
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+from xxhash import xxh32_intdigest
+
+from stream.events import Outcome
+from stream.experiment.spans import PackedSpans, SpanMoments, Spans
+from stream.settings import Settings
+
+
+def experiment_id(settings: Settings) -> int:
+    """Return the number that tells an experiment from others: of its name and salt."""
+    return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}".encode())
+
+
+class User(Struct, array_like=True):
+    """A user's row.
+
+    Attributes:
+        experiment: whose outcomes are counted; a row of another experiment is none.
+        offset: the last offset of the partition that it has counted.
+        arm: None for a user who was seen in two.
+        width: length of a span, ms; a power of two.
+        spans: number of the span (ts // width), shown, clicks.
+    """
+
+    experiment: int
+    offset: int
+    arm: str | None
+    width: int
+    spans: list[tuple[int, int, int]]
+
+
+class Sums(Struct, array_like=True):
+    """The moments of a partition's users, up to an offset, in one experiment."""
+
+    experiment: int
+    offset: int = -1
+    spans: PackedSpans = PackedSpans()
+
+
+class _Row:
+    """A user in work. Spans are of the width that the row was loaded with."""
+
+    def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
+        self.offset, self.arm, self.width, self.spans = offset, arm, width, spans
+
+    def take(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
+        self.offset = offset
+        if self.arm != arm:
+            self.arm, self.spans = None, {}
+        if self.arm is not None:
+            shown, clicks = self.spans.get(ts // self.width, (0, 0))
+            for label in labels:
+                shown += 1
+                clicks += label
+            self.spans[ts // self.width] = shown, clicks
+
+    def copy(self) -> "_Row":
+        return _Row(self.offset, self.arm, self.width, dict(self.spans))
+
+    def widened(self, width: int) -> "_Row":
+        """Return the row with spans of a width that is a multiple of its own; itself if it is the same."""
+        if width == self.width:
+            return self
+        spans: dict[int, tuple[int, int]] = {}
+        for span, (shown, clicks) in self.spans.items():
+            wider = span * self.width // width
+            before = spans.get(wider, (0, 0))
+            spans[wider] = before[0] + shown, before[1] + clicks
+        return _Row(self.offset, self.arm, width, spans)
+
+
+class Users:
+    """The users of a partition while a batch is counted.
+
+    Args:
+        experiment: what is counted; sums and rows of another one are none.
+        sums: the partition's, where there are any.
+        load: name → row, where there is one.
+    """
+
+    def __init__(self, experiment: int, sums: Sums | None, load: Callable[[str], User | None]) -> None:
+        self._experiment = experiment
+        self._known = sums.offset if sums and sums.experiment == experiment else -1
+        self._moments = SpanMoments.unpack(sums.spans if sums and self._known >= 0 else PackedSpans())
+        self._load = load
+        self._rows: dict[str, _Row | None] = {}
+        self._before: dict[str, _Row | None] = {}
+        self._touched: set[str] = set()
+        self._times: list[int] = []
+
+    def take(self, offset: int, outcome: Outcome, new: list[int]) -> None:
+        """Count what is new of an outcome, by index: nothing of what was counted before."""
+        user = outcome.user
+        row = self._row(user) if new or offset <= self._known else None
+        if row is not None:
+            self._touched.add(user)
+        if not new or (row is not None and offset <= row.offset):
+            return
+        if offset > self._known:
+            self._times.append(outcome.ts)
+            if user not in self._before:
+                self._before[user] = row and row.copy()
+        if row is None:
+            row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {})
+            self._touched.add(user)
+        row.take(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
+
+    def closed(self, offset: int) -> tuple[Sums, dict[str, User]]:
+        """Return the sums up to an offset, and the rows to write."""
+        moments = self._moments
+        if self._times:
+            moments.reach(min(self._times), max(self._times))
+        rows = {user: row.widened(moments.width) for user in self._touched if (row := self._rows[user])}
+        before: dict[str, list[Spans]] = {}
+        after: dict[str, list[Spans]] = {}
+        for user, old in self._before.items():
+            if old and old.arm is not None:
+                before.setdefault(old.arm, []).append(old.widened(moments.width).spans)
+            if (arm := rows[user].arm) is not None:
+                after.setdefault(arm, []).append(rows[user].spans)
+            elif old is None or old.arm is not None:
+                moments.crossed += 1
+        for arm in before.keys() | after.keys():
+            moments.change(arm, before.get(arm, []), after.get(arm, []))
+        written = {
+            user: User(
+                self._experiment,
+                row.offset,
+                row.arm,
+                row.width,
+                [(span, shown, clicks) for span, (shown, clicks) in sorted(row.spans.items())],
+            )
+            for user, row in rows.items()
+        }
+        return Sums(self._experiment, max(offset, self._known), moments.pack()), written
+
+    def _row(self, user: str) -> _Row | None:
+        if user not in self._rows:
+            found = self._load(user)
+            self._rows[user] = None
+            if found is not None and found.experiment == self._experiment:
+                spans = {span: (shown, clicks) for span, shown, clicks in found.spans}
+                self._rows[user] = _Row(found.offset, found.arm, found.width, spans)
+        return self._rows[user]

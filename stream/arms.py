@@ -1,5 +1,6 @@
 """The scorers of all arms side by side: each user is answered by the one of their own arm."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,17 @@ from stream.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke."""
+    """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke.
+
+    `cpu_ms` is this answer's part of the CPU time that scoring its batch took the calling thread; 0 when not known.
+    """
 
     arm: str
     epoch: int
     version: int
     probabilities: npt.NDArray[np.float32]
     order: npt.NDArray[np.intp]
+    cpu_ms: float = 0.0
 
     @classmethod
     def given(cls, score: Score) -> "Answer":
@@ -55,9 +60,11 @@ class Arms:
             indices.sort(key=lambda index: len(examples[index].sequence))
             for start in range(0, len(indices), self._micro_batch):
                 chunk = indices[start : start + self._micro_batch]
+                began = time.thread_time()
                 scored = scorer.score([examples[index] for index in chunk])
+                cpu_ms = (time.thread_time() - began) * 1000 / len(chunk)
                 for index, probabilities in zip(chunk, scored, strict=True):
                     order = np.argsort(-probabilities, kind="stable")
                     version = scorer.version
-                    answers[index] = Answer(arm, version.epoch, version.version, probabilities, order)
+                    answers[index] = Answer(arm, version.epoch, version.version, probabilities, order, cpu_ms)
         return [answers[index] for index in range(len(examples))]

@@ -51,9 +51,14 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    estimate = _rate((users, shown, clicks))
-    rate, half = float(estimate.value), _quantile(level) * float(np.sqrt(estimate.variance))
-    return Interval(rate, rate - half, rate + half)
+    return one_look(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
+
+
+def one_look(estimate: Estimate, *, level: float = 0.95) -> Interval:
+    """Return one estimate with the normal distribution's interval, which holds for a single look at the end."""
+    # Rounding can leave the variance of users who are all alike a little below 0.
+    value, half = float(estimate.value), _quantile(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))
+    return Interval(value, value - half, value + half)
 
 
 def lift(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], *, level: float = 0.95) -> Interval:
@@ -74,12 +79,6 @@ def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -
     if not len(array):
         return (math.nan,) * len(percents)
     return tuple(np.percentile(array, percents).tolist())
-
-
-def _rate(data: tuple[Array, Array, Array]) -> Estimate:
-    """The rate, and its variance over users; NaN where not defined."""
-    users, shown, clicks = data
-    return click_rate(Moments.of_observations(users, shown, clicks))
 
 
 def _quantile(level: float) -> float:

@@ -127,17 +127,14 @@ class UserSums:
         low, high = self._used()
         return [(span + self._first) * self._width for span in range(low, high + 1)]
 
-    def spans(self, arm: str) -> Moments:
-        """Return the (spans,) moments of (shown, clicks) within each span of `edges`."""
-        low, high = self._used()
-        return Moments.of(self._counts[self._members(arm), low:high].swapaxes(0, 1))
+    def spans(self, arm: str, edges: Sequence[int]) -> Moments:
+        """Return the (spans,) moments of (shown, clicks) between each two of some of the `edges`."""
+        return Moments.of(self._between(arm, edges))
 
-    def looks(self, arm: str) -> Moments:
-        """Return the (spans,) moments, as of `moments`, of all that was done by the end of each span of `edges`."""
-        low, high = self._used()
-        rows = self._members(arm)
-        done = np.cumsum(self._counts[rows, low:high], axis=1).swapaxes(0, 1)
-        before = np.broadcast_to(self._before[rows], done.shape)
+    def looks(self, arm: str, edges: Sequence[int]) -> Moments:
+        """Return the (spans,) moments, as of `moments`, of all that was done by the end of each span."""
+        done = np.cumsum(self._between(arm, edges), axis=0)
+        before = np.broadcast_to(self._before[self._members(arm)], done.shape)
         return Moments.of(np.concatenate([done, before], axis=-1))
 
     def own_thirds(self, arm: str) -> Moments:
@@ -201,6 +198,12 @@ class UserSums:
         sums._before[rows] = np.frombuffer(packed.before, "<i8").reshape(count, 2)
         sums._width, sums._first, sums._empty = packed.width, packed.first, not counts.any()
         return sums
+
+    def _between(self, arm: str, edges: Sequence[int]) -> Ints:
+        """(spans, users, 2) what an arm's users did between each two edges."""
+        *starts, end = (edge // self._width - self._first for edge in edges)
+        counts = self._counts[self._members(arm), :end]
+        return np.add.reduceat(counts, starts, axis=1).swapaxes(0, 1) if starts else np.zeros((0, 0, 2), np.int64)
 
     def _members(self, arm: str) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self._place == self._arms[arm]) if arm in self._arms else np.array([], dtype=np.intp)

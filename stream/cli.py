@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "monitor", _monitor, "count what the arms reach, publish it, and show it on a page")
 
     simulate = _command(commands, "simulate", _simulate, "simulated users against a system that runs already")
-    _simulation_flags(simulate, seconds=60.0, report="report")
+    _simulation_flags(simulate, seconds=60.0, before=0)
 
     replay = _command(commands, "replay", _replay, "real data through the whole loop, judged progressively")
     replay.add_argument("dataset", choices=["complete-journey", "kuairand"], help="which data set")
@@ -146,15 +146,17 @@ def _local_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", default="embedded", help=_BROKER)
     parser.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
     parser.add_argument("--no-monitor", action="store_true", help="without the monitor and its live page")
-    _simulation_flags(parser, seconds=110.0, report="report")
+    _simulation_flags(parser, seconds=110.0, before=4000)
 
 
-def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report: str) -> None:
+def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, before: int) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help="length of the traffic (default %(default).0f)")
     parser.add_argument("--rate", type=float, default=40.0, help="impressions a second (default %(default).0f)")
     parser.add_argument("--users", type=_count, default=400, help="simulated users (default %(default)s)")
     parser.add_argument("--history", type=_count, default=1000, help="behaviours of each before (default %(default)s)")
-    parser.add_argument("--report", type=Path, default=Path(report), metavar="DIR", help="where the report goes")
+    text = "impressions before, of random items to everybody; their clicks sharpen the verdict (default %(default)s)"
+    parser.add_argument("--pre-impressions", type=_natural, default=before, metavar="N", help=text)
+    parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="where the report goes")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
     parser.add_argument("--seed", type=int, default=0, help="of the world and its users")
 
@@ -162,6 +164,12 @@ def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report
 def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 

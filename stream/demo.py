@@ -19,6 +19,7 @@ from stream.report.report import write_experiment
 from stream.report.summary import user_sums
 from stream.report.words import headline
 from stream.settings import Settings, load
+from stream.simulation.before import time_before
 from stream.simulation.config import WorldConfig
 from stream.simulation.observer import Observer
 from stream.simulation.report import simulation_report
@@ -115,7 +116,8 @@ def _simulate(
     world = World(config, seed=arguments.seed, start=round(1000 * time.time()))
     topics = Topics(settings.topics.prefix)
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
-    observer = Observer(lambda traces: question.verdict(user_sums(traces)))
+    before = time_before(world, arguments.pre_impressions, SLOTS)
+    observer = Observer(lambda traces: question.verdict(user_sums(traces, before)))
     lag = Lag(settings.kafka, settings.worker.group)
     began = time.time()
 
@@ -147,9 +149,16 @@ def _simulate(
         "history": config.history,
         "candidates": config.candidates,
         "slots": SLOTS,
+        "impressions before": arguments.pre_impressions,
     }
     report, trace = simulation_report(
-        question, traffic.tally, observer.rates, began=started, seconds=arguments.seconds, settings=said
+        question,
+        traffic.tally,
+        observer.rates,
+        began=started,
+        seconds=arguments.seconds,
+        before=before,
+        settings=said,
     )
     console.print(headline(report), highlight=False, soft_wrap=True)
     return write_experiment(arguments.report, report, trace)

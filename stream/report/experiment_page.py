@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from stream.report.data import ArmResult, ExperimentReport
 from stream.report.html import Cell, Figure, Page, Row, Section, Table, Tile
 from stream.report.style import colours
-from stream.report.words import headline, number, pair_lines, percent, span_words
+from stream.report.words import before_line, headline, number, pair_lines, percent, span_words
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
 
@@ -38,7 +38,7 @@ def experiment_page(report: ExperimentReport, figures: Mapping[str, Figure]) -> 
             ),
             Section(
                 "What came out",
-                lines=pair_lines(report.verdict),
+                lines=[*pair_lines(report.verdict), *before_line(report.verdict)],
                 table=_table(
                     report,
                     ["impressions", "clicks", "click rate", "best possible", "random", "missed clicks"],

@@ -52,9 +52,11 @@ def arm_result(trace: ArmTrace) -> ArmResult:
     )
 
 
-def user_sums(traces: Mapping[str, ArmTrace]) -> UserSums:
-    """Return what simulated users did; times in ms since the start."""
+def user_sums(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
+    """Return what simulated users did, with their time before if there was one; times in ms since the start."""
     sums = UserSums()
+    if before is not None:
+        sums.merge(before)
     for arm, trace in traces.items():
         times = 1000 * np.array(trace.at)
         sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, times)

@@ -33,6 +33,17 @@ def pair_lines(verdict: Verdict) -> list[str]:
     ]
 
 
+def before_line(verdict: Verdict) -> list[str]:
+    """Say what the users' time before the experiment was good for; nothing where there was none."""
+    if not verdict.pairs or not verdict.pairs[0].variance_left < 1:
+        return []
+    left = verdict.pairs[0].variance_left
+    return [
+        "The gain is corrected by how much each arm's users clicked before the experiment (CUPED), so it may differ a "
+        f"little from the ratio of the click rates. This was worth {1 / left:.2g} times the users."
+    ]
+
+
 def gain(pair: Pair) -> str:
     """Return a lift with its interval: +25% (any time: +18% to +32%)."""
     lift = pair.lift

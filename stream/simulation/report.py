@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 
+from stream.experiment.sums import UserSums
 from stream.report.checks import checks
 from stream.report.data import ArmTrace, ExperimentReport, RatePoint, Trace
 from stream.report.question import Question
@@ -21,6 +22,7 @@ def simulation_report(
     *,
     began: float,
     seconds: float,
+    before: UserSums | None = None,
     settings: Mapping[str, str | int | float],
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
@@ -31,10 +33,11 @@ def simulation_report(
         rates: of records over time.
         began: when the traffic began, seconds since the epoch.
         seconds: how long users came.
+        before: what they did before, if that is known.
         settings: for the small print.
     """
     traces = {arm.name: ArmTrace() for arm in question.arms} | tally.traces()
-    sums = user_sums(traces)
+    sums = user_sums(traces, before)
     verdict = question.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
     spans = over_time(sums, verdict, minimum_effect=question.minimum_effect, first=0.0, last=last)

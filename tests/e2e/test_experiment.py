@@ -63,6 +63,7 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     assert truth["plan"]["counts"]["learns"] == "no"
     assert truth["samples_trained"] == sum(arm["shown"] for arm in truth["arms"].values())
     assert truth["verdict"]["alpha"] == 0.1
+    assert truth["verdict"]["pairs"][0]["variance_left"] < 1, "the time before was not used"
     for arm in truth["arms"].values():
         assert 0 <= arm["regret"] < 10
         assert 0 < arm["cpu_s"] < 100

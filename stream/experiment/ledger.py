@@ -18,7 +18,7 @@ from stream.events import Outcome, sample_ids
 from stream.experiment.sums import UserSums
 from stream.seen import SeenIds
 
-_BATCH = 10_000
+_BATCH = 50_000
 _CLIP = 1e-7
 
 

@@ -98,6 +98,8 @@ def _run(arguments: argparse.Namespace, file: Path) -> int:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
                 path = _simulate(arguments, system.settings, Question.of(experiment), console, system.check)
+                for name in system.processes.lost():
+                    console.print(f"note: the {name} ended before the run; see {arguments.report}/logs/{name}.log")
         finally:
             keep_logs(directory, arguments.report)
     console.print(f"report: {path}")

@@ -108,6 +108,10 @@ class Processes:
                     f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
                 )
 
+    def lost(self) -> list[str]:
+        """Return the names of optional children that have ended."""
+        return [name for name, child in self._children.items() if name in self._optional and child.poll() is not None]
+
     def release(self, name: str) -> subprocess.Popen[bytes]:
         """Look after a child no longer, and return it: who ends it waits for it as well."""
         return self._children.pop(name)

@@ -3,13 +3,12 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from stream import interrupts
 from stream.errors import KafkaClientError
 from stream.events import UNREADABLE, decode_outcome, decode_score
 from stream.experiment.answers import Answers
-from stream.experiment.ledger import Ledger
+from stream.experiment.ledger import Found, Ledger
 from stream.kafka import to_record
 from stream.progress import Progress
 from stream.tail import Tail
@@ -17,26 +16,6 @@ from stream.topics import Topics
 
 _logger = logging.getLogger("samstream.report")
 _SILENT_S = 60.0
-
-
-@dataclass(slots=True)
-class Found:
-    """What there was.
-
-    Attributes:
-        outcomes: records read.
-        unreadable: records among them that are no outcomes.
-        partitions: of `outcomes`.
-        cut: partitions of `outcomes` of which Kafka has removed records that may have been within the times.
-        whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
-            nothing is anyway.
-    """
-
-    outcomes: int = 0
-    unreadable: int = 0
-    partitions: int = 0
-    cut: int = 0
-    whole_from: int = 0
 
 
 def read_traffic(

@@ -41,6 +41,26 @@ class _Waiting:
     outcomes: list[tuple[int, int, Outcome]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Found:
+    """What reading outcomes met.
+
+    Attributes:
+        outcomes: records read.
+        unreadable: records among them that are no outcomes.
+        partitions: of `outcomes`.
+        cut: partitions of `outcomes` of which Kafka has removed records that may have been within the times.
+        whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
+            nothing is anyway.
+    """
+
+    outcomes: int = 0
+    unreadable: int = 0
+    partitions: int = 0
+    cut: int = 0
+    whole_from: int = 0
+
+
 class Ledger:
     """The account of an experiment's outcomes; those of a partition come in its order.
 

@@ -8,9 +8,8 @@ import numpy as np
 from stream.experiment.answers import Answers
 from stream.experiment.assignment import Assignment
 from stream.experiment.effect import CLICKS, SHOWN, click_rate
-from stream.experiment.ledger import Ledger
+from stream.experiment.ledger import Found, Ledger
 from stream.experiment.verdict import Verdict, judge
-from stream.outcomes import Found
 from stream.report.checks import checks
 from stream.report.data import ArmResult, Check, ExperimentReport, Percentiles, Trace
 from stream.report.question import Question

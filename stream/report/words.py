@@ -102,7 +102,7 @@ def percent(value: float) -> str:
 
 def signed(value: float) -> str:
     """Return a relative change as a signed percentage."""
-    return f"{100 * value:+.0f}%".replace("-", "−")
+    return f"{100 * value:+.0f}%".replace("-", "−").replace("inf", "∞")
 
 
 def number(value: float, digits: int = 0) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+_MOST = 10.0
+"""The largest lift that is drawn: 1000% more clicks."""
+
 
 def experiment_plots(report: ExperimentReport, trace: Trace) -> dict[str, bytes]:
     """Draw every picture for which there are data: file name without ending → PNG."""
@@ -72,7 +75,7 @@ def lifts(spans: OverTime, palette: Mapping[str, str]) -> bytes:
         for other, intervals in spans.lift.items():
             colour = palette[spans.leader] if len(spans.lift) == 1 else palette[other]
             labels.append((f"over {other}", colour, _band(axes, looks, intervals, colour)))
-        axes.set_ylim(*_later_range(spans.lift.values()))
+        axes.set_ylim(*_range(spans.lift.values()))
         label_ends(axes, looks[-1], labels)
         axes.yaxis.set_major_formatter(lambda value, _: "0" if abs(value) < 1e-9 else signed(value))
         return save()
@@ -116,15 +119,15 @@ def log_losses(spans: OverTime, palette: Mapping[str, str]) -> bytes:
 
 def _band(axes: "Axes", at: Floats, intervals: Sequence[Interval], colour: str) -> float:
     """Draw a line within its interval; returns its last value."""
-    values = np.array(intervals, dtype=np.float64)
+    values = np.clip(np.array(intervals, dtype=np.float64), -_MOST, _MOST)
     axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.16, linewidth=0)
     axes.plot(at, values[:, 0], color=colour, marker="o", markersize=3.5)
     return float(values[-1, 0])
 
 
-def _later_range(lifts: Iterable[list[Interval]]) -> tuple[float, float]:
-    """Return limits that hold 0 and the intervals of the later half: the first ones are wide beyond all use."""
-    later = np.array([interval for lift in lifts for interval in lift[len(lift) // 2 :]], dtype=np.float64)
-    finite = later[np.isfinite(later)]
-    low, high = min(0.0, finite.min()), max(0.0, finite.max())
-    return low - 0.25 * (high - low), high + 0.25 * (high - low)
+def _range(lifts: Iterable[list[Interval]]) -> tuple[float, float]:
+    """Return limits around 0, the last interval and the later half of the line: first intervals are wide beyond use."""
+    seen = [number for lift in lifts for number in (*lift[-1], *(look.value for look in lift[len(lift) // 2 :]))]
+    known = np.clip([0.0, *(number for number in seen if np.isfinite(number))], -_MOST, _MOST)
+    margin = max(0.05, (known.max() - known.min()) / 2)
+    return known.min() - margin, known.max() + margin

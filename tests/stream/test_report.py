@@ -170,6 +170,14 @@ def test_an_experiment_in_which_nothing_happened_is_still_reported(tmp_path: Pat
     assert json.loads((tmp_path / "report.json").read_text())["latency_ms"] == {"p50": None, "p99": None}
 
 
+@pytest.mark.parametrize("impressions", [1, 2, 5])
+def test_of_next_to_no_impressions_there_is_a_report_as_well(tmp_path: Path, impressions: int) -> None:
+    arms = {"sam": arm_trace(0.3, seed=0, impressions=impressions), "din-50": arm_trace(0.2, seed=1, impressions=1)}
+    page = write_experiment(tmp_path, *report_of(arms)).read_text()
+    assert "No verdict" in page
+    assert (tmp_path / "ctr.png").read_bytes().startswith(PNG)
+
+
 def test_a_report_replaces_the_pictures_of_the_one_before(tmp_path: Path) -> None:
     write_experiment(tmp_path, *report_of({"sam": arm_trace(0.3, seed=0), "din-50": arm_trace(0.2, seed=1)}))
     report, _ = report_of({"sam": ArmTrace(), "din-50": ArmTrace()})

@@ -1,5 +1,7 @@
 """Arms: who is in which, and answers that fit their examples."""
 
+import time
+
 import numpy as np
 
 from model.scorer import Scorer
@@ -68,3 +70,13 @@ def test_an_answer_comes_back_from_the_score_that_told_it() -> None:
     assert back.probabilities.dtype == np.float32
     assert back.probabilities.tobytes() == answer.probabilities.tobytes(), "to the bit, through JSON"
     assert back.order.tolist() == answer.order.tolist()
+
+
+def test_the_cpu_time_of_scoring_is_divided_among_the_answers_of_an_arm() -> None:
+    arms, asked = Arms(SETTINGS, device="cpu"), examples(12, seed=5)
+    began = time.thread_time()
+    answers = arms.answer(USERS[:12], asked)
+    spent = 1000 * (time.thread_time() - began)
+    assert 0.2 * spent < sum(answer.cpu_ms for answer in answers) <= spent
+    for arm in arms.scorers:
+        assert len({answer.cpu_ms for answer in answers if answer.arm == arm}) == 1, "twelve are one batch an arm"

@@ -110,8 +110,8 @@ def _reached(report: ExperimentReport, name: str) -> list[Cell]:
         Cell(number(arm.impressions)),
         Cell(number(arm.clicks)),
         Cell(percent(arm.ctr), _interval(arm)),
-        Cell(percent(arm.ctr_best)),
-        Cell(percent(arm.ctr_random)),
+        Cell("unknown" if math.isnan(arm.ctr_best) else percent(arm.ctr_best)),
+        Cell("unknown" if math.isnan(arm.ctr_random) else percent(arm.ctr_random)),
         Cell("unknown") if math.isnan(arm.regret) else Cell(number(arm.regret, 2), "an impression"),
     ]
 

@@ -13,8 +13,10 @@ def headline(report: ExperimentReport) -> str:
     rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
     if not rates:
         return "Nothing was shown, so there is nothing to say"
+    if len(verdict.users) < 2:
+        return f"Click rate: {rates}"
     if not verdict.pairs or any(doubt.fatal for doubt in verdict.doubts):
-        return f"Click rate: {rates}. {verdict.sentence}" if len(verdict.users) > 1 else f"Click rate: {rates}"
+        return verdict.sentence
     first = verdict.pairs[0]
     lead = f"{verdict.winner} wins:" if verdict.winner else f"No winner yet: {first.arm} has"
     doubt = "" if first.lift.low > 0 else ", which may be chance"

@@ -61,7 +61,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_settings(arguments: argparse.Namespace, experiment: Experiment, file: Path) -> Settings:
+def _settings(arguments: argparse.Namespace, experiment: Experiment, file: Path) -> Settings:
     """Return the settings with which an experiment runs on this machine.
 
     Raises:
@@ -82,7 +82,7 @@ def run_settings(arguments: argparse.Namespace, experiment: Experiment, file: Pa
 def _run(arguments: argparse.Namespace, file: Path) -> int:
     """Start a system on this machine, send simulated users through it, write the report."""
     experiment = read(file)
-    settings = run_settings(arguments, experiment, file)
+    settings = _settings(arguments, experiment, file)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)

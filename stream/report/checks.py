@@ -9,7 +9,6 @@ from stream.experiment.verdict import DRIFT_ALPHA, LEAST_CLICKS, LEAST_USERS, Do
 from stream.report.data import Check
 from stream.report.words import p_value, percent, signed
 
-NOVELTY_ALPHA = DRIFT_ALPHA
 _TOGETHER = 0.05
 """Share of users who come late, below which their own time and the experiment's are the same."""
 
@@ -85,7 +84,7 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
             f"is the experiment's time. It was {found}."
         )
         return [Check("novelty", question, together, "unknown", own.p)]
-    if own.p <= NOVELTY_ALPHA:
+    if own.p <= DRIFT_ALPHA:
         return [
             Check("novelty", question, f"Yes: {found}. A user's own time begins with the first visit.", "note", own.p)
         ]

@@ -1,5 +1,6 @@
 """The scorers of all arms side by side: each user is answered by the one of their own arm, or by two in turn."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from stream.settings import Settings
 class Answer:
     """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke.
 
+    `cpu_ms` is this answer's part of the CPU time that scoring its batches took the calling thread; 0 when not known.
     `teams` as in `Score`.
     """
 
@@ -26,6 +28,7 @@ class Answer:
     version: int
     probabilities: npt.NDArray[np.float32]
     order: npt.NDArray[np.intp]
+    cpu_ms: float = 0.0
     teams: tuple[Team, ...] = ()
 
     @classmethod
@@ -37,7 +40,7 @@ class Answer:
             score.version,
             np.array(score.probabilities, dtype=np.float32),
             np.array(score.order, dtype=np.intp),
-            tuple(score.teams),
+            teams=tuple(score.teams),
         )
 
 
@@ -67,11 +70,13 @@ class Arms:
             indices.sort(key=lambda index: len(examples[index].sequence))
             for start in range(0, len(indices), self._micro_batch):
                 chunk = indices[start : start + self._micro_batch]
+                began = time.thread_time()
                 scored = scorer.score([examples[index] for index in chunk])
+                cpu_ms = (time.thread_time() - began) * 1000 / len(chunk)
                 for index, probabilities in zip(chunk, scored, strict=True):
                     order = np.argsort(-probabilities, kind="stable")
                     version = scorer.version
-                    said[model, index] = Answer(model, version.epoch, version.version, probabilities, order)
+                    said[model, index] = Answer(model, version.epoch, version.version, probabilities, order, cpu_ms)
         answers = []
         for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
             if arm in self._interleaved:
@@ -96,4 +101,4 @@ def drafted(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
         for answer, placed in ((one, ours), (other, ~ours))
     )
     probabilities = np.where(ours, one.probabilities, other.probabilities)
-    return Answer(arm, one.epoch, one.version, probabilities, order, teams)
+    return Answer(arm, one.epoch, one.version, probabilities, order, one.cpu_ms + other.cpu_ms, teams)

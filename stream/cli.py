@@ -48,9 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     demo = _command(commands, "demo", _demo, "a whole system on this machine, with simulated traffic and a report")
-    demo.add_argument("--broker", default="embedded", help=_BROKER)
-    demo.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
-    _simulation_flags(demo, seconds=110.0, report="report")
+    _local_flags(demo)
 
     _command(commands, "worker", _worker, "fold behaviours, answer impressions, label clicks")
     _command(commands, "trainer", _trainer, "learn from samples, publish updates, keep checkpoints")
@@ -58,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "monitor", _monitor, "count what the arms reach, publish it, and show it on a page")
 
     simulate = _command(commands, "simulate", _simulate, "simulated users against a system that runs already")
-    _simulation_flags(simulate, seconds=60.0, report="report")
+    _simulation_flags(simulate, seconds=60.0, before=0)
 
     replay = _command(commands, "replay", _replay, "real data through the whole loop, judged progressively")
     replay.add_argument("dataset", choices=["complete-journey", "kuairand"], help="which data set")
@@ -90,11 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("--limit", type=_count, default=20, metavar="N", help="list only the newest (default 20)")
     letters.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
-    text = "say what an experiment's file means, what is wrong with it, and how many users it needs"
-    experiment = commands.add_parser("experiment", help=text, description=text)
-    experiment.set_defaults(command=_experiment, log_level="WARNING")
-    experiment.add_argument("action", choices=["check", "settings"], help="settings prints them for --config")
-    experiment.add_argument("file", type=Path, metavar="FILE", help="experiment.toml")
+    _experiment_commands(commands)
 
     bench = commands.add_parser("bench", help=(text := "measure both sides in one run"), description=text)
     bench.set_defaults(command=_bench, log_level="WARNING")
@@ -121,12 +115,48 @@ def _command(
     return parser
 
 
-def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report: str) -> None:
+def _experiment_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "check an experiment's file, run it with simulated users, or report on live traffic"
+    experiment = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
+    actions = experiment.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def file(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        parser.add_argument("file", type=Path, metavar="FILE", help="experiment.toml")
+        return parser
+
+    for name, text in (
+        ("check", "say what the file means, what is wrong with it, and how many users it needs"),
+        ("settings", "print its salt and arms for --config"),
+    ):
+        parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        parser.set_defaults(command=_experiment, log_level="WARNING")
+        file(parser)
+    run = _command(actions, "run", _experiment_run, "run it on this machine, with simulated users and a report")
+    _local_flags(file(run))
+    text = "read the outcomes of live traffic from Kafka, and write the verdict and its report"
+    report = file(_command(actions, "report", _experiment_report, text))
+    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for so long ago"
+    report.add_argument("--since", metavar="TIME", help=f"impressions from then on: {when} (default: all in Kafka)")
+    report.add_argument("--until", metavar="TIME", help="impressions before then (default: now)")
+    report.add_argument("--before", metavar="TIME", help="clicks from then until --since tell users apart (CUPED)")
+    report.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="where the report goes")
+
+
+def _local_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--broker", default="embedded", help=_BROKER)
+    parser.add_argument("--workers", type=_count, default=1, help="worker processes (default 1)")
+    parser.add_argument("--no-monitor", action="store_true", help="without the monitor and its live page")
+    _simulation_flags(parser, seconds=110.0, before=4000)
+
+
+def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, before: int) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help="length of the traffic (default %(default).0f)")
     parser.add_argument("--rate", type=float, default=40.0, help="impressions a second (default %(default).0f)")
     parser.add_argument("--users", type=_count, default=400, help="simulated users (default %(default)s)")
     parser.add_argument("--history", type=_count, default=1000, help="behaviours of each before (default %(default)s)")
-    parser.add_argument("--report", type=Path, default=Path(report), metavar="DIR", help="where the report goes")
+    text = "impressions before, of random items to everybody; their clicks sharpen the verdict (default %(default)s)"
+    parser.add_argument("--pre-impressions", type=_natural, default=before, metavar="N", help=text)
+    parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="where the report goes")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
     parser.add_argument("--seed", type=int, default=0, help="of the world and its users")
     parser.add_argument(
@@ -137,6 +167,12 @@ def _simulation_flags(parser: argparse.ArgumentParser, *, seconds: float, report
 def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 
@@ -203,6 +239,18 @@ def _experiment(arguments: argparse.Namespace) -> int:
     from stream.experiment.command import run_experiment
 
     return run_experiment(arguments)
+
+
+def _experiment_run(arguments: argparse.Namespace) -> int:
+    from stream.demo import run_experiment
+
+    return run_experiment(arguments)
+
+
+def _experiment_report(arguments: argparse.Namespace) -> int:
+    from stream.experiment_report import run_report
+
+    return run_report(arguments, _settings(arguments))
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -55,3 +55,7 @@ class EventError(StreamError, ValueError):
 
 class SimulationError(StreamError):
     """A simulation cannot go on: nobody answers it."""
+
+
+class TimeError(StreamError, ValueError):
+    """A time is written in a way that nobody understands, or two times are in the wrong order."""

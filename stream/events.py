@@ -58,12 +58,14 @@ class Click(Struct, frozen=True, gc=False):
 class Spent(Struct, frozen=True):
     """Milliseconds that an answer took from the impression's Kafka timestamp on: waiting, reading state, scoring.
 
-    `score` is the time of the whole batch that the answer was part of, since it came no sooner.
+    `score` is the time of the whole batch that the answer was part of, since it came no sooner. `cpu` is no time of
+    waiting: it is this answer's part of the CPU time that its arm's batch took the scoring thread, 0 when not known.
     """
 
     wait: float
     state: float
     score: float
+    cpu: float = 0.0
 
 
 class Team(Struct, frozen=True):

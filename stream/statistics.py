@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.effect import click_rate
+from stream.experiment.effect import Estimate, click_rate
 from stream.experiment.moments import Moments
 
 Array = npt.NDArray[Any]
@@ -51,9 +51,14 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    estimate = click_rate(Moments.of_observations(users, shown, clicks))
-    rate, half = float(estimate.value), _quantile(level) * float(np.sqrt(estimate.variance))
-    return Interval(rate, rate - half, rate + half)
+    return one_look(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
+
+
+def one_look(estimate: Estimate, *, level: float = 0.95) -> Interval:
+    """Return one estimate with the normal distribution's interval, which holds for a single look at the end."""
+    # Rounding can leave the variance of users who are all alike a little below 0.
+    value, half = float(estimate.value), _quantile(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))
+    return Interval(value, value - half, value + half)
 
 
 def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -> tuple[float, ...]:

@@ -1,7 +1,8 @@
-"""A whole system on one machine: broker, topics, workers and trainer, for the demo, the replay and tests."""
+"""A whole system on one machine: broker, topics, workers, trainer and perhaps a monitor, for demo, replay and tests."""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from stream.topics import Topics
 
 _STOP_S = 30.0
 _LOG_TAIL = 15
+_OPTIONAL_NICE = 10
 
 
 class Processes:
@@ -43,6 +45,7 @@ class Processes:
         self._settings.touch(mode=0o600)
         self._settings.write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._optional: set[str] = set()
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -55,9 +58,25 @@ class Processes:
         self.stop()
 
     def start(
-        self, name: str, command: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+        self,
+        name: str,
+        command: str,
+        *arguments: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        optional: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process."""
+        """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process.
+
+        An optional one steps back where processors are scarce, and `check` does not mind its end.
+        """
+
+        def prepare() -> None:
+            die_with_parent()
+            if optional:
+                os.nice(_OPTIONAL_NICE)
+
+        if optional:
+            self._optional.add(name)
         # The settings file is complete; the environment must not change it again.
         inherited = {key: value for key, value in os.environ.items() if not _is_setting(key)}
         with self.log(name).open("ab") as log:
@@ -68,7 +87,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env={**inherited, **environment},
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=prepare,
             )
         return self._children[name]
 
@@ -77,17 +96,21 @@ class Processes:
         return self._logs / f"{name}.log"
 
     def check(self) -> None:
-        """See that all children live.
+        """See that all children live that are not optional.
 
         Raises:
             ChildDiedError: naming the first that does not, how it ended, and the end of its log.
         """
         for name, child in self._children.items():
-            if (code := child.poll()) is not None:
+            if name not in self._optional and (code := child.poll()) is not None:
                 tail = self.log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
                 raise ChildDiedError(
                     f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
                 )
+
+    def lost(self) -> list[str]:
+        """Return the names of optional children that have ended."""
+        return [name for name, child in self._children.items() if name in self._optional and child.poll() is not None]
 
     def release(self, name: str) -> subprocess.Popen[bytes]:
         """Look after a child no longer, and return it: who ends it waits for it as well."""
@@ -133,7 +156,9 @@ class System:
 
 
 @contextmanager
-def local_system(settings: Settings, *, broker: str, directory: Path, workers: int = 1) -> Iterator[System]:
+def local_system(
+    settings: Settings, *, broker: str, directory: Path, workers: int = 1, monitor: bool = False
+) -> Iterator[System]:
     """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
 
     State, checkpoints and logs lie in `directory`.
@@ -143,6 +168,7 @@ def local_system(settings: Settings, *, broker: str, directory: Path, workers: i
         broker: `embedded`, `kafka`, or `HOST:PORT` of a cluster that runs already.
         directory: a directory of this run.
         workers: how many workers share the partitions.
+        monitor: start one as well, on a free port of this machine; the system does without it when it ends.
     """
     with local_broker(broker, directory / "broker") as running:
         settings = msgspec.structs.replace(
@@ -150,6 +176,11 @@ def local_system(settings: Settings, *, broker: str, directory: Path, workers: i
             kafka={**settings.kafka, "bootstrap.servers": running.bootstrap},
             state=msgspec.structs.replace(settings.state, directory=str(directory / "state")),
             trainer=msgspec.structs.replace(settings.trainer, directory=str(directory / "checkpoints")),
+            monitor=msgspec.structs.replace(
+                settings.monitor,
+                directory=str(directory / "monitor"),
+                web=f"127.0.0.1:{_free_port()}" if monitor else "",
+            ),
         )
         names = Topics(settings.topics.prefix)
         topics.ensure(
@@ -162,6 +193,8 @@ def local_system(settings: Settings, *, broker: str, directory: Path, workers: i
             processes.start("trainer", "trainer")
             for number in range(1, workers + 1):
                 processes.start(f"worker-{number}", "worker")
+            if monitor:
+                processes.start("monitor", "monitor", optional=True)
             try:
                 yield System(settings, names, processes, running)
             finally:
@@ -174,6 +207,11 @@ def keep_logs(directory: Path, report: Path) -> None:
     if (logs := directory / "logs").is_dir():
         shutil.rmtree(report / "logs", ignore_errors=True)
         shutil.copytree(logs, report / "logs")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _is_setting(name: str) -> bool:

@@ -41,6 +41,8 @@ class Tail:
         self._consumer = consumer(kafka, own, self._hearing)
         self.positions: dict[tuple[str, int], int] = {}
         """(topic, partition) → the next offset to be read."""
+        self.removed: dict[tuple[str, int], int] = {}
+        """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
         for topic in topics:
             listed = retried(partial(self._consumer.list_topics, topic, timeout=5.0), f"topic {topic}")
@@ -60,6 +62,8 @@ class Tail:
                         " made anew. Move what was kept of it (checkpoints, state) away to start afresh."
                     )
                 self.positions[topic, partition] = max(low, begin)
+                if begin <= low > 0:
+                    self.removed[topic, partition] = low
                 self._ends[topic, partition] = high
         self._consumer.assign(
             [TopicPartition(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
@@ -82,6 +86,10 @@ class Tail:
     def at_end(self) -> bool:
         """Say whether everything is read that was there when reading began."""
         return all(self.positions[where] >= end for where, end in self._ends.items())
+
+    def left(self) -> int:
+        """Return how many offsets are not read yet of those that were there when reading began."""
+        return sum(max(0, end - self.positions[where]) for where, end in self._ends.items())
 
     def lag(self) -> int:
         """Return how many records wait, as far as the client has heard."""

@@ -263,7 +263,7 @@ class Worker:
                 task = self._tasks[number]
                 task.scored(request, answer)
                 wait = max(0.0, received - request.record.timestamp - request.state_ms)
-                score = _score(request, answer, Spent(wait=wait, state=request.state_ms, score=spent))
+                score = _score(request, answer, Spent(wait, request.state_ms, spent, answer.cpu_ms))
                 self._sender.send(
                     self._topics.scores,
                     encode_json(score),

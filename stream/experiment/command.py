@@ -7,9 +7,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.experiment.plan import Experiment, PlannedArm, read
+from stream.experiment.plan import Experiment, read
 from stream.experiment.power import needs
 from stream.experiment.verdict import LEAST_USERS
+from stream.report.words import learning_words, model_words
 
 _UNEVEN = 1.5
 
@@ -89,17 +90,10 @@ def _arms(experiment: Experiment) -> Table:
             table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", pair, "", "each from what it placed")
             continue
         spec = arm.settings().spec()
-        table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", _model(arm), f"{spec.length:,}", _learning(arm))
+        table.add_row(
+            arm.name, f"{experiment.shares[arm.name]:.1%}", model_words(arm), f"{spec.length:,}", learning_words(arm)
+        )
     return table
-
-
-def _model(arm: PlannedArm) -> str:
-    changed = ", ".join(f"{key} {value}" for key, value in arm.model.items())
-    return f"{arm.preset} with {changed}" if changed else arm.preset
-
-
-def _learning(arm: PlannedArm) -> str:
-    return {"own": "from its own users", "all": "from all users"}[arm.learn_from] if arm.learn else "no"
 
 
 def _users(count: int) -> str:

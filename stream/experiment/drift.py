@@ -1,4 +1,4 @@
-"""Whether an effect is steady: novelty that wears off, or an arm that still learns, differs between thirds of time."""
+"""Whether an effect is steady: novelty that wears off, or an arm that still learns, differs between parts of time."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from stream.experiment.moments import Floats, Moments
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The lift in each third of the time, and the p-value of "it is the same in all", for one look."""
+    """The lift in each part of the time, and the p-value of "it is the same in all", for one look."""
 
     lifts: tuple[float, ...]
     p: float
 
 
 def drift(first: Moments, second: Moments) -> Drift:
-    """Compare the thirds of two arms.
+    """Compare two arms in several parts of the time, such as `UserSums.thirds` or `UserSums.own_thirds`.
 
     Args:
-        first: moments of vectors (shown, clicks) of the first third, then of the second and of the third: k = 6.
+        first: moments of vectors (shown, clicks) of the first part, then of the next: k = 6 for thirds.
         second: those of the other arm.
 
-    The thirds share users, so the test (Wald, chi-square) uses the covariance between thirds over users.
+    The parts share users, so the test (Wald, chi-square) uses the covariance between parts over users.
     """
     (log_first, within_first), (log_second, within_second) = _log_rates(first), _log_rates(second)
     logs, covariance = log_first - log_second, within_first + within_second

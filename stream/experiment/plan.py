@@ -71,6 +71,11 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return tuple(arm for arm in self.arms if arm.share > 0 and not arm.interleave)
 
     @property
+    def longest(self) -> int:
+        """The most behaviours that a model reads."""
+        return max((arm.settings().spec().length for arm in self.arms if not arm.interleave), default=1)
+
+    @property
     def shares(self) -> dict[str, float]:
         """Share of each arm, as fractions of 1."""
         total = sum(arm.share for arm in self.arms)
@@ -104,9 +109,7 @@ def read(path: Path) -> Experiment:
         if arm.length is not None and "length" in arm.model:
             raise ExperimentError(f"{path}: arm {arm.name!r} has its length twice: keep `length`, drop `model.length`")
     try:
-        models = [arm.settings() for arm in experiment.arms if not arm.interleave]
-        longest = max((arm.spec().length for arm in models), default=1)
-        convert({**experiment.settings(), "state": {"length": max(longest, Settings().state.length)}})
+        convert({**experiment.settings(), "state": {"length": max(experiment.longest, Settings().state.length)}})
     except SettingsError as error:
         raise ExperimentError(f"{path}: {error}") from None
     interleaves = any(arm.interleave and arm.share > 0 for arm in experiment.arms)

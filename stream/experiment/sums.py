@@ -127,13 +127,54 @@ class UserSums:
 
         The thirds are as equal as the spans allow; with fewer than three spans some hold nothing.
         """
-        count = len(self._rows)
-        used = np.flatnonzero(self._counts[:count].any(axis=(0, 2)))
-        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        low, high = self._used()
         edges = thirds_of(low, high)
         counts = self._counts[self._members(arm)]
         parts = [counts[:, edges[part] : edges[part + 1]].sum(axis=1) for part in range(3)]
         return Moments.of(np.concatenate(parts, axis=1))
+
+    @property
+    def edges(self) -> list[int]:
+        """Times at which the spans from the first to the last that hold anything begin, and when the last ends."""
+        low, high = self._used()
+        return [(span + self._first) * self._width for span in range(low, high + 1)]
+
+    def spans(self, arm: str, edges: Sequence[int]) -> Moments:
+        """Return the (spans,) moments of (shown, clicks) between each two of some of the `edges`."""
+        return Moments.of(self._between(arm, edges))
+
+    def looks(self, arm: str, edges: Sequence[int]) -> Moments:
+        """Return the (spans,) moments, as of `moments`, of all that was done by the end of each span."""
+        done = np.cumsum(self._between(arm, edges), axis=0)
+        before = np.broadcast_to(self._before[self._members(arm)], done.shape)
+        return Moments.of(np.concatenate([done, before], axis=-1))
+
+    def own_thirds(self, arm: str) -> Moments:
+        """Return the moments of (shown, clicks) in the first and in the last third of the users' own time.
+
+        A user's own time begins with their first visit; it is told no finer than the spans. Users whose own time is too
+        short for a last third have done nothing in it.
+        """
+        low, high = self._used()
+        length, third = max(1, high - low), max(1, round((high - low) / 3))
+        counts = self._counts[self._members(arm), low : low + length]
+        places = (counts[..., 0] > 0).argmax(axis=1)[:, None] + np.arange(length)
+        own = np.take_along_axis(counts, (places % length)[..., None], axis=1) * (places < length)[..., None]
+        return Moments.of(np.concatenate([own[:, :third].sum(axis=1), own[:, length - third :].sum(axis=1)], axis=1))
+
+    @property
+    def latecomers(self) -> float:
+        """Share of the users in an arm whose first visit was after the first third of the time; NaN without any."""
+        low, high = self._used()
+        visited = self._counts[self._place >= 0, low:high, 0] > 0
+        if not len(visited):
+            return float("nan")
+        return float(np.mean(visited.argmax(axis=1) >= max(1, round((high - low) / 3))))
+
+    def users(self, arm: str) -> list[str]:
+        """Return the users of an arm."""
+        rows = set(self._members(arm).tolist())
+        return [user for user, row in self._rows.items() if row in rows]
 
     def encode(self) -> bytes:
         """Return the sums as MessagePack, for another process to decode and merge."""
@@ -170,8 +211,19 @@ class UserSums:
         sums._width, sums._first, sums._empty = packed.width, packed.first, not counts.any()
         return sums
 
+    def _between(self, arm: str, edges: Sequence[int]) -> Ints:
+        """(spans, users, 2) what an arm's users did between each two edges."""
+        *starts, end = (edge // self._width - self._first for edge in edges)
+        counts = self._counts[self._members(arm), :end]
+        return np.add.reduceat(counts, starts, axis=1).swapaxes(0, 1) if starts else np.zeros((0, 0, 2), np.int64)
+
     def _members(self, arm: str) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self._place == self._arms[arm]) if arm in self._arms else np.array([], dtype=np.intp)
+
+    def _used(self) -> tuple[int, int]:
+        """Return the first bin that holds anything, and the one behind the last."""
+        used = np.flatnonzero(self._counts.any(axis=(0, 2)))
+        return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
 
     def _enter(self, users: Sequence[str]) -> Ints:
         """Return the rows of users, making those that are missing."""

@@ -182,10 +182,9 @@ def intervals(effect: Effect, *, spread: float, alpha: float) -> tuple[Interval,
     value = float(effect.difference.value)
     log_value = float(effect.log_ratio.value)
     log_half = float(half_width(effect.log_ratio.variance, spread, alpha))
-    return (
-        Interval(value, value - half, value + half),
-        Interval(math.expm1(log_value), math.expm1(log_value - log_half), math.expm1(log_value + log_half)),
-    )
+    with np.errstate(over="ignore"):  # of next to no data, the lift may be anything up to infinity
+        lift = np.expm1([log_value, log_value - log_half, log_value + log_half]).tolist()
+    return Interval(value, value - half, value + half), Interval(*lift)
 
 
 def enough(arm: Moments) -> Array:

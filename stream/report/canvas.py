@@ -32,6 +32,14 @@ def label_ends(axes: "Axes", x: float, labels: list[tuple[str, str, float]]) -> 
         )  # fmt: skip
 
 
+def time_axis(axes: "Axes", end_s: float) -> float:
+    """Name the horizontal axis in a unit that fits an experiment of `end_s` seconds; returns the unit's seconds."""
+    units = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+    length, unit = next(each for each in units if end_s >= 3 * each[0] or each[0] == 1)
+    axes.set_xlabel(f"{unit} since the first impression")
+    return float(length)
+
+
 @contextmanager
 def picture(title: str, subtitle: str, *, height: float = 4.4) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
     """Return axes under one title, and a function that returns them as PNG. Heights in inches; the width is 10."""

@@ -3,6 +3,10 @@
 from base64 import b64encode
 from dataclasses import dataclass, field
 
+from stream.report.data import Check
+
+_MARKS = {"fine": "✓", "note": "!", "fatal": "✕", "unknown": "?"}
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -22,11 +26,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An arm's row of the table."""
+    """An arm's row of a table."""
 
     name: str
     colour: str
     cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Arms as rows under named columns; the first column is the arm's."""
+
+    columns: list[str]
+    rows: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,18 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page under a heading of its own; from top to bottom as the fields stand."""
+
+    heading: str
+    lead: str = ""
+    table: Table | None = None
+    lines: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Everything on the page, from top to bottom."""
 
@@ -50,10 +74,7 @@ class Page:
     headline: str
     lead: str
     tiles: list[Tile]
-    columns: list[str]
-    rows: list[Row]
-    verdict: list[str] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
+    sections: list[Section]
     notes: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
 
@@ -68,4 +89,4 @@ def render_page(page: Page) -> str:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2").render(page=page)
+    return environment.get_template("report.html.j2").render(page=page, marks=_MARKS)

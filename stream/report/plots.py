@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stream.report.canvas import label_ends, picture, pictures
-from stream.report.data import ArmTrace, DemoTrace, RatePoint, ReplayTrace
+from stream.report.canvas import label_ends, picture, pictures, time_axis
+from stream.report.data import Percentiles, RatePoint, ReplayTrace, Timed
 from stream.report.style import INK, PALETTE, QUIET, colours
-from stream.report.summary import columns
-from stream.statistics import clustered_rate, percentiles
+from stream.statistics import percentiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,19 +18,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _MIN_PER_WINDOW = 120
-"""Impressions of an arm that make a window worth drawing."""
-
-
-def demo_plots(trace: DemoTrace) -> dict[str, bytes]:
-    """Draw every picture of a demo for which there are data: file name without ending → PNG."""
-    drawn = {"ctr": click_rates(trace.arms), "log_loss": log_losses(trace.arms)}
-    if trace.latency:
-        drawn["latency"] = latencies(trace.latency)
-    if trace.freshness:
-        drawn["freshness"] = freshness(trace.freshness)
-    if trace.rates:
-        drawn["throughput"] = throughput(trace.rates)
-    return drawn
+"""Answers of an arm that make a window worth drawing."""
 
 
 def replay_plots(traces: Mapping[str, ReplayTrace]) -> dict[str, bytes]:
@@ -39,72 +26,45 @@ def replay_plots(traces: Mapping[str, ReplayTrace]) -> dict[str, bytes]:
     return {"auc": progressive(traces, "auc"), "ne": progressive(traces, "ne")}
 
 
-def click_rates(arms: Mapping[str, ArmTrace]) -> bytes:
-    """Draw the click rate of each arm in windows of time, with 95% intervals over users, between random and oracle."""
-    edges = _edges(arms)
-    middles = (edges[1:] + edges[:-1]) / 2
-    totals = {arm: clustered_rate(*columns(trace)).value for arm, trace in arms.items()}
-    named = ", ".join(f"{arm} {100 * rate:.1f}%" for arm, rate in totals.items() if np.isfinite(rate))
-    subtitle = "share of the shown items that were clicked, over time, with 95% interval; the title is over all of it"
-    with picture(f"Click rate: {named or 'nothing shown'}", subtitle) as (axes, save):
+def latencies(timed: Mapping[str, Timed], palette: Mapping[str, str], overall: Percentiles) -> bytes:
+    """Draw how long each arm's answers took: their distribution, and median and 99th percentile over time.
+
+    Args:
+        timed: arm → (s since the start, ms) of each answer, or of a fair part of them.
+        palette: arm → colour.
+        overall: of all answers, for the title.
+    """
+    title = f"Latency: half within {overall.p50:.0f} ms, 99% within {overall.p99:.0f} ms"
+    columns = {arm: np.array(points).T for arm, points in timed.items() if points}
+    limit = 1.25 * max(percentiles(ms, (99,))[0] for _, ms in columns.values())
+    end = max(at.max() for at, _ in columns.values())
+    with pictures(2, title, "left: how often an answer took how long; right: over time") as ((left, right), save):
         labels = []
-        for arm, colour in colours(arms).items():
-            at, data = np.asarray(arms[arm].at), columns(arms[arm])
-            inside = [(at >= low) & (at < high) for low, high in pairwise(edges)]
-            rates = np.array([clustered_rate(*(column[window] for column in data)) for window in inside])
-            axes.fill_between(middles, rates[:, 1], rates[:, 2], color=colour, alpha=0.16, linewidth=0)
-            axes.plot(middles, rates[:, 0], color=colour, marker="o", markersize=3.5)
-            labels.append((arm, colour, rates[-1, 0]))
-        for name, label in (("best", "best possible"), ("random", "random")):
-            level = _window_means(arms, name, edges)
-            if np.isfinite(level).any():
-                axes.plot(middles, level, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
-                labels.append((label, QUIET, level[-1]))
-        axes.set_ylim(bottom=0)
-        label_ends(axes, middles[-1], labels)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-        axes.set_xlabel("seconds since the first impression")
-        return save()
-
-
-def log_losses(arms: Mapping[str, ArmTrace]) -> bytes:
-    """Draw the log loss of the probabilities as served, in windows of time, above the least that it can be."""
-    edges = _edges(arms)
-    middles = (edges[1:] + edges[:-1]) / 2
-    known = any(trace.floor for trace in arms.values())
-    subtitle = "of the probabilities as they were served" + (
-        "; dashed: of the true probabilities of the same items, the least there can be" if known else ""
-    )
-    with picture("Log loss over time", subtitle) as (axes, save):
-        labels = []
-        for arm, colour in colours(arms).items():
-            loss = _window_means({arm: arms[arm]}, "losses", edges)
-            axes.plot(middles, loss, color=colour, marker="o", markersize=3.5)
-            floor = _window_means({arm: arms[arm]}, "floor", edges)
-            axes.plot(middles, floor, color=colour, linewidth=1.4, linestyle=(0, (4, 3)))
-            labels.append((arm, colour, loss[-1]))
-        label_ends(axes, middles[-1], labels)
-        axes.set_xlabel("seconds since the first impression")
-        axes.set_ylabel("nats an item")
-        return save()
-
-
-def latencies(points: list[tuple[float, float]]) -> bytes:
-    """Draw how long answers took: their distribution, and median and 99th percentile over time."""
-    at, ms = np.array(points).T
-    p50, p99 = percentiles(ms, (50, 99))
-    title = f"Latency: half within {p50:.0f} ms, 99% within {p99:.0f} ms"
-    with pictures(2, title, "from the impression produced to its score received") as ((left, right), save):
-        _distribution(left, ms, PALETTE[0], "ms", (p50, p99))
-        edges = np.linspace(0, max(at.max(), 1e-9), _windows(len(at)) + 1)
-        windows = [ms[(at >= low) & (at <= high)] for low, high in pairwise(edges)]
-        over_time = np.array([percentiles(window, (50, 99)) for window in windows])
-        middles = (edges[1:] + edges[:-1]) / 2
-        right.plot(middles, over_time[:, 0], color=PALETTE[0])
-        right.plot(middles, over_time[:, 1], color=PALETTE[1])
-        label_ends(right, middles[-1], [("p50", PALETTE[0], over_time[-1, 0]), ("p99", PALETTE[1], over_time[-1, 1])])
+        for arm, (at, ms) in columns.items():
+            weights = np.full(len(ms), 1 / len(ms))
+            left.hist(
+                ms,
+                bins=40,
+                range=(0, limit),
+                weights=weights,
+                color=palette[arm],
+                histtype="step",
+                linewidth=1.8,
+                label=arm,
+            )
+            edges = np.linspace(0, max(end, 1e-9), _windows(len(at)) + 1)
+            inside = [ms[(at >= low) & (at <= high)] for low, high in pairwise(edges)]
+            p50, p99 = np.array([percentiles(window, (50, 99)) for window in inside]).T
+            middles = (edges[1:] + edges[:-1]) / 2 / time_axis(right, end)
+            right.plot(middles, p99, color=palette[arm])
+            right.plot(middles, p50, color=palette[arm], linewidth=1.4, linestyle=(0, (4, 3)))
+            labels += [("p99", palette[arm], p99[-1]), ("p50", palette[arm], p50[-1])]
+        left.legend(frameon=False, loc="upper right")
+        left.set_xlim(0, limit)
+        left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        left.set_xlabel("ms")
         right.set_ylim(bottom=0)
-        right.set_xlabel("seconds since the first impression")
+        label_ends(right, middles[-1], labels)
         right.set_ylabel("ms")
         return save()
 
@@ -164,27 +124,8 @@ def progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
         return save()
 
 
-def _edges(arms: Mapping[str, ArmTrace]) -> Floats:
-    """Edges of equal windows of time that hold enough impressions of every arm to say something."""
-    end = max((max(trace.at, default=0.0) for trace in arms.values()), default=0.0)
-    fewest = min((len(trace.at) for trace in arms.values()), default=0)
-    edges: Floats = np.linspace(0, end + 1e-6, _windows(fewest) + 1)
-    return edges
-
-
 def _windows(count: int) -> int:
     return int(np.clip(count // _MIN_PER_WINDOW, 1, 24))
-
-
-def _window_means(arms: Mapping[str, ArmTrace], name: str, edges: Floats) -> Floats:
-    """In each window, the sum of a column over the items shown; NaN where there is nothing."""
-    total, shown = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-    for trace in arms.values():
-        if values := getattr(trace, name):
-            total += np.histogram(trace.at, edges, weights=values)[0]
-            shown += np.histogram(trace.at, edges, weights=trace.shown)[0]
-    means: Floats = np.divide(total, shown, out=np.full_like(total, np.nan), where=shown > 0)
-    return means
 
 
 def _distribution(axes: "Axes", values: Floats, colour: str, unit: str, marks: tuple[float, float]) -> None:

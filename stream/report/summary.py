@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from model.metrics import auc, normalised_entropy
 from stream.experiment.sums import UserSums
-from stream.experiment.verdict import Verdict, judge
-from stream.report.data import ArmResult, ArmTrace, Machine, Percentiles, ReplayTrace
+from stream.report.data import ArmPlan, ArmResult, ArmTrace, Machine, Percentiles, ReplayTrace
+from stream.report.series import missed
+from stream.report.words import learning_words, model_words
+from stream.settings import ArmSettings
 from stream.statistics import clustered_rate, percentiles
 
 _LIBRARIES = ("samstream", "torch", "numpy", "confluent-kafka", "rocksdict")
@@ -22,7 +24,7 @@ Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int6
 
 
 def arm_result(trace: ArmTrace) -> ArmResult:
-    """Add up what happened to an arm; rates are NaN when it showed nothing."""
+    """Add up what happened to an arm of a simulation; rates are NaN when it showed nothing."""
     shown = sum(trace.shown)
     ctr = clustered_rate(*columns(trace))
 
@@ -30,6 +32,7 @@ def arm_result(trace: ArmTrace) -> ArmResult:
         return sum(values) / shown if shown and values else float("nan")
 
     return ArmResult(
+        users=len(set(trace.users)),
         impressions=len(trace.at),
         shown=shown,
         clicks=sum(trace.clicks),
@@ -40,17 +43,42 @@ def arm_result(trace: ArmTrace) -> ArmResult:
         log_loss_floor=per_item(trace.floor),
         ctr_best=per_item(trace.best),
         ctr_random=per_item(trace.random),
+        regret=mean(missed(trace)),
+        latency_ms=spread(trace.latency),
+        cpu_s=mean(trace.cpu),
+        timed=len(trace.latency),
         epoch=trace.epoch,
         version=trace.version,
     )
 
 
-def verdict(traces: Mapping[str, ArmTrace], shares: Mapping[str, float]) -> Verdict:
-    """Return the verdict on arms of these shares, which are taken as unknown when they lack an arm that answered."""
+def user_sums(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
+    """Return what simulated users did, with their time before if there was one; times in ms since the start."""
     sums = UserSums()
+    if before is not None:
+        sums.merge(before)
     for arm, trace in traces.items():
-        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, trace.at)
-    return judge(sums, shares if traces.keys() <= shares.keys() else None)
+        times = 1000 * np.array(trace.at)
+        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, times)
+    return sums
+
+
+def plan_of(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, ArmPlan]:
+    """Return what arms are, as a report says it; of those that were only seen, nothing is known."""
+    total = sum(arm.share for arm in arms)
+    planned = {arm.name: _planned(arm, arm.share / total) for arm in arms}
+    return planned | {name: ArmPlan(float("nan"), "unknown", 0, "unknown") for name in seen if name not in planned}
+
+
+def _planned(arm: ArmSettings, share: float) -> ArmPlan:
+    if arm.interleave:
+        return ArmPlan(share, " and ".join(arm.interleave) + " in turn", 0, "each from what it placed")
+    return ArmPlan(share, model_words(arm), arm.spec().length, learning_words(arm))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN of nothing."""
+    return sum(values) / len(values) if len(values) else float("nan")
 
 
 def spread(values: npt.ArrayLike) -> Percentiles:

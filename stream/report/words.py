@@ -3,33 +3,47 @@
 import math
 
 from stream.experiment.verdict import Pair, Verdict
-from stream.report.data import DemoReport, Machine, ReplayReport
+from stream.report.data import ExperimentReport, Machine, ReplayReport
+from stream.settings import ArmSettings
 
 
-def demo_headline(report: DemoReport) -> str:
+def headline(report: ExperimentReport) -> str:
     """Say in one sentence what came out of the experiment, and no more than the verdict allows."""
     verdict = report.verdict
     rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
     if not rates:
         return "Nothing was shown, so there is nothing to say"
+    if len(verdict.users) < 2:
+        return f"Click rate: {rates}"
     if not verdict.pairs or any(doubt.fatal for doubt in verdict.doubts):
-        return f"Click rate: {rates}. {verdict.sentence}" if len(verdict.users) > 1 else f"Click rate: {rates}"
+        return verdict.sentence
     first = verdict.pairs[0]
-    best, other = report.arms[first.arm], report.arms[first.against]
-    lead = f"{verdict.winner} wins" if verdict.winner else "No winner yet"
+    lead = f"{verdict.winner} wins:" if verdict.winner else f"No winner yet: {first.arm} has"
     doubt = "" if first.lift.low > 0 else ", which may be chance"
-    rates = f"{first.arm} click rate {percent(best.ctr)} vs {first.against} {percent(other.ctr)}"
-    return f"{lead}: {rates}, {gain(first)}{doubt}"
+    low, high = signed(first.lift.low), signed(first.lift.high)
+    return f"{lead} {signed(first.lift.value)} clicks against {first.against} (any time: {low} to {high}){doubt}"
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """Return what the headline leaves out: the other pairs, and what speaks against the verdict."""
-    lines = []
-    if not any(doubt.fatal for doubt in verdict.doubts):
-        for pair in verdict.pairs if len(verdict.pairs) > 1 else []:
-            doubt = "" if pair.lift.low > 0 else ", which may be chance"
-            lines.append(f"{pair.arm} against {pair.against}: {gain(pair)}{doubt}.")
-    return [*lines, *(f"Note: {doubt.text}." for doubt in verdict.doubts)]
+def pair_lines(verdict: Verdict) -> list[str]:
+    """Return what the headline leaves out of more than two arms: how every pair compares."""
+    if len(verdict.pairs) < 2 or any(doubt.fatal for doubt in verdict.doubts):
+        return []
+    doubts = ("" if pair.lift.low > 0 else ", which may be chance" for pair in verdict.pairs)
+    return [
+        f"{pair.arm} against {pair.against}: {gain(pair)}{doubt}."
+        for pair, doubt in zip(verdict.pairs, doubts, strict=True)
+    ]
+
+
+def before_line(verdict: Verdict) -> list[str]:
+    """Say what the users' time before the experiment was good for; nothing where there was none."""
+    if not verdict.pairs or not verdict.pairs[0].variance_left < 1:
+        return []
+    left = verdict.pairs[0].variance_left
+    return [
+        "The gain is corrected by how much each arm's users clicked before the experiment (CUPED), so it may differ a "
+        f"little from the ratio of the click rates. This was worth {1 / left:.2g} times the users."
+    ]
 
 
 def gain(pair: Pair) -> str:
@@ -59,6 +73,30 @@ def machine_facts(machine: Machine) -> list[tuple[str, str]]:
     ]
 
 
+def model_words(arm: ArmSettings) -> str:
+    """Return an arm's model: its preset, and what it changes of it other than the length."""
+    changed = ", ".join(f"{key} {value}" for key, value in arm.model.items() if key != "length")
+    return f"{arm.preset} with {changed}" if changed else arm.preset
+
+
+def learning_words(arm: ArmSettings) -> str:
+    """Return whom an arm learns from."""
+    return {"own": "from its own users", "all": "from all users"}[arm.learn_from] if arm.learn else "no"
+
+
+def span_words(seconds: float) -> str:
+    """Return a length of time in the largest unit of which there are at least two."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} seconds"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value, no finer than it is worth."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
 def percent(value: float) -> str:
     """Return a share as a percentage with one decimal."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}%"
@@ -66,7 +104,7 @@ def percent(value: float) -> str:
 
 def signed(value: float) -> str:
     """Return a relative change as a signed percentage."""
-    return f"{100 * value:+.0f}%".replace("-", "−")
+    return f"{100 * value:+.0f}%".replace("-", "−").replace("inf", "∞")
 
 
 def number(value: float, digits: int = 0) -> str:

@@ -2,13 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from stream.experiment.verdict import Verdict
 from stream.live import ArmSnapshot, Snapshot
 from stream.report.data import ArmTrace, RatePoint
-from stream.report.summary import verdict
 from stream.simulation.traffic import Traffic
 from stream.statistics import percentiles, wilson
 
@@ -20,14 +20,14 @@ _VERDICT_EVERY_S = 2.0
 
 
 class Observer:
-    """Watches traffic; asked a few times a second. `shares` of the arms are for the verdict.
+    """Watches traffic; asked a few times a second. `judged` gives the verdict on what happened to the arms.
 
     Attributes:
         rates: one point a second of the traffic.
     """
 
-    def __init__(self, shares: Mapping[str, float] | None = None) -> None:
-        self._shares = shares or {}
+    def __init__(self, judged: Callable[[Mapping[str, ArmTrace]], Verdict]) -> None:
+        self._judge = judged
         self._verdict: tuple[float, str] = (-math.inf, "")
         self.rates: list[RatePoint] = []
         self._counts: deque[tuple[float, int, int, int, int]] = deque()
@@ -44,8 +44,8 @@ class Observer:
             self._counts.popleft()
         events_s, scores_s, clicks_s, samples_s = self._per_second()
         traces = tally.traces()
-        latency = _recent(tally.latency)
-        freshness = _recent(tally.freshness)
+        latency = _recent(*(zip(reversed(trace.at), reversed(trace.latency), strict=True) for trace in traces.values()))
+        freshness = _recent(reversed(tally.freshness))
         return Snapshot(
             phase=phase,
             elapsed=elapsed,
@@ -75,7 +75,7 @@ class Observer:
         """The verdict in a sentence, no older than a moment; nothing while there are not two arms."""
         at, sentence = self._verdict
         if len(traces) > 1 and not 0 <= elapsed - at < _VERDICT_EVERY_S:
-            sentence = verdict(traces, self._shares).sentence
+            sentence = self._judge(traces).sentence
             self._verdict = elapsed, sentence
         return sentence
 
@@ -90,14 +90,16 @@ class Observer:
         return events, scores, clicks, samples
 
 
-def _recent(measured: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return median and 99th percentile of the values measured in the last seconds before the newest."""
-    newest = measured[-1][0] if measured else 0.0
+def _recent(*measured: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return median and 99th percentile of the values (at, value), newest first, of the last seconds of each."""
     values = []
-    for at, value in reversed(measured):
-        if newest - at > _RECENT_S:
-            break
-        values.append(value)
+    for points in measured:
+        newest = None
+        for at, value in points:
+            newest = at if newest is None else newest
+            if newest - at > _RECENT_S:
+                break
+            values.append(value)
     p50, p99 = percentiles(values, (50, 99))
     return p50, p99
 

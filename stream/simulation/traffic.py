@@ -51,8 +51,6 @@ class Tally:
     clicks: int = 0
     behaviors: int = 0
     trained: int = 0
-    latency: list[tuple[float, float]] = field(default_factory=list)
-    """(at, ms) from an impression produced to its score received."""
     freshness: list[tuple[float, float]] = field(default_factory=list)
     """(at, s) from a click produced to the first score received of a model that has learned from it."""
     dead_letters: int = 0
@@ -197,7 +195,6 @@ class Traffic:
             return
         at = arrival.received - self._began
         self.tally.answered += 1
-        self.tally.latency.append((at, 1000 * (arrival.received - asked.at)))
         version = (score.epoch, score.version)
         self._refresh(score.arm, version, arrival.received)
         shown = np.array(score.order[: score.slots])
@@ -206,7 +203,7 @@ class Traffic:
         truth = self._world.shown_probability(asked.user, items, ts)
         clicked = self._world.clicks(asked.user, items, ts)
         predicted = np.clip(np.array(score.probabilities)[shown], 1e-7, 1 - 1e-7)
-        arm = self.tally.arms.setdefault(score.arm, ArmTrace(at=[], users=[], shown=[], clicks=[], losses=[]))
+        arm = self.tally.arms.setdefault(score.arm, ArmTrace())
         arm.at.append(at)
         arm.users.append(asked.user)
         arm.shown.append(len(shown))
@@ -216,6 +213,9 @@ class Traffic:
         best, even = self._world.best_and_even(asked.user, asked.slate, ts, self._slots)
         arm.best.append(best)
         arm.random.append(even)
+        arm.expected.append(float(truth.sum()))
+        arm.latency.append(1000 * (arrival.received - asked.at))
+        arm.cpu.append(score.spent_ms.cpu)
         self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
         for index in np.flatnonzero(clicked):
             delay = 0.1 + self._rng.exponential(0.3)

@@ -1,5 +1,7 @@
 """Arms: who is in which, and answers that fit their examples."""
 
+import time
+
 import msgspec
 import numpy as np
 
@@ -148,3 +150,13 @@ def test_who_drafts_first_is_the_requests_lot() -> None:
     throws = [coin() for _ in range(400)]
     assert throws == [again() for _ in range(400)]
     assert 150 < sum(throws) < 250
+
+
+def test_the_cpu_time_of_scoring_is_divided_among_the_answers_of_an_arm() -> None:
+    arms, asked = Arms(SETTINGS, device="cpu"), examples(12, seed=5)
+    began = time.thread_time()
+    answers = arms.answer(asking(USERS[:12], asked), asked)
+    spent = 1000 * (time.thread_time() - began)
+    assert 0.2 * spent < sum(answer.cpu_ms for answer in answers) <= spent
+    for arm in arms.scorers:
+        assert len({answer.cpu_ms for answer in answers if answer.arm == arm}) == 1, "twelve are one batch an arm"

@@ -67,6 +67,19 @@ def test_only_a_child_that_is_dead_is_named_and_the_others_end_in_order(settings
         processes.check()
 
 
+def test_an_optional_child_steps_back_and_may_end(settings: Settings, tmp_path: Path) -> None:
+    wanted = min(19, psutil.Process().nice() + 10)
+    with Processes(tmp_path / "run", settings) as processes:
+        page = processes.start("page", "trainer", "--set", "trainer.nice=0", optional=True)
+        wait_for_text(processes.log("page"), "started ")
+        assert psutil.Process(page.pid).nice() == wanted
+        assert processes.lost() == []
+        page.kill()
+        page.wait(DEADLINE_S)
+        processes.check()
+        assert processes.lost() == ["page"]
+
+
 def test_the_trainer_steps_back_behind_what_answers(settings: Settings, tmp_path: Path) -> None:
     wanted = min(19, psutil.Process().nice() + settings.trainer.nice)
     with Processes(tmp_path / "run", settings) as processes:

@@ -13,17 +13,21 @@ import pytest
 
 from stream.report.data import (
     ArmTrace,
-    DemoReport,
-    DemoTrace,
+    ExperimentReport,
     RatePoint,
     ReplayArm,
     ReplayReport,
     ReplayTrace,
+    Trace,
 )
-from stream.report.report import write_demo, write_replay
+from stream.report.question import Question
+from stream.report.report import write_experiment, write_replay
 from stream.report.style import PALETTE, colours
-from stream.report.summary import arm_result, replay_trace, spread, this_machine, verdict
-from stream.report.words import demo_headline, replay_headline, verdict_lines
+from stream.report.summary import arm_result, replay_trace, this_machine, user_sums
+from stream.report.words import headline, pair_lines, replay_headline
+from stream.settings import ArmSettings
+from stream.simulation.report import simulation_report
+from stream.simulation.traffic import Tally
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -40,43 +44,37 @@ def arm_trace(rate: float, *, seed: int, impressions: int = 400) -> ArmTrace:
         floor=[2.5] * impressions,
         best=[4.0] * impressions,
         random=[0.5] * impressions,
+        expected=[3.5 - seed] * impressions,
+        latency=[20.0 + at % 7 for at in range(impressions)],
+        cpu=[4.0 - seed] * impressions,
         epoch=1,
         version=9,
     )
 
 
-def demo(arms: dict[str, ArmTrace]) -> tuple[DemoReport, DemoTrace]:
-    latency = [(at / 10, 20.0 + at % 7) for at in range(600)]
-    freshness = [(at / 10, 1.0 + at % 3) for at in range(10, 600)]
-    trace = DemoTrace(
-        arms=arms,
-        latency=latency,
-        freshness=freshness,
-        rates=[RatePoint(at=float(at), events=200.0, scores=40.0, samples=380.0) for at in range(60)],
-    )
-    report = DemoReport(
-        title="samstream demo",
-        seconds=60.0,
+def question(arms: dict[str, ArmTrace]) -> Question:
+    return Question(name="long-history", arms=tuple(ArmSettings(name=name, preset="din-50") for name in arms))
+
+
+def report_of(arms: dict[str, ArmTrace]) -> tuple[ExperimentReport, Trace]:
+    tally = Tally(
         impressions=sum(len(arm.at) for arm in arms.values()),
-        scores=sum(len(arm.at) for arm in arms.values()),
+        answered=sum(len(arm.at) for arm in arms.values()),
         clicks=sum(sum(arm.clicks) for arm in arms.values()),
         behaviors=5000,
-        samples_trained=8000,
-        dead_letters=0,
-        latency_ms=spread([ms for _, ms in latency]),
-        freshness_s=spread([s for _, s in freshness]),
-        arms={name: arm_result(arm) for name, arm in arms.items()},
-        verdict=verdict(arms, dict.fromkeys(arms, 1.0)),
-        machine=this_machine(),
-        settings={"users": 50},
+        trained=8000,
+        freshness=[(at / 10, 1.0 + at % 3) for at in range(10, 600)] if any(arm.at for arm in arms.values()) else [],
+        arms=arms,
+        versions={name: (arm.epoch, arm.version) for name, arm in arms.items()},
     )
-    return report, trace
+    rates = [RatePoint(at=float(at), events=200.0, scores=40.0, samples=380.0) for at in range(60)]
+    return simulation_report(question(arms), tally, rates, began=1e9, seconds=60.0, settings={"users": 50})
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report") / "made" / "here"
-    write_demo(directory, *demo({"sam": arm_trace(0.3, seed=0), "din-50": arm_trace(0.2, seed=1)}))
+    write_experiment(directory, *report_of({"sam": arm_trace(0.3, seed=0), "din-50": arm_trace(0.2, seed=1)}))
     return directory
 
 
@@ -89,108 +87,156 @@ def test_json_has_what_a_reader_relies_on(written: Path) -> None:
         assert arm["ctr_low"] < arm["ctr"] < arm["ctr_high"]
         assert arm["ctr"] == arm["clicks"] / arm["shown"]
     assert report["clicks"] == sum(arm["clicks"] for arm in report["arms"].values())
-    assert msgspec.convert(report, DemoReport).arms["sam"].impressions == 400
+    assert msgspec.convert(report, ExperimentReport).arms["sam"].impressions == 400
+
+
+def test_the_numbers_on_the_page_are_those_of_the_json(written: Path) -> None:
+    report = json.loads((written / "report.json").read_text())
+    page = (written / "report.html").read_text()
+    for name, arm in report["arms"].items():
+        for said in (f"{100 * arm['ctr']:.1f}%", f"{arm['regret']:.2f}", f"{arm['cpu_s']:.2g} s", f"{arm['clicks']:,}"):
+            assert f"<td>{said}" in page, (name, said)
+    for check in report["checks"]:
+        assert check["question"] in page
+        assert check["answer"].split("'")[0] in page
+    lift = report["verdict"]["pairs"][0]["lift"]
+    assert all(f"{100 * value:+.0f}%" in page for value in lift)
+
+
+def test_what_arms_are_and_how_sure_the_answer_is_are_part_of_it(written: Path) -> None:
+    report = json.loads((written / "report.json").read_text())
+    assert report["plan"]["sam"] == {"share": 0.5, "model": "din-50", "length": 50, "learns": "from its own users"}
+    assert (report["alpha"], report["minimum_effect"], report["source"]) == (0.05, 0.1, "simulated")
+
+
+def test_regret_and_cost_are_means_of_what_was_measured(written: Path) -> None:
+    arms = json.loads((written / "report.json").read_text())["arms"]
+    assert [arms[name]["regret"] for name in ("sam", "din-50")] == [pytest.approx(0.5), pytest.approx(1.5)]
+    assert [arms[name]["cpu_s"] for name in ("sam", "din-50")] == [4.0, 3.0]
+    assert arms["sam"]["latency_ms"]["p50"] == 23.0
 
 
 def test_series_can_be_read_back(written: Path) -> None:
-    trace = msgspec.json.decode((written / "series.json").read_bytes(), type=DemoTrace)
+    trace = msgspec.json.decode((written / "series.json").read_bytes(), type=Trace)
     assert sum(trace.arms["sam"].clicks) == json.loads((written / "report.json").read_text())["arms"]["sam"]["clicks"]
 
 
 def test_page_needs_nothing_but_itself(written: Path) -> None:
     page = (written / "report.html").read_text()
-    assert "sam click rate" in page
+    assert "sam wins" in page
     pictures = re.findall(r'src="([^"]*)"', page)
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
     assert not re.search(r"https?://|<link|<script|@import|url\(", page)
     assert "This is a simulation" in page
 
 
 def test_every_picture_lies_beside_the_page(written: Path) -> None:
-    names = {"ctr", "log_loss", "latency", "freshness", "throughput"}
+    names = {"ctr", "lift", "regret", "log_loss", "latency", "freshness", "throughput"}
     assert {path.stem for path in written.glob("*.png")} == names
     assert all((written / f"{name}.png").read_bytes().startswith(PNG) for name in names)
 
 
 def test_arm_names_are_text_and_never_markup(tmp_path: Path) -> None:
-    page = write_demo(tmp_path, *demo({"<b>sam</b>": arm_trace(0.3, seed=0, impressions=30)})).read_text()
+    report, trace = report_of({"sam": arm_trace(0.3, seed=0, impressions=30)})
+    renamed = {field: {"<b>sam</b>": value["sam"]} for field, value in (("arms", report.arms), ("plan", report.plan))}
+    spans = msgspec.structs.replace(report.over_time, ctr={}, regret={}, log_loss={}, log_loss_floor={})
+    report = msgspec.structs.replace(report, **renamed, over_time=spans)
+    page = write_experiment(tmp_path, report, Trace(freshness=trace.freshness)).read_text()
     assert "<b>sam</b>" not in page
     assert "&lt;b&gt;sam&lt;/b&gt;" in page
 
 
 def test_results_are_sums_and_truth_may_be_unknown() -> None:
-    trace = ArmTrace(at=[1.0, 2.0], users=[1, 2], shown=[10, 5], clicks=[3, 0], losses=[4.0, 2.0], best=[4.0, 2.0])
+    trace = ArmTrace(
+        at=[1.0, 2.0], users=[1, 2], shown=[10, 5], clicks=[3, 0], losses=[4.0, 2.0], best=[4.0, 2.0],
+        expected=[3.0, 1.0],
+    )  # fmt: skip
     result = arm_result(trace)
-    assert (result.impressions, result.shown, result.clicks) == (2, 15, 3)
+    assert (result.users, result.impressions, result.shown, result.clicks) == (2, 2, 15, 3)
     assert result.ctr == 0.2
     assert result.log_loss == pytest.approx(0.4)
     assert result.ctr_best == pytest.approx(0.4)
+    assert result.regret == 1.0
     assert math.isnan(result.ctr_random)
     assert math.isnan(result.log_loss_floor)
+    assert math.isnan(result.latency_ms.p50)
 
 
-def test_a_demo_in_which_nothing_happened_is_still_reported(tmp_path: Path) -> None:
-    nothing = ArmTrace(at=[], users=[], shown=[], clicks=[], losses=[])
-    trace = DemoTrace(arms={"sam": nothing}, latency=[], freshness=[], rates=[])
-    report, _ = demo({"sam": nothing})
-    report = msgspec.structs.replace(report, latency_ms=spread([]), freshness_s=spread([]))
-    page = write_demo(tmp_path, report, trace).read_text()
+def test_an_experiment_in_which_nothing_happened_is_still_reported(tmp_path: Path) -> None:
+    report, trace = report_of({"sam": ArmTrace(), "din-50": ArmTrace()})
+    page = write_experiment(tmp_path, report, msgspec.structs.replace(trace, rates=[])).read_text()
     assert "Nothing was shown" in page
     assert json.loads((tmp_path / "report.json").read_text())["latency_ms"] == {"p50": None, "p99": None}
 
 
+@pytest.mark.parametrize("impressions", [1, 2, 5])
+def test_of_next_to_no_impressions_there_is_a_report_as_well(tmp_path: Path, impressions: int) -> None:
+    arms = {"sam": arm_trace(0.3, seed=0, impressions=impressions), "din-50": arm_trace(0.2, seed=1, impressions=1)}
+    page = write_experiment(tmp_path, *report_of(arms)).read_text()
+    assert "No verdict" in page
+    assert (tmp_path / "ctr.png").read_bytes().startswith(PNG)
+
+
+def test_a_report_replaces_the_pictures_of_the_one_before(tmp_path: Path) -> None:
+    write_experiment(tmp_path, *report_of({"sam": arm_trace(0.3, seed=0), "din-50": arm_trace(0.2, seed=1)}))
+    report, _ = report_of({"sam": ArmTrace(), "din-50": ArmTrace()})
+    write_experiment(tmp_path, report, Trace())
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_every_pair_is_compared_the_best_first() -> None:
     arms = {"a": arm_trace(0.2, seed=0), "b": arm_trace(0.3, seed=1), "c": arm_trace(0.1, seed=2)}
-    found = verdict(arms, dict.fromkeys(arms, 1.0))
+    report, _ = report_of(arms)
+    found = report.verdict
     assert [(pair.arm, pair.against) for pair in found.pairs] == [("b", "a"), ("b", "c"), ("a", "c")]
     assert found.pairs[0].lift.value == pytest.approx(0.5, abs=0.15)
     assert found.winner == "b"
-    lines = verdict_lines(found)
+    lines = pair_lines(found)
     assert len(lines) == 3
     assert lines[0].startswith("b against a: +")
+    assert report.over_time.leader == "b"
+    assert report.over_time.lift.keys() == {"a", "c"}
 
 
 def test_arms_whose_shares_nobody_has_told_are_compared_and_not_counted() -> None:
     arms = {"a": arm_trace(0.2, seed=0), "b": arm_trace(0.3, seed=1)}
-    assert verdict(arms, {"sam": 1.0}).winner == "b"
-    assert verdict(arms, {"a": 9.0, "b": 1.0}).winner is None
+    other = Question(name="x", arms=(ArmSettings(name="sam"),))
+    assert other.verdict(user_sums(arms)).winner == "b"
+    uneven = Question(name="x", arms=(ArmSettings(name="a", share=9), ArmSettings(name="b")))
+    assert uneven.verdict(user_sums(arms)).winner is None
 
 
-def headline(first: float, second: float, impressions: int = 400) -> str:
-    report, _ = demo(
+def said(first: float, second: float, impressions: int = 400) -> str:
+    report, _ = report_of(
         {
             "sam": arm_trace(first, seed=0, impressions=impressions),
             "din-50": arm_trace(second, seed=1, impressions=impressions),
         }
     )
-    return demo_headline(report)
+    return headline(report)
 
 
 def test_headline_claims_no_more_than_the_verdict() -> None:
-    clear, unclear = headline(0.3, 0.2), headline(0.2, 0.2)
-    said = r"sam wins: sam click rate \d+\.\d% vs din-50 \d+\.\d%, \+\d+% \(any time: \+\d+% to \+\d+%\)"
-    assert re.fullmatch(said, clear)
+    clear, unclear = said(0.3, 0.2), said(0.2, 0.2)
+    assert re.fullmatch(r"sam wins: \+\d+% clicks against din-50 \(any time: \+\d+% to \+\d+%\)", clear)
     assert unclear.startswith("No winner yet: ")
     assert unclear.endswith("which may be chance")
 
 
-def test_too_few_users_give_rates_and_no_verdict() -> None:
-    few = headline(0.9, 0.1, impressions=40)
-    assert re.match(r"Click rate: sam 8\d\.\d%, din-50 1\d\.\d%\. No verdict: sam has \d\d users", few)
+def test_too_few_users_give_no_verdict_and_one_arm_its_rate() -> None:
+    assert re.match(r"No verdict: sam has \d\d users", said(0.9, 0.1, impressions=40))
+    report, _ = report_of({"sam": arm_trace(0.9, seed=0)})
+    assert re.fullmatch(r"Click rate: sam 8\d\.\d%|Click rate: sam 9\d\.\d%", headline(report))
 
 
-def test_an_effect_that_is_not_steady_is_told_below_the_headline(tmp_path: Path) -> None:
-    late = arm_trace(0.2, seed=1)
-    rising = [round(3 * at / 60) for at in late.at]
-    report, trace = demo(
-        {
-            "sam": msgspec.structs.replace(late, clicks=[1 + more for more in rising], users=late.users),
-            "din-50": arm_trace(0.15, seed=2),
-        }
-    )
-    page = write_demo(tmp_path, report, trace).read_text()
-    assert "Note: the lift of sam over din-50 changes" in page
+def test_the_lift_over_time_ends_with_that_of_the_verdict(written: Path) -> None:
+    report = json.loads((written / "report.json").read_text())
+    assert report["over_time"]["lift"]["din-50"][-1] == pytest.approx(report["verdict"]["pairs"][0]["lift"])
+    spans = report["over_time"]
+    assert len(spans["edges"]) == len(spans["ctr"]["sam"]) + 1
+    users = len(set(arm_trace(0.3, seed=0).users))
+    assert spans["regret"]["sam"][-1] == pytest.approx(400 * 0.5 / users)
 
 
 def replay(arms: dict[str, ReplayArm]) -> ReplayReport:

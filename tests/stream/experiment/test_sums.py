@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -125,3 +126,40 @@ def test_bytes_that_do_not_fit_together_are_refused() -> None:
     for damaged in (b"", whole[:-1], whole.replace(b"u1", b"u\xff"), whole.replace(b"counts", b"kounts")):
         with pytest.raises(ValueError, match=r"."):
             UserSums.decode(damaged)
+
+
+def test_spans_and_looks_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(5)
+    events = [
+        (f"u{rng.integers(9)}", "a", 10, int(rng.integers(3)), float(time))
+        for time in np.sort(rng.uniform(7, 900, 200))
+    ]
+    sums = fed(events)
+    sums.add_before(["u1", "u2"], [100, 50], [10, 5])
+    edges = sums.edges[::2] if len(sums.edges) % 2 else [*sums.edges[:-1:2], sums.edges[-1]]
+    assert edges[0] <= events[0][-1]
+    assert edges[-1] > events[-1][-1]
+    spans, looks = sums.spans("a", edges), sums.looks("a", edges)
+    for place, (low, high) in enumerate(pairwise(edges)):
+        within = [event for event in events if low <= event[4] < high]
+        until = [event for event in events if event[4] < high]
+        assert spans.total[place].tolist() == [sum(event[2] for event in within), sum(event[3] for event in within)]
+        assert looks.total[place].tolist() == [
+            sum(event[2] for event in until),
+            sum(event[3] for event in until),
+            150,
+            15,
+        ]
+    np.testing.assert_array_equal(looks.outer[-1], sums.moments("a").outer)
+
+
+def test_own_time_begins_with_the_first_visit_of_each() -> None:
+    sums = UserSums()
+    for time in range(240):
+        sums.add("early", "a", 1, int(time < 60), float(time))
+        if time >= 128:
+            sums.add("late", "a", 1, int(time < 188), float(time))
+    assert sums.own_thirds("a").total.tolist() == [160, 120, 80, 0], "the late one was not there for a last third"
+    assert sums.latecomers == 0.5
+    assert np.isnan(UserSums().latecomers)
+    assert sums.users("a") == ["early", "late"]

@@ -133,6 +133,15 @@ def test_a_time_before_narrows_the_interval() -> None:
     assert pair.lift.high - pair.lift.low < 0.8 * (without.lift.high - without.lift.low)
 
 
+def test_of_next_to_no_data_the_lift_may_be_anything() -> None:
+    sums = UserSums()
+    for arm, clicks in (("a", (30, 0)), ("b", (1, 0))):
+        sums.extend(arm, [f"{arm}1", f"{arm}2"], [30, 1], list(clicks), [0, 0])
+    (pair,) = judge(sums, EQUAL, minimum_effect=1e-6).pairs
+    assert pair.lift.low == pytest.approx(-1)
+    assert pair.lift.high == np.inf
+
+
 def test_three_equal_arms_have_a_winner_in_at_most_five_of_a_hundred_worlds_with_peeking() -> None:
     """The whole way, through sums and `judge`, a look after every visit of everybody."""
     named = 0

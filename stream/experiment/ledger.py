@@ -1,0 +1,160 @@
+"""What outcomes say of an experiment: each (request, item) counted once, and only where the whole request is known.
+
+A click is an outcome at once, the items that were not clicked when the window closes. So the newest impressions seem to
+have clicks alone, and would make every arm look good at its end. Windows of a partition close in the order of time:
+what is not clicked at one time says that everything before it is known. Knows no Kafka.
+"""
+
+import heapq
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from state.behavior import item_key
+from stream.events import Outcome, sample_ids
+from stream.experiment.sums import UserSums
+from stream.seen import SeenIds
+
+_BATCH = 50_000
+_CLIP = 1e-7
+
+
+@dataclass(slots=True)
+class ArmCount:
+    """Impressions of an arm, items shown in them, summed log loss of these, and the newest model that answered."""
+
+    impressions: int = 0
+    shown: int = 0
+    loss: float = 0.0
+    newest: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What a partition's outcomes leave open."""
+
+    closed: int = -1
+    """Newest time (ms) of an impression that is known to be over."""
+    outcomes: list[tuple[int, int, Outcome]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Found:
+    """What reading outcomes met.
+
+    Attributes:
+        outcomes: records read.
+        unreadable: records among them that are no outcomes.
+        partitions: of `outcomes`.
+        cut: partitions of `outcomes` of which Kafka has removed records that may have been within the times.
+        whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
+            nothing is anyway.
+    """
+
+    outcomes: int = 0
+    unreadable: int = 0
+    partitions: int = 0
+    cut: int = 0
+    whole_from: int = 0
+
+
+class Ledger:
+    """The account of an experiment's outcomes; those of a partition come in its order.
+
+    Times are ms since the epoch, of impressions.
+
+    Args:
+        since: what was before does not count; None counts everything.
+        until: what is from then on does not count; None counts everything.
+        before: what was from then on until `since` is the users' time before the experiment; None for no such time.
+        remember: labelled items by which repeats are recognised, the newest ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        before: int | None = None,
+        remember: int = 4_000_000,
+    ) -> None:
+        self._since, self._until, self._before = since, until, before
+        self._seen = SeenIds(remember)
+        self._waiting: dict[int, _Waiting] = defaultdict(_Waiting)
+        self._batches: dict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
+        self._earlier: list[tuple[str, int, int]] = []
+        self._sums = UserSums()
+        self._order = 0
+        self.arms: dict[str, ArmCount] = defaultdict(ArmCount)
+        self.repeated = 0
+        """Items that were counted before, and were not again."""
+        self.first, self.last = math.inf, -math.inf
+        """Times of the first and the last impression that counts."""
+
+    def add(self, partition: int, outcome: Outcome) -> None:
+        """Take an outcome; it counts as soon as its whole request is known."""
+        waiting = self._waiting[partition]
+        if 0 in outcome.labels and outcome.ts > waiting.closed:
+            waiting.closed = outcome.ts
+        self._order += 1
+        heapq.heappush(waiting.outcomes, (outcome.ts, self._order, outcome))
+        while waiting.outcomes and waiting.outcomes[0][0] <= waiting.closed:
+            self._count(heapq.heappop(waiting.outcomes)[2])
+
+    @property
+    def open(self) -> int:
+        """Requests that have clicks and whose window was not over."""
+        return len({outcome.request_id for each in self._waiting.values() for _, _, outcome in each.outcomes})
+
+    @property
+    def sums(self) -> UserSums:
+        """What users did."""
+        for arm in list(self._batches):
+            self._flush(arm)
+        if self._earlier:
+            self._sums.add_before(*(list(column) for column in zip(*self._earlier, strict=True)))
+            self._earlier.clear()
+        return self._sums
+
+    def within(self, ts: int) -> bool:
+        """Say whether a time is one of the experiment's."""
+        return (self._since is None or ts >= self._since) and (self._until is None or ts < self._until)
+
+    def _count(self, outcome: Outcome) -> None:
+        earlier = self._before is not None and self._since is not None and self._before <= outcome.ts < self._since
+        if not (earlier or self.within(outcome.ts)):
+            return
+        items = np.array([item_key(item) for item in outcome.items], dtype=np.uint64)
+        request = np.array([xxh3_64_intdigest(outcome.request_id.encode())], dtype=np.uint64)
+        first, *fresh = self._seen.add(np.concatenate([request, sample_ids(outcome.request_id, items)])).tolist()
+        new = [index for index, unseen in enumerate(fresh) if unseen]
+        self.repeated += len(fresh) - len(new)
+        shown, clicks = len(new), sum(outcome.labels[index] for index in new)
+        if not shown:
+            return
+        if earlier:
+            self._earlier.append((outcome.user, shown, clicks))
+            return
+        arm = self.arms[outcome.arm]
+        arm.impressions += first
+        arm.shown += shown
+        arm.loss += sum(_log_loss(outcome.probabilities[index], outcome.labels[index]) for index in new)
+        arm.newest = max(arm.newest, (outcome.epoch, outcome.version))
+        self.first, self.last = min(self.first, outcome.ts), max(self.last, outcome.ts)
+        batch = self._batches[outcome.arm]
+        batch.append((outcome.user, shown, clicks, outcome.ts))
+        if len(batch) >= _BATCH:
+            self._flush(outcome.arm)
+
+    def _flush(self, arm: str) -> None:
+        if batch := self._batches.pop(arm, None):
+            users, shown, clicks, times = (list(column) for column in zip(*batch, strict=True))
+            self._sums.extend(arm, users, shown, clicks, times)
+
+
+def _log_loss(probability: float, label: int) -> float:
+    likely = min(1 - _CLIP, max(_CLIP, probability))
+    return -math.log(likely if label else 1 - likely)

@@ -1,0 +1,95 @@
+"""What could make a verdict invalid, as questions with answers that a person without statistics understands."""
+
+import math
+from collections.abc import Mapping
+
+from stream.experiment.drift import Drift, drift
+from stream.experiment.sums import UserSums
+from stream.experiment.verdict import DRIFT_ALPHA, LEAST_CLICKS, LEAST_USERS, Doubt, Verdict
+from stream.report.data import Check
+from stream.report.words import p_value, percent, signed
+
+_TOGETHER = 0.05
+"""Share of users who come late, below which their own time and the experiment's are the same."""
+
+
+def checks(sums: UserSums, verdict: Verdict) -> list[Check]:
+    """Return what speaks for and against a verdict on these sums, the gravest questions first."""
+    doubts: dict[str, Doubt] = {doubt.kind: doubt for doubt in verdict.doubts}
+    return [
+        _enough(doubts),
+        _divided(verdict, doubts),
+        _crossed(doubts),
+        *_steady(verdict),
+        *_novelty(sums, verdict),
+    ]
+
+
+def _enough(doubts: Mapping[str, Doubt]) -> Check:
+    question = "Are there enough users and clicks?"
+    if doubt := doubts.get("few"):
+        return Check("enough", question, f"No: {doubt.text}.", "fatal")
+    return Check(
+        "enough", question, f"Yes. Every arm has at least {LEAST_USERS} users and {LEAST_CLICKS} clicks.", "fine"
+    )
+
+
+def _divided(verdict: Verdict, doubts: Mapping[str, Doubt]) -> Check:
+    question, p = "Are users divided as planned?", verdict.mismatch_p
+    if doubt := doubts.get("mismatch"):
+        return Check("divided", question, f"No: {doubt.text}.", "fatal", p)
+    said = ", ".join(f"{name} {users:,}" for name, users in verdict.users.items())
+    return Check("divided", question, f"Yes: {said} users ({p_value(p)}).", "fine", p)
+
+
+def _crossed(doubts: Mapping[str, Doubt]) -> Check:
+    question = "Did anyone see two arms?"
+    if doubt := doubts.get("crossed"):
+        return Check("crossed", question, f"Yes: {doubt.text}.", "fatal" if doubt.fatal else "note")
+    return Check("crossed", question, "No.", "fine")
+
+
+def _steady(verdict: Verdict) -> list[Check]:
+    if not verdict.pairs:
+        return []
+    question, pair = "Does the gain change over time?", verdict.pairs[0]
+    lifts = ", then ".join(_lift(lift) for lift in pair.lifts)
+    if math.isnan(pair.drift_p):
+        return [Check("steady", question, "Not known: too little happened in some third of the time.", "unknown")]
+    if pair.drift_p <= DRIFT_ALPHA:
+        answer = (
+            f"Yes. In the three thirds of the time {pair.arm} had {lifts} clicks against {pair.against} "
+            f"({p_value(pair.drift_p)}). The gain above is a mean, and says little about tomorrow. "
+            "Arms that begin with nothing and learn change by nature."
+        )
+        return [Check("steady", question, answer, "note", pair.drift_p)]
+    answer = (
+        f"Not that it could be told from chance: {lifts} in the three thirds of the time ({p_value(pair.drift_p)})."
+    )
+    return [Check("steady", question, answer, "fine", pair.drift_p)]
+
+
+def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
+    if not verdict.pairs:
+        return []
+    question, pair = "Does the gain wear off, or grow, as users get used to it?", verdict.pairs[0]
+    own: Drift = drift(sums.own_thirds(pair.arm), sums.own_thirds(pair.against))
+    if math.isnan(own.p):
+        return [Check("novelty", question, "Not known: too few users were there for long.", "unknown")]
+    first, last = (_lift(lift) for lift in own.lifts)
+    found = f"{first} in the first third of users' own time, {last} in the last ({p_value(own.p)})"
+    if sums.latecomers < _TOGETHER:
+        together = (
+            f"Cannot be told: {percent(1 - sums.latecomers)} of the users came in the first third, so their own time "
+            f"is the experiment's time. It was {found}."
+        )
+        return [Check("novelty", question, together, "unknown", own.p)]
+    if own.p <= DRIFT_ALPHA:
+        return [
+            Check("novelty", question, f"Yes: {found}. A user's own time begins with the first visit.", "note", own.p)
+        ]
+    return [Check("novelty", question, f"Not that it could be told from chance: {found}.", "fine", own.p)]
+
+
+def _lift(lift: float) -> str:
+    return "an unknown change of" if math.isnan(lift) else signed(lift)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.effect import Estimate, click_rate, compare
+from stream.experiment.effect import Estimate, click_rate, compare, log_rates
 from stream.experiment.moments import Moments
 
 Array = npt.NDArray[Any]
@@ -65,6 +65,24 @@ def lift(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array], *, level:
     """
     log_ratio = compare(Moments.of_observations(*a), Moments.of_observations(*b)).log_ratio
     value, half = float(log_ratio.value), _quantile(level) * float(np.sqrt(log_ratio.variance))
+    return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
+
+
+def paired_lift(users: Array, a: tuple[Array, Array], b: tuple[Array, Array], *, level: float = 0.95) -> Interval:
+    """Return by how much, relatively, the click rate of `a` is above that of `b`, where the same users had both.
+
+    The variance is that of the difference of two logarithms over the users, their covariance included. So what the
+    users have in common in both cancels. As in `lift`, the interval is symmetric in the logarithm.
+
+    Args:
+        users: (n,) whose observation each is; integers or strings.
+        a: (n,) items shown and (n,) items clicked under `a`.
+        b: the same under `b`.
+        level: confidence.
+    """
+    logs, covariance = log_rates(Moments.of_observations(users, *a, *b))
+    value = float(logs[0] - logs[1])
+    half = _quantile(level) * math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
     return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
 
 

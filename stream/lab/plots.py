@@ -1,0 +1,57 @@
+"""The pictures of the laboratory."""
+
+from typing import Any
+
+from stream.report.canvas import pictures
+from stream.report.style import INK, PALETTE, QUIET
+
+Row = dict[str, Any]
+
+_BASELINES = ("popularity", "random", "oracle")
+
+
+def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
+    """Draw the click rate of each arm, and the lifts that answer the questions, with 95% intervals."""
+    length = next(row for row in answers if row["question"] == "length")
+    fresh = next(row for row in answers if row["question"] == "freshness")
+    title = f"Length brings {_percent(length['lift'])} clicks, freshness {_percent(fresh['lift'])}"
+    subtitle = "simulated worlds, the same users in every arm; bars of error: 95% intervals over users"
+    with pictures(2, title, subtitle, height=5.0) as ((left, right), save):
+        figure = left.figure
+        figure.subplots_adjust(left=0.16, right=0.97, wspace=0.52)
+        names = [row["arm"] for row in arms]
+        places = list(range(len(arms)))[::-1]
+        for place, row in zip(places, arms, strict=True):
+            colour = QUIET if row["arm"] in _BASELINES else PALETTE[0]
+            left.barh(place, 100 * row["CTR"], color=colour, alpha=0.85, height=0.66)
+            left.plot([100 * row["CTR low"], 100 * row["CTR high"]], [place] * 2, color=INK, linewidth=1.6)
+            left.text(100 * row["CTR high"] + 0.25, place, f"{100 * row['CTR']:.1f}%", va="center", fontsize=10)
+        left.set_yticks(places, names)
+        left.set_xlim(0, 1.14 * max(100 * row["CTR high"] for row in arms))
+        left.set_title("click rate of what was shown", fontsize=11)
+        bars = [(f"{row['question']}:\n{row['arm']}\nover {row['against']}", row) for row in answers]
+        spots = list(range(len(bars) + 1))[::-1]
+        for spot, (_, row) in zip(spots, bars, strict=False):
+            low, high = 100 * row["lift low"], 100 * row["lift high"]
+            right.plot([low, high], [spot] * 2, color=PALETTE[0], linewidth=3)
+            right.plot(100 * row["lift"], spot, "o", color=PALETTE[0], markersize=8)
+            text = f"{_percent(row['lift'])}  [{low:.1f}, {high:.1f}]"
+            right.text(100 * row["lift"], spot + 0.2, text, ha="center", fontsize=10)
+        right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
+        right.text(100 * paper, spots[-1] + 0.2, f"{100 * paper:+.2f}%", ha="center", fontsize=10)
+        right.set_yticks(spots, [*(label for label, _ in bars), "anchor, a real system:\nSAM online\n(CIKM 2022)"])
+        right.set_ylim(-0.5, len(bars) + 0.6)
+        right.axvline(0, color=QUIET, linewidth=1)
+        span = max(100 * paper, *(100 * row["lift high"] for _, row in bars))
+        right.set_xlim(min(0, *(100 * row["lift low"] for _, row in bars)) - 0.12 * span, 1.25 * span)
+        right.set_title("lift of the click rate", fontsize=11)
+        for axes in (left, right):
+            axes.grid(axis="x")
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5, length=0)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        return save()
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.1f}%".replace("-", "−")

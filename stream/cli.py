@@ -115,8 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     lab.add_argument("--plot", type=Path, metavar="FILE", help="the picture (default lab-NAME.png)")
     lab.add_argument("--seed", type=int, default=0, help="of the first world; the next worlds have the next seeds")
-    lab.add_argument("--worlds", type=_count, metavar="N", help="how many worlds (default 2, quick 1)")
+    lab.add_argument("--worlds", type=_count, metavar="N", help="how many worlds (default: arms 2, freshness 1)")
     lab.add_argument("--processes", type=_count, default=2, metavar="N", help="side by side (default 2)")
+    lab.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="Complete Journey (default ../shared/data/complete_journey, else the package)",
+    )
     lab.add_argument("--quick", action="store_true", help="small and short, in one process: to see that it runs")
     return parser
 

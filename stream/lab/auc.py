@@ -28,14 +28,14 @@ def clustered_auc(labels: Array, scores: Array, users: Array, *, level: float = 
         level: confidence.
     """
     value, influence = _influence(labels, scores, users)
-    return _interval(value, influence, level)
+    return _interval(value, influence, users, level)
 
 
 def auc_difference(labels: Array, first: Array, second: Array, users: Array, *, level: float = 0.95) -> Interval:
     """Return the AUC of `first` less that of `second` on the same samples, with an interval over users."""
     value, influence = _influence(labels, first, users)
     other, other_influence = _influence(labels, second, users)
-    return _interval(value - other, influence - other_influence, level)
+    return _interval(value - other, influence - other_influence, users, level)
 
 
 def _influence(labels: Array, scores: Array, users: Array) -> tuple[float, Array]:
@@ -54,8 +54,8 @@ def _influence(labels: Array, scores: Array, users: Array) -> tuple[float, Array
     return value, np.bincount(users, weights=deviations)
 
 
-def _interval(value: float, influence: Array, level: float) -> Interval:
-    count = np.count_nonzero(influence)
+def _interval(value: float, influence: Array, users: Array, level: float) -> Interval:
+    count = len(np.unique(users))
     if math.isnan(value) or count < 2:
         return UNDEFINED
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(float((influence**2).sum()) * count / (count - 1))

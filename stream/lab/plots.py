@@ -1,9 +1,12 @@
 """The pictures of the laboratory."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream.report.canvas import pictures
 from stream.report.style import INK, PALETTE, QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 
@@ -18,7 +21,7 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
     subtitle = "simulated worlds, the same users in every arm; bars of error: 95% intervals over users"
     with pictures(2, title, subtitle, height=5.0) as ((left, right), save):
         figure = left.figure
-        figure.subplots_adjust(left=0.16, right=0.97, wspace=0.52)
+        figure.subplots_adjust(left=0.16, right=0.97, top=0.77, wspace=0.52)
         names = [row["arm"] for row in arms]
         places = list(range(len(arms)))[::-1]
         for place, row in zip(places, arms, strict=True):
@@ -51,6 +54,35 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
             axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5, length=0)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
         return save()
+
+
+def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
+    """Draw click rate and AUC against the time between updates; without baskets, the world's AUC takes their place."""
+    first = world[0]
+    title = f"Updates every {first['updates every']} bring {_percent(first['lift over never'])} clicks over none"
+    subtitle = "by the time between two updates; bands: 95% intervals over users"
+    with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
+        left.figure.subplots_adjust(top=0.74)
+        _band(left, world, "CTR", PALETTE[0])
+        left.set_title("a simulated world: click rate", fontsize=11)
+        left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        if baskets:
+            _band(right, baskets, "AUC", PALETTE[2])
+            right.set_title("The Complete Journey: AUC", fontsize=11)
+        else:
+            _band(right, world, "AUC, all", PALETTE[0])
+            right.set_title("the same world: AUC of all candidates", fontsize=11)
+        return save()
+
+
+def _band(axes: "Axes", rows: list[Row], name: str, colour: str) -> None:
+    """One value an interval, evenly spaced, since the intervals grow by factors."""
+    places = list(range(len(rows)))
+    low, value, high = ([row[f"{name}{end}"] for row in rows] for end in (" low", "", " high"))
+    axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(places, value, color=colour, marker="o", markersize=5)
+    axes.set_xticks(places, [row["updates every"] for row in rows])
+    axes.set_xlabel("time between updates")
 
 
 def _percent(value: float) -> str:

@@ -35,7 +35,7 @@ JOURNEY_INTERVALS: dict[str, float | None] = {
 }  # fmt: skip
 """The same for the baskets, in the data's time."""
 DATA = Path("../shared/data/complete_journey")
-FULL = Scenario(rate=10.0, warm_up_s=600.0, measured_s=2400.0)
+FULL = Scenario(rate=8.0, warm_up_s=300.0, measured_s=1200.0)
 _QUICK = Scenario(
     world=WorldConfig(users=60, history=100, categories=12, items_per_category=10, interests=4, candidates=20),
     rate=4.0,
@@ -112,7 +112,7 @@ def _journeys(arguments: argparse.Namespace, notes: list[str]) -> list[Journey]:
         return []
     data: Path | None = arguments.data or (DATA if DATA.is_dir() else None)
     try:
-        open_dataset("complete-journey", data, seed=arguments.seed)
+        dataset = open_dataset("complete-journey", data, seed=arguments.seed)
     except DatasetError as error:
         if arguments.data:
             raise
@@ -122,7 +122,7 @@ def _journeys(arguments: argparse.Namespace, notes: list[str]) -> list[Journey]:
         f"the baskets: intervals in the data's time; the first {WARM_UP:.0%} of the visits are only learned from; a "
         "basket is scored before anything of it is learned or becomes history; *more than never* is paired over users"
     )
-    return [Journey(JOURNEY_MODEL, JOURNEY_INTERVALS, data, arguments.seed)]
+    return [Journey(JOURNEY_MODEL, JOURNEY_INTERVALS, dataset, arguments.seed)]
 
 
 def _about(scenario: Scenario, worlds: int) -> str:

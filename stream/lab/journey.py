@@ -7,7 +7,6 @@ own scores (progressive validation).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from model.spec import preset
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.layout import Ring, user_prefix
 from state.window import Window
-from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Observed, Visit
 from stream.lab.engine import LENGTH, Watch
 
@@ -51,19 +49,23 @@ class Journey:
         model: preset of `model.spec`.
         intervals: name → seconds of the data's time between updates, or None for never after the warm-up. The
             learner steps at each end of the shortest interval, and within it whenever it has enough.
-        data: folder with the files; None for the installed package.
-        seed: of the parameters, and of what is asked.
+        dataset: what to go through.
+        seed: of the parameters.
     """
 
     model: str
     intervals: Mapping[str, float | None]
-    data: Path | None = None
+    dataset: Dataset
     seed: int = 0
-    steps: int = 18_000
+
+    @property
+    def steps(self) -> int:
+        """How many visits there are."""
+        return self.dataset.totals.visits
 
     def __call__(self, watch: Watch) -> Journeyed:
-        """Read the data and go through it."""
-        return go_through(open_dataset("complete-journey", self.data, seed=self.seed), self, watch)
+        """Go through the data."""
+        return go_through(self, watch)
 
 
 @dataclass(slots=True)
@@ -91,9 +93,9 @@ class _Follower:
         return self.every is not None and before // self.every < now // self.every
 
 
-def go_through(dataset: Dataset, journey: Journey, watch: Watch) -> Journeyed:
+def go_through(journey: Journey, watch: Watch) -> Journeyed:
     """Ask, learn and update in the order of the data's time."""
-    spec = preset(journey.model)
+    spec, dataset = preset(journey.model), journey.dataset
     learner = Learner(spec, seed=journey.seed)
     followers = {
         name: _Follower(Scorer(spec, seed=journey.seed), None if every is None else round(1000 * every))

@@ -37,9 +37,9 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
     world: WorldConfig = WorldConfig()
     seed: int = 0
-    rate: float = 12.0
+    rate: float = 8.0
     warm_up_s: float = 300.0
-    measured_s: float = 600.0
+    measured_s: float = 450.0
     slots: int = 10
 
     @property

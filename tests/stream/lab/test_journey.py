@@ -50,7 +50,7 @@ def intervals(*names: str) -> dict[str, float | None]:
 
 def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
     """A basket that leaked into its own scores, as history or as a lesson, would be foreseen."""
-    found = go_through(Baskets(240), Journey("counts-50", intervals("hour", NEVER)), lambda _: None)
+    found = go_through(Journey("counts-50", intervals("hour", NEVER), Baskets(240)), lambda _: None)
     assert len(found.labels) == 5 * 180
     for scores in found.scores.values():
         chance = clustered_auc(found.labels, scores, found.users)
@@ -58,7 +58,7 @@ def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
 
 
 def test_an_update_brings_what_was_learned_and_none_brings_nothing() -> None:
-    found = go_through(Baskets(240, turns=True), Journey("mean-50", intervals("hour", "day", NEVER)), lambda _: None)
+    found = go_through(Journey("mean-50", intervals("hour", "day", NEVER), Baskets(240, turns=True)), lambda _: None)
     early = slice(0, 5 * 4 * 20)  # twenty hours, within the first day
     hour, day, never = (found.scores[name] for name in ("hour", "day", NEVER))
     assert np.array_equal(day[early], never[early]), "before its first update a scorer says what it said at the start"

@@ -57,31 +57,38 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
 
 
 def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
-    """Draw click rate and AUC against the time between updates; without baskets, the world's AUC takes their place."""
+    """Draw what each time between updates brings beside none, in clicks and in AUC; the values stand at the points.
+
+    Without baskets, the world's AUC takes their place.
+    """
     first = world[0]
     title = f"Updates every {first['updates every']} bring {_percent(first['lift over never'])} clicks over none"
-    subtitle = "by the time between two updates; bands: 95% intervals over users"
+    subtitle = "by the time between two updates; bands: 95% intervals over users of the paired difference from none"
     with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
-        left.figure.subplots_adjust(top=0.74)
-        _band(left, world, "CTR", PALETTE[0])
-        left.set_title("a simulated world: click rate", fontsize=11)
-        left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        left.figure.subplots_adjust(top=0.74, left=0.08, right=0.97)
+        _band(left, world, "lift over never", PALETTE[0], [f"{100 * row['CTR']:.2f}%" for row in world])
+        left.set_title("a simulated world: lift of the click rate", fontsize=11)
+        left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%")
         if baskets:
-            _band(right, baskets, "AUC", PALETTE[2])
-            right.set_title("The Complete Journey: AUC", fontsize=11)
+            _band(right, baskets, "AUC more than never", PALETTE[2], [f"{row['AUC']:.4f}" for row in baskets])
+            right.set_title("The Complete Journey: AUC more than without updates", fontsize=11)
+            right.yaxis.set_major_formatter("{x:+.3g}")
         else:
-            _band(right, world, "AUC, all", PALETTE[0])
+            _band(right, world, "AUC, all", PALETTE[0], [f"{row['AUC, all']:.3f}" for row in world])
             right.set_title("the same world: AUC of all candidates", fontsize=11)
         return save()
 
 
-def _band(axes: "Axes", rows: list[Row], name: str, colour: str) -> None:
+def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[str]) -> None:
     """One value an interval, evenly spaced, since the intervals grow by factors."""
     places = list(range(len(rows)))
     low, value, high = ([row[f"{name}{end}"] for row in rows] for end in (" low", "", " high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(places, value, color=colour, marker="o", markersize=5)
+    for place, at, label in zip(places, value, labels, strict=True):
+        axes.annotate(label, (place, at), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=INK)
     axes.set_xticks(places, [row["updates every"] for row in rows])
+    axes.margins(x=0.08, y=0.12)
     axes.set_xlabel("time between updates")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.statistics import clustered_rate, lift, percentiles, wilson
+from stream.statistics import clustered_rate, lift, paired_lift, percentiles, wilson
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,26 @@ def test_lift_between_equals_is_rarely_found_and_names_the_ratio() -> None:
     doubled = lift((users, shown, np.array([4, 4, 5, 3])), (users, shown, np.array([2, 2, 1, 3])))
     assert doubled.value == pytest.approx(1.0)
     assert -1 < doubled.low < 1 < doubled.high
+
+
+def test_a_paired_lift_holds_what_it_promises_and_is_narrower_than_one_between_strangers() -> None:
+    rng = np.random.default_rng(2)
+    worlds, found, widths = 300, 0, []
+    for _ in range(worlds):
+        users, shown, _ = crowd(rng)
+        own = rng.beta(2, 18, users.max() + 1)[users]
+        first, second = rng.binomial(10, own), rng.binomial(10, own)
+        paired = paired_lift(users, (shown, first), (shown, second))
+        found += not paired.low <= 0 <= paired.high
+        apart = lift((users, shown, first), (users, shown, second))
+        widths.append((paired.high - paired.low) / (apart.high - apart.low))
+    assert 0.01 < found / worlds < 0.09
+    assert np.mean(widths) < 0.6
+    clicks = first
+    same = paired_lift(users, (shown, clicks), (shown, clicks))
+    assert same == pytest.approx((0, 0, 0), abs=1e-6)
+    twice = paired_lift(users, (shown, 2 * clicks), (shown, clicks))
+    assert twice == pytest.approx((1, 1, 1), abs=1e-6)
 
 
 def test_lift_over_nothing_is_undefined() -> None:

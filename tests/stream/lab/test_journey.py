@@ -1,7 +1,7 @@
 """Freshness on baskets: nothing of a basket leaks into its own scores, and scorers know what they should, no more."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -24,10 +24,10 @@ class Baskets:
     visits: int
     turns: bool = False
     name: str = "baskets"
+    totals: Totals = field(init=False)
 
-    @property
-    def totals(self) -> Totals:
-        return Totals(self.visits, self.visits, 5 * self.visits, self.visits)
+    def __post_init__(self) -> None:
+        self.totals = Totals(self.visits, self.visits, 5 * self.visits, self.visits)
 
     def steps(self) -> Iterator[Visit]:
         rng = np.random.default_rng(0)

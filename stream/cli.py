@@ -116,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--plot", type=Path, metavar="FILE", help="the picture (default lab-NAME.png)")
     lab.add_argument("--seed", type=int, default=0, help="of the first world; the next worlds have the next seeds")
     lab.add_argument("--worlds", type=_count, metavar="N", help="how many worlds (default: arms 2, freshness 1)")
+    lab.add_argument(
+        "--seconds", type=float, metavar="S", help="virtual time that counts (default: arms 450, freshness 2400)"
+    )
+    lab.add_argument("--visits", type=_count, metavar="N", help="of the baskets, stop after N (default all)")
     lab.add_argument("--processes", type=_count, default=2, metavar="N", help="side by side (default 2)")
     lab.add_argument(
         "--data",

@@ -13,7 +13,7 @@ from stream.lab.engine import TICK_S, Played
 from stream.lab.findings import Findings, limits
 from stream.lab.judged import Judged
 from stream.lab.plots import arms_picture
-from stream.lab.script import Scenario
+from stream.lab.script import Scenario, lasting
 from stream.simulation.config import WorldConfig
 from stream.statistics import Interval
 
@@ -65,7 +65,7 @@ QUESTIONS = (
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Play every arm in every world, and compare."""
-    scenario = _QUICK if arguments.quick else Scenario()
+    scenario = lasting(_QUICK if arguments.quick else Scenario(), arguments.seconds)
     worlds = arguments.worlds or (1 if arguments.quick else 2)
     arms = judge(play(scenario, arguments.seed, worlds, console, 1 if arguments.quick else arguments.processes))
     rows = [_row(name, arms[name], arms["random"]) for name in ORDER]

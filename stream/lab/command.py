@@ -35,7 +35,7 @@ def run_lab(arguments: argparse.Namespace) -> int:
     for note in findings.notes:
         out.print(f"note: {note}", highlight=False)
     if arguments.json:
-        setting = {key: getattr(arguments, key) for key in ("quick", "seed", "worlds", "processes")}
+        setting = {key: getattr(arguments, key) for key in ("quick", "seed", "worlds", "seconds", "visits")}
         arguments.json.write_bytes(findings.to_json(arguments.lab, machine, setting))
     picture: Path = arguments.plot or Path(f"lab-{arguments.lab}.png")
     picture.write_bytes(findings.picture())

@@ -21,7 +21,7 @@ from stream.lab.findings import Findings, Rows, limits
 from stream.lab.journey import WARM_UP, Journey, Journeyed
 from stream.lab.judged import Judged
 from stream.lab.plots import freshness_picture
-from stream.lab.script import Scenario
+from stream.lab.script import Scenario, lasting
 from stream.simulation.config import WorldConfig
 
 MODEL, JOURNEY_MODEL = "din-50", "din-1000"
@@ -35,7 +35,7 @@ JOURNEY_INTERVALS: dict[str, float | None] = {
 }  # fmt: skip
 """The same for the baskets, in the data's time."""
 DATA = Path("../shared/data/complete_journey")
-FULL = Scenario(rate=8.0, warm_up_s=300.0, measured_s=1200.0)
+FULL = Scenario(rate=8.0, warm_up_s=300.0, measured_s=2400.0)
 _QUICK = Scenario(
     world=WorldConfig(users=60, history=100, categories=12, items_per_category=10, interests=4, candidates=20),
     rate=4.0,
@@ -48,7 +48,7 @@ _MONOLITH = "Monolith (arXiv 2209.07663), AUC on Criteo: 79.66% at 5 h, 79.78% a
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Go through the world once an interval, and once through the baskets for all of theirs."""
-    scenario = _QUICK if arguments.quick else FULL
+    scenario = lasting(_QUICK if arguments.quick else FULL, arguments.seconds)
     intervals = {name: INTERVALS[name] for name in ("0.5 s", "5 s", NEVER)} if arguments.quick else INTERVALS
     worlds = arguments.worlds or 1
     courses = [
@@ -122,7 +122,7 @@ def _journeys(arguments: argparse.Namespace, notes: list[str]) -> list[Journey]:
         f"the baskets: intervals in the data's time; the first {WARM_UP:.0%} of the visits are only learned from; a "
         "basket is scored before anything of it is learned or becomes history; *more than never* is paired over users"
     )
-    return [Journey(JOURNEY_MODEL, JOURNEY_INTERVALS, dataset, arguments.seed)]
+    return [Journey(JOURNEY_MODEL, JOURNEY_INTERVALS, dataset, arguments.seed, arguments.visits)]
 
 
 def _about(scenario: Scenario, worlds: int) -> str:

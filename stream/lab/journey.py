@@ -51,17 +51,19 @@ class Journey:
             learner steps at each end of the shortest interval, and within it whenever it has enough.
         dataset: what to go through.
         seed: of the parameters.
+        visits: stop after so many; None for all.
     """
 
     model: str
     intervals: Mapping[str, float | None]
     dataset: Dataset
     seed: int = 0
+    visits: int | None = None
 
     @property
     def steps(self) -> int:
-        """How many visits there are."""
-        return self.dataset.totals.visits
+        """How many visits there are to go through."""
+        return min(self.visits or self.dataset.totals.visits, self.dataset.totals.visits)
 
     def __call__(self, watch: Watch) -> Journeyed:
         """Go through the data."""
@@ -105,7 +107,7 @@ def go_through(journey: Journey, watch: Watch) -> Journeyed:
     ring, windows, numbers = Ring.holding(LENGTH), dict[str, Window](), dict[str, int]()
     lessons: list[Example] = []
     users, labels = list[int](), list[npt.NDArray[np.float32]]()
-    warm = round(WARM_UP * dataset.totals.visits)
+    warm = round(WARM_UP * journey.steps)
     visits, began, last = 0, 0, 0
 
     def learn() -> None:
@@ -139,6 +141,8 @@ def go_through(journey: Journey, watch: Watch) -> Journeyed:
                 learn()
             visits += 1
             watch(1)
+        if visits == journey.steps:
+            break
         window.append(_packed(step).tobytes())
     for follower in followers.values():
         follower.answer()

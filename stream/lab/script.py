@@ -8,6 +8,7 @@ it differs, and the sequences, into which each arm's own clicks go.
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -99,6 +100,11 @@ class Script:
         """(V,) expected clicks when the truly best items are shown."""
         best: Floats = np.sort(self.truth, axis=1)[:, -self.scenario.slots :].sum(axis=1)
         return best
+
+
+def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
+    """Return the scenario with as many seconds that count; unchanged for None."""
+    return scenario if seconds is None else msgspec.structs.replace(scenario, measured_s=seconds)
 
 
 @lru_cache(maxsize=2)

@@ -30,23 +30,25 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
             left.plot([100 * row["CTR low"], 100 * row["CTR high"]], [place] * 2, color=INK, linewidth=1.6)
             left.text(100 * row["CTR high"] + 0.25, place, f"{100 * row['CTR']:.1f}%", va="center", fontsize=10)
         left.set_yticks(places, names)
-        left.set_xlim(0, 1.14 * max(100 * row["CTR high"] for row in arms))
+        left.set_xlim(0, 1.2 * max(100 * row["CTR high"] for row in arms))
         left.set_title("click rate of what was shown", fontsize=11)
         bars = [(f"{row['question']}:\n{row['arm']}\nover {row['against']}", row) for row in answers]
         spots = list(range(len(bars) + 1))[::-1]
+        most = max(row["lift"] for _, row in bars)
         for spot, (_, row) in zip(spots, bars, strict=False):
             low, high = 100 * row["lift low"], 100 * row["lift high"]
             right.plot([low, high], [spot] * 2, color=PALETTE[0], linewidth=3)
             right.plot(100 * row["lift"], spot, "o", color=PALETTE[0], markersize=8)
             text = f"{_percent(row['lift'])}  [{low:.1f}, {high:.1f}]"
-            right.text(100 * row["lift"], spot + 0.2, text, ha="center", fontsize=10)
+            near = row["lift"] < most / 2
+            right.text(low if near else high, spot + 0.2, text, ha="left" if near else "right", fontsize=10)
         right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
         right.text(100 * paper, spots[-1] + 0.2, f"{100 * paper:+.2f}%", ha="center", fontsize=10)
         right.set_yticks(spots, [*(label for label, _ in bars), "anchor, a real system:\nSAM online\n(CIKM 2022)"])
         right.set_ylim(-0.5, len(bars) + 0.6)
         right.axvline(0, color=QUIET, linewidth=1)
         span = max(100 * paper, *(100 * row["lift high"] for _, row in bars))
-        right.set_xlim(min(0, *(100 * row["lift low"] for _, row in bars)) - 0.12 * span, 1.25 * span)
+        right.set_xlim(min(0, *(100 * row["lift low"] for _, row in bars)) - 0.06 * span, 1.1 * span)
         right.set_title("lift of the click rate", fontsize=11)
         for axes in (left, right):
             axes.grid(axis="x")
@@ -62,8 +64,9 @@ def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
     Without baskets, the world's AUC takes their place.
     """
     first = world[0]
-    title = f"Updates every {first['updates every']} bring {_percent(first['lift over never'])} clicks over none"
-    subtitle = "by the time between two updates; bands: 95% intervals over users of the paired difference from none"
+    gain, low, high = (_percent(first[f"lift over never{end}"]) for end in ("", " low", " high"))
+    title = f"Updates every {first['updates every']} bring {gain} clicks over none ({low} to {high})"
+    subtitle = "by the time between two updates; bands: 95% intervals over users, paired with no update at all"
     with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
         left.figure.subplots_adjust(top=0.74, left=0.08, right=0.97)
         _band(left, world, "lift over never", PALETTE[0], [f"{100 * row['CTR']:.2f}%" for row in world])
@@ -71,7 +74,7 @@ def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
         left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%")
         if baskets:
             _band(right, baskets, "AUC more than never", PALETTE[2], [f"{row['AUC']:.4f}" for row in baskets])
-            right.set_title("The Complete Journey: AUC more than without updates", fontsize=11)
+            right.set_title("The Complete Journey: gain of AUC", fontsize=11)
             right.yaxis.set_major_formatter("{x:+.3g}")
         else:
             _band(right, world, "AUC, all", PALETTE[0], [f"{row['AUC, all']:.3f}" for row in world])

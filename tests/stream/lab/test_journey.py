@@ -45,7 +45,7 @@ class Baskets:
 
 
 def intervals(*names: str) -> dict[str, float | None]:
-    return {name: {"hour": HOUR_S, "day": 24 * HOUR_S, NEVER: None}[name] for name in names}
+    return {name: {"hour": HOUR_S, "hour again": HOUR_S, "day": 24 * HOUR_S, NEVER: None}[name] for name in names}
 
 
 def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
@@ -58,12 +58,15 @@ def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
 
 
 def test_an_update_brings_what_was_learned_and_none_brings_nothing() -> None:
-    found = go_through(Journey("mean-50", intervals("hour", "day", NEVER), Baskets(240, turns=True)), lambda _: None)
+    found = go_through(
+        Journey("mean-50", intervals("hour", "hour again", "day", NEVER), Baskets(240, turns=True)), lambda _: None
+    )
     early = slice(0, 5 * 4 * 20)  # twenty hours, within the first day
     hour, day, never = (found.scores[name] for name in ("hour", "day", NEVER))
     assert np.array_equal(day[early], never[early]), "before its first update a scorer says what it said at the start"
     assert not np.array_equal(day, never)
     assert auc(found.labels[early], hour[early]) > auc(found.labels[early], never[early]) + 0.05
+    assert np.array_equal(hour, found.scores["hour again"]), "by deltas or by bases, the parameters are the same"
     rows = {row["updates every"]: row for row in journey_rows(found)}
     assert rows["hour"]["AUC more than never low"] > 0
     assert rows[NEVER]["AUC more than never"] == 0

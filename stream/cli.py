@@ -13,6 +13,7 @@ from state.errors import StateError
 from stream import interrupts, logs
 from stream.bench import BENCHES
 from stream.errors import StreamError
+from stream.lab import LABS
 from stream.settings import Settings, load
 
 Command = Callable[[argparse.Namespace], int]
@@ -100,6 +101,27 @@ def _parser() -> argparse.ArgumentParser:
         "--peer-python", default=sys.executable, metavar="FILE", help="the Python that has other systems installed"
     )
     bench.add_argument("--quick", action="store_true", help="small sizes and few repeats: to see that it runs")
+
+    text = "what length brings, what freshness brings: the real models in virtual time, without Kafka"
+    lab = commands.add_parser("lab", help=text, description=text)
+    lab.set_defaults(command=_lab, log_level="WARNING")
+    lab.add_argument("lab", metavar="NAME", choices=list(LABS), help="; ".join(f"{n}: {t}" for n, t in LABS.items()))
+    lab.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    lab.add_argument("--plot", type=Path, metavar="FILE", help="the picture (default lab-NAME.png)")
+    lab.add_argument("--seed", type=int, default=0, help="of the first world; the next worlds have the next seeds")
+    lab.add_argument("--worlds", type=_count, metavar="N", help="how many worlds (default: arms 2, freshness 1)")
+    lab.add_argument(
+        "--seconds", type=float, metavar="S", help="virtual time that counts (default: arms 450, freshness 2400)"
+    )
+    lab.add_argument("--visits", type=_count, metavar="N", help="of the baskets, stop after N (default all)")
+    lab.add_argument("--processes", type=_count, default=2, metavar="N", help="side by side (default 2)")
+    lab.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="Complete Journey (default ../shared/data/complete_journey, else the package)",
+    )
+    lab.add_argument("--quick", action="store_true", help="small and short, in one process: to see that it runs")
     return parser
 
 
@@ -257,6 +279,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     from stream.bench.run import run_bench
 
     return run_bench(arguments)
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from stream.lab.command import run_lab
+
+    return run_lab(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

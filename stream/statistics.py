@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.effect import Estimate, click_rate
+from stream.experiment.effect import Estimate, click_rate, log_rates
 from stream.experiment.moments import Moments
 
 Array = npt.NDArray[Any]
@@ -59,6 +59,24 @@ def one_look(estimate: Estimate, *, level: float = 0.95) -> Interval:
     # Rounding can leave the variance of users who are all alike a little below 0.
     value, half = float(estimate.value), _quantile(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))
     return Interval(value, value - half, value + half)
+
+
+def paired_lift(users: Array, a: tuple[Array, Array], b: tuple[Array, Array], *, level: float = 0.95) -> Interval:
+    """Return by how much, relatively, the click rate of `a` is above that of `b`, where the same users had both.
+
+    The variance is that of the difference of two logarithms over the users, their covariance included. So what the
+    users have in common in both cancels. The interval is symmetric in the logarithm, so that it never goes below −1.
+
+    Args:
+        users: (n,) whose observation each is; integers or strings.
+        a: (n,) items shown and (n,) items clicked under `a`.
+        b: the same under `b`.
+        level: confidence.
+    """
+    logs, covariance = log_rates(Moments.of_observations(users, *a, *b))
+    value = float(logs[0] - logs[1])
+    half = _quantile(level) * math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
 
 
 def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +29,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     findings = bench.run(arguments, console)
     out = Console()
     out.print(f"[bold]{arguments.bench}[/bold]: {BENCHES[arguments.bench]}")
-    out.print(_name(machine))
-    out.print(_rows(findings), _targets(findings.targets))
+    out.print(machine_line(machine))
+    out.print(table_of(findings.rows), _targets(findings.targets))
     for note in findings.notes:
         out.print(f"note: {note}")
     if arguments.json:
@@ -41,16 +41,18 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _name(machine: Machine) -> str:
+def machine_line(machine: Machine) -> str:
+    """Return the machine in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, Python {machine.python}; {versions}"
 
 
-def _rows(findings: Findings) -> Table:
-    columns = list(findings.rows[0]) if findings.rows else []
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """Return rows, all with the same columns, as a table."""
+    columns = list(rows[0]) if rows else []
     table = Table(*columns)
-    for row in findings.rows:
-        table.add_row(*(_said(row[column]) for column in columns))
+    for row in rows:
+        table.add_row(*(said(row[column]) for column in columns))
     return table
 
 
@@ -58,12 +60,13 @@ def _targets(targets: list[Target]) -> Table:
     table = Table("target", "reached", "wanted", "", title="targets", title_justify="left")
     verdicts = {True: "[green]met[/green]", False: "[red]missed[/red]", None: "not measured"}
     for each in targets:
-        wanted = f"{each.sense} {_said(each.target)} {each.unit}"
-        table.add_row(each.name, f"{_said(each.value)} {each.unit}", wanted, verdicts[each.met])
+        wanted = f"{each.sense} {said(each.target)} {each.unit}"
+        table.add_row(each.name, f"{said(each.value)} {each.unit}", wanted, verdicts[each.met])
     return table
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """Return a figure as people read it; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):

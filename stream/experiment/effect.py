@@ -65,6 +65,24 @@ def compare(first: Moments, second: Moments, *, adjust: bool = True) -> Effect:
     return Effect(one, other, Estimate(one.value - other.value, one.variance + other.variance), ratio)
 
 
+def log_rates(arm: Moments) -> tuple[Floats, Floats]:
+    """Return the (k,) logarithms of several click rates of the same users, and their (k, k) covariance over users.
+
+    Args:
+        arm: moments of vectors (shown, clicks) of the first rate, then of the second, and so on; one sample.
+    """
+    parts = len(arm.total) // 2
+    shown, clicks = arm.total[0::2], arm.total[1::2]
+    forms = np.zeros((parts, 2 * parts))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for part in range(parts):
+            forms[part, 2 * part + 1] = arm.count / clicks[part] if clicks[part] else np.nan
+            forms[part, 2 * part] = -arm.count / shown[part] if shown[part] else np.nan
+        logs: Floats = np.log(np.where(clicks > 0, clicks, np.nan) / np.where(shown > 0, shown, np.nan))
+        covariance: Floats = forms @ arm.covariance @ forms.T / arm.count
+    return logs, covariance
+
+
 def design_effect(arm: Moments) -> Floats:
     """Return how many times the variance over users is that of as many independent items; 1 when they are."""
     rate = click_rate(arm)

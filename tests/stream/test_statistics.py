@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.statistics import clustered_rate, percentiles, wilson
+from stream.statistics import clustered_rate, paired_lift, percentiles, wilson
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,34 @@ def test_intervals_over_users_hold_what_they_promise_and_naive_ones_do_not() -> 
         naive += plain.low <= 0.1 <= plain.high
     assert 0.90 <= covered / worlds <= 0.98
     assert naive / worlds < 0.6
+
+
+def test_a_paired_lift_holds_what_it_promises_and_is_narrower_than_one_between_strangers() -> None:
+    rng = np.random.default_rng(2)
+    worlds, found, widths = 300, 0, []
+    for _ in range(worlds):
+        users, shown, _ = crowd(rng)
+        own = rng.beta(2, 18, users.max() + 1)[users]
+        first, second = rng.binomial(10, own), rng.binomial(10, own)
+        paired = paired_lift(users, (shown, first), (shown, second))
+        found += not paired.low <= 0 <= paired.high
+        strangers, nothing = np.concatenate([users, users + users.max() + 1]), np.zeros_like(shown)
+        one = np.concatenate([shown, nothing]), np.concatenate([first, nothing])
+        other = np.concatenate([nothing, shown]), np.concatenate([nothing, second])
+        apart = paired_lift(strangers, one, other)
+        widths.append((paired.high - paired.low) / (apart.high - apart.low))
+    assert 0.01 < found / worlds < 0.09
+    assert np.mean(widths) < 0.6
+    clicks = first
+    same = paired_lift(users, (shown, clicks), (shown, clicks))
+    assert same == pytest.approx((0, 0, 0), abs=1e-6)
+    twice = paired_lift(users, (shown, 2 * clicks), (shown, clicks))
+    assert twice == pytest.approx((1, 1, 1), abs=1e-6)
+
+
+def test_lift_over_nothing_is_undefined() -> None:
+    users, shown, none = np.arange(3), np.full(3, 10), np.zeros(3)
+    assert all(math.isnan(value) for value in paired_lift(users, (shown, np.ones(3)), (shown, none)))
 
 
 def test_percentiles() -> None:

@@ -1,0 +1,99 @@
+"""The pictures of the laboratory."""
+
+from typing import TYPE_CHECKING, Any
+
+from stream.report.canvas import pictures
+from stream.report.style import INK, PALETTE, QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+
+_BASELINES = ("popularity", "random", "oracle")
+
+
+def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
+    """Draw the click rate of each arm, and the lifts that answer the questions, with 95% intervals."""
+    length = next(row for row in answers if row["question"] == "length")
+    fresh = next(row for row in answers if row["question"] == "freshness")
+    title = f"Length brings {_percent(length['lift'])} clicks, freshness {_percent(fresh['lift'])}"
+    subtitle = "simulated worlds, the same users in every arm; bars of error: 95% intervals over users"
+    with pictures(2, title, subtitle, height=5.0) as ((left, right), save):
+        figure = left.figure
+        figure.subplots_adjust(left=0.16, right=0.97, top=0.77, wspace=0.52)
+        names = [row["arm"] for row in arms]
+        places = list(range(len(arms)))[::-1]
+        for place, row in zip(places, arms, strict=True):
+            colour = QUIET if row["arm"] in _BASELINES else PALETTE[0]
+            left.barh(place, 100 * row["CTR"], color=colour, alpha=0.85, height=0.66)
+            left.plot([100 * row["CTR low"], 100 * row["CTR high"]], [place] * 2, color=INK, linewidth=1.6)
+            left.text(100 * row["CTR high"] + 0.25, place, f"{100 * row['CTR']:.1f}%", va="center", fontsize=10)
+        left.set_yticks(places, names)
+        left.set_xlim(0, 1.2 * max(100 * row["CTR high"] for row in arms))
+        left.set_title("click rate of what was shown", fontsize=11)
+        bars = [(f"{row['question']}:\n{row['arm']}\nover {row['against']}", row) for row in answers]
+        spots = list(range(len(bars) + 1))[::-1]
+        most = max(row["lift"] for _, row in bars)
+        for spot, (_, row) in zip(spots, bars, strict=False):
+            low, high = 100 * row["lift low"], 100 * row["lift high"]
+            right.plot([low, high], [spot] * 2, color=PALETTE[0], linewidth=3)
+            right.plot(100 * row["lift"], spot, "o", color=PALETTE[0], markersize=8)
+            text = f"{_percent(row['lift'])}  [{low:.1f}, {high:.1f}]"
+            near = row["lift"] < most / 2
+            right.text(low if near else high, spot + 0.2, text, ha="left" if near else "right", fontsize=10)
+        right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
+        right.text(100 * paper, spots[-1] + 0.2, f"{100 * paper:+.2f}%", ha="center", fontsize=10)
+        right.set_yticks(spots, [*(label for label, _ in bars), "anchor, a real system:\nSAM online\n(CIKM 2022)"])
+        right.set_ylim(-0.5, len(bars) + 0.6)
+        right.axvline(0, color=QUIET, linewidth=1)
+        span = max(100 * paper, *(100 * row["lift high"] for _, row in bars))
+        right.set_xlim(min(0, *(100 * row["lift low"] for _, row in bars)) - 0.06 * span, 1.1 * span)
+        right.set_title("lift of the click rate", fontsize=11)
+        for axes in (left, right):
+            axes.grid(axis="x")
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5, length=0)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        return save()
+
+
+def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
+    """Draw what each time between updates brings beside none, in clicks and in AUC; the values stand at the points.
+
+    Without baskets, the world's AUC takes their place.
+    """
+    first = world[0]
+    gain, low, high = (_percent(first[f"lift over never{end}"]) for end in ("", " low", " high"))
+    title = f"Updates every {first['updates every']} bring {gain} clicks over none ({low} to {high})"
+    subtitle = "by the time between two updates; bands: 95% intervals over users, paired with no update at all"
+    with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
+        left.figure.subplots_adjust(top=0.74, left=0.08, right=0.97)
+        _band(left, world, "lift over never", PALETTE[0], [f"{100 * row['CTR']:.2f}%" for row in world])
+        left.set_title("a simulated world: lift of the click rate", fontsize=11)
+        left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%")
+        if baskets:
+            _band(right, baskets, "AUC more than never", PALETTE[2], [f"{row['AUC']:.4f}" for row in baskets])
+            right.set_title("The Complete Journey: gain of AUC", fontsize=11)
+            right.yaxis.set_major_formatter("{x:+.3g}")
+        else:
+            _band(right, world, "AUC, all", PALETTE[0], [f"{row['AUC, all']:.3f}" for row in world])
+            right.set_title("the same world: AUC of all candidates", fontsize=11)
+        return save()
+
+
+def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[str]) -> None:
+    """One value an interval, evenly spaced, since the intervals grow by factors."""
+    places = list(range(len(rows)))
+    low, value, high = ([row[f"{name}{end}"] for row in rows] for end in (" low", "", " high"))
+    axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(places, value, color=colour, marker="o", markersize=5)
+    for place, at, label in zip(places, value, labels, strict=True):
+        axes.annotate(label, (place, at), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=INK)
+    axes.set_xticks(places, [row["updates every"] for row in rows])
+    axes.margins(x=0.08, y=0.12)
+    axes.set_xlabel("time between updates")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.1f}%".replace("-", "−")

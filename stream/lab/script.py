@@ -1,0 +1,186 @@
+"""What happens in a world whatever is shown: who comes when, what is offered, and what would be clicked.
+
+Every arm plays the same script. A click on an item is drawn before anybody ranks, for all candidates, so two arms
+that show the same item to the same user at the same moment see the same outcome. Only how often and when they show
+it differs, and the sequences, into which each arm's own clicks go.
+"""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key
+from stream.simulation.config import WorldConfig
+from stream.simulation.hashing import Floats, Ints
+from stream.simulation.world import ACTIONS, Acts, World, category_name, item_name
+
+START = 1_800_000_000_000
+"""Where virtual time begins, ms since the Unix epoch."""
+
+_CLICK_AFTER_S, _CLICK_MEAN_S = 0.1, 0.3
+
+
+class Scenario(Struct, frozen=True, kw_only=True):
+    """How long a world is watched.
+
+    Attributes:
+        world: what is true.
+        seed: of the world and of all that happens in it.
+        rate: mean impressions a second (Poisson).
+        warm_up_s: how long items are shown by lot, and every model learns from that.
+        measured_s: how long each arm ranks by itself, after the warm-up.
+        slots: items shown in an impression.
+    """
+
+    world: WorldConfig = WorldConfig()
+    seed: int = 0
+    rate: float = 8.0
+    warm_up_s: float = 300.0
+    measured_s: float = 450.0
+    slots: int = 10
+
+    @property
+    def begins(self) -> int:
+        """The moment (ms) at which the warm-up ends."""
+        return START + round(1000 * self.warm_up_s)
+
+    @property
+    def ends(self) -> int:
+        """The moment (ms) of the end."""
+        return self.begins + round(1000 * self.measured_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """V visits of C candidates each, in the order of time.
+
+    Attributes:
+        scenario: what it is a script of.
+        users: (V,) who comes.
+        ts: (V,) when, ms.
+        items: (V, C) indices of the candidates.
+        categories: (V, C) indices of their categories.
+        item_keys: (V, C) uint64 keys of the items, as models know them.
+        category_keys: (V, C) uint32 keys of the categories.
+        truth: (V, C) true probabilities of a click.
+        would_click: (V, C) whether the user clicks the item if it is shown.
+        delays: (V, C) how long after the impression a click comes, ms.
+        lots: (V, C) candidate indices in random order.
+        acts: packed behaviours that no impression led to, visit after visit.
+        act_ends: (V + 1,) the acts before visit v are `acts[act_ends[v]:act_ends[v + 1]]`.
+        histories: (users, history) packed behaviours of each user before the start.
+        measured: index of the first visit after the warm-up.
+    """
+
+    scenario: Scenario
+    users: Ints
+    ts: Ints
+    items: Ints
+    categories: Ints
+    item_keys: npt.NDArray[np.uint64]
+    category_keys: npt.NDArray[np.uint32]
+    truth: Floats
+    would_click: npt.NDArray[np.bool_]
+    delays: Ints
+    lots: Ints
+    acts: BehaviorArray
+    act_ends: Ints
+    histories: BehaviorArray
+    measured: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def best(self) -> Floats:
+        """(V,) expected clicks when the truly best items are shown."""
+        best: Floats = np.sort(self.truth, axis=1)[:, -self.scenario.slots :].sum(axis=1)
+        return best
+
+
+def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
+    """Return the scenario with as many seconds that count; unchanged for None."""
+    return scenario if seconds is None else msgspec.structs.replace(scenario, measured_s=seconds)
+
+
+@lru_cache(maxsize=2)
+def write(scenario: Scenario) -> Script:
+    """Return the script of a scenario, the same every time.
+
+    Raises:
+        ValueError: for a world with position bias: whether a user clicks would depend on the place that an arm chooses.
+    """
+    config = scenario.world
+    if config.position_bias:
+        raise ValueError("the laboratory draws clicks before arms rank: position_bias must be 0")
+    world, rng = World(config, seed=scenario.seed, start=START), np.random.default_rng([scenario.seed, 5])
+    history = world.history()
+    count = int(rng.poisson(scenario.rate * (scenario.ends - START) / 1000))
+    ts = np.sort(rng.integers(START, scenario.ends, count))
+    users = world.visitors(count)
+    shape = count, config.candidates
+    items, truth = np.empty(shape, np.int64), np.empty(shape)
+    would_click = np.empty(shape, np.bool_)
+    acts: list[Acts] = []
+    for visit, (user, now) in enumerate(zip(users.tolist(), ts.tolist(), strict=True)):
+        acts.append(world.wander(user, now))
+        slate = world.impression(user, now)
+        items[visit] = slate.items
+        truth[visit] = world.click_probability(user, slate.items, now)
+        would_click[visit] = world.clicks(user, slate.items, now)
+    together = _joined([history, *acts])
+    packed, past = _packed(together), len(history)
+    categories = world.catalogue.category(items.ravel()).reshape(shape)
+    by_user = np.argsort(history.users, kind="stable")
+    return Script(
+        scenario=scenario,
+        users=users,
+        ts=ts,
+        items=items,
+        categories=categories,
+        item_keys=_item_keys(items),
+        category_keys=_category_keys(categories),
+        truth=truth,
+        would_click=would_click,
+        delays=(1000 * (_CLICK_AFTER_S + rng.exponential(_CLICK_MEAN_S, shape))).astype(np.int64),
+        lots=rng.random(shape).argsort(axis=1),
+        acts=packed[past:],
+        act_ends=np.cumsum([0, *(len(each) for each in acts)]),
+        histories=packed[:past][by_user].reshape(config.users, config.history),
+        measured=int(np.searchsorted(ts, scenario.begins)),
+    )
+
+
+def behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:
+    """Return the one behaviour that a click is."""
+    return np.array([(item_key, category_key, action_key("click"), ts)], dtype=BEHAVIOR)
+
+
+def _joined(acts: list[Acts]) -> Acts:
+    columns = (np.concatenate([getattr(each, field.name) for each in acts]) for field in fields(Acts))
+    return Acts(*columns)
+
+
+def _packed(acts: Acts) -> BehaviorArray:
+    packed = np.empty(len(acts), dtype=BEHAVIOR)
+    packed["item"] = _item_keys(acts.items)
+    packed["category"] = _category_keys(acts.categories)
+    packed["action"] = np.array([action_key(action) for action in ACTIONS], dtype=np.uint16)[acts.actions]
+    packed["ts"] = acts.ts
+    return packed
+
+
+def _item_keys(items: Ints) -> npt.NDArray[np.uint64]:
+    distinct, places = np.unique(items, return_inverse=True)
+    keys = np.array([item_key(item_name(item)) for item in distinct.tolist()], dtype=np.uint64)
+    return keys[places].reshape(items.shape)
+
+
+def _category_keys(categories: Ints) -> npt.NDArray[np.uint32]:
+    distinct, places = np.unique(categories, return_inverse=True)
+    keys = np.array([category_key(category_name(each)) for each in distinct.tolist()], dtype=np.uint32)
+    return keys[places].reshape(categories.shape)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import chain
 
 import numpy as np
@@ -17,34 +16,20 @@ import numpy.typing as npt
 from model.example import Example
 from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from state.partition import Partition
+from stream.admission import Admission, Event
 from stream.arms import Answer
 from stream.errors import WorkerError
-from stream.events import (
-    UNREADABLE,
-    Behavior,
-    Click,
-    Impression,
-    Outcome,
-    Sample,
-    Team,
-    decode_behavior,
-    decode_click,
-    decode_impression,
-)
+from stream.events import UNREADABLE, Behavior, Impression, Outcome, Sample
 from stream.joiner import Joiner, Labelled, Orphan, Pending
+from stream.labels import records, together
 from stream.merge import Merge
-from stream.partitioner import partition_of
 from stream.record import Record
 from stream.settings import WorkerSettings
 from stream.start import Start
-from stream.topics import RECORD_BYTES, Topics
+from stream.topics import Topics
 
 _REQUESTS = 16
 """Impressions of one step: more would keep the worker from polling, committing and taking updates."""
-_USERS = 100_000
-_IMPRESSION_BYTES = RECORD_BYTES // 2
-
-Event = Behavior | Impression | Click
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +85,7 @@ class Task:
         self._answers_end = start.answers_end
         self._offsets = dict(start.offsets)
         self._added = dict(start.offsets)
-        self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
-        self._max_future_ms = settings.max_future_s * 1000
+        self._admission = Admission(topics, settings, partitions=partitions)
         if start.overtaken:
             # Another worker went on from here: what is open of its windows is found in `scores`.
             for key, _ in list(partition.pending.items()):
@@ -115,11 +99,6 @@ class Task:
         self._merge: Merge[tuple[Record, Event | Exception]] = Merge(
             (topics.impressions, topics.clicks, topics.behaviors), patience=settings.align_s
         )
-        self._decoders: dict[str, Callable[[bytes], Event]] = {
-            topics.impressions: decode_impression,
-            topics.clicks: decode_click,
-            topics.behaviors: decode_behavior,
-        }
         self._held: list[tuple[Record, Event | Exception]] = []
         self._last: dict[str, int] = {}
         self._fresh: dict[str, bytearray] = {}
@@ -204,8 +183,7 @@ class Task:
         self._added[record.topic] = record.offset + 1
         event: Event | Exception
         try:
-            event = self._decoders[record.topic](record.value or b"")
-            self._check(record, event)
+            event = self._admission.event(record)
             self._last[record.topic] = event.ts
         except UNREADABLE as error:
             event = error
@@ -277,20 +255,9 @@ class Task:
         Labels of one request that came up together travel as one sample, or one for each team that placed them.
         """
         self._take(self._joiner.advance(self._event_time))
-        together: dict[tuple[str, int], Labelled] = {}
-        for labelled in self._decided:
-            key = (labelled.pending.request_id, labelled.label)
-            if known := together.get(key):
-                labelled = Labelled(
-                    known.pending,
-                    known.indices + labelled.indices,
-                    known.label,
-                    max(known.clicked_at, labelled.clicked_at),
-                )
-            together[key] = labelled
-        self._decided = []
+        decided, self._decided = together(self._decided), []
         refused, self._refused = self._refused, []
-        return [pair for labelled in together.values() for pair in self._samples(labelled)], refused
+        return [pair for labelled in decided for pair in self._records(labelled)], refused
 
     def commit(self) -> None:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
@@ -382,27 +349,6 @@ class Task:
         )
         self._take(self._joiner.impression(pending))
 
-    def _check(self, record: Record, event: Event) -> None:
-        """Refuse what lies in the wrong partition, runs ahead of the clock, or costs too much."""
-        if record.key != event.user.encode():
-            raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
-        if self._partition_of(record.key) != record.partition:
-            raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
-        # Against the record's own time, not the wall clock: folding the log again must give the same.
-        if event.ts > record.timestamp + self._max_future_ms:
-            raise ValueError(f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp")
-        if isinstance(event, Impression):
-            if record.value is not None and len(record.value) > _IMPRESSION_BYTES:
-                raise ValueError(
-                    f"{len(record.value)} bytes; at most {_IMPRESSION_BYTES}, so that the answer can be sent"
-                )
-            if len(event.candidates) > self._settings.max_candidates:
-                raise ValueError(
-                    f"{len(event.candidates)} candidates; at most {self._settings.max_candidates} are scored"
-                )
-            if len({candidate.item for candidate in event.candidates}) < len(event.candidates):
-                raise ValueError("a candidate is listed twice")
-
     def _append(self, user: str) -> None:
         if packed := self._fresh.pop(user, None):
             self._partition.sequences.append(user, from_bytes(packed))
@@ -424,51 +370,11 @@ class Task:
         self._refused.append(Refused(record, reason))
         self._counts["refused"] += 1
 
-    def _samples(self, labelled: Labelled) -> Iterator[tuple[Sample, Outcome]]:
+    def _records(self, labelled: Labelled) -> Iterator[tuple[Sample, Outcome]]:
         pending = labelled.pending
-        if not pending.teams:
-            yield self._sample(labelled, labelled.indices, Team(pending.arm, pending.epoch, pending.version, []))
-        for team in pending.teams:
-            members = set(team.members)
-            if indices := [index for index in labelled.indices if index in members]:
-                yield self._sample(labelled, indices, team)
-
-    def _sample(self, labelled: Labelled, indices: list[int], by: Team) -> tuple[Sample, Outcome]:
-        pending = labelled.pending
-        items = [pending.items[index] for index in indices]
-        ranks = [pending.ranks[index] for index in indices]
-        probabilities = [pending.probabilities[index] for index in indices]
         self._append(pending.user)
         sequence = self._partition.sequences.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._partition.meta.length):
             self._counts["sequences_cut"] += 1
-        sample = Sample(
-            request_id=pending.request_id,
-            user=pending.user,
-            arm=by.arm,
-            ts=pending.ts,
-            epoch=by.epoch,
-            version=by.version,
-            clicked_at=labelled.clicked_at,
-            sequence=sequence.tobytes(),
-            items=np.array([item_key(item) for item in items], dtype="<u8").tobytes(),
-            categories=np.array([pending.categories[index] for index in indices], dtype="<u4").tobytes(),
-            positions=np.array(ranks, dtype="<u2").tobytes(),
-            probabilities=np.array(probabilities, dtype="<f4").tobytes(),
-            labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
-        )
-        outcome = Outcome(
-            request_id=pending.request_id,
-            user=pending.user,
-            arm=pending.arm,
-            ts=pending.ts,
-            epoch=by.epoch,
-            version=by.version,
-            items=items,
-            positions=ranks,
-            probabilities=probabilities,
-            labels=[labelled.label] * len(indices),
-            team=by.arm if pending.teams else "",
-        )
-        self._counts["samples"] += len(indices)
-        return sample, outcome
+        self._counts["samples"] += len(labelled.indices)
+        return records(labelled, sequence)

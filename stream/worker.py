@@ -10,30 +10,28 @@ import logging
 import threading
 import time
 from collections import Counter
-from functools import partial
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
 from stream import garbage
-from stream.arms import Answer, Arms
+from stream.arms import Arms
 from stream.catchup import CatchUp
-from stream.deadletters import dead_letter
 from stream.errors import ConsumerFatalError, WorkerError
-from stream.events import Score, Spent, encode_json, encode_packed
 from stream.failpoints import reach
 from stream.feed import ModelFeed
 from stream.hearing import Hearing
 from stream.intake import FETCH, Intake
-from stream.kafka import Sender, consumer, to_record
+from stream.kafka import Sender, consumer
 from stream.logs import log
+from stream.output import Output, wall_ms
 from stream.readings import worker_reading
 from stream.settings import Settings
 from stream.snapshotter import Snapshotter
 from stream.start import find_start
-from stream.task import Request, Task
+from stream.task import Task
 from stream.telemetry import Durations, Reading, Server, Telemetry
 from stream.topics import Topics, record_limits, verify
 
@@ -61,6 +59,7 @@ class Worker:
         self._arms = Arms(settings, device=str(resolve(settings.worker.device)))
         self._feed = ModelFeed(settings, self._arms.scorers)
         self._sender: Sender
+        self._output: Output
         self._telemetry = Telemetry("worker")
         self._snapshotter = Snapshotter(settings.state, self._telemetry.alive)
         self._catch_up = CatchUp()
@@ -91,6 +90,8 @@ class Worker:
         server = Server(self._settings.worker.metrics, self._telemetry)
         self._partitions = verify(self._settings.kafka, self._topics)
         self._sender = Sender(self._settings.kafka, record_limits(self._settings.kafka, self._topics))
+        micro_batch = self._settings.worker.micro_batch
+        self._output = Output(self._sender, self._topics, self._arms, micro_batch=micro_batch, latency=self._latency)
         self._feed.start(stop, wait_s=self._settings.worker.model_wait_s)
         self._join()
         garbage.tame()
@@ -156,16 +157,16 @@ class Worker:
             for request in task.step(
                 lambda topic, number=number: self._intake.at_end(topic, number),  # type: ignore[misc]
                 now=now,
-                wall_ms=_wall_ms(),
+                wall_ms=wall_ms(),
                 limit=FETCH,
                 drained=len(messages) < FETCH,
             )
         ]
         self._feed.apply()
-        self._answer(requests)
+        self._output.answer(requests, self._tasks)
         self._pass_time(now)
         for number, task in self._tasks.items():
-            self._publish(number, task)
+            self._output.publish(number, task)
         self._sender.poll()
         self._intake.limit_backlogs(self._tasks)
         overdue = now - self._next_commit
@@ -247,47 +248,6 @@ class Worker:
 
     def _left(self) -> int:
         return sum(self._intake.left(task, number) for number, task in self._tasks.items())
-
-    def _answer(self, requests: list[tuple[int, Request]]) -> None:
-        # A backlog is answered piece by piece, so that the first answers do not wait for the last.
-        size = self._settings.worker.micro_batch
-        for start in range(0, len(requests), size):
-            part = requests[start : start + size]
-            received = _wall_ms()
-            began = time.perf_counter()
-            answers = self._arms.answer(
-                [request.impression for _, request in part], [request.example for _, request in part]
-            )
-            spent = (time.perf_counter() - began) * 1000
-            for (number, request), answer in zip(part, answers, strict=True):
-                task = self._tasks[number]
-                task.scored(request, answer)
-                wait = max(0.0, received - request.record.timestamp - request.state_ms)
-                score = _score(request, answer, Spent(wait, request.state_ms, spent, answer.cpu_ms))
-                self._sender.send(
-                    self._topics.scores,
-                    encode_json(score),
-                    key=request.impression.user,
-                    partition=number,
-                    on_delivery=partial(_score_is_in, task),
-                )
-                self._latency.add(max(0, _wall_ms() - request.record.timestamp) / 1000)
-
-    def _publish(self, number: int, task: Task) -> None:
-        samples, refused = task.settle()
-        for sample, outcome in samples:
-            self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
-            self._sender.send(self._topics.outcomes, encode_packed(outcome), key=sample.user, partition=number)
-        for refusal in refused:
-            log(
-                _logger,
-                "dead_letter",
-                logging.WARNING,
-                topic=refusal.record.topic,
-                offset=refusal.record.offset,
-                reason=refusal.reason,
-            )
-            dead_letter(self._sender, self._topics, refusal.record, refusal.reason)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # What a callback raises does not come through the client unharmed: it is kept, and raised by `turn`.
@@ -376,31 +336,3 @@ class Worker:
         except KafkaException as error:
             # The state is durable; the group's offsets only say what was answered, and the next commit says it again.
             log(_logger, "offset_commit_failed", logging.WARNING, error=error.args[0].str())
-
-
-def _score_is_in(task: Task, message: Message) -> None:
-    task.answer_is_in(to_record(message).offset)
-
-
-def _score(request: Request, answer: Answer, spent: Spent) -> Score:
-    impression = request.impression
-    return Score(
-        request_id=impression.request_id,
-        user=impression.user,
-        ts=impression.ts,
-        arm=answer.arm,
-        epoch=answer.epoch,
-        version=answer.version,
-        items=[candidate.item for candidate in impression.candidates],
-        probabilities=answer.probabilities.tolist(),
-        order=answer.order.tolist(),
-        slots=min(impression.slots, len(impression.candidates)),
-        seen=request.seen,
-        spent_ms=spent,
-        read_to=request.read_to,
-        teams=list(answer.teams),
-    )
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

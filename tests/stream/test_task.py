@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from state.behavior import action_key, category_key, from_bytes, item_key
 from state.layout import CHUNK
 from state.partition import Partition
+from stream.admission import Event
 from stream.arms import Answer, drafted
 from stream.errors import WorkerError
 from stream.events import (
@@ -37,7 +38,7 @@ from stream.partitioner import partition_of
 from stream.record import Record
 from stream.settings import WorkerSettings
 from stream.start import Start
-from stream.task import Event, Refused, Request, Task
+from stream.task import Refused, Request, Task
 from stream.topics import RECORD_BYTES, Topics
 from tests.state.support import dump
 

@@ -68,6 +68,7 @@ def live_report(
         plan=plan_of(question.arms),
         arms=arms,
         verdict=verdict,
+        interleaving=question.preferences(ledger.ballots, verdict),
         checks=[
             *checks(sums, verdict),
             _assigned(ledger, verdict, Assignment(question.shares, salt=salt)),

@@ -111,7 +111,7 @@ def _planned(report: ExperimentReport, name: str) -> list[Cell]:
     plan = report.plan[name]
     return [
         Cell("–" if math.isnan(plan.share) else f"{100 * plan.share:.4g}%"),
-        Cell(number(report.verdict.users.get(name, 0))),
+        Cell(number(report.arms[name].users)),
         Cell(plan.model),
         Cell(f"the last {number(plan.length)}" if plan.length else "–"),
         Cell(plan.learns),

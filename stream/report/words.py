@@ -50,9 +50,9 @@ def interleaving_lines(report: ExperimentReport) -> list[str]:
     """Return what each interleaved arm says, with its p-value, and whether A/B says the same."""
     lines = []
     for found in report.interleaving:
-        lines.append(f"{found.arm}: {found.sentence} ({p_value(found.p)}).")
+        lines.append(f"{found.arm}: {found.sentence}; {p_value(found.p)}.")
         if found.agreement:
-            lines.append(f"Against the verdict above: {found.agreement.sentence}.")
+            lines.append(f"{found.agreement.sentence[0].upper()}{found.agreement.sentence[1:]}.")
     return lines
 
 

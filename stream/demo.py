@@ -161,5 +161,6 @@ def _simulate(
         before=before,
         settings=said,
     )
-    console.print(headline(report), highlight=False, soft_wrap=True)
+    for line in (headline(report), *(found.sentence for found in report.interleaving)):
+        console.print(line, highlight=False, soft_wrap=True)
     return write_experiment(arguments.report, report, trace)

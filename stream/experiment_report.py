@@ -40,7 +40,8 @@ def run_report(arguments: argparse.Namespace, settings: Settings) -> int:
     report, trace = live_report(Question.of(experiment), ledger, answers, found, salt=experiment.salt, settings=said)
     if found.cut:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
-    console.print(headline(report), highlight=False, soft_wrap=True)
+    for line in (headline(report), *(found.sentence for found in report.interleaving)):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {write_experiment(arguments.report, report, trace)}")
     return 0
 

@@ -87,7 +87,7 @@ def _arms(experiment: Experiment) -> Table:
     for arm in experiment.arms:
         if arm.interleave:
             pair = " and ".join(arm.interleave)
-            table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", pair, "", "each from what it placed")
+            table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", pair, "", "from what each placed")
             continue
         spec = arm.settings().spec()
         table.add_row(

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from state.behavior import item_key
 from stream.events import Outcome, sample_ids
+from stream.experiment.preference import Ballots
 from stream.experiment.sums import UserSums
 from stream.seen import SeenIds
 
@@ -91,6 +92,8 @@ class Ledger:
         self.arms: dict[str, ArmCount] = defaultdict(ArmCount)
         self.repeated = 0
         """Items that were counted before, and were not again."""
+        self.ballots = Ballots()
+        """Votes of the interleaved requests that count."""
         self.first, self.last = math.inf, -math.inf
         """Times of the first and the last impression that counts."""
 
@@ -138,6 +141,7 @@ class Ledger:
         if earlier:
             self._earlier.append((outcome.user, shown, clicks))
             return
+        self.ballots.add(outcome)
         arm = self.arms[outcome.arm]
         arm.impressions += first
         arm.shown += shown

@@ -1,8 +1,8 @@
 """The verdict on an interleaved arm, from its outcomes: which of the two rankings do its users prefer?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +10,14 @@ from stream.events import Outcome
 from stream.experiment.interleaving import Preference, prefer
 from stream.experiment.verdict import LEAST_USERS, Verdict
 from stream.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Whether A/B, where it compares the same two arms, says the same: for a program, and for a person."""
+
+    kind: Literal["agree", "contradict", "open"]
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Preferred:
         users: who have won a request for either.
         requests: that either has won.
         sentence: the same for a person.
+        agreement: whether A/B says the same; None where it was not asked, or does not compare the two.
     """
 
     arm: str
@@ -37,13 +46,7 @@ class Preferred:
     users: int
     requests: int
     sentence: str
-
-
-class Agreement(NamedTuple):
-    """Whether A/B, where it compares the same two arms, says the same: for a program, and for a person."""
-
-    kind: Literal["agree", "contradict", "open"]
-    sentence: str
+    agreement: Agreement | None = None
 
 
 class Ballots:
@@ -65,9 +68,12 @@ class Ballots:
         if not outcome.team:
             return
         clicked = [item for item, label in zip(outcome.items, outcome.labels, strict=True) if label]
-        if clicked:
-            request = self._clicked.setdefault(outcome.arm, {}).setdefault((outcome.user, outcome.request_id), {})
-            request.update(dict.fromkeys(clicked, outcome.team))
+        self.click(outcome.arm, outcome.user, outcome.request_id, {outcome.team: clicked})
+
+    def click(self, arm: str, user: str, request_id: str, clicked: Mapping[str, Iterable[str]]) -> None:
+        """Take clicks in a request of an interleaved arm: team → those of its items that were clicked."""
+        if teams := {item: team for team, items in clicked.items() for item in items}:
+            self._clicked.setdefault(arm, {}).setdefault((user, request_id), {}).update(teams)
 
     def extend(self, outcomes: Iterable[Outcome]) -> None:
         """Take many outcomes."""
@@ -98,11 +104,12 @@ def agreement(found: Preferred, verdict: Verdict) -> Agreement | None:
     pair = next((each for each in verdict.pairs if {each.arm, each.against} == both), None)
     if pair is None:
         return None
-    if found.winner is None and pair.lift.low <= 0:
+    decided = pair.lift.low > 0 and not any(doubt.fatal for doubt in verdict.doubts)
+    if found.winner is None and not decided:
         return Agreement("open", "neither interleaving nor A/B has decided")
     if found.winner is None:
         return Agreement("open", f"A/B prefers {pair.arm}, interleaving has not decided")
-    if not pair.lift.low > 0:
+    if not decided:
         return Agreement("open", f"interleaving prefers {found.winner}, A/B has not decided")
     if pair.arm == found.winner:
         return Agreement("agree", f"interleaving and A/B both prefer {found.winner}")

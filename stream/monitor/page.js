@@ -9,7 +9,7 @@ const milliseconds = value => value == null ? "–" : value < 10 ? value.toFixed
 const length = ms => ms < 12e4 ? `${+(ms / 1000).toPrecision(3)} s` : ms < 72e5 ? `${+(ms / 6e4).toPrecision(3)} min` : `${+(ms / 36e5).toPrecision(3)} h`;
 const version = state => state.version || state.epoch ? `${state.epoch}.${state.version}` : "–";
 
-function showVerdict({verdict, experiment}) {
+function showVerdict({verdict, experiment, interleaved}) {
   const fatal = verdict.doubts.some(doubt => doubt.fatal);
   $("name").textContent = experiment.name;
   $("verdict").className = `card verdict ${verdict.winner ? "won" : ""} ${verdict.doubts.length ? "bad" : ""}`;
@@ -22,6 +22,7 @@ function showVerdict({verdict, experiment}) {
   grounds.push(`p (users are divided as the shares say) ${p(verdict.mismatch_p)}`);
   grounds.push(`It may be looked at any time; among arms that are alike it names a winner in at most ${percent(verdict.alpha, 0)} of all experiments.`);
   $("grounds").textContent = grounds.join(" · ");
+  $("mixed").textContent = Object.entries(interleaved).map(([arm, pair]) => `${arm} interleaves ${pair.join(" and ")}: it is not compared here; samstream experiment report says which of the two its users prefer.`).join(" ");
 }
 
 function showNumbers(state) {

@@ -59,7 +59,7 @@ def picture(board: Board, plan: Plan, settings: Settings, now_ms: int) -> dict[s
 def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], settings: Settings) -> dict[str, Any]:
     experiment = settings.experiment
     alpha, minimum = experiment.alpha, experiment.minimum_effect
-    mixed = [arm.name for arm in settings.arms if arm.interleave]
+    mixed = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
     verdict = judge(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
     leader = verdict.pairs[0].arm if verdict.pairs else None
     pairs = [(pair.arm, pair.against) for pair in verdict.pairs if pair.arm == leader]
@@ -67,6 +67,7 @@ def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], se
     return {
         "experiment": experiment,
         "verdict": verdict,
+        "interleaved": mixed,
         "course": course(sums, list(verdict.users), pairs, over, alpha=alpha, minimum_effect=minimum),
     }
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from stream.experiment.preference import Preferred
 from stream.experiment.verdict import Verdict
 from stream.statistics import Interval
 
@@ -135,6 +136,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
         plan: arm → as it was planned.
         arms: arm → what became of it.
         verdict: the verdict.
+        interleaving: what each interleaved arm says; empty where none has users.
         checks: what could make it invalid.
         over_time: the same in spans of time.
         machine: where the report was made; of a simulation, where everything ran.
@@ -159,6 +161,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
     plan: dict[str, ArmPlan]
     arms: dict[str, ArmResult]
     verdict: Verdict
+    interleaving: list[Preferred] = []
     checks: list[Check]
     over_time: OverTime
     machine: Machine

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from stream.report.data import ArmResult, ExperimentReport
 from stream.report.html import Cell, Figure, Page, Row, Section, Table, Tile
 from stream.report.style import colours
-from stream.report.words import before_line, headline, number, pair_lines, percent, span_words
+from stream.report.words import before_line, headline, interleaving_lines, number, pair_lines, percent, span_words
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
 
@@ -46,6 +46,7 @@ def experiment_page(report: ExperimentReport, figures: Mapping[str, Figure]) -> 
                 ),
                 figures=drawn("ctr", "lift", "regret"),
             ),
+            *_interleaving(report),
             Section(
                 "Can the verdict be trusted?",
                 "A mark in red takes the winner away. An orange one is worth knowing before you decide.",
@@ -65,6 +66,19 @@ def experiment_page(report: ExperimentReport, figures: Mapping[str, Figure]) -> 
         ],
         notes=_notes(report),
     )
+
+
+def _interleaving(report: ExperimentReport) -> list[Section]:
+    if not report.interleaving:
+        return []
+    return [
+        Section(
+            "Which of two rankings do users prefer in one list?",
+            "Users of an interleaved arm see lists that two arms have drafted in turn. A request is won by the arm "
+            "that placed more of what was clicked. This says which ranking is preferred, not by how many clicks.",
+            lines=interleaving_lines(report),
+        )
+    ]
 
 
 def _rates(report: ExperimentReport) -> str:
@@ -97,7 +111,7 @@ def _planned(report: ExperimentReport, name: str) -> list[Cell]:
     plan = report.plan[name]
     return [
         Cell("–" if math.isnan(plan.share) else f"{100 * plan.share:.4g}%"),
-        Cell(number(report.verdict.users.get(name, 0))),
+        Cell(number(report.arms[name].users)),
         Cell(plan.model),
         Cell(f"the last {number(plan.length)}" if plan.length else "–"),
         Cell(plan.learns),

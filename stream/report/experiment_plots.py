@@ -27,7 +27,7 @@ def experiment_plots(report: ExperimentReport, trace: Trace) -> dict[str, bytes]
     spans, drawn = report.over_time, {}
     palette = colours(report.plan)
     if any(arm.shown for arm in report.arms.values()):
-        rates = {name: arm.ctr for name, arm in report.arms.items()}
+        rates = {name: arm.ctr for name, arm in report.arms.items() if name in spans.ctr}
         drawn["ctr"] = click_rates(spans, rates, palette)
     if any(np.isfinite(each.low) for lift in spans.lift.values() for each in lift):
         drawn["lift"] = lifts(spans, palette)

@@ -1,6 +1,6 @@
 """From what outcomes and answers say to the report on live traffic, where nobody knows the truth."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,7 +9,6 @@ from stream.experiment.answers import Answers
 from stream.experiment.assignment import Assignment
 from stream.experiment.effect import CLICKS, SHOWN, click_rate
 from stream.experiment.ledger import Found, Ledger
-from stream.experiment.verdict import Verdict
 from stream.report.checks import checks
 from stream.report.data import ArmResult, Check, ExperimentReport, Percentiles, Trace
 from stream.report.question import Question
@@ -68,9 +67,10 @@ def live_report(
         plan=plan_of(question.arms),
         arms=arms,
         verdict=verdict,
+        interleaving=question.preferences(ledger.ballots, verdict),
         checks=[
             *checks(sums, verdict),
-            _assigned(ledger, verdict, Assignment(question.shares, salt=salt)),
+            _assigned(ledger, Assignment(question.shares, salt=salt), arms),
             *_others(ledger, arms),
             _complete(ledger, found),
         ],
@@ -106,9 +106,9 @@ def _arm(name: str, ledger: Ledger, answers: Answers) -> ArmResult:
     )
 
 
-def _assigned(ledger: Ledger, verdict: Verdict, assignment: Assignment) -> Check:
+def _assigned(ledger: Ledger, assignment: Assignment, arms: Iterable[str]) -> Check:
     question = "Is every user in the arm that the file says?"
-    users = [(user, name) for name in verdict.users for user in ledger.sums.users(name)]
+    users = [(user, name) for name in arms for user in ledger.sums.users(name)]
     if wrong := sum(assignment.arm(user) != name for user, name in users):
         return Check(
             "assigned",

@@ -1,11 +1,13 @@
 """What is asked of an experiment: the part of its file that a verdict and a report need."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 from msgspec import Struct
 
 from stream.experiment.plan import Experiment
+from stream.experiment.preference import Ballots, Preferred, agreement
 from stream.experiment.sums import UserSums
 from stream.experiment.verdict import MINIMUM_EFFECT, Verdict, judge
 from stream.settings import ArmSettings, Settings
@@ -48,6 +50,15 @@ class Question(Struct, frozen=True, kw_only=True):
     def verdict_on_its_arms(self, sums: UserSums) -> Verdict:
         """Return the verdict on the arms that the question names, whatever other arms users were seen in."""
         return self._judged(sums, self.shares)
+
+    def preferences(self, ballots: Ballots, verdict: Verdict) -> list[Preferred]:
+        """Return what each interleaved arm that has users says, held against the A/B verdict."""
+        found = [
+            ballots.judge(arm.name, (arm.interleave[0], arm.interleave[1]), alpha=self.alpha)
+            for arm in self.arms
+            if arm.interleave and arm.share > 0
+        ]
+        return [replace(each, agreement=agreement(each, verdict)) for each in found]
 
     def _judged(self, sums: UserSums, shares: Mapping[str, float] | None) -> Verdict:
         alpha, minimum = self.alpha, self.minimum_effect

@@ -72,7 +72,7 @@ def plan_of(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, 
 
 def _planned(arm: ArmSettings, share: float) -> ArmPlan:
     if arm.interleave:
-        return ArmPlan(share, " and ".join(arm.interleave) + " in turn", 0, "each from what it placed")
+        return ArmPlan(share, ", ".join(arm.interleave) + " in turn", 0, "from what each placed")
     return ArmPlan(share, model_words(arm), arm.spec().length, learning_words(arm))
 
 

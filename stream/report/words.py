@@ -46,6 +46,16 @@ def before_line(verdict: Verdict) -> list[str]:
     ]
 
 
+def interleaving_lines(report: ExperimentReport) -> list[str]:
+    """Return what each interleaved arm says, with its p-value, and whether A/B says the same."""
+    lines = []
+    for found in report.interleaving:
+        lines.append(f"{found.arm}: {found.sentence}; {p_value(found.p)}.")
+        if found.agreement:
+            lines.append(f"{found.agreement.sentence[0].upper()}{found.agreement.sentence[1:]}.")
+    return lines
+
+
 def gain(pair: Pair) -> str:
     """Return a lift with its interval: +25% (any time: +18% to +32%)."""
     lift = pair.lift

@@ -60,6 +60,7 @@ def simulation_report(
         plan=plan_of(question.arms, traces),
         arms={name: arm_result(trace) for name, trace in traces.items()},
         verdict=verdict,
+        interleaving=question.preferences(tally.ballots, verdict),
         checks=checks(sums, verdict),
         over_time=with_truth(spans, traces),
         machine=this_machine(),

@@ -14,7 +14,9 @@ import numpy as np
 from stream.announcement import read_announcement
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
+from stream.experiment.preference import Ballots
 from stream.report.data import ArmTrace
+from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
 from stream.tail import Tail
 from stream.topics import Topics
@@ -55,6 +57,8 @@ class Tally:
     """(at, s) from a click produced to the first score received of a model that has learned from it."""
     dead_letters: int = 0
     arms: dict[str, ArmTrace] = field(default_factory=dict)
+    ballots: Ballots = field(default_factory=Ballots)
+    """Votes of the users of interleaved arms."""
     versions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Arm → the newest (epoch, version) that answered."""
 
@@ -217,6 +221,8 @@ class Traffic:
         arm.latency.append(1000 * (arrival.received - asked.at))
         arm.cpu.append(score.spent_ms.cpu)
         self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
+        won = clicked_by_team(score, shown[clicked].tolist())
+        self.tally.ballots.click(score.arm, score.user, score.request_id, won)
         for index in np.flatnonzero(clicked):
             delay = 0.1 + self._rng.exponential(0.3)
             heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))

@@ -27,6 +27,10 @@ share = 3
 name = "counts"
 preset = "counts-20"
 learn = false
+
+[[arms]]
+name = "mixed"
+interleave = ["mean", "counts"]
 """
 
 SMALL = ("--seconds", "8", "--rate", "25", "--users", "80", "--history", "60", "--plain")
@@ -59,7 +63,7 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     assert re.search(r"live page: http://127\.0\.0\.1:\d+", done.stdout)
     truth = read(ran)
     assert (truth["name"], truth["alpha"], truth["minimum_effect"]) == ("short-or-shorter", 0.1, 0.2)
-    assert truth["plan"]["mean"] == {"share": 0.75, "model": "mean", "length": 30, "learns": "from its own users"}
+    assert truth["plan"]["mean"] == {"share": 0.6, "model": "mean", "length": 30, "learns": "from its own users"}
     assert truth["plan"]["counts"]["learns"] == "no"
     assert truth["samples_trained"] == sum(arm["shown"] for arm in truth["arms"].values())
     assert truth["verdict"]["alpha"] == 0.1
@@ -84,6 +88,11 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
         assert live["arms"][name]["regret"] is None
     assert live["verdict"]["sentence"] == truth["verdict"]["sentence"]
     assert live["verdict"]["mismatch_p"] == pytest.approx(truth["verdict"]["mismatch_p"])
+    [mixed] = truth["interleaving"]
+    assert (mixed["arm"], {mixed["first"], mixed["second"]}) == ("mixed", {"mean", "counts"})
+    assert mixed["requests"] > 0
+    assert live["interleaving"] == truth["interleaving"]
+    assert mixed["sentence"] in done.stdout
     states = {check["name"]: check["state"] for check in live["checks"]}
     assert (states["assigned"], states["complete"]) == ("fine", "fine")
     page = (reported / "report.html").read_text()

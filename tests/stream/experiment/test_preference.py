@@ -106,13 +106,13 @@ def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_
     assert named <= 0.05 * 60
 
 
-def ab(rates: dict[str, float], **changes: object) -> Verdict:
+def ab(rates: dict[str, float], shares: dict[str, float] | None = None, **changes: object) -> Verdict:
     sums, rng = UserSums(), np.random.default_rng(5)
     for arm, rate in rates.items():
         names = [f"{arm}{user}" for user in range(300)]
         for time in range(20):
             sums.extend(arm, names, np.full(300, 10), rng.binomial(10, rate, 300), np.full(300, time))
-    return judge(sums, dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
+    return judge(sums, shares or dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,14 @@ def test_the_two_verdicts_are_held_against_each_other(
     assert said.kind == kind
     assert says in said.sentence
     assert agreement(found, ab({"sam": 0.1, "mean": 0.1})) is None
+
+
+def test_an_ab_verdict_that_does_not_hold_agrees_with_nothing() -> None:
+    found = judged(votes(0.6)).judge("mixed", PAIR)
+    mismatched = ab({"sam": 0.12, "din": 0.1}, shares={"sam": 9.0, "din": 1.0})
+    said = agreement(found, mismatched)
+    assert said is not None
+    assert (said.kind, said.sentence) == ("open", "interleaving prefers sam, A/B has not decided")
 
 
 def test_users_of_an_interleaved_arm_are_divided_as_others_and_compared_with_nothing() -> None:

@@ -177,6 +177,12 @@ def test_the_verdict_is_that_on_all_outcomes_as_the_settings_ask_for_it() -> Non
         assert verdict["winner"] == (None if changes == {"alpha": 1e-30} else "a")
 
 
+def test_the_page_is_told_which_arms_interleave_others() -> None:
+    asked = convert({"arms": [{"name": "a"}, {"name": "b"}, {"name": "c", "interleave": ["a", "b"]}]})
+    assert said(picture(Board(PLAN), PLAN, asked, 0))["interleaved"] == {"c": ["a", "b"]}
+    assert said(picture(Board(PLAN), PLAN, settings("a", "b"), 0))["interleaved"] == {}
+
+
 def test_the_course_ends_where_outcomes_are_still_to_come() -> None:
     board = Board(PLAN)
     counted(board, visits())

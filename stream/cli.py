@@ -23,6 +23,8 @@ _BROKER = "embedded, kafka (Apache Kafka in KAFKA_HOME), or HOST:PORT of a runni
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    # Before torch is imported: its threads that wait shall not keep cores from others by spinning.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = _parser().parse_args(argv)
     logs.configure(arguments.log_level)
     command: Command = arguments.command

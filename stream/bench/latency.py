@@ -13,7 +13,7 @@ from stream.report.canvas import pictures
 from stream.report.style import PALETTE, QUIET
 
 _RATE, _P99_MS = 40.0, 30.0
-_RATES = (5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 120.0)
+_RATES = (5.0, 20.0, 40.0, 80.0, 120.0, 180.0, 260.0, 360.0)
 _ROUNDS, _SECONDS = 3, 20.0
 _PARTS = ("to and from Kafka", "wait", "read state", "score")
 _ENOUGH = 1000

@@ -205,6 +205,8 @@ def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) 
     title = f"For a step on {main}, the literal form takes {times[main]:.0f} times as long"
     subtitle = f"one thread, {sizes.length} behaviours, {SHOWN} items a request"
     at = {(row["what"], row["side"]): row for row in rows}
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with pictures(3, title, subtitle, height=4.2) as ((left, middle, right), save):
         for axes, column in ((left, "samples/s"), (middle, "peak MB")):
             for side, colour in (("literal", PALETTE[1]), ("learner", PALETTE[0])):
@@ -226,6 +228,8 @@ def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) 
             axes.set_title(text, fontsize=10.5, pad=4, fontweight="normal")
         for axes in (left, middle):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.set_xticks(sizes.requests, [f"{count}" for count in sizes.requests])
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.margins(y=0.2)

@@ -251,13 +251,13 @@ def reach(kafka: Mapping[str, str], *, wait_s: float = _WAIT_S) -> None:
     listed(admin(kafka, hearing), hearing, time.monotonic() + wait_s)
 
 
-def retried(ask: Callable[[], T], what: str) -> T:
+def retried(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
     """Ask Kafka, again while it says that asking again may help: leaders move, brokers restart.
 
     Raises:
-        KafkaClientError: when there is no answer within 30 s, or a final one; says what was asked.
+        KafkaClientError: when there is no answer within `wait_s`, or a final one; says what was asked.
     """
-    deadline = time.monotonic() + _WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             return ask()
@@ -266,18 +266,18 @@ def retried(ask: Callable[[], T], what: str) -> T:
             if error.code() not in _PASSING:
                 raise KafkaClientError(f"{what}: {error.str()}") from None
             if time.monotonic() > deadline:
-                raise KafkaClientError(f"{what}: no answer from Kafka for {_WAIT_S:.0f} s: {error.str()}") from None
+                raise KafkaClientError(f"{what}: no answer from Kafka for {wait_s:.0f} s: {error.str()}") from None
             time.sleep(_RETRY_S)
 
 
-def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
+def watermarks(client: Consumer, topic: str, partition: int, *, wait_s: float = _WAIT_S) -> tuple[int, int]:
     """Return the first offset of a partition that Kafka has, and the one behind the last.
 
     Raises:
-        KafkaClientError: when Kafka does not say.
+        KafkaClientError: when Kafka does not say within `wait_s`.
     """
-    where = TopicPartition(topic, partition)
-    found = retried(lambda: client.get_watermark_offsets(where, timeout=5.0), f"offsets of {topic}/{partition}")
+    where, what = TopicPartition(topic, partition), f"offsets of {topic}/{partition}"
+    found = retried(lambda: client.get_watermark_offsets(where, timeout=5.0), what, wait_s=wait_s)
     if found is None:
         raise KafkaClientError(f"offsets of {topic}/{partition}: no answer")
     low, high = found

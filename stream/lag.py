@@ -8,9 +8,10 @@ from stream.kafka import consumer, retried, watermarks
 
 
 class Lag:
-    """Looks at a group from outside, without joining it."""
+    """Looks at a group from outside, without joining it; a Kafka that is busy is waited for, `wait_s` a question."""
 
-    def __init__(self, kafka: Mapping[str, str], group: str) -> None:
+    def __init__(self, kafka: Mapping[str, str], group: str, *, wait_s: float = 30.0) -> None:
+        self._wait_s = wait_s
         self._consumer = consumer(kafka, {"group.id": group})
 
     def of(self, topic: str, partitions: int) -> int:
@@ -20,10 +21,11 @@ class Lag:
             KafkaClientError: when Kafka does not say.
         """
         asked = [TopicPartition(topic, number) for number in range(partitions)]
-        committed = retried(lambda: self._consumer.committed(asked, timeout=5.0), f"committed offsets of {topic}")
+        what = f"committed offsets of {topic}"
+        committed = retried(lambda: self._consumer.committed(asked, timeout=5.0), what, wait_s=self._wait_s)
         behind = 0
         for known in committed:
-            low, high = watermarks(self._consumer, topic, known.partition)
+            low, high = watermarks(self._consumer, topic, known.partition, wait_s=self._wait_s)
             behind += high - max(low, known.offset)
         return behind
 

@@ -88,10 +88,12 @@ def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[st
     low, value, high = ([row[f"{name}{end}"] for row in rows] for end in (" low", "", " high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(places, value, color=colour, marker="o", markersize=5)
-    for place, at, label in zip(places, value, labels, strict=True):
-        axes.annotate(label, (place, at), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=INK)
+    for place, at, label, before in zip(places, value, labels, [value[0], *value[:-1]], strict=True):
+        # Where the line comes down into a point, the label stands beside it and not on it.
+        offset, side = ((7, 5), "left") if at < before else ((0, 8), "center")
+        axes.annotate(label, (place, at), xytext=offset, textcoords="offset points", ha=side, fontsize=9, color=INK)
     axes.set_xticks(places, [row["updates every"] for row in rows])
-    axes.margins(x=0.08, y=0.12)
+    axes.margins(x=0.12, y=0.12)
     axes.set_xlabel("time between updates")
 
 

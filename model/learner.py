@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.batch import Batch, collate
-from model.embedding import LearnedTable, Taken
+from model.embedding.table import LearnedTable, Taken
 from model.errors import CheckpointError
 from model.example import Example
 from model.network import Network
 from model.optim import OptimSpec
-from model.spec import ModelSpec
-from model.tables import (
+from model.predict import (
     Predictions,
     batch_keys,
     by_example,
@@ -26,7 +25,8 @@ from model.tables import (
     table_dims,
     table_seeds,
 )
-from model.update import Tensors, Update, Version
+from model.serialization.update import Tensors, Update, Version
+from model.spec import ModelSpec
 
 WHOLE_BATCH = 256
 """Samples of a step that has full weight."""

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from model.baselines import PRIOR_LOGIT, build_baseline
 from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
+from model.interest.baselines import PRIOR_LOGIT, build_baseline
 from model.interest.packing import packed
 from model.kernels import native
 from model.match import (

@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.embedding import EmbeddingTable, Placed
+from model.embedding.key_index import Keys
+from model.embedding.table import EmbeddingTable, Placed
 from model.errors import UpdateRefused
 from model.example import Example
-from model.key_index import Keys
 from model.network import Network
+from model.predict import Predictions, model_fingerprint, predict, table_dims, table_seeds
+from model.serialization.update import Update, Version
 from model.spec import ModelSpec
-from model.tables import Predictions, model_fingerprint, predict, table_dims, table_seeds
-from model.update import Update, Version
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from stream.errors import EventError, NoAnswerError
-from stream.events import (
+from stream.kafka.clients import Sender, reach
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import (
     UNREADABLE,
     Behavior,
     Candidate,
@@ -24,9 +27,6 @@ from stream.events import (
     decode_score,
     encode_json,
 )
-from stream.kafka import Sender, reach
-from stream.tail import Tail
-from stream.topics import Topics
 
 # Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}

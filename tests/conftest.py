@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from stream import topics as topics_module
-from stream.broker import ENGINES, Broker, local_broker
 from stream.errors import EngineMissingError
-from stream.topics import Topics
+from stream.kafka import topic_admin as topics_module
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import ENGINES, Broker, local_broker
 
 PARTITIONS = 4
 """Of the topics keyed by user that the fixture `topics` makes."""

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream.catchup import CatchUp
-from stream.readings import trainer_reading, worker_reading
+from stream.runtime.metrics import Durations, Reading, Telemetry
 from stream.settings import Settings, StateSettings, load
-from stream.snapshotter import Snapshotter
-from stream.telemetry import Durations, Reading, Telemetry
-from stream.training import Training
+from stream.trainer.training import Training
+from stream.worker.catchup import CatchUp
+from stream.worker.metrics import trainer_reading, worker_reading
+from stream.worker.snapshots import Snapshotter
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"

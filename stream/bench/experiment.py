@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import norm
 
-from stream.bench.findings import Findings, Target
-from stream.experiment.anytime import p_value, spread_for
-from stream.experiment.effect import CLICKS, SHOWN, Effect, compare
-from stream.experiment.moments import Array, Moments
+from stream.bench.harness.ab_worlds import Worlds
+from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
+from stream.experiment.statistics.moments import Array, Moments
 from stream.experiment.verdict import MINIMUM_EFFECT, enough
-from stream.experiment.worlds import Worlds
-from stream.report.canvas import picture
-from stream.report.style import PALETTE, QUIET
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import PALETTE, QUIET
 
 ALPHA = 0.05
 LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)

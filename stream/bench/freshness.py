@@ -8,11 +8,11 @@ from itertools import chain
 import numpy as np
 from rich.console import Console
 
-from stream.announcement import Announcement
-from stream.bench.findings import Findings, Target
-from stream.bench.load import Answered, Population, loaded_system
-from stream.report.canvas import picture
-from stream.report.style import PALETTE, QUIET
+from stream.bench.harness.load import Answered, Population, loaded_system
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import PALETTE, QUIET
+from stream.schema.update_headers import Announcement
 
 _RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
 _RATES = (10.0, 20.0, 40.0, 60.0)

@@ -17,19 +17,19 @@ from rich.progress import track
 
 from state.behavior import BEHAVIOR
 from state.partition import Partition
-from stream import topics as topics_module
-from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread
-from stream.broker import Broker, local_broker
+from stream.bench.harness.timing import Spread
 from stream.client import Client
 from stream.errors import StreamError
-from stream.lag import Lag
-from stream.partitioner import partition_of
-from stream.report.canvas import picture
-from stream.report.style import INK, PALETTE
+from stream.kafka import topic_admin as topics_module
+from stream.kafka.lag import Lag
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker, local_broker
+from stream.local.system import Processes
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import INK, PALETTE
+from stream.schema.partitioner import partition_of
 from stream.settings import Settings, load
-from stream.system import Processes
-from stream.topics import Topics
 
 PARTITIONS = 4
 USERS, ITEMS, CATEGORIES = 20_000, 50_000, 100

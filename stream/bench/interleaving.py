@@ -13,14 +13,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from stream.bench.findings import Findings, Target
-from stream.experiment.anytime import p_value, spread_for
-from stream.experiment.effect import compare
 from stream.experiment.interleaving import interleave, prefer, seeded_coin, vote
-from stream.experiment.moments import Array, Moments
+from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.effect import compare
+from stream.experiment.statistics.moments import Array, Moments
 from stream.experiment.verdict import MINIMUM_EFFECT, enough
-from stream.report.canvas import picture
-from stream.report.style import PALETTE
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import PALETTE
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 

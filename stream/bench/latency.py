@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from stream.bench.findings import Findings, Target
-from stream.bench.load import Answered, Population, loaded_system
-from stream.report.canvas import pictures
-from stream.report.style import PALETTE, QUIET
+from stream.bench.harness.load import Answered, Population, loaded_system
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import pictures
+from stream.report.plots.style import PALETTE, QUIET
 
 _RATE, _P99_MS = 40.0, 30.0
 _RATES = (5.0, 20.0, 40.0, 80.0, 120.0, 180.0, 260.0, 360.0)

@@ -21,11 +21,11 @@ from model.learner import Learner
 from model.scorer import Scorer
 from model.spec import ModelSpec, preset
 from stream.bench import scoring_gpu
-from stream.bench.examples import example, mixed_lengths
-from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread, alternate, alternate_for
-from stream.report.canvas import pictures
-from stream.report.style import PALETTE
+from stream.bench.harness.examples import example, mixed_lengths
+from stream.bench.harness.timing import Spread, alternate, alternate_for
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import pictures
+from stream.report.plots.style import PALETTE
 
 PRESET = "sam-3p+"
 THREADS = 2

@@ -12,7 +12,7 @@ from model.interest import SparseAttentiveMemory, build_interest
 from model.kernels import gpu
 from model.network import build_head
 from model.spec import ModelSpec
-from stream.bench.measure import Spread, alternate_for
+from stream.bench.harness.timing import Spread, alternate_for
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from state.behavior import BEHAVIOR, BehaviorArray
 from state.layout import CHUNK
 from state.partition import Partition
-from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread, alternate
-from stream.report.canvas import picture
-from stream.report.style import PALETTE, QUIET
+from stream.bench.harness.timing import Spread, alternate
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import PALETTE, QUIET
 
 _COLD_US, _HOT_US = 60.0, 5.0
 _BATCH = 16

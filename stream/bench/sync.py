@@ -11,17 +11,17 @@ import numpy.typing as npt
 from rich.console import Console
 
 from model.device import prepare
-from model.key_index import Keys
+from model.embedding.key_index import Keys
 from model.learner import Learner
+from model.predict import table_dims
 from model.scorer import Scorer
+from model.serialization.update import Assembler, Update, split
 from model.spec import preset
-from model.tables import table_dims
-from model.update import Assembler, Update, split
-from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread
-from stream.report.canvas import picture
-from stream.report.style import PALETTE, QUIET
-from stream.topics import RECORD_BYTES
+from stream.bench.harness.timing import Spread
+from stream.kafka.topic_admin import RECORD_BYTES
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import picture
+from stream.report.plots.style import PALETTE, QUIET
 
 T = TypeVar("T")
 

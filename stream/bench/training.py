@@ -18,17 +18,17 @@ from rich.console import Console
 from torch import Tensor
 
 from model.device import prepare
-from model.embedding import LearnedTable
+from model.embedding.table import LearnedTable
 from model.example import Example
 from model.interest import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.learner import Learner
 from model.spec import preset
-from stream.bench.examples import example
-from stream.bench.findings import Findings, Target
-from stream.bench.measure import Spread, alternate, alternate_for
-from stream.report.canvas import pictures
-from stream.report.style import PALETTE
+from stream.bench.harness.examples import example
+from stream.bench.harness.timing import Spread, alternate, alternate_for
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import pictures
+from stream.report.plots.style import PALETTE
 
 PRESET = "sam"
 SHOWN = 10

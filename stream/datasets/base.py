@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stream.errors import StreamError
-from stream.events import Behavior, Click, Impression
+from stream.schema.events import Behavior, Click, Impression
 
 
 class DatasetError(StreamError):

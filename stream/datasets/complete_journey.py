@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
 from stream.datasets.candidates import RULES, CandidateRules, Question, plan_questions
-from stream.events import Behavior, Candidate, Click, Impression
+from stream.schema.events import Behavior, Candidate, Click, Impression
 
 ACTION = "purchase"
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
-from stream.events import Behavior, Candidate, Click, Impression
+from stream.schema.events import Behavior, Candidate, Click, Impression
 
 HISTORY_GAP_MS = 6 * 3600 * 1000
 

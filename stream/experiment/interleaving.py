@@ -14,11 +14,11 @@ import numpy as np
 from scipy.stats import binomtest
 from xxhash import xxh3_64_intdigest
 
-from stream.experiment.anytime import half_width, p_value, spread_for
-from stream.experiment.effect import click_rate, effective_users
-from stream.experiment.moments import Array, Moments
+from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
+from stream.experiment.statistics.effect import click_rate, effective_users
+from stream.experiment.statistics.intervals import Interval
+from stream.experiment.statistics.moments import Array, Moments
 from stream.experiment.verdict import LEAST_USERS
-from stream.statistics import Interval
 
 Item = TypeVar("Item", bound=Hashable)
 Team = Literal["a", "b"]

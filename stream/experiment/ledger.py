@@ -14,10 +14,10 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from state.behavior import item_key
-from stream.events import Outcome, sample_ids
 from stream.experiment.preference import Ballots
-from stream.experiment.sums import UserSums
-from stream.seen import SeenIds
+from stream.experiment.user_sums import UserSums
+from stream.schema.dedup import SeenIds
+from stream.schema.events import Outcome, sample_ids
 
 _BATCH = 50_000
 _CLIP = 1e-7

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from stream.experiment.anytime import half_width, spread_for
 from stream.experiment.plan import Crowd, Experiment
+from stream.experiment.statistics.confidence_sequence import half_width, spread_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from stream.events import Outcome
 from stream.experiment.interleaving import Preference, prefer
+from stream.experiment.statistics.intervals import Interval
 from stream.experiment.verdict import LEAST_USERS, Verdict
-from stream.statistics import Interval
+from stream.schema.events import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from stream.experiment.anytime import half_width, p_value, spread_for
-from stream.experiment.drift import Drift, drift
-from stream.experiment.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
-from stream.experiment.moments import Array, Moments
-from stream.experiment.ratio import mismatch
-from stream.statistics import Interval
+from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
+from stream.experiment.statistics.drift import Drift, drift
+from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
+from stream.experiment.statistics.intervals import Interval
+from stream.experiment.statistics.moments import Array, Moments
+from stream.experiment.statistics.sample_ratio import mismatch
 
 LEAST_USERS = 50
 """Effective users an arm needs before anything is concluded: fewer do not make the normal approximation good."""

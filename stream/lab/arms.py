@@ -8,14 +8,14 @@ from typing import Any
 from msgspec.structs import replace
 from rich.console import Console
 
-from stream.lab.course import Course, run_all
+from stream.experiment.statistics.intervals import Interval
 from stream.lab.engine import TICK_S, Played
 from stream.lab.findings import Findings, limits
-from stream.lab.judged import Judged
 from stream.lab.plots import arms_picture
+from stream.lab.results import Judged
+from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
 from stream.simulation.config import WorldConfig
-from stream.statistics import Interval
 
 ONLINE = TICK_S
 PAPER = 0.0730

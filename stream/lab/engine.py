@@ -17,13 +17,13 @@ from model.example import Example
 from state.behavior import BehaviorArray
 from state.layout import Ring, user_prefix
 from state.window import Window
-from stream.events import Click
-from stream.joiner import Joiner, Labelled, Orphan, Pending
 from stream.lab.rankers import Ranker
 from stream.lab.script import START, Script, behavior
-from stream.record import Record
+from stream.schema.events import Click
+from stream.schema.record import Record
 from stream.simulation.hashing import Floats, Ints
 from stream.simulation.world import item_name, user_name
+from stream.task.joiner import Joiner, Labelled, Orphan, Pending
 
 TICK_S = 0.5
 LENGTH = 1000

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from stream.report.data import Machine
-from stream.statistics import Interval
+from stream.experiment.statistics.intervals import Interval
+from stream.report.schema import Machine
 
 Rows = list[dict[str, Any]]
 

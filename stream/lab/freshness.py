@@ -14,13 +14,13 @@ from rich.console import Console
 
 from stream.datasets import open_dataset
 from stream.datasets.base import DatasetError
-from stream.lab.auc import auc_difference, clustered_auc
-from stream.lab.course import Course, run_all
+from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.lab.engine import Played
 from stream.lab.findings import Findings, Rows, limits
 from stream.lab.journey import WARM_UP, Journey, Journeyed
-from stream.lab.judged import Judged
 from stream.lab.plots import freshness_picture
+from stream.lab.results import Judged
+from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
 from stream.simulation.config import WorldConfig
 

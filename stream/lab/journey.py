@@ -43,7 +43,7 @@ class Journeyed:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """A pass over the data; a job as `stream.lab.course.run_all` takes it.
+    """A pass over the data; a job as `stream.lab.runs.run_all` takes it.
 
     Attributes:
         model: preset of `model.spec`.

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stream.report.canvas import pictures
-from stream.report.style import INK, PALETTE, QUIET
+from stream.report.plots.figure import pictures
+from stream.report.plots.style import INK, PALETTE, QUIET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import numpy as np
 
 from model.example import Example
 from model.learner import Learner
+from model.predict import Predictions
 from model.scorer import Scorer
 from model.spec import ModelSpec
-from model.tables import Predictions
 from stream.lab.script import Script
 from stream.simulation.hashing import Floats
 

@@ -1,6 +1,6 @@
 """The Faust application for `faust -A stream.monitor.app worker`; its settings come from the environment."""
 
-from stream.monitor.wiring import Monitor
+from stream.monitor.monitor import Monitor
 from stream.settings import load
 
 app = Monitor(load()).app

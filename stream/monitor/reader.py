@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from stream.announcement import read_announcement
 from stream.errors import KafkaClientError
-from stream.events import UNREADABLE
-from stream.kafka import to_record
-from stream.monitor.board import Board
+from stream.kafka.clients import to_record
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.monitor.aggregate import Board
 from stream.monitor.records import decode_arm_window, decode_fragment
-from stream.tail import Tail
-from stream.topics import Topics
+from stream.schema.events import UNREADABLE
+from stream.schema.update_headers import read_announcement
 
 _POLL_S = 0.2
 _WAIT_S = 30.0

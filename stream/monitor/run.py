@@ -4,10 +4,10 @@ import logging
 import signal
 import socket
 
-from stream import topics
 from stream.errors import SettingsError, StreamError, TopicError
-from stream.logs import log
-from stream.monitor.wiring import Monitor
+from stream.kafka import topic_admin as topics
+from stream.monitor.monitor import Monitor
+from stream.runtime.logs import log
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from xxhash import xxh32_intdigest
 
-from stream.events import Outcome
-from stream.experiment.spans import PackedSpans, SpanMoments, Spans
+from stream.experiment.span_moments import PackedSpans, SpanMoments, Spans
+from stream.schema.events import Outcome
 from stream.settings import Settings
 
 

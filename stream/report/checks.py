@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from stream.experiment.drift import Drift, drift
-from stream.experiment.sums import UserSums
+from stream.experiment.statistics.drift import Drift, drift
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import DRIFT_ALPHA, LEAST_CLICKS, LEAST_USERS, Doubt, Verdict
-from stream.report.data import Check
-from stream.report.words import p_value, percent, signed
+from stream.report.formatting import p_value, percent, signed
+from stream.report.schema import Check
 
 _TOGETHER = 0.05
 """Share of users who come late, below which their own time and the experiment's are the same."""

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from stream.experiment.plan import Experiment
 from stream.experiment.preference import Ballots, Preferred, agreement
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import MINIMUM_EFFECT, Verdict, judge
 from stream.settings import ArmSettings, Settings
 

@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.anytime import spread_for
-from stream.experiment.effect import Effect, Estimate, click_rate, compare
-from stream.experiment.sums import UserSums
+from stream.experiment.statistics.confidence_sequence import spread_for
+from stream.experiment.statistics.effect import Effect, Estimate, click_rate, compare
+from stream.experiment.statistics.intervals import one_look
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, intervals
-from stream.report.data import ArmTrace, OverTime
-from stream.statistics import one_look
+from stream.report.schema import ArmTrace, OverTime
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ visits happen at the moment when the world begins; nothing of them is sent to Ka
 
 import numpy as np
 
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.simulation.world import World
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from stream.experiment.statistics.intervals import percentiles, wilson
 from stream.experiment.verdict import Verdict
-from stream.live import ArmSnapshot, Snapshot
-from stream.report.data import ArmTrace, RatePoint
+from stream.report.schema import ArmTrace, RatePoint
+from stream.simulation.terminal_view import ArmSnapshot, Snapshot
 from stream.simulation.traffic import Traffic
-from stream.statistics import percentiles, wilson
 
 _RECENT_S = 10.0
 """How far back rates, latency and freshness look."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from stream.report.canvas import pictures
-from stream.report.style import INK, PALETTE, QUIET
+from stream.report.plots.figure import pictures
+from stream.report.plots.style import INK, PALETTE, QUIET
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 

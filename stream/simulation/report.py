@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.report.checks import checks
-from stream.report.data import ArmTrace, ExperimentReport, RatePoint, Trace
+from stream.report.machine import arm_result, plan_of, spread, this_machine, user_sums
 from stream.report.question import Question
+from stream.report.schema import ArmTrace, ExperimentReport, RatePoint, Trace
 from stream.report.series import over_time, with_truth
-from stream.report.summary import arm_result, plan_of, spread, this_machine, user_sums
 from stream.simulation.traffic import Tally
 
 LATENCY_IS = "from an impression produced to its score received, as the simulated front end measures it"

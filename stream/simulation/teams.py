@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from stream.events import Score
+from stream.schema.events import Score
 
 
 def clicked_by_team(score: Score, clicked: Collection[int]) -> dict[str, list[str]]:

@@ -11,15 +11,15 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from stream.announcement import read_announcement
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
 from stream.experiment.preference import Ballots
-from stream.report.data import ArmTrace
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.report.schema import ArmTrace
+from stream.schema.update_headers import read_announcement
 from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
-from stream.tail import Tail
-from stream.topics import Topics
 
 _TURN_S = 0.002
 _WATCH_S = 0.25

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Behavior, Candidate
+from stream.schema.events import Behavior, Candidate
 from stream.simulation.catalogue import TASTE_DIM, Catalogue
 from stream.simulation.config import WorldConfig
 from stream.simulation.hashing import Floats, Ints

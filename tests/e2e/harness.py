@@ -11,18 +11,18 @@ from typing import Any, Self
 import numpy as np
 from confluent_kafka import Message
 
-from model.checkpoint import load_newest
+from model.serialization.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
 from stream.client import Client
-from stream.events import Candidate, Score, decode_behavior, decode_sample, decode_score
-from stream.kafka import to_record
-from stream.lag import Lag
-from stream.record import Record
+from stream.kafka.clients import to_record
+from stream.kafka.lag import Lag
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.local.system import Processes
+from stream.schema.events import Candidate, Score, decode_behavior, decode_sample, decode_score
+from stream.schema.record import Record
 from stream.settings import Settings, convert
-from stream.system import Processes
-from stream.tail import Tail
-from stream.topics import Topics
 
 LENGTH = 48
 USERS = [f"user-{number}" for number in range(30)]

@@ -5,8 +5,8 @@ from typing import Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from stream.kafka import to_record
-from stream.record import Record
+from stream.kafka.clients import to_record
+from stream.schema.record import Record
 
 Headers = list[tuple[str, str | bytes | None]]
 

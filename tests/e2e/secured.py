@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.broker import Broker, _free_port, local_broker
+from stream.local.broker import Broker, _free_port, local_broker
 
 PASSWORD = "marker-Pa55=word"
 """Of the user `shop`, over SASL."""

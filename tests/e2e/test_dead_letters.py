@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from model import checkpoint
-from model.checkpoint import Checkpoint
-from stream.deadletters import Letter, dead_letter, read_letters
-from stream.events import encode_packed
-from stream.kafka import Sender
-from stream.record import Record
-from stream.topics import Topics
-from stream.training import Training
+from model.serialization import checkpoint
+from model.serialization.checkpoint import Checkpoint
+from stream.kafka.clients import Sender
+from stream.kafka.dead_letters import Letter, dead_letter, read_letters
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import encode_packed
+from stream.schema.record import Record
+from stream.trainer.training import Training
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter
-from tests.stream.test_training import poisoned, sample
+from tests.stream.trainer.test_training import poisoned, sample
 
 
 @pytest.fixture

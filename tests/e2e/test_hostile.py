@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message
 
-from stream.deadletters import read_letters
-from stream.events import UNREADABLE, decode_behavior, decode_click, decode_impression, decode_sample, encode_packed
-from stream.kafka import Sender, to_record
-from stream.partitioner import partition_of
-from stream.record import Record
-from stream.topics import Topics
+from stream.kafka.clients import Sender, to_record
+from stream.kafka.dead_letters import read_letters
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import (
+    UNREADABLE,
+    decode_behavior,
+    decode_click,
+    decode_impression,
+    decode_sample,
+    encode_packed,
+)
+from stream.schema.partitioner import partition_of
+from stream.schema.record import Record
 from tests.e2e.harness import WINDOW_S, Harness, wait_for
 from tests.e2e.test_bad_input import good_sample
-from tests.stream.test_fuzz import USERS, damaged, good
+from tests.stream.task.test_fuzz import USERS, damaged, good
 
 INPUTS = 20_000
 INTERNAL = 3_000

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
-from model.checkpoint import load_newest
-from stream.events import Score, decode_outcome, decode_sample, decode_score
+from model.serialization.checkpoint import load_newest
 from stream.experiment.interleaving import seeded_coin
-from stream.topics import Topics
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import Score, decode_outcome, decode_sample, decode_score
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 ARMS = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load_newest
-from stream.topics import Topics
+from model.serialization.checkpoint import load_newest
+from stream.kafka.topic_admin import Topics
 from tests.e2e.harness import Harness, wait_for
 
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from stream.broker import Broker, _free_port
-from stream.events import Outcome, encode_packed
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import judge
-from stream.kafka import Sender
+from stream.kafka.clients import Sender
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker, _free_port
+from stream.local.system import Processes
 from stream.monitor.records import ArmWindow, decode_arm_window, encode_json
+from stream.schema.events import Outcome, encode_packed
 from stream.settings import convert
-from stream.system import Processes
-from stream.tail import Tail
-from stream.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import wait_for
 

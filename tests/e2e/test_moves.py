@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from state.partition import Partition
-from stream.events import decode_score
-from stream.topics import Topics
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import decode_score
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 LATE_CLICKS = 5

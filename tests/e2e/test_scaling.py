@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker import Broker
+from stream.local.broker import Broker
 from tests.faults.scaling import Scaling
 
 PAUSE_S = 20.0

@@ -13,7 +13,7 @@ import pytest
 
 from stream.client import Client
 from stream.errors import EngineMissingError, KafkaClientError
-from stream.topics import Topics, ensure, verify
+from stream.kafka.topic_admin import Topics, ensure, verify
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.secured import MARKER, WRONG, Secured, as_environment, secured_broker
 from tests.e2e.test_commands import command, write_baskets

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stream.broker import local_broker
+from stream.local.broker import local_broker
 from tests.faults.campaign import Campaign
 
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from model.checkpoint import load_newest
+from model.serialization.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
-from stream.deadletters import read_letters
-from stream.events import Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
+from stream.kafka.dead_letters import read_letters
+from stream.schema.events import Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
 
 NOTHING = behaviors([])

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from stream import topics as topics_module
-from stream.broker import Broker
-from stream.topics import Topics
+from stream.kafka import topic_admin as topics_module
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker
 from tests.e2e.harness import Harness, wait_for
 from tests.faults.accounts import Accounts, account
 

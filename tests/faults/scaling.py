@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stream import topics as topics_module
-from stream.broker import Broker, local_broker
-from stream.events import Candidate
-from stream.partitioner import partition_of
-from stream.topics import Topics
+from stream.kafka import topic_admin as topics_module
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker, local_broker
+from stream.schema.events import Candidate
+from stream.schema.partitioner import partition_of
 from tests.e2e.harness import ITEMS, SLOTS, Harness, wait_for
 from tests.faults.accounts import Accounts, account
 

@@ -16,7 +16,7 @@ from model.learner import WHOLE_BATCH, Learner
 from model.metrics import auc, normalised_entropy
 from model.network import Network
 from model.optim import OptimSpec
-from model.update import Update, Version
+from model.serialization.update import Update, Version
 from tests.model.learning import KINDS, batches, examples, small
 
 

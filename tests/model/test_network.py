@@ -8,8 +8,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from model.baselines import PRIOR
 from model.batch import Batch, collate
+from model.interest.baselines import PRIOR
 from model.network import Network
 from model.spec import PRESETS, ModelSpec, preset
 from tests.model.worlds import NOW, embed, example

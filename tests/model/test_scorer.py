@@ -14,7 +14,7 @@ from model.errors import UpdateRefused
 from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
-from model.update import Update, decode, encode
+from model.serialization.update import Update, decode, encode
 from tests.model.learning import KINDS, batches, examples, small
 
 PROBE = examples(12, seed=99, catalogue=60)

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Message, Producer
 
-from stream.broker import Broker
 from stream.client import Client
 from stream.errors import EventError, KafkaClientError, NoAnswerError
-from stream.events import (
+from stream.kafka.clients import Sender
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker
+from stream.schema.events import (
     Behavior,
     Candidate,
     Click,
@@ -22,9 +25,6 @@ from stream.events import (
     decode_impression,
     encode_json,
 )
-from stream.kafka import Sender
-from stream.tail import Tail
-from stream.topics import Topics
 
 NOW = 1_700_000_000.5
 CANDIDATES = [Candidate("tea", "drinks"), Candidate("bread")]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.experiment.anytime import p_value, spread_for
-from stream.experiment.effect import compare
 from stream.experiment.interleaving import Mixed, interleave, prefer, vote
-from stream.experiment.moments import Moments
+from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.effect import compare
+from stream.experiment.statistics.moments import Moments
 
 RANKING = st.lists(st.integers(0, 15), unique=True, max_size=12)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stream.events import Outcome
 from stream.experiment.ledger import Ledger
+from stream.schema.events import Outcome
 
 SLOTS = 4
 

@@ -7,14 +7,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.cli import main
+from stream.bench.harness.ab_worlds import Worlds
+from stream.cli.experiment import notes
+from stream.cli.main import main
 from stream.errors import ExperimentError, SettingsError
-from stream.experiment.anytime import p_value, spread_for
-from stream.experiment.command import notes
-from stream.experiment.effect import compare
 from stream.experiment.plan import Crowd, Experiment, PlannedArm, read
 from stream.experiment.power import needs
-from stream.experiment.worlds import Worlds
+from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.effect import compare
 from stream.settings import load
 
 GOOD = """

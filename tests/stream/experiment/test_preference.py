@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.bench.interleaving import needed, visit
-from stream.events import Outcome
 from stream.experiment.preference import Ballots, agreement
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, judge
+from stream.schema.events import Outcome
 from stream.simulation.config import WorldConfig
 
 PAIR = ("sam", "din")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stream.experiment.sums import UserSums
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import LEAST_USERS, Verdict, judge
 
 EQUAL = {"a": 1.0, "b": 1.0}

@@ -11,8 +11,8 @@ from model.example import Example
 from model.spec import preset
 from state.behavior import action_key
 from stream.lab.engine import Played, Stage
-from stream.lab.judged import Judged
 from stream.lab.rankers import Learned, Popularity, Ranker, Told
+from stream.lab.results import Judged
 from stream.lab.script import START, Scenario, Script, write
 from stream.simulation.config import WorldConfig
 

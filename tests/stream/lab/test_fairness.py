@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from stream.experiment.statistics.intervals import Interval
 from stream.lab.arms import judge, play
 from stream.lab.script import Scenario
 from stream.simulation.config import WorldConfig
-from stream.statistics import Interval
 
 # DIN, because it learns enough within the test's time: half-trained models differ by chance.
 COURSES = {"din-1000": (("long", 0.5),), "din-50": (("short", 0.5),)}

@@ -8,10 +8,10 @@ import pytest
 
 from model.metrics import auc
 from stream.datasets.base import Totals, Visit
-from stream.events import Behavior, Candidate, Click, Impression
-from stream.lab.auc import clustered_auc
+from stream.experiment.statistics.auc import clustered_auc
 from stream.lab.freshness import NEVER, journey_rows
 from stream.lab.journey import WARM_UP, Journey, go_through
+from stream.schema.events import Behavior, Candidate, Click, Impression
 
 HOUR_S = 3600
 START = 1_700_000_000_000

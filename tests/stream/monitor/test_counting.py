@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stream.events import Outcome
-from stream.experiment.spans import SpanMoments
-from stream.experiment.sums import UserSums
+from stream.experiment.span_moments import SpanMoments
+from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import judge
 from stream.monitor import counting
 from stream.monitor.counting import BINS, EDGES, Changes, Counts, Head, Plan, Window, fold
 from stream.monitor.users import Sums, User, Users
+from stream.schema.events import Outcome
 
 PLAN = Plan(window_ms=10, close_ms=20, remember_ms=40, keep_ms=80)
 

@@ -1,0 +1,1 @@
+"""Embedding tables: keys to rows, initial vectors, learned rows."""

@@ -1,0 +1,1 @@
+"""Weights on the wire and on disk: updates, their parts, checkpoints."""

@@ -1,0 +1,263 @@
+"""Checkpoints of a trainer on disk: written whole or not at all, verified when read, the newest few kept.
+
+A checkpoint is a directory named by an 8-digit number that only grows. It holds `arm-<name>.safetensors` for
+each arm, `seen.safetensors`, and `manifest.json` with everything else and the checksums of all.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from msgspec import Meta, Struct
+from safetensors import SafetensorError
+from xxhash import xxh3_128_hexdigest
+
+from model.errors import CheckpointError
+from model.serialization.update import Tensors
+
+FORMAT = 1
+
+_MANIFEST = "manifest.json"
+_SEEN = "seen.safetensors"
+_HALF = ".half"
+_REFUSED = ".refused"
+
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.+-]{1,128}\Z")]
+"""Of an arm; it becomes part of a file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmState:
+    """One arm: what `Learner.state` returned, and plain values, such as metrics, that JSON can hold."""
+
+    tensors: Tensors
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything a trainer needs to go on as if it had never stopped.
+
+    Attributes:
+        epoch: life of the trainer that wrote it.
+        offsets: partition of the samples → next offset to read.
+        arms: state of each arm by name.
+        seen: (n,) uint64 ids of the samples that would be recognised as repeats.
+        counts: counters by name.
+    """
+
+    epoch: int
+    offsets: Mapping[int, int]
+    arms: Mapping[str, ArmState]
+    seen: npt.NDArray[np.uint64]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A checkpoint that was passed over, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest checkpoint that is whole, None when there is none; and the newer ones that are not."""
+
+    checkpoint: Checkpoint | None
+    refused: list[Refused]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    size: int
+    checksum: str
+
+
+class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    format: int
+    epoch: int
+    offsets: dict[int, int]
+    counts: dict[str, int]
+    progress: dict[Name, dict[str, Any]]
+    files: dict[str, _File]
+    checksum: str = ""
+    """XXH3-128 of the manifest's own JSON with this field empty."""
+
+    def sealed(self) -> "_Manifest":
+        """Return the manifest with its checksum filled in."""
+        empty = msgspec.structs.replace(self, checksum="")
+        return msgspec.structs.replace(self, checksum=xxh3_128_hexdigest(msgspec.json.encode(empty)))
+
+
+class _Format(Struct):
+    format: int
+
+
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Hold a directory of checkpoints for one writer; the lock goes with the process, however that ends.
+
+    Raises:
+        CheckpointError: when another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"another trainer works in {directory}: stop it, or give this one a directory of its own"
+            ) from None
+        yield
+
+
+def set_aside(refused: Iterable[Refused]) -> None:
+    """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
+    for each in refused:
+        each.path.rename(each.path.with_suffix(_REFUSED))
+
+
+def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
+    """Write a checkpoint under the next number, and remove all but the newest `keep`.
+
+    It is written beside its place, flushed to the disk, and renamed: a crash leaves the old ones as they
+    were, and half a one that the next call removes. There must be one writer to a directory.
+
+    Raises:
+        ValueError: when an arm's name cannot be part of a file's name.
+        OSError: when the disk is full or the directory cannot be written; nothing has changed then.
+    """
+    if bad := [name for name in checkpoint.arms if not re.fullmatch(r"[\w.+-]{1,128}", name, re.ASCII)]:
+        raise ValueError(f"arms {bad} cannot name a file: use letters, digits, '.', '_', '+' and '-'")
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_halves(directory)
+    numbers = _numbers(directory)
+    refused = [int(path.stem) for path in directory.glob(f"*{_REFUSED}") if path.stem.isdecimal()]
+    target = directory / f"{max([*numbers, *refused], default=0) + 1:08d}"
+    half = target.with_suffix(_HALF)
+    half.mkdir()
+    tensors = {_arm_file(name): arm.tensors for name, arm in checkpoint.arms.items()}
+    tensors[_SEEN] = {"ids": checkpoint.seen}
+    manifest = _Manifest(
+        format=FORMAT,
+        epoch=checkpoint.epoch,
+        offsets=dict(checkpoint.offsets),
+        counts=dict(checkpoint.counts),
+        progress={name: arm.progress for name, arm in checkpoint.arms.items()},
+        files={name: _write(half / name, content) for name, content in tensors.items()},
+    )
+    _write_bytes(half / _MANIFEST, msgspec.json.encode(manifest.sealed()))
+    _sync(half)
+    half.rename(target)
+    _sync(directory)
+    for number in sorted([*numbers, int(target.name)])[:-keep]:
+        shutil.rmtree(directory / f"{number:08d}")
+    return target
+
+
+def load_newest(directory: Path) -> Found:
+    """Return the newest checkpoint that is whole.
+
+    Damaged and half-written ones are passed over and left where they are: another process may be writing.
+    """
+    if not directory.is_dir():
+        return Found(None, [])
+    refused: list[Refused] = []
+    for number in sorted(_numbers(directory), reverse=True):
+        path = directory / f"{number:08d}"
+        try:
+            return Found(load(path), refused)
+        except CheckpointError as error:
+            refused.append(Refused(path, str(error)))
+    return Found(None, refused)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify the checkpoint in the directory `path`.
+
+    Raises:
+        CheckpointError: when a file is missing or damaged, or the format is unknown.
+    """
+    manifest = _read_manifest(path / _MANIFEST)
+    if manifest.files.keys() != {_SEEN, *map(_arm_file, manifest.progress)}:
+        raise CheckpointError(f"{_MANIFEST} does not name the files of its arms")
+    tensors = {name: _read(path / name, file) for name, file in manifest.files.items()}
+    return Checkpoint(
+        epoch=manifest.epoch,
+        offsets=manifest.offsets,
+        arms={name: ArmState(tensors[_arm_file(name)], value) for name, value in manifest.progress.items()},
+        seen=tensors[_SEEN]["ids"],
+        counts=manifest.counts,
+    )
+
+
+def _arm_file(name: str) -> str:
+    return f"arm-{name}.safetensors"
+
+
+def _numbers(directory: Path) -> list[int]:
+    return [int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{8}", path.name)]
+
+
+def _remove_halves(directory: Path) -> None:
+    for path in directory.glob(f"*{_HALF}"):
+        shutil.rmtree(path)
+
+
+def _write(path: Path, tensors: Tensors) -> _File:
+    content = safetensors.numpy.save({key: np.asarray(array, order="C") for key, array in tensors.items()})
+    _write_bytes(path, content)
+    return _File(len(content), xxh3_128_hexdigest(content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Flush the names in a directory to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    try:
+        content = path.read_bytes()
+        written = msgspec.json.decode(content, type=_Format).format
+        if written != FORMAT:
+            raise CheckpointError(f"format {written}, this release reads {FORMAT}: use the one that wrote it")
+        manifest = msgspec.json.decode(content, type=_Manifest)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: {error}") from None
+    if manifest.sealed() != manifest:
+        raise CheckpointError(f"{path.name} is damaged: its checksum is another")
+    return manifest
+
+
+def _read(path: Path, file: _File) -> Tensors:
+    try:
+        if (found := path.stat().st_size) != file.size:  # before memory is taken for it
+            raise CheckpointError(f"{path.name} is damaged: {found} bytes, {file.size} were written")
+        content = path.read_bytes()
+        if len(content) != file.size or xxh3_128_hexdigest(content) != file.checksum:
+            raise CheckpointError(f"{path.name} is damaged: {len(content)} bytes, {file.size} were written")
+        return safetensors.numpy.load(content)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name}: {error}") from None

@@ -1,0 +1,1 @@
+"""The command `samstream`: a file a command. Imports everything below it."""

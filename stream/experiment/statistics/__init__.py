@@ -1,0 +1,1 @@
+"""Statistics on plain numbers: moments, effects, intervals, checks. Imports nothing of samstream."""

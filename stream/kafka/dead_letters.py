@@ -1,0 +1,133 @@
+"""Dead letters: records that could not be used, kept byte for byte, with the reason and where they came from.
+
+A dead letter has the key and the value of the refused record and these headers, all text:
+
+| header | says |
+|---|---|
+| `reason` | why it could not be used |
+| `topic`, `partition`, `offset` | where it was read |
+| `timestamp` | its own Kafka timestamp, milliseconds since the Unix epoch |
+| `refused-by` | the program that refused it: `worker`, `trainer` |
+| `value-bytes`, `key-bytes` | only where it did not fit: the full length, of which the head is kept |
+
+A value up to `RECORD_BYTES` is whole, if the topic `dead-letters` takes it. A longer one (a topic can be set to take
+more or less than others) is cut to its head; the whole of it stays readable at its origin for as long as that topic
+retains it. A null value stays null.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Message
+
+from stream.kafka.clients import Sender, to_record
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import RECORD_BYTES, Topics
+from stream.schema.record import Record
+
+_KEY_BYTES = 16_384
+_REASON_BYTES = 4_096
+_ENVELOPE_BYTES = 1_000
+"""Room for the batch around a letter and all headers but the reason, topic names of 249 characters included."""
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it was read.
+
+    Attributes:
+        offset: its own, in `dead-letters`.
+        origin: the refused record: where it was read, its timestamp (ms), key and value.
+        reason: why it was refused.
+        refused_by: by which program.
+        cut: whether only the head of key or value was kept.
+    """
+
+    offset: int
+    origin: Record
+    reason: str
+    refused_by: str
+    cut: bool
+
+
+def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, by: str = "worker") -> None:
+    """Send the dead letter of a record.
+
+    Args:
+        sender: where to; the letter is safe once its `flush` has returned.
+        topics: the names.
+        record: as it was consumed.
+        reason: why it could not be used.
+        by: the program that refused it.
+
+    Raises:
+        KafkaClientError: when it, or an earlier record, cannot be sent.
+    """
+    key, value, headers = letter(record, reason, by=by, most=sender.limit(topics.dead_letters))
+    sender.send(topics.dead_letters, value, key=key, headers=headers)
+
+
+def letter(
+    record: Record, reason: str, *, by: str, most: int = 2 * RECORD_BYTES
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return the (key, value, headers) of a record's dead letter; of at most `most` bytes, from some 4000 on."""
+    headers: Headers = [
+        ("reason", _text(reason, min(_REASON_BYTES, most // 4))),
+        ("topic", record.topic),
+        ("partition", str(record.partition)),
+        ("offset", str(record.offset)),
+        ("timestamp", str(record.timestamp)),
+        ("refused-by", by),
+    ]
+    key, value = record.key, record.value
+    if key is not None and len(key) > (room := min(_KEY_BYTES, most // 4)):
+        headers.append(("key-bytes", str(len(key))))
+        key = key[:room]
+    room = min(RECORD_BYTES, max(0, most - _ENVELOPE_BYTES - len(key or b"") - len(headers[0][1] or b"")))
+    if value is not None and len(value) > room:
+        headers.append(("value-bytes", str(len(value))))
+        value = value[:room]
+    return key, value, headers
+
+
+def _text(reason: str, most: int) -> bytes:
+    """Return a reason that is UTF-8 and short, whatever the refused record made it quote."""
+    return reason.encode(errors="backslashreplace")[:most].decode(errors="ignore").encode()
+
+
+def read_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Letter]:
+    """Yield all dead letters that there are at the moment, oldest first; what is none of ours is passed over.
+
+    Raises:
+        KafkaClientError: when Kafka cannot be read.
+    """
+    tail = Tail(kafka, [topics.dead_letters], from_beginning=True)
+    try:
+        while not tail.at_end():
+            for message in tail.read(1.0):
+                if (known := _letter(message)) is not None:
+                    yield known
+    finally:
+        tail.close()
+
+
+def _letter(message: Message) -> Letter | None:
+    record = to_record(message)
+    raw: dict[str, Any] = dict(message.headers() or ())
+    headers = {name: value.decode(errors="replace") for name, value in raw.items() if value is not None}
+    try:
+        origin = Record(
+            headers["topic"],
+            int(headers["partition"]),
+            int(headers["offset"]),
+            int(headers["timestamp"]),
+            record.key,
+            record.value,
+        )
+        cut = bool({"value-bytes", "key-bytes"} & headers.keys())
+        return Letter(record.offset, origin, headers["reason"], headers["refused-by"], cut)
+    except (KeyError, ValueError):
+        return None

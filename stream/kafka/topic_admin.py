@@ -1,0 +1,291 @@
+"""Names, keys, partition counts and settings of the topics; nothing else in the project spells them.
+
+Every topic keyed by user has the same number of partitions and is written with the same partitioner (murmur2,
+as Kafka's Java clients), so that partition p of each holds the same users: a worker that owns p has all it
+needs.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from stream.errors import TopicError
+from stream.kafka.clients import admin as new_admin
+from stream.kafka.clients import listed
+from stream.kafka.connection import Hearing
+
+_DAY_MS = 86_400_000
+_DEADLINE_S = 30.0
+_RETRY_S = 0.2
+
+RECORD_BYTES = 900_000
+"""The largest value samstream writes: within the 1 MB that Kafka takes by default, with room for headers."""
+_MESSAGE_BYTES = "1048588"
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic is.
+
+    Attributes:
+        name: its name in Kafka, prefix included.
+        key: what the Kafka key of its records is; topics whose key is `user` are co-partitioned, others have
+            1 partition.
+        config: Kafka's topic settings that differ from the broker's.
+    """
+
+    name: str
+    key: str
+    config: Mapping[str, str]
+
+    def partitions(self, of_users: int) -> int:
+        """Return the partition count, where topics keyed by user have `of_users`."""
+        return of_users if self.key == "user" else 1
+
+
+class Topics:
+    """The topics' names, each behind `prefix`.
+
+    Several installations on one cluster have different prefixes (and different consumer groups).
+
+    Args:
+        prefix: put before every name, such as `shop-`.
+
+    Raises:
+        TopicError: for a prefix that Kafka does not take in a name.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        if len(prefix) > 200 or not all(char.isascii() and (char.isalnum() or char in "._-") for char in prefix):
+            raise TopicError(f"topics.prefix {prefix!r}: Kafka takes letters, digits, '.', '_' and '-' in a name")
+        self.behaviors = f"{prefix}behaviors"
+        self.impressions = f"{prefix}impressions"
+        self.clicks = f"{prefix}clicks"
+        self.scores = f"{prefix}scores"
+        self.samples = f"{prefix}samples"
+        self.outcomes = f"{prefix}outcomes"
+        self.model_updates = f"{prefix}model-updates"
+        self.experiment_metrics = f"{prefix}experiment-metrics"
+        self.dead_letters = f"{prefix}dead-letters"
+
+    def __iter__(self) -> Iterator[Topic]:
+        """Yield what each topic is.
+
+        The broker stamps what comes from outside: how old an impression is, and how far ahead of the clock an
+        event, must not depend on the clocks of those who write.
+        `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
+        the newest record of each key is what a starting worker needs, so it is compacted, in small segments
+        for compaction to see.
+        """
+        yield Topic(self.behaviors, "user", _kept(90) | _STAMPED)
+        yield Topic(self.impressions, "user", _kept(7) | _STAMPED)
+        yield Topic(self.clicks, "user", _kept(7) | _STAMPED)
+        yield Topic(self.scores, "user", _kept(1))
+        yield Topic(self.samples, "user", _kept(7) | {"max.message.bytes": _MESSAGE_BYTES})
+        yield Topic(self.outcomes, "user", _kept(7))
+        yield Topic(
+            self.model_updates,
+            "arm and part",
+            {
+                "cleanup.policy": "compact",
+                "segment.bytes": str(64 << 20),
+                "min.cleanable.dirty.ratio": "0.1",
+                "max.message.bytes": _MESSAGE_BYTES,
+            },
+        )
+        yield Topic(self.experiment_metrics, "arm", _kept(30))
+        yield Topic(self.dead_letters, "key of the refused record", _kept(30) | {"max.message.bytes": _MESSAGE_BYTES})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `ensure` found and did: names; of settings, (topic, setting, value in Kafka, value here)."""
+
+    created: list[str]
+    existing: list[str]
+    different: list[tuple[str, str, str, str]]
+
+
+def ensure(
+    kafka: Mapping[str, str],
+    topics: Topics,
+    *,
+    partitions: int,
+    replication: int,
+    deadline_s: float = _DEADLINE_S,
+) -> Report:
+    """Create the topics that are missing and check the others; an existing topic is never changed.
+
+    A setting of an existing topic that differs is reported only: operators may have chosen it. A wrong
+    partition count is an error, because the users of one partition would then lie in several.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        partitions: of each topic keyed by user.
+        replication: replicas of what is created; -1 for the broker's default.
+        deadline_s: how long a broker may take to come up, and the topics to have leaders.
+
+    Raises:
+        TopicError: for every topic with another partition count; when a topic cannot be made, or has no leader.
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
+    """
+    deadline = time.monotonic() + deadline_s
+    admin = _Admin(kafka, deadline)
+    wanted = {topic.name: topic for topic in topics}
+    counts = {name: topic.partitions(partitions) for name, topic in wanted.items()}
+    found = admin.partitions(wanted)
+    _check(found, counts)
+    created = admin.create(
+        [
+            NewTopic(name, counts[name], replication, config=dict(topic.config))
+            for name, topic in wanted.items()
+            if name not in found
+        ]
+    )
+    # Another process may have made some of them at the same time, with other counts.
+    _check(admin.partitions(wanted, whole=True), counts)
+    existing = [name for name in wanted if name not in created]
+    different = [
+        (name, setting, actual, value)
+        for name, config in admin.configs(existing).items()
+        for setting, value in wanted[name].config.items()
+        if (actual := config.get(setting, value)) != value
+    ]
+    return Report(created, existing, different)
+
+
+def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEADLINE_S) -> int:
+    """Check that all topics are there and co-partitioned; return the partition count of those keyed by user.
+
+    Raises:
+        TopicError: naming every missing topic and every wrong count.
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
+    """
+    admin = _Admin(kafka, time.monotonic() + deadline_s)
+    wanted = {topic.name: topic for topic in topics}
+    found = admin.partitions(wanted)
+    if missing := [name for name in wanted if name not in found]:
+        raise TopicError(f"topics are missing: {', '.join(missing)}; make them with `samstream topics create`")
+    of_users = found[topics.behaviors]
+    _check(found, {name: topic.partitions(of_users) for name, topic in wanted.items()})
+    return of_users
+
+
+def record_limits(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEADLINE_S) -> dict[str, int]:
+    """Return the largest batch of records (bytes) that Kafka takes in each topic that samstream writes.
+
+    Topics that this user may not describe are left out.
+
+    Raises:
+        TopicError: when Kafka cannot be reached.
+    """
+    names = [topics.scores, topics.samples, topics.outcomes, topics.model_updates, topics.dead_letters]
+    admin = _Admin(kafka, time.monotonic() + deadline_s)
+    return {
+        name: int(config["max.message.bytes"])
+        for name, config in admin.configs(names).items()
+        if "max.message.bytes" in config
+    }
+
+
+class _Admin:
+    """An admin client that waits for a starting broker, up to a deadline, and says why it gave up."""
+
+    def __init__(self, kafka: Mapping[str, str], deadline: float) -> None:
+        self._deadline = deadline
+        self._hearing = Hearing(kafka, aloud=False)
+        self._client = new_admin(kafka, self._hearing)
+
+    def partitions(self, names: Mapping[str, object], *, whole: bool = False) -> dict[str, int]:
+        """Return partition counts of what exists of `names`; `whole` waits until all do and have leaders."""
+        while True:
+            known = listed(self._client, self._hearing, self._deadline)
+            found = {name: len(known[name].partitions) for name in names if name in known}
+            if not whole or (len(found) == len(names) and self._led(found)):
+                return found
+            if time.monotonic() > self._deadline:
+                raise TopicError(
+                    "some partitions have no leader: see that all brokers of this Kafka run, and try again"
+                )
+            time.sleep(_RETRY_S)
+
+    def _led(self, counts: Mapping[str, int]) -> bool:
+        """Return whether every partition has a leader that answers; metadata name it before it knows that it leads."""
+        wanted = {
+            TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+            for name, count in counts.items()
+            for number in range(count)
+        }
+        return all(
+            _error(future) is None
+            for future in self._client.list_offsets(wanted, request_timeout=self._left()).values()
+        )
+
+    def create(self, new: Sequence[NewTopic]) -> list[str]:
+        """Create topics and return their names; one that exists by now is left as it is, and out."""
+        if not new:
+            return []
+        created, problems = [], []
+        for name, future in self._client.create_topics(list(new), request_timeout=self._left()).items():
+            error = _error(future)
+            if error is None:
+                created.append(name)
+            elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                problems.append(f"{name}: {error.str()}")
+        if problems:
+            raise TopicError("topics could not be created:\n  " + "\n  ".join(problems))
+        return created
+
+    def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the settings of topics by name; nothing for those that this user may not describe."""
+        if not names:
+            return {}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        described = self._client.describe_configs(resources, request_timeout=self._left())
+        return {
+            resource.name: {entry.name: entry.value for entry in future.result().values()}
+            for resource, future in described.items()
+            if _error(future) is None
+        }
+
+    def _left(self) -> float:
+        return max(1.0, self._deadline - time.monotonic())
+
+
+def _check(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    problems = [
+        f"{name}: has {count} partitions, must have {wanted[name]}"
+        for name, count in found.items()
+        if count != wanted[name]
+    ]
+    if problems:
+        raise TopicError(
+            "wrong partition counts; nothing was changed. Set topics.partitions to what is there, choose"
+            " another topics.prefix, or delete these topics:\n  " + "\n  ".join(problems)
+        )
+
+
+def _error(future: "Future[Any]") -> KafkaError | None:
+    error = future.exception()
+    if isinstance(error, KafkaException):
+        known: KafkaError = error.args[0]
+        return known
+    if error is not None:
+        raise error
+    return None
+
+
+def _kept(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}

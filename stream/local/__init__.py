@@ -1,0 +1,1 @@
+"""A whole cluster on this machine: a broker of either engine, and the processes of a system."""

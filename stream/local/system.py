@@ -1,0 +1,218 @@
+"""A whole system on one machine: broker, topics, workers, trainer and perhaps a monitor, for demo, replay and tests."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import msgspec
+
+from stream.errors import ChildDiedError
+from stream.kafka import topic_admin as topics
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker, local_broker
+from stream.local.processes import die_with_parent, how_it_ended
+from stream.settings import Settings
+
+_STOP_S = 30.0
+_LOG_TAIL = 15
+_OPTIONAL_NICE = 10
+
+
+class Processes:
+    """samstream subcommands as child processes; a child that dies is noticed by `check`.
+
+    Children are killed when this process dies, however it dies.
+
+    Args:
+        directory: gets their `settings.json`, and `logs/` with one file a child.
+        settings: what all of them are started with.
+    """
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self._logs = directory / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._settings = directory / "settings.json"
+        # Passwords may be among the [kafka] properties.
+        self._settings.touch(mode=0o600)
+        self._settings.write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._optional: set[str] = set()
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all children."""
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        command: str,
+        *arguments: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        optional: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process.
+
+        An optional one steps back where processors are scarce, and `check` does not mind its end.
+        """
+
+        def prepare() -> None:
+            die_with_parent()
+            if optional:
+                os.nice(_OPTIONAL_NICE)
+
+        if optional:
+            self._optional.add(name)
+        # The settings file is complete; the environment must not change it again.
+        inherited = {key: value for key, value in os.environ.items() if not _is_setting(key)}
+        with self.log(name).open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", "stream.cli", command, "--config", str(self._settings), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**inherited, **environment},
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+        return self._children[name]
+
+    def log(self, name: str) -> Path:
+        """Return the path of a child's log."""
+        return self._logs / f"{name}.log"
+
+    def check(self) -> None:
+        """See that all children live that are not optional.
+
+        Raises:
+            ChildDiedError: naming the first that does not, how it ended, and the end of its log.
+        """
+        for name, child in self._children.items():
+            if name not in self._optional and (code := child.poll()) is not None:
+                tail = self.log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+                raise ChildDiedError(
+                    f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
+                )
+
+    def lost(self) -> list[str]:
+        """Return the names of optional children that have ended."""
+        return [name for name, child in self._children.items() if name in self._optional and child.poll() is not None]
+
+    def release(self, name: str) -> subprocess.Popen[bytes]:
+        """Look after a child no longer, and return it: who ends it waits for it as well."""
+        return self._children.pop(name)
+
+    def kill(self) -> None:
+        """Kill -9 all children."""
+        for child in self._children.values():
+            child.kill()
+
+    def stop(self) -> None:
+        """Ask all children to end (SIGTERM), wait, and kill what does not."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for child in self._children.values():
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running system: its settings (with the broker's address), topic names, processes and broker."""
+
+    settings: Settings
+    topics: Topics
+    processes: Processes
+    broker: Broker
+
+    def check(self) -> None:
+        """See that the broker and all processes live.
+
+        Raises:
+            BrokerError, ChildDiedError: when one does not; says how it ended, with the end of its log.
+        """
+        self.broker.check()
+        self.processes.check()
+
+
+@contextmanager
+def local_system(
+    settings: Settings, *, broker: str, directory: Path, workers: int = 1, monitor: bool = False
+) -> Iterator[System]:
+    """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
+
+    State, checkpoints and logs lie in `directory`.
+
+    Args:
+        settings: as configured; addresses and directories are set here.
+        broker: `embedded`, `kafka`, or `HOST:PORT` of a cluster that runs already.
+        directory: a directory of this run.
+        workers: how many workers share the partitions.
+        monitor: start one as well, on a free port of this machine; the system does without it when it ends.
+    """
+    with local_broker(broker, directory / "broker") as running:
+        settings = msgspec.structs.replace(
+            settings,
+            kafka={**settings.kafka, "bootstrap.servers": running.bootstrap},
+            state=msgspec.structs.replace(settings.state, directory=str(directory / "state")),
+            trainer=msgspec.structs.replace(settings.trainer, directory=str(directory / "checkpoints")),
+            monitor=msgspec.structs.replace(
+                settings.monitor,
+                directory=str(directory / "monitor"),
+                web=f"127.0.0.1:{_free_port()}" if monitor else "",
+            ),
+        )
+        names = Topics(settings.topics.prefix)
+        topics.ensure(
+            settings.kafka,
+            names,
+            partitions=settings.topics.partitions,
+            replication=settings.topics.replication,
+        )
+        with Processes(directory, settings) as processes:
+            processes.start("trainer", "trainer")
+            for number in range(1, workers + 1):
+                processes.start(f"worker-{number}", "worker")
+            if monitor:
+                processes.start("monitor", "monitor", optional=True)
+            try:
+                yield System(settings, names, processes, running)
+            finally:
+                if running.ended:
+                    processes.kill()  # they would wait for it to take their last records
+
+
+def keep_logs(directory: Path, report: Path) -> None:
+    """Copy the logs of a run to `<report>/logs`, in place of those of an earlier one."""
+    if (logs := directory / "logs").is_dir():
+        shutil.rmtree(report / "logs", ignore_errors=True)
+        shutil.copytree(logs, report / "logs")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("SAMSTREAM_") and "__" in name

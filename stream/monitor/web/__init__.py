@@ -1,0 +1,1 @@
+"""The monitor's page: its server, and the JSON and files that it serves."""

@@ -1,0 +1,55 @@
+"""The monitor's web server: the page, and the JSON that it draws. Nothing else of Faust's is served."""
+
+import time
+from importlib.resources import files
+from typing import Any, Protocol
+
+import faust
+from faust.web.base import Request, Response
+from faust.web.drivers import aiohttp
+
+from stream.monitor.aggregate import Board
+from stream.monitor.counting import Plan
+from stream.monitor.records import encode_json
+from stream.monitor.web.state_json import picture
+from stream.settings import Settings
+
+
+class Web(aiohttp.Web):
+    """Faust's server without Faust's own pages, which tell of its insides."""
+
+    default_blueprints = production_blueprints = debug_blueprints = optional_blueprints = ()
+
+
+_FILES = (
+    ("/", "page.html", "text/html"),
+    ("/page.css", "page.css", "text/css"),
+    ("/chart.js", "chart.js", "text/javascript"),
+    ("/page.js", "page.js", "text/javascript"),
+)
+
+
+class Shown(Protocol):
+    """What the page is about."""
+
+    board: Board
+    plan: Plan
+    settings: Settings
+
+
+def serve(app: faust.App, shown: Shown) -> None:
+    """Serve the page, what belongs to it, and `/api/state`."""
+    for path, name, content_type in _FILES:
+        _serve_file(app, path, files("stream.monitor.web").joinpath(name).read_bytes(), content_type)
+
+    @app.page("/api/state")
+    async def state(view: Any, _request: Request) -> Response:
+        now = round(1000 * time.time())
+        said = picture(shown.board, shown.plan, shown.settings, now)
+        return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]
+
+
+def _serve_file(app: faust.App, path: str, content: bytes, content_type: str) -> None:
+    @app.page(path)
+    async def file(view: Any, _request: Request) -> Response:
+        return view.bytes(content, content_type=content_type)  # type: ignore[no-any-return]

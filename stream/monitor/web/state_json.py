@@ -1,0 +1,116 @@
+"""What the page shows, as JSON.
+
+The verdict is on all that has come. The rest is of closed windows and spans only, since in an open one the clicks are
+there before the rest.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from stream.experiment.span_moments import SpanMoments
+from stream.experiment.statistics.effect import CLICKS, SHOWN, effective_users
+from stream.experiment.statistics.intervals import percentiles
+from stream.experiment.timeline import course, rate_so_far
+from stream.experiment.verdict import judge
+from stream.monitor.aggregate import Board
+from stream.monitor.counting import Counts, Plan
+from stream.monitor.latency import percentile
+from stream.monitor.records import calibration, curve
+from stream.settings import ExperimentSettings, Settings
+
+_LATELY_MS = 60_000
+
+
+def picture(board: Board, plan: Plan, settings: Settings, now_ms: int) -> dict[str, Any]:
+    """Return the state of the experiment, as msgspec writes it: NaN is null, an interval [value, low, high].
+
+    Args:
+        board: what was counted.
+        plan: lengths of time.
+        settings: the arms in their order, which others that were counted follow; and what a verdict rests on.
+        now_ms: the time, ms since the epoch.
+    """
+    starts = board.starts()
+    closed = [start for start in starts if board.is_closed(start)]
+    by_window = {start: board.totals(start) for start in closed}
+    sums, shares = board.sums(), {arm.name: arm.share for arm in settings.arms}
+    names = [*shares, *sorted({*sums.arms, *(name for totals in by_window.values() for name in totals)} - set(shares))]
+    overall = {name: _sum(totals[name] for totals in by_window.values() if name in totals) for name in names}
+    fresh = [ms / 1000 for at, ms in board.freshness if at >= now_ms - 5 * _LATELY_MS]
+    return {
+        "now": now_ms,
+        "event_time": board.event_time,
+        "window_ms": plan.window_ms,
+        "windows": {"closed": len(closed), "open": len(starts) - len(closed)},
+        "from": closed[0] if closed else None,
+        "to": closed[-1] + plan.window_ms if closed else None,
+        **_experiment(board, sums, shares, settings),
+        "arms": [_arm(name, overall[name], sums, settings.experiment, board, now_ms) for name in names],
+        "freshness_s": dict(zip(("p50", "p99"), percentiles(fresh), strict=True)) | {"clicks": len(fresh)},
+        "counters": {
+            name: board.counters()[name] for name in ("repeated", "late", "too_late", "unremembered", "unreadable")
+        }
+        | {"revised": board.revised},
+    }
+
+
+def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], settings: Settings) -> dict[str, Any]:
+    experiment = settings.experiment
+    alpha, minimum = experiment.alpha, experiment.minimum_effect
+    mixed = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
+    verdict = judge(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
+    leader = verdict.pairs[0].arm if verdict.pairs else None
+    pairs = [(pair.arm, pair.against) for pair in verdict.pairs if pair.arm == leader]
+    over = sum(board.is_over((sums.first + span + 1) * sums.width) for span in range(sums.used))
+    return {
+        "experiment": experiment,
+        "verdict": verdict,
+        "interleaved": mixed,
+        "course": course(sums, list(verdict.users), pairs, over, alpha=alpha, minimum_effect=minimum),
+    }
+
+
+def _arm(
+    name: str, total: Counts, sums: SpanMoments, experiment: ExperimentSettings, board: Board, now_ms: int
+) -> dict[str, Any]:
+    shown, clicks = sum(total.shown), sum(total.clicks)
+    answers = [
+        part.arms[name]
+        for start, parts in board.answers.items()
+        if start >= now_ms - _LATELY_MS
+        for part in parts.values()
+        if name in part.arms
+    ]
+    served = max(((each.epoch, each.version) for each in answers), default=(total.epoch, total.version))
+    epoch, version, learned_at = board.learned.get(name, (0, 0, 0))
+    latencies = [each.latencies for each in answers]
+    moments = sums.moments(name)
+    return {
+        "name": name,
+        "so_far": {
+            "users": int(moments.count),
+            "effective_users": int(effective_users(moments)),
+            "shown": int(moments.total[SHOWN]),
+            "clicks": int(moments.total[CLICKS]),
+            "ctr": rate_so_far(moments, alpha=experiment.alpha, minimum_effect=experiment.minimum_effect),
+        },
+        "impressions": total.requests,
+        "shown": shown,
+        "clicks": clicks,
+        "log_loss": total.loss / shown if shown else np.nan,
+        "calibration": calibration(total),
+        "curve": curve(total),
+        "served": {"epoch": served[0], "version": served[1]},
+        "published": {"epoch": epoch, "version": version, "at": learned_at} if learned_at else None,
+        "answers": sum(count for each in latencies for _, count in each),
+        "latency_ms": {"p50": percentile(latencies, 50), "p99": percentile(latencies, 99)},
+    }
+
+
+def _sum(counts: Iterable[Counts]) -> Counts:
+    total = Counts.zero()
+    for each in counts:
+        total = total + each
+    return total

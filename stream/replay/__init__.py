@@ -1,0 +1,1 @@
+"""Real data through a running system, judged progressively."""

@@ -1,0 +1,151 @@
+"""From what outcomes and answers say to the report on live traffic, where nobody knows the truth."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+
+from stream.experiment.assignment import Assignment
+from stream.experiment.ledger import Found, Ledger
+from stream.experiment.serving_cost import Answers
+from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate
+from stream.experiment.statistics.intervals import one_look
+from stream.report.checks import checks
+from stream.report.formatting import percent
+from stream.report.machine import plan_of, spread, this_machine
+from stream.report.question import Question
+from stream.report.schema import ArmResult, Check, ExperimentReport, Percentiles, Trace
+from stream.report.series import over_time
+from stream.runtime.timestamps import time_words
+
+LATENCY_IS = (
+    "what the worker says of each answer: from the impression's Kafka timestamp until it was scored. The way of the "
+    "answer to whoever asked is not in it"
+)
+_POINTS = 20_000
+_NAN = float("nan")
+_UNKNOWN = Percentiles(_NAN, _NAN)
+
+
+def live_report(
+    question: Question,
+    ledger: Ledger,
+    answers: Answers,
+    found: Found,
+    *,
+    salt: str,
+    settings: Mapping[str, str | int | float],
+) -> tuple[ExperimentReport, Trace]:
+    """Return the report and the series behind its pictures.
+
+    Args:
+        question: what was asked; arms that it does not name are left out.
+        ledger: the outcomes.
+        answers: the answers in the same time, those that Kafka still has.
+        found: what reading met.
+        salt: of the experiment.
+        settings: for the small print.
+    """
+    sums = ledger.sums
+    verdict = question.verdict_on_its_arms(sums)
+    seen = ledger.last >= ledger.first
+    first, last = (ledger.first, ledger.last) if seen else (0.0, 0.0)
+    arms = {name: _arm(name, ledger, answers) for name in question.shares}
+    report = ExperimentReport(
+        name=question.name,
+        source="live",
+        began=datetime.fromtimestamp(first / 1000, UTC).isoformat(timespec="seconds") if seen else "",
+        seconds=(last - first) / 1000,
+        alpha=question.alpha,
+        minimum_effect=question.minimum_effect,
+        impressions=sum(arm.impressions for arm in arms.values()),
+        scores=sum(arm.timed for arm in arms.values()),
+        clicks=sum(arm.clicks for arm in arms.values()),
+        latency_ms=spread(np.concatenate([answers.arms[name].latencies() for name in arms])),
+        latency_is=LATENCY_IS,
+        freshness_s=_UNKNOWN,
+        plan=plan_of(question.arms),
+        arms=arms,
+        verdict=verdict,
+        interleaving=question.preferences(ledger.ballots, verdict),
+        checks=[
+            *checks(sums, verdict),
+            _assigned(ledger, Assignment(question.shares, salt=salt), arms),
+            *_others(ledger, arms),
+            _complete(ledger, found),
+        ],
+        over_time=over_time(sums, verdict, minimum_effect=question.minimum_effect, first=first, last=last),
+        machine=this_machine(),
+        settings=dict(settings),
+    )
+    latency = {name: answers.arms[name].some(_POINTS, first=first) for name in arms}
+    return report, Trace(latency=latency)
+
+
+def _arm(name: str, ledger: Ledger, answers: Answers) -> ArmResult:
+    moments, count, times = ledger.sums.moments(name), ledger.arms[name], answers.arms[name]
+    ctr = one_look(click_rate(moments))
+    return ArmResult(
+        users=int(moments.count),
+        impressions=count.impressions,
+        shown=int(moments.total[SHOWN]),
+        clicks=int(moments.total[CLICKS]),
+        ctr=ctr.value,
+        ctr_low=ctr.low,
+        ctr_high=ctr.high,
+        log_loss=count.loss / count.shown if count.shown else _NAN,
+        log_loss_floor=_NAN,
+        ctr_best=_NAN,
+        ctr_random=_NAN,
+        regret=_NAN,
+        latency_ms=spread(times.latencies()),
+        cpu_s=times.cpu_ms,
+        timed=len(times.at),
+        epoch=count.newest[0],
+        version=count.newest[1],
+    )
+
+
+def _assigned(ledger: Ledger, assignment: Assignment, arms: Iterable[str]) -> Check:
+    question = "Is every user in the arm that the file says?"
+    users = [(user, name) for name in arms for user in ledger.sums.users(name)]
+    if wrong := sum(assignment.arm(user) != name for user, name in users):
+        return Check(
+            "assigned",
+            question,
+            f"No: {wrong:,} of {len(users):,} users ({percent(wrong / len(users))}) are in another one. "
+            "The workers ran with another salt, other arms or other shares than the file has.",
+            "note",
+        )
+    return Check("assigned", question, "Yes." if users else "There were no users.", "fine" if users else "unknown")
+
+
+def _others(ledger: Ledger, arms: Mapping[str, ArmResult]) -> list[Check]:
+    others = {name: count.impressions for name, count in ledger.arms.items() if name not in arms and count.impressions}
+    if not others:
+        return []
+    said = ", ".join(f"{name} {impressions:,}" for name, impressions in sorted(others.items()))
+    answer = f"Yes: {said} impressions, which are not compared. Give --since the time at which this experiment began."
+    return [Check("others", "Were there arms that the file does not know?", answer, "note")]
+
+
+def _complete(ledger: Ledger, found: Found) -> Check:
+    question = "Is anything missing?"
+    counted = (
+        f"Outcomes that were written twice counted once ({ledger.repeated:,} items). Requests whose window was "
+        f"still open are left out ({ledger.open:,} with clicks)."
+    )
+    if found.unreadable:
+        counted += f" {found.unreadable:,} records could not be read."
+    if not found.cut:
+        return Check("complete", question, f"No. {counted}", "note" if found.unreadable else "fine")
+    return Check("complete", question, f"{missing_words(found)} {counted}", "note")
+
+
+def missing_words(found: Found) -> str:
+    """Say what retention may have taken."""
+    since = f" From {time_words(found.whole_from)} on everything is there." if found.whole_from else ""
+    return (
+        f"Perhaps: Kafka has removed older outcomes from {found.cut} of {found.partitions} partitions, as their "
+        f"retention says.{since}"
+    )

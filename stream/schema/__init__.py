@@ -1,0 +1,1 @@
+"""What travels through Kafka: events, topics, headers. Imports no Kafka client."""

@@ -1,0 +1,1 @@
+"""The trainer: learns from samples, publishes updates, writes checkpoints."""

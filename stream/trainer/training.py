@@ -1,0 +1,204 @@
+"""What the trainer does with samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from model.example import Example
+from model.learner import Learner
+from model.metrics import Progressive
+from model.serialization.checkpoint import ArmState
+from state.behavior import from_bytes
+from stream.schema.dedup import SeenIds
+from stream.schema.events import Sample, sample_ids
+from stream.settings import ArmSettings, Settings
+
+PREDICTION = np.dtype([("ts", "<i8"), ("user", "<u8"), ("label", "u1"), ("probability", "<f4")])
+"""One judged sample in a progressive log: impression time (ms), XXH3-64 of the user, label, what was predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is new in a sample, as the models take it; `clicked_at` is as in `Sample`, `ids` are those of its items."""
+
+    arm: str
+    user: str
+    clicked_at: int
+    example: Example
+    ids: npt.NDArray[np.uint64]
+
+
+def unpack(sample: Sample, seen: SeenIds) -> Lesson | None:
+    """Unpack a sample, leaving out the items learned before; None when nothing is left.
+
+    Raises:
+        ValueError: when the packed arrays do not fit one another.
+    """
+    items = np.frombuffer(sample.items, dtype="<u8")
+    categories = np.frombuffer(sample.categories, dtype="<u4")
+    labels = np.frombuffer(sample.labels, dtype="<u1")
+    sequence = from_bytes(sample.sequence)
+    if not len(items) == len(categories) == len(labels) or (labels > 1).any():
+        raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
+    ids = sample_ids(sample.request_id, items)
+    new = seen.add(ids)
+    if not new.any():
+        return None
+    example = Example(sequence, sample.ts, items[new], categories[new], labels[new].astype(np.float32))
+    return Lesson(sample.arm, sample.user, sample.clicked_at, example, ids[new])
+
+
+class Student:
+    """One arm while it learns: its learner, its progressive metrics, the log of its predictions if one is kept."""
+
+    def __init__(self, arm: ArmSettings, settings: Settings, *, device: str) -> None:
+        self.arm = arm
+        self.learner = Learner(arm.spec(), arm.optim, seed=settings.seed, device=device)
+        self.metrics = Progressive()
+        self.predictions = 0
+        """Rows of the progressive log so far."""
+        self._clicks: list[int] = []
+        self._log: BinaryIO | None = None
+
+    def save(self) -> ArmState:
+        """Return all that `resume` needs."""
+        progress = {"metrics": self.metrics.to_dict(), "predictions": self.predictions}
+        return ArmState(self.learner.state(), progress)
+
+    def resume(self, state: ArmState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: when it is of another model.
+        """
+        self.learner.load_state(state.tensors)
+        self.metrics = Progressive.from_dict(state.progress["metrics"])
+        self.predictions = state.progress["predictions"]
+
+    def open_log(self, directory: Path) -> None:
+        """Write predictions to `<directory>/<arm>.predictions`, cutting off what a lost lineage wrote.
+
+        A log that is shorter than the lineage, such as a new one, goes on where it ends.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{self.arm.name}.predictions"
+        path.touch()
+        self._log = path.open("r+b")
+        self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
+        self._log.truncate(self.predictions * PREDICTION.itemsize)
+        self._log.seek(0, 2)
+
+    def study(self, lessons: Sequence[Lesson]) -> list[int]:
+        """Predict every sample, judge the predictions, then take one step; only judge when the arm is not learning.
+
+        A step that is not finite is taken again with each lesson alone. Returns the indices of those that could not be
+        learned even so.
+        """
+        examples = [lesson.example for lesson in lessons]
+        skipped = self.learner.skipped
+        predicted = self.learner.learn(examples) if self.arm.learn else self.learner.predict(examples)
+        lost = self._alone(examples) if self.learner.skipped > skipped else []
+        labels = [example.labels for example in examples if example.labels is not None]
+        self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
+        if self.arm.learn:
+            learned = [lesson for index, lesson in enumerate(lessons) if index not in lost]
+            self._clicks += [lesson.clicked_at for lesson in learned if lesson.clicked_at]
+        if self._log is not None:
+            for lesson, probabilities in zip(lessons, predicted, strict=True):
+                self._log.write(_rows(lesson, probabilities).tobytes())
+                self.predictions += len(probabilities)
+        return lost
+
+    def _alone(self, examples: Sequence[Example]) -> list[int]:
+        """Learn from examples one by one; returns the indices of those whose step is not finite."""
+        if len(examples) == 1:
+            return [0]
+        lost = []
+        for index, example in enumerate(examples):
+            skipped = self.learner.skipped
+            self.learner.learn([example])
+            if self.learner.skipped > skipped:
+                lost.append(index)
+        return lost
+
+    def take_clicks(self) -> tuple[int, ...]:
+        """Return the Kafka timestamps (ms) of the clicks learned since the last call."""
+        clicks, self._clicks = tuple(self._clicks), []
+        return clicks
+
+    def flush_log(self) -> None:
+        """Hand what was logged to the operating system."""
+        if self._log is not None:
+            self._log.flush()
+
+
+class Training:
+    """All arms of one trainer."""
+
+    def __init__(self, settings: Settings, *, device: str) -> None:
+        wanted = settings.trainer.arms or tuple(arm.name for arm in settings.models)
+        self.students = {
+            arm.name: Student(arm, settings, device=device) for arm in settings.models if arm.name in wanted
+        }
+        self.seen = SeenIds(settings.trainer.remember)
+        self.counts: Counter[str] = Counter()
+        """Samples learned, repeats recognised, and the like."""
+
+    def take(self, sample: Sample) -> Lesson | None:
+        """Return what is new in a sample, None when it was all seen before.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        lesson = unpack(sample, self.seen)
+        if lesson is None:
+            self.counts["repeated"] += 1
+        else:
+            self.counts["samples"] += len(lesson.example.items)
+        return lesson
+
+    def learn(self, lessons: Sequence[Lesson]) -> dict[int, list[str]]:
+        """Let every arm predict, then learn, the lessons of its own users (or all, as it is set).
+
+        Returns index of lesson → arms whose step was not finite, for the lessons that were lost to some arm. One that
+        no arm has learned is not taken for a repeat when it comes again.
+        """
+        lost: dict[int, list[str]] = {}
+        learned: set[int] = set()
+        for name, student in self.students.items():
+            everyone = student.arm.learn_from == "all"
+            mine = [index for index, lesson in enumerate(lessons) if everyone or lesson.arm == name]
+            if not mine:
+                continue
+            failed = {mine[place] for place in student.study([lessons[index] for index in mine])}
+            for index in failed:
+                lost.setdefault(index, []).append(name)
+            if student.arm.learn:
+                learned.update(set(mine) - failed)
+        for index in lost:
+            self.counts["skipped"] += len(lessons[index].ids)
+            if index not in learned:
+                self.seen.forget(lessons[index].ids)
+        return lost
+
+
+def _rows(lesson: Lesson, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
+    rows = np.empty(len(probabilities), dtype=PREDICTION)
+    rows["ts"] = lesson.example.ts
+    rows["user"] = xxh3_64_intdigest(lesson.user.encode())
+    rows["label"] = lesson.example.labels
+    rows["probability"] = probabilities
+    return rows
+
+
+def read_predictions(path: Path) -> npt.NDArray[np.void]:
+    """Read a progressive log: (n,) rows of dtype `PREDICTION`; a row cut short at the end is left out."""
+    content = path.read_bytes()
+    rows: npt.NDArray[np.void] = np.frombuffer(content[: len(content) - len(content) % PREDICTION.itemsize], PREDICTION)
+    return rows

@@ -1,0 +1,174 @@
+"""What a worker's consumer brings, and how far it has read each partition."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from stream.errors import ConsumerFatalError, WorkerError
+from stream.kafka.clients import to_record
+from stream.kafka.connection import Hearing, is_final
+from stream.runtime.logs import log
+from stream.task.task import Task
+
+_logger = logging.getLogger("samstream.worker")
+
+FETCH = 5_000
+"""Records taken from the client at a time."""
+_MOST_WAITING = 20_000
+"""Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
+_ASK_S = 1.0
+
+Where = tuple[str, int]
+"""Topic and partition number."""
+
+
+class Intake:
+    """The reading side of a worker: positions, ends, and pauses of all partitions that it has.
+
+    Args:
+        consumer: manually assigned, with `enable.partition.eof`.
+        asker: another one, with a connection of its own: a question behind a fetch waits until records come.
+        topics: the input topics.
+        hearing: what the consumer hears of its connections.
+    """
+
+    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing, asker: Consumer) -> None:
+        self._consumer = consumer
+        self._asker = asker
+        self._hearing = hearing
+        self._topics = topics
+        self._positions: dict[Where, int] = {}
+        self._fetched: set[Where] = set()
+        self._ends: set[Where] = set()
+        self._paused: set[Where] = set()
+
+    def begin(self, starts: Mapping[int, Mapping[str, int]]) -> None:
+        """Read on from these offsets: partition number → topic → offset."""
+        for number, offsets in starts.items():
+            self._positions |= {(topic, number): offsets[topic] for topic in self._topics}
+        self._consumer.assign([TopicPartition(*where, offset) for where, offset in self._positions.items()])
+
+    def forget(self) -> None:
+        """Forget all partitions: they were given back."""
+        with suppress(KafkaException):
+            self._consumer.resume([TopicPartition(*where) for where in self._paused])
+        for known in (self._positions, self._fetched, self._ends, self._paused):
+            known.clear()
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first.
+
+        Raises:
+            ConsumerFatalError: when the consumer is of no use any more.
+            KafkaClientError: when Kafka refuses this client.
+        """
+        if self._hearing.fatal:
+            raise ConsumerFatalError(self._hearing.fatal)
+        self._hearing.check()
+        messages = self._consumer.consume(FETCH, 0)
+        if not messages:
+            first = self._consumer.poll(timeout_s)
+            messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
+        if messages:
+            self._hearing.answered()
+        return messages
+
+    def hand_out(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
+        """Give each task the records of its partition.
+
+        Raises:
+            ConsumerFatalError: when the consumer is of no use any more.
+            WorkerError: when Kafka no longer has what comes next, or refuses this client.
+        """
+        reached: dict[Where, int] = {}
+        ended: dict[Where, int] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                number = message.partition()
+                where = message.topic() or "", -1 if number is None else number
+                if error.code() != KafkaError._PARTITION_EOF:
+                    _heed(error, where)
+                elif where[1] in tasks:
+                    ended[where] = message.offset() or 0
+                continue
+            record = to_record(message)
+            task = tasks.get(record.partition)
+            if task is not None:
+                task.add(record)
+                reached[record.topic, record.partition] = record.offset + 1
+        self._positions |= reached
+        self._ends -= reached.keys()
+        for where, offset in ended.items():
+            # Beyond the last record where transaction markers follow it; before it where records came after the end.
+            if offset >= self._positions[where]:
+                self._positions[where] = offset
+                self._ends.add(where)
+        self._fetched |= reached.keys() | ended.keys()
+
+    def at_end(self, topic: str, number: int) -> bool:
+        """Say whether a partition has been read to its end, as far as the client has heard."""
+        where = topic, number
+        if where in self._ends:
+            return True
+        if where not in self._fetched:
+            return False  # what the client has cached is from an earlier assignment
+        return self._cached_end(where) <= self._positions[where]
+
+    def asked_at_end(self, number: int) -> bool:
+        """Ask the broker itself whether all topics have been read to their end; False while it does not answer."""
+        try:
+            for topic in self._topics:
+                _, high = self._asker.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
+                if self._positions[topic, number] < high:
+                    return False
+        except KafkaException:
+            return False
+        return True
+
+    def lag(self, task: Task, number: int) -> dict[str, int]:
+        """Return topic → records in Kafka, as far as the client has heard, that a task has not worked off."""
+        return {
+            topic: max(0, self._cached_end((topic, number)) - self._worked_off(task, topic, number))
+            for topic in self._topics
+        }
+
+    def left(self, task: Task, number: int) -> int:
+        """Return how many records a task has not worked off of those that were there when it began."""
+        return sum(max(0, task.ends[topic] - self._worked_off(task, topic, number)) for topic in self._topics)
+
+    def limit_backlogs(self, tasks: Mapping[int, Task]) -> None:
+        """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""
+        for number, task in tasks.items():
+            for topic in self._topics:
+                where, waiting = (topic, number), task.backlog(topic)
+                if waiting > _MOST_WAITING and where not in self._paused:
+                    self._paused.add(where)
+                    self._consumer.pause([TopicPartition(*where)])
+                elif waiting < _MOST_WAITING // 2 and where in self._paused:
+                    self._paused.remove(where)
+                    self._consumer.resume([TopicPartition(*where)])
+
+    def _worked_off(self, task: Task, topic: str, number: int) -> int:
+        """Return the next offset to be worked off, beyond what is no record, such as transaction markers."""
+        return task.offsets[topic] if task.backlog(topic) else self._positions.get((topic, number), 0)
+
+    def _cached_end(self, where: Where) -> int:
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)
+        return high
+
+
+def _heed(error: KafkaError, where: Where) -> None:
+    name = f"{where[0]}/{where[1]}"
+    # What poll brings of a fatal error bears its code, but not its flag.
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        raise ConsumerFatalError(error.str())
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise WorkerError(
+            f"{name}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"
+            " on with what is left; if the topic was made anew, move the state away first."
+        )
+    if is_final(error):
+        raise WorkerError(f"{name}: {error.str()}")
+    log(_logger, "consume_error", logging.WARNING, where=name, error=error.str())

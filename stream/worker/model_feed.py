@@ -1,0 +1,155 @@
+"""The worker's side of `model-updates`: a thread makes updates of parts; the worker takes them between batches.
+
+A new worker begins with the updates of the last few checkpoints, whose bases hold all that came before them. Where the
+trainer has been silent for longer, it reads the topic from its beginning: compaction keeps the newest base of each arm.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from model.errors import UpdateRefused
+from model.scorer import Prepared, Scorer
+from model.serialization.update import Assembler
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from stream.runtime.logs import log
+from stream.settings import Settings
+
+_logger = logging.getLogger("samstream.feed")
+
+_AHEAD = 64
+"""Updates prepared but not yet taken; more wait in Kafka."""
+_CHECKPOINTS = 3
+_ORDINARY = {"stale", "gap"}
+"""Refusals that every start brings, before the first base."""
+
+
+class ModelFeed:
+    """Updates of some arms on their way from Kafka into their scorers.
+
+    Args:
+        settings: where Kafka is.
+        scorers: arm → its scorer; swapped only in `apply`, by the caller's thread.
+    """
+
+    def __init__(self, settings: Settings, scorers: Mapping[str, Scorer]) -> None:
+        self._kafka = settings.kafka
+        self._topic = Topics(settings.topics.prefix).model_updates
+        self._recent_s = _CHECKPOINTS * settings.trainer.checkpoint_interval_s
+        self._scorers = scorers
+        self._assembler = Assembler(scorers)
+        self._based: set[str] = set()
+        self._updates: queue.Queue[Prepared] = queue.Queue(_AHEAD)
+        self._stop = threading.Event()
+        self._caught_up = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="model-feed", daemon=True)
+        self.taken: dict[str, float] = {}
+        """Arm → monotonic time at which its newest update was taken."""
+        self.refused: Counter[str] = Counter()
+        """Reason → how many updates were refused for it."""
+
+    def start(self, stop: threading.Event, *, wait_s: float) -> None:
+        """Start reading; returns when every arm has its newest parameters, after `wait_s` without, or at `stop`."""
+        self._thread.start()
+        deadline = time.monotonic() + wait_s
+        while not stop.wait(0.02):
+            self.apply()
+            if self._caught_up.is_set() and self._updates.empty() and self._all_served():
+                return
+            if time.monotonic() > deadline:
+                break
+        if not stop.is_set():
+            untrained = [arm for arm, scorer in self._scorers.items() if not scorer.version.epoch]
+            log(_logger, "serving_untrained", logging.WARNING, arms=",".join(untrained), waited_s=wait_s)
+
+    def apply(self) -> None:
+        """Take the updates that are ready; a refused one is counted, and the last good model serves on.
+
+        Raises:
+            StreamError: when updates can no longer be read.
+        """
+        if self._failure is not None:
+            raise self._failure
+        while True:
+            try:
+                prepared = self._updates.get_nowait()
+            except queue.Empty:
+                return
+            update = prepared.update
+            try:
+                self._scorers[update.arm].commit(prepared)
+            except UpdateRefused as refusal:
+                self._refuse(refusal)
+            else:
+                self.taken[update.arm] = time.monotonic()
+                if update.kind == "base":
+                    log(_logger, "base", arm=update.arm, epoch=update.epoch, version=update.version)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            recent = round(1000 * (time.time() - self._recent_s))
+            if not self._follow(Tail(self._kafka, [self._topic], since_ms=recent), needs_bases=True):
+                self._follow(Tail(self._kafka, [self._topic], from_beginning=True), needs_bases=False)
+        except Exception as error:  # the thread that works raises it
+            self._failure = error
+
+    def _follow(self, tail: Tail, *, needs_bases: bool) -> bool:
+        """Read until `stop`; with `needs_bases`, only until the present end if that brought no base for some arm.
+
+        Returns whether it was read until `stop`.
+        """
+        try:
+            while not self._stop.is_set():
+                for message in tail.read(0.1, limit=100):
+                    self._take(message.value() or b"")
+                if not self._caught_up.is_set() and tail.at_end():
+                    if needs_bases and not self._based.issuperset(self._scorers):
+                        return False
+                    self._caught_up.set()
+            return True
+        finally:
+            tail.close()
+
+    def _take(self, part: bytes) -> None:
+        try:
+            update = self._assembler.add(part)
+            if update is None:
+                return
+            scorer = self._scorers[update.arm]
+            served = scorer.version
+            if update.kind == "base":
+                self._based.add(update.arm)
+                if update.epoch == served.epoch and update.version <= served.version:
+                    return  # it is there for workers that start
+            if update.at <= served:
+                raise UpdateRefused("stale", f"{update.kind} {update.at}, but {served} is served")
+            self._hand_over(scorer.prepare(update))
+        except UpdateRefused as refusal:
+            self._refuse(refusal)
+
+    def _hand_over(self, prepared: Prepared) -> None:
+        while not self._stop.is_set():
+            try:
+                self._updates.put(prepared, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def _all_served(self) -> bool:
+        return all(scorer.version.epoch for scorer in self._scorers.values())
+
+    def _refuse(self, refusal: UpdateRefused) -> None:
+        self.refused[refusal.reason] += 1
+        level = logging.DEBUG if refusal.reason in _ORDINARY else logging.WARNING
+        log(_logger, "update_refused", level, reason=str(refusal))

@@ -1,0 +1,104 @@
+"""The scorers of all arms side by side: each user is answered by the one of their own arm, or by two in turn."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.example import Example
+from model.scorer import Scorer
+from stream.experiment.assignment import Assignment
+from stream.experiment.interleaving import interleave, seeded_coin
+from stream.schema.events import Impression, Score, Team
+from stream.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke.
+
+    `cpu_ms` is this answer's part of the CPU time that scoring its batches took the calling thread; 0 when not known.
+    `teams` as in `Score`.
+    """
+
+    arm: str
+    epoch: int
+    version: int
+    probabilities: npt.NDArray[np.float32]
+    order: npt.NDArray[np.intp]
+    cpu_ms: float = 0.0
+    teams: tuple[Team, ...] = ()
+
+    @classmethod
+    def given(cls, score: Score) -> "Answer":
+        """Return the answer that a score was made of."""
+        return cls(
+            score.arm,
+            score.epoch,
+            score.version,
+            np.array(score.probabilities, dtype=np.float32),
+            np.array(score.order, dtype=np.intp),
+            teams=tuple(score.teams),
+        )
+
+
+class Arms:
+    """The serving models of all arms."""
+
+    def __init__(self, settings: Settings, *, device: str) -> None:
+        self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
+        self._micro_batch = settings.worker.micro_batch
+        self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
+        self.scorers = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
+
+    def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:
+        """Answer each impression, of which the example is what the model reads; answers keep the order.
+
+        Examples are scored in micro-batches of one model each; those of an interleaved arm by both of its models.
+        """
+        arms = [self._assignment.arm(impression.user) for impression in impressions]
+        by_model: dict[str, list[int]] = {}
+        for index, arm in enumerate(arms):
+            for model in self._interleaved.get(arm, (arm,)):
+                by_model.setdefault(model, []).append(index)
+        said: dict[tuple[str, int], Answer] = {}
+        for model, indices in by_model.items():
+            scorer = self.scorers[model]
+            # Neighbours of similar length share a batch, so that little of it is padding.
+            indices.sort(key=lambda index: len(examples[index].sequence))
+            for start in range(0, len(indices), self._micro_batch):
+                chunk = indices[start : start + self._micro_batch]
+                began = time.thread_time()
+                scored = scorer.score([examples[index] for index in chunk])
+                cpu_ms = (time.thread_time() - began) * 1000 / len(chunk)
+                for index, probabilities in zip(chunk, scored, strict=True):
+                    order = np.argsort(-probabilities, kind="stable")
+                    version = scorer.version
+                    said[model, index] = Answer(model, version.epoch, version.version, probabilities, order, cpu_ms)
+        answers = []
+        for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
+            if arm in self._interleaved:
+                one, other = (said[model, index] for model in self._interleaved[arm])
+                answers.append(drafted(arm, one, other, impression.request_id))
+            else:
+                answers.append(said[arm, index])
+        return answers
+
+
+def drafted(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
+    """Return the list that two answers draft in turn; the same for the same answers and request.
+
+    A candidate has the probability that the model which placed it has said.
+    """
+    mixed = interleave(one.order.tolist(), other.order.tolist(), len(one.order), seeded_coin(request_id))
+    order = np.array(mixed.items, dtype=np.intp)
+    ours = np.zeros(len(order), dtype=bool)
+    ours[order] = [team == "a" for team in mixed.teams]
+    teams = tuple(
+        Team(answer.arm, answer.epoch, answer.version, np.flatnonzero(placed).tolist())
+        for answer, placed in ((one, ours), (other, ~ours))
+    )
+    probabilities = np.where(ours, one.probabilities, other.probabilities)
+    return Answer(arm, one.epoch, one.version, probabilities, order, one.cpu_ms + other.cpu_ms, teams)

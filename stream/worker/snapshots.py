@@ -1,0 +1,143 @@
+"""Snapshots of a worker's partitions: taken between two commits, stored by a thread, restored where a disk is empty."""
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from state.errors import SnapshotError, StateError
+from state.partition import Partition
+from state.snapshots import Manifest, Snapshots
+from stream.runtime.logs import log
+from stream.runtime.metrics import Family
+from stream.runtime.progress import Progress
+from stream.settings import StateSettings
+
+_logger = logging.getLogger("samstream.snapshots")
+
+
+class Snapshotter:
+    """Takes a snapshot of each partition every `snapshot_interval_s`; does nothing where no location is set.
+
+    The copy of a partition is hard links, made by the thread that owns it within milliseconds; reading, checking and
+    sending it is the work of one other thread, so one partition is stored at a time.
+
+    Args:
+        settings: where to, how often, how many are kept.
+        alive: called while a restore goes on, with how it stands.
+    """
+
+    def __init__(self, settings: StateSettings, alive: Callable[[tuple[Family, ...]], None]) -> None:
+        self._settings = settings
+        self._alive = alive
+        self._stores: dict[int, Snapshots] = {}
+        self._due: dict[int, float] = {}
+        self._storing: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
+        self._restored_bytes = 0
+        self._ratios: dict[int, float] = {}
+        self._restore_s = 0.0
+        self.counts: Counter[str] = Counter()
+        """Snapshots stored, and failed."""
+
+    def consider(self, partitions: Mapping[int, Partition], now: float) -> None:
+        """Take a snapshot of the partition that has been due for longest, if one is, and no other is on its way.
+
+        Args:
+            partitions: by number; open, with nothing uncommitted.
+            now: a monotonic clock, seconds.
+        """
+        if not self._settings.snapshots or (self._storing is not None and not self._storing.done()):
+            return
+        for number in partitions:
+            self._due.setdefault(number, now + self._settings.snapshot_interval_s)
+        number = min(partitions, key=self._due.__getitem__, default=-1)
+        if number >= 0 and now >= self._due[number]:
+            self._take(number, partitions[number], now)
+
+    def _take(self, number: int, partition: Partition, now: float) -> None:
+        self._due[number] = now + self._settings.snapshot_interval_s
+        copy = self._settings.path(number).with_suffix(".copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            partition.copy(copy)
+        except StateError as error:
+            self._failed(number, error)
+            return
+        self._storing = self._pool.submit(self._store, number, copy, dict(partition.offsets))
+
+    def forget(self, number: int) -> None:
+        """Take note that a partition was given back."""
+        self._due.pop(number, None)
+        self._ratios.pop(number, None)
+
+    def restore(self, number: int, directory: Path) -> Manifest | None:
+        """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none."""
+        if not self._settings.snapshots:
+            return None
+        store = self._store_of(number)
+        for snapshot in reversed(store.numbers()):
+            try:
+                return self._restore(store, number, snapshot, directory)
+            except SnapshotError as error:
+                self.counts["snapshots_refused"] += 1
+                log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
+        return None
+
+    def _restore(self, store: Snapshots, number: int, snapshot: int, directory: Path) -> Manifest:
+        size = store.manifest(snapshot).size
+        progress = Progress(_logger, "restoring", "bytes", size, partition=number, snapshot=snapshot)
+        before = self._restored_bytes
+
+        def reached(done: int, _total: int) -> None:
+            progress.reach(done)
+            self._restored_bytes, self._ratios[number] = before + done, progress.ratio
+            self._restore_s = progress.seconds
+            self._alive(self.families())
+
+        try:
+            manifest = store.restore(snapshot, directory, reached)
+        finally:
+            progress.close()
+        age_s = time.time() - manifest.taken_ms / 1000
+        where = {"partition": number, "snapshot": snapshot}
+        log(_logger, "restored", **where, bytes=manifest.size, seconds=progress.seconds, age_s=age_s)
+        self.counts["restored"] += 1
+        return manifest
+
+    def families(self) -> tuple[Family, ...]:
+        """Return how restoring stands."""
+        ratios: dict[tuple[str, ...], float] = {(str(number),): ratio for number, ratio in self._ratios.items()}
+        return (
+            Family("restore_bytes", "read from snapshots to restore them", {(): self._restored_bytes}, counter=True),
+            Family("restored_ratio", "share of a partition's snapshot that is here", ratios, ("partition",)),
+            Family("restore_seconds", "what the last restore has taken", {(): self._restore_s}),
+        )
+
+    def close(self) -> None:
+        """Wait for the snapshot that is on its way."""
+        self._pool.shutdown()
+
+    def _store(self, number: int, copy: Path, offsets: Mapping[str, int]) -> None:
+        began = time.monotonic()
+        try:
+            snapshot = self._store_of(number).save(copy, dict(offsets))
+        except SnapshotError as error:
+            self._failed(number, error)
+            return
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        self.counts["snapshots"] += 1
+        log(_logger, "snapshot", partition=number, snapshot=snapshot, seconds=time.monotonic() - began)
+
+    def _failed(self, number: int, error: Exception) -> None:
+        self.counts["snapshots_failed"] += 1
+        log(_logger, "snapshot_failed", logging.WARNING, partition=number, reason=error)
+
+    def _store_of(self, number: int) -> Snapshots:
+        if number not in self._stores:
+            self._stores[number] = Snapshots(self._settings.snapshots, number, keep=self._settings.snapshots_kept)
+        return self._stores[number]

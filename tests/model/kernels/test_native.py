@@ -1,0 +1,189 @@
+"""The compiled kernel against the literal reference, and who may use it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.batch import collate
+from model.interest import DeepInterest, InterestModel, SparseAttentiveMemory
+from model.interest.packing import packed
+from model.interest.sam_reference import literal_sam
+from model.kernels import native
+from model.match import MatchLogits, compiled_matches, count_matches, find_matches
+from tests.model.worlds import example
+
+built = pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
+
+
+def inputs(B: int, C: int, L: int, d: int, seed: int, *, matched: bool) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(B, L, generator=generator) < torch.rand(B, 1, generator=generator) * 1.5 - 0.25
+    keys, targets = torch.randn(B, L, d, generator=generator), torch.randn(B, C, d, generator=generator)
+    return keys, mask, targets, torch.randn(B, C, L, generator=generator) if matched else None
+
+
+def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        result: torch.Tensor = model(*given)
+    return result
+
+
+@built
+@given(
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 60), st.integers(3, 40)),
+    hidden=st.integers(1, 9),
+    options=st.fixed_dictionaries(
+        {
+            "passes": st.integers(1, 3),
+            "feedback": st.sampled_from(["iter", "stk"]),
+            "normalise": st.booleans(),
+            "output": st.sampled_from(["readouts", "paper"]),
+            "enhancement": st.booleans(),
+        }
+    ),
+    seed=st.integers(0, 2**32),
+    matched=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_kernel_equals_the_literal_form(
+    sizes: tuple[int, int, int, int], hidden: int, options: dict[str, Any], seed: int, matched: bool
+) -> None:
+    torch.manual_seed(seed)
+    model = SparseAttentiveMemory(sizes[3], hidden=hidden, **options)
+    given = inputs(*sizes, seed, matched=matched)
+    with torch.inference_mode():
+        assert native.usable(given[0])
+        torch.testing.assert_close(model(*given), literal_sam(model, *given), rtol=1e-4, atol=1e-4)
+
+
+@built
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_kernel_equals_the_factored_form_of_din(normalise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = DeepInterest(12, hidden=5, normalise=normalise)
+    given = inputs(3, 33, 130, 12, 1, matched=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(*given), in_torch(model, given, monkeypatch), rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_every_build_that_runs_here_says_the_same() -> None:
+    """The narrower build, which other machines use, in a process of its own."""
+    torch.manual_seed(0)
+    model = SparseAttentiveMemory(12, hidden=9, enhancement=True)
+    with torch.inference_mode():
+        here = model(*inputs(2, 21, 130, 12, 1, matched=True))
+    root, environment = Path(__file__).parents[3], {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    narrow = subprocess.run([sys.executable, "-c", _NARROW], env=environment, cwd=root, capture_output=True, check=True)
+    there = torch.from_numpy(np.frombuffer(narrow.stdout, np.float32).reshape(here.shape).copy())
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
+
+
+_NARROW = """
+import sys, torch
+from model.interest import SparseAttentiveMemory
+from model.kernels import native
+from tests.model.kernels.test_native import inputs
+assert native.library() is not None
+torch.manual_seed(0)
+model = SparseAttentiveMemory(12, hidden=9, enhancement=True)
+with torch.inference_mode():
+    sys.stdout.buffer.write(model(*inputs(2, 21, 130, 12, 1, matched=True)).numpy().tobytes())
+"""
+
+
+@built
+@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    batch = collate([example(rng, length, int(rng.integers(1, 5))) for length in lengths], length=200)
+    logits = MatchLogits()
+    with torch.no_grad():
+        logits.item.fill_(0.5)
+        logits.category.fill_(-0.25)
+        matches = find_matches(batch)
+        expected, bonus = count_matches(matches, batch), logits(matches)
+        found, found_bonus = compiled_matches(batch, logits)
+    real = batch.target_mask
+    torch.testing.assert_close(found.within[real], expected.within[real], rtol=0, atol=0)
+    torch.testing.assert_close(found.newest[real], expected.newest[real], rtol=0, atol=0)
+    assert found_bonus is not None
+    torch.testing.assert_close(found_bonus[real], bonus[real], rtol=0, atol=0)
+    assert compiled_matches(batch, None)[1] is None
+
+
+@built
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+def test_weights_of_any_size_stay_within_a_hundred_thousandth(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = DeepInterest(8, normalise=False)
+    given = inputs(2, 9, 50, 8, 1, matched=True)
+    with torch.inference_mode():
+        model.attention.first.weight *= scale
+        model.attention.second.weight *= scale
+        torch.testing.assert_close(model(*given), in_torch(model, given, monkeypatch), rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_threads_share_the_candidates_and_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = SparseAttentiveMemory(8)
+    given = inputs(1, 101, 1100, 8, 2, matched=True)
+    given[1][:] = True
+    assert 101 * int(given[1].sum()) >= native.THREADED
+    before = torch.get_num_threads()
+    outputs = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                outputs.append(model(*given))
+    finally:
+        torch.set_num_threads(before)
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=1e-6, atol=1e-6)
+
+
+@built
+def test_packed_users_get_what_each_gets_alone() -> None:
+    torch.manual_seed(0)
+    model = SparseAttentiveMemory(8)
+    lengths, counts = torch.tensor([0, 1, 24, 25, 70]), torch.tensor([3, 1, 5, 2, 4])
+    keys, targets, match = torch.randn(5, 70, 8), torch.randn(5, 5, 8), torch.randn(5, 5, 70)
+    mask, target_mask = torch.arange(70) < lengths[:, None], torch.arange(5) < counts[:, None]
+    with torch.inference_mode():
+        together = packed(model, keys, mask, targets, target_mask, match)
+        for b, (n, c) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
+            alone = literal_sam(model, *(x[b : b + 1] for x in (keys, mask, targets, match)))
+            torch.testing.assert_close(together[b, :c], alone[0, :c], rtol=1e-5, atol=1e-5)
+            assert n <= 70
+
+
+@built
+def test_what_is_not_a_number_does_not_become_one() -> None:
+    model = SparseAttentiveMemory(4)
+    keys, mask, targets, _ = inputs(1, 2, 30, 4, 3, matched=False)
+    mask[:] = True
+    keys[0, 7, 2] = float("nan")
+    with torch.inference_mode():
+        assert model(keys, mask, targets)[:, :, 4:].isnan().any(dim=-1).all()
+
+
+def test_gradients_double_precision_and_a_missing_kernel_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = torch.zeros(1, 1, 2)
+    assert not native.usable(keys)
+    with torch.no_grad():
+        assert native.usable(keys) == (native.library() is not None)
+        assert not native.usable(keys.double())
+        monkeypatch.setattr(native, "library", lambda: None)
+        assert not native.usable(keys)

@@ -1,0 +1,90 @@
+"""Reading outcomes and scores: all that Kafka has of the times, and told when it has not everything."""
+
+import time
+
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from stream.cli.outcomes import read_traffic
+from stream.errors import KafkaClientError
+from stream.experiment.ledger import Ledger
+from stream.experiment.serving_cost import Answers
+from stream.kafka.clients import Sender
+from stream.kafka.topic_admin import Topics
+from stream.schema.events import Outcome, Score, Spent, encode_json, encode_packed
+from tests.conftest import PARTITIONS
+
+
+def outcome(number: int, label: int, ts: int) -> bytes:
+    items = ["clicked"] if label else ["one", "two"]
+    return encode_packed(
+        Outcome(f"r{number}", f"u{number % 7}", "ab"[number % 7 % 2], ts, 1, 1, items, [0] * len(items),
+                [0.5] * len(items), [label] * len(items))
+    )  # fmt: skip
+
+
+def score(number: int, ts: int) -> bytes:
+    arm = "ab"[number % 7 % 2]
+    spent = Spent(wait=1.0, state=0.5, score=2.0, cpu=1.0 + (arm == "b"))
+    return encode_json(Score(f"r{number}", f"u{number % 7}", ts, arm, 1, 1, ["x"], [0.5], [0], 1, 0, spent))
+
+
+def write(kafka: dict[str, str], topics: Topics, numbers: range, start: int) -> None:
+    sender = Sender(kafka)
+    for number in numbers:
+        partition, ts = number % 7 % PARTITIONS, start + 10 * number
+        sender.send(topics.scores, score(number, ts), partition=partition)
+        for label in (1, 0):
+            sender.send(topics.outcomes, outcome(number, label, ts), partition=partition)
+    sender.flush()
+
+
+def test_everything_of_the_times_is_read_and_what_is_no_outcome_is_counted(
+    kafka: dict[str, str], topics: Topics
+) -> None:
+    now = round(1000 * time.time())
+    write(kafka, topics, range(70), now)
+    sender = Sender(kafka)
+    sender.send(topics.outcomes, b"\x93nothing", partition=1)
+    sender.send(topics.scores, b"{}", partition=1)
+    sender.flush()
+    ledger, answers = Ledger(since=now + 100, until=now + 500), Answers()
+    found = read_traffic(kafka, topics, ledger, answers, begin=None)
+    assert (found.outcomes, found.unreadable, found.partitions, found.cut) == (141, 1, PARTITIONS, 0)
+    assert sum(count.impressions for count in ledger.arms.values()) == 40
+    assert sum(len(arm.at) for arm in answers.arms.values()) == 40
+    assert answers.arms["b"].cpu_ms == 2.0
+    assert answers.arms["a"].latencies().tolist() == [3.5] * len(answers.arms["a"].at)
+
+
+def test_reading_may_begin_late_and_topics_may_be_empty(kafka: dict[str, str], topics: Topics) -> None:
+    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=None).outcomes == 0
+    write(kafka, topics, range(20), round(1000 * time.time()))
+    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=round(1000 * time.time()) + 60_000).outcomes == 0
+    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=1).outcomes == 40
+
+
+def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
+    kafka: dict[str, str], topics: Topics
+) -> None:
+    before = round(1000 * time.time())
+    write(kafka, topics, range(70), before)
+    first_left = round(1000 * time.time())
+    write(kafka, topics, range(70, 140), first_left)
+    admin = AdminClient({**kafka, "log_level": 0})
+    try:
+        for removed in admin.delete_records([TopicPartition(topics.outcomes, 1, 41)]).values():
+            removed.result()
+    except KafkaException as error:
+        pytest.skip(f"this broker removes no records: {error.args[0].str()}")
+    found = read_traffic(kafka, topics, Ledger(), Answers(), begin=before)
+    assert (found.cut, found.outcomes) == (1, 280 - 41)
+    assert found.whole_from >= before
+    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=None).cut == 1
+    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=found.whole_from + 60_000).cut == 0
+
+
+def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:
+    with pytest.raises(KafkaClientError, match=f"{topic_prefix}outcomes.*samstream topics create"):
+        read_traffic(kafka, Topics(topic_prefix), Ledger(), Answers(), begin=None)

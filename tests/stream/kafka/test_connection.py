@@ -1,0 +1,101 @@
+"""When waiting for Kafka is of no use: at once where it forbids, later where it refuses, never while it is away."""
+
+import pytest
+from confluent_kafka import KafkaError
+
+from stream.errors import KafkaClientError
+from stream.kafka import connection as module
+from stream.kafka.connection import Hearing, said
+
+AUTHENTICATION = KafkaError(KafkaError._AUTHENTICATION, "SASL: Invalid password (after 12ms in state AUTH_REQ)")
+TLS = KafkaError(KafkaError._SSL, "SSL handshake failed: Connection reset by peer (after 3ms in state SSL_HANDSHAKE)")
+ALERT = KafkaError(KafkaError._TRANSPORT, "Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate")
+AWAY = KafkaError(KafkaError._TRANSPORT, "Connect to ipv4#127.0.0.1:1 failed: Connection refused")
+DOWN = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def hearing(clock: Clock) -> Hearing:
+    return Hearing({"bootstrap.servers": "broker:9093", "sasl.password": "marker"})
+
+
+def hear(hearing: Hearing, clock: Clock, error: KafkaError, *, every: float, seconds: float) -> None:
+    until = clock.now + seconds
+    while clock.now < until:
+        hearing(error)
+        clock.now += every
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"), [(AUTHENTICATION, "kafka.sasl.password"), (TLS, "ssl.ca.location"), (ALERT, "ssl.certificate")]
+)
+def test_refusals_that_go_on_are_final_and_say_what_to_check(
+    hearing: Hearing, clock: Clock, error: KafkaError, advice: str
+) -> None:
+    hear(hearing, clock, error, every=10.0, seconds=20.0)
+    hearing.check()
+    hearing(error)
+    with pytest.raises(KafkaClientError, match=rf"'broker:9093' refuses this client: .*{advice}") as caught:
+        hearing.check()
+    text = str(caught.value)
+    assert "ms in state" not in text
+    assert "\n" not in text
+    assert "marker" not in text
+
+
+def test_refusals_with_an_answer_or_a_pause_between_are_not_final(hearing: Hearing, clock: Clock) -> None:
+    for _ in range(10):
+        hear(hearing, clock, TLS, every=1.0, seconds=19.0)
+        hearing.check()
+        hearing.answered()
+    hear(hearing, clock, TLS, every=16.0, seconds=200.0)
+    hearing.check()
+
+
+def test_a_kafka_that_is_away_is_never_final(hearing: Hearing, clock: Clock) -> None:
+    for error in (AWAY, DOWN):
+        hear(hearing, clock, error, every=1.0, seconds=3600.0)
+        hearing.check()
+    assert not hearing.refused
+
+
+@pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._FATAL])
+def test_what_is_forbidden_or_fenced_is_final_at_once(hearing: Hearing, code: int) -> None:
+    hearing(KafkaError(code, "no"))
+    with pytest.raises(KafkaClientError, match="refuses this client: no"):
+        hearing.check()
+
+
+def test_what_was_heard_of_a_kafka_without_an_answer_is_told(hearing: Hearing) -> None:
+    assert "nothing was heard" in str(hearing.failure())
+    hearing(DOWN)
+    assert "closes connections without a word" in str(hearing.failure())
+    hearing(AWAY)
+    assert "Connection refused. Is it running" in str(hearing.failure())
+
+
+def test_the_same_is_logged_now_and_then_and_never_by_who_says_it_himself(
+    hearing: Hearing, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        hearing(KafkaError(KafkaError._AUTHENTICATION, f"Invalid password (after {clock.now:.0f}ms in state AUTH_REQ)"))
+        clock.now += 0.25
+    assert len(caplog.records) == 3
+    Hearing({}, aloud=False)(AWAY)
+    assert len(caplog.records) == 3
+    assert said(AUTHENTICATION) == "SASL: Invalid password"

@@ -1,0 +1,184 @@
+"""Readers outside of a group, and how far a group is behind, on a real broker."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from confluent_kafka import Message, TopicPartition
+
+from stream.errors import KafkaClientError
+from stream.kafka.clients import Sender, consumer
+from stream.kafka.lag import Lag
+from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import Topics
+from tests.conftest import PARTITIONS
+
+FILLED = {0: 5, 1: 3, 2: 1, 3: 0}
+"""Partition → records that lie in it before a test begins."""
+
+
+@pytest.fixture
+def sender(kafka: dict[str, str]) -> Sender:
+    return Sender(kafka)
+
+
+@pytest.fixture
+def filled(sender: Sender, topics: Topics) -> Topics:
+    """Of `behaviors`, filled as `FILLED` says; a value names its partition and its offset."""
+    for partition, count in FILLED.items():
+        send(sender, topics, partition, *range(count))
+    return topics
+
+
+@pytest.fixture
+def tail(kafka: dict[str, str]) -> Iterator[Callable[..., Tail]]:
+    opened: list[Tail] = []
+
+    def open_tail(*names: str, **options: Any) -> Tail:
+        opened.append(Tail(kafka, names, **options))
+        return opened[-1]
+
+    yield open_tail
+    for each in opened:
+        each.close()
+
+
+def send(sender: Sender, topics: Topics, partition: int, *offsets: int) -> None:
+    for offset in offsets:
+        sender.send(topics.behaviors, f"{partition}/{offset}".encode(), partition=partition)
+    sender.flush()
+
+
+def read(tail: Tail, count: int, *, limit: int = 1000) -> list[str]:
+    """Return the next `count` values, sorted; fails when they do not come."""
+    values: list[str] = []
+    deadline = time.monotonic() + 20
+    while len(values) < count:
+        assert time.monotonic() < deadline, f"only {values} came"
+        got = tail.read(0.5, limit=limit)
+        assert len(got) <= limit
+        values += map(value_of, got)
+    return sorted(values)
+
+
+def value_of(message: Message) -> str:
+    value = message.value()
+    assert value is not None
+    return value.decode()
+
+
+def names(first: dict[int, int]) -> list[str]:
+    """The records of `FILLED` from these offsets on."""
+    return [f"{partition}/{offset}" for partition, count in FILLED.items() for offset in range(first[partition], count)]
+
+
+def test_from_the_end_on_only_what_comes_is_read(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+    reader = tail(filled.behaviors)
+    assert reader.at_end()
+    assert reader.positions == {(filled.behaviors, partition): count for partition, count in FILLED.items()}
+    send(sender, filled, 0, 5, 6)
+    send(sender, filled, 3, 0)
+    assert read(reader, 3) == ["0/5", "0/6", "3/0"]
+    assert reader.positions[filled.behaviors, 0] == 7
+    assert reader.at_end(), "what came later does not matter"
+    assert not reader.read(0.0)
+
+
+def test_from_the_beginning_on_everything_is_read_to_the_end(tail: Callable[..., Tail], filled: Topics) -> None:
+    reader = tail(filled.behaviors, from_beginning=True)
+    assert not reader.at_end()
+    most = FILLED[0] + FILLED[1] + FILLED[2]
+    first = read(reader, 1, limit=1)
+    assert not reader.at_end()
+    assert sorted(first + read(reader, most - 1, limit=2)) == names(dict.fromkeys(FILLED, 0))
+    assert reader.at_end()
+    assert {partition: reader.positions[filled.behaviors, partition] for partition in FILLED} == FILLED
+
+
+def test_from_given_offsets_on_and_for_the_others_as_it_is_told(tail: Callable[..., Tail], filled: Topics) -> None:
+    offsets = {(filled.behaviors, 0): 3, (filled.behaviors, 2): 1, ("another", 1): 1}
+    reader = tail(filled.behaviors, from_beginning=True, offsets=offsets)
+    assert read(reader, 5) == names({0: 3, 1: 0, 2: 1, 3: 0})
+    reader = tail(filled.behaviors, offsets=offsets)
+    assert read(reader, 2) == ["0/3", "0/4"]
+    assert reader.at_end()
+
+
+def test_some_records_back(tail: Callable[..., Tail], filled: Topics) -> None:
+    reader = tail(filled.behaviors, back=2)
+    assert read(reader, 5) == names({0: 3, 1: 1, 2: 0, 3: 0})
+    assert reader.at_end()
+
+
+def test_several_topics_at_once(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+    reader = tail(filled.behaviors, filled.dead_letters, from_beginning=True)
+    assert len(reader.positions) == PARTITIONS + 1
+    sender.send(filled.dead_letters, b"letter")
+    sender.flush()
+    assert Counter(read(reader, 10))["letter"] == 1
+
+
+def test_an_empty_topic_is_at_its_end_at_once(tail: Callable[..., Tail], topics: Topics) -> None:
+    reader = tail(topics.behaviors, from_beginning=True)
+    assert reader.at_end()
+    assert reader.read(0.0) == []
+
+
+def test_a_topic_that_is_not_there_is_named(tail: Callable[..., Tail], topic_prefix: str) -> None:
+    with pytest.raises(KafkaClientError, match=f"{topic_prefix}nothing.*samstream topics create"):
+        tail(f"{topic_prefix}nothing")
+
+
+def test_an_offset_beyond_the_end_is_no_place_to_begin(tail: Callable[..., Tail], filled: Topics) -> None:
+    with pytest.raises(KafkaClientError, match=f"{filled.behaviors}/0 ends at 5, before the offset 6"):
+        tail(filled.behaviors, offsets={(filled.behaviors, 0): 6})
+
+
+def test_from_a_time_on(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+    reader = tail(filled.behaviors, from_beginning=True)
+    stamped: list[int] = []
+    while not reader.at_end():
+        stamped += [message.timestamp()[1] for message in reader.read(1.0)]
+    now = max(stamped) + 1
+    while time.time() * 1000 < now + 1:
+        pass
+    send(sender, filled, 1, 3)
+    assert read(tail(filled.behaviors, since_ms=now), 1) == ["1/3"]
+    assert tail(filled.behaviors, since_ms=now + 3_600_000).at_end()
+    assert read(tail(filled.behaviors, since_ms=0), 10) == [*names(dict.fromkeys(FILLED, 0))[:8], "1/3", "2/0"]
+
+
+def test_a_group_that_committed_nothing_is_behind_by_everything(kafka: dict[str, str], filled: Topics) -> None:
+    with closing(Lag(kafka, f"group of {filled.behaviors}")) as lag:
+        assert lag.of(filled.behaviors, PARTITIONS) == sum(FILLED.values())
+        assert lag.of(filled.clicks, PARTITIONS) == 0
+
+
+def test_lag_is_what_was_written_and_not_committed(kafka: dict[str, str], sender: Sender, filled: Topics) -> None:
+    group = f"group of {filled.behaviors}"
+    with closing(consumer(kafka, {"group.id": group})) as member, closing(Lag(kafka, group)) as lag:
+
+        def commit(partition: int, offset: int) -> None:
+            where = TopicPartition(filled.behaviors, partition, offset)
+            member.commit(offsets=[where], asynchronous=False)
+
+        commit(0, 2)
+        assert lag.of(filled.behaviors, PARTITIONS) == 3 + 3 + 1
+        commit(1, 3)
+        commit(2, 1)
+        assert lag.of(filled.behaviors, PARTITIONS) == 3
+        send(sender, filled, 3, 0, 1)
+        assert lag.of(filled.behaviors, PARTITIONS) == 5
+        commit(0, 5)
+        commit(3, 2)
+        assert lag.of(filled.behaviors, PARTITIONS) == 0
+    with closing(Lag(kafka, "another group")) as lag:
+        assert lag.of(filled.behaviors, PARTITIONS) == sum(FILLED.values()) + 2
+
+
+def test_lag_of_a_topic_that_is_not_there_is_an_error(kafka: dict[str, str], topic_prefix: str) -> None:
+    with closing(Lag(kafka, "group", wait_s=1.0)) as lag, pytest.raises(KafkaClientError, match="nothing"):
+        lag.of(f"{topic_prefix}nothing", 1)

@@ -1,0 +1,109 @@
+"""The proxy that gives the embedded broker long polling: what it reads of Kafka's protocol, and what comes of it."""
+
+import struct
+import threading
+import time
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from stream.kafka.clients import Sender
+from stream.kafka.topic_admin import Topics
+from stream.local.broker import Broker
+from stream.local.long_poll import fetched_topics, is_empty, produced_topics, with_last_versions
+
+WAIT_S = 3.0
+
+
+def text(value: str) -> bytes:
+    return struct.pack(">h", len(value)) + value.encode()
+
+
+def fetch_response(*records: bytes, error: int = 0, aborted: int = 0) -> bytes:
+    partitions = b"".join(
+        struct.pack(">ihqqqi", number, error, 7, 7, 0, aborted)
+        + b"\0" * 16 * max(0, aborted)
+        + struct.pack(">ii", -1, len(content))
+        + content
+        for number, content in enumerate(records)
+    )
+    topic = text("scores") + struct.pack(">i", len(records)) + partitions
+    return struct.pack(">iihii", 5, 0, 0, 0, 2) + topic + topic
+
+
+def test_a_fetch_response_is_empty_when_no_partition_brings_records_or_an_error() -> None:
+    assert is_empty(fetch_response(b"", b"", b""))
+    assert is_empty(fetch_response(b"", b"", aborted=2))
+    assert is_empty(fetch_response(b"", aborted=-1))
+    assert not is_empty(fetch_response(b"", b"batch"))
+    assert not is_empty(fetch_response(b"", error=1))
+    assert not is_empty(struct.pack(">iihii", 5, 0, 71, 0, 0)), "an error of the whole response"
+
+
+def test_the_topics_of_requests_are_read() -> None:
+    head = struct.pack(">hhi", 1, 11, 5) + text("client")
+    partition = b"\0" * 28
+    topics = b"".join(text(name) + struct.pack(">i", 2) + 2 * partition for name in ("clicks", "scores"))
+    fetch = head + struct.pack(">iiiibii", -1, 500, 1, 1000, 1, 0, -1) + struct.pack(">i", 2) + topics
+    assert fetched_topics(fetch) == (0.5, {b"clicks", b"scores"})
+    head = struct.pack(">hhi", 0, 8, 5) + text("client") + struct.pack(">h", -1) + struct.pack(">hi", -1, 1000)
+    partitions = struct.pack(">ii", 0, 3) + b"abc" + struct.pack(">ii", 1, 0)
+    topics = b"".join(text(name) + struct.pack(">i", 2) + partitions for name in ("clicks", "scores"))
+    assert produced_topics(head + struct.pack(">i", 2) + topics) == {b"clicks", b"scores"}
+
+
+@pytest.mark.parametrize("version", [0, 2, 3])
+def test_only_versions_that_are_not_understood_are_withheld(version: int) -> None:
+    def offer(produce: int, fetch: int) -> bytes:
+        apis = [(0, 0, produce), (1, 4, fetch), (9, 0, 9), (18, 0, 13)]
+        if version == 3:
+            entries = b"".join(struct.pack(">hhhb", *api, 0) for api in apis)
+            return struct.pack(">ihb", 7, 0, len(apis) + 1) + entries + b"\0" * 5
+        return struct.pack(">ihi", 7, 0, len(apis)) + b"".join(struct.pack(">hhh", *api) for api in apis) + b"\0" * 4
+
+    assert with_last_versions(offer(9, 13), version) == offer(8, 11)
+    assert with_last_versions(offer(7, 5), version) == offer(7, 5)
+    refused = struct.pack(">ihi", 7, 35, 1) + struct.pack(">hhh", 18, 0, 3)
+    assert with_last_versions(refused, version) == refused
+
+
+def consumer_of(kafka: dict[str, str], topic: str) -> Consumer:
+    consumer = Consumer({**kafka, "group.id": "longpoll", "auto.offset.reset": "earliest"})
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
+    return consumer
+
+
+def test_who_waits_for_records_gets_them_as_soon_as_they_are_written(kafka: dict[str, str], topics: Topics) -> None:
+    sender = Sender(kafka)
+    consumer = consumer_of(kafka, topics.clicks)
+    try:
+        assert consumer.poll(1.0) is None
+        delays = []
+        for number in range(20):
+            began = time.monotonic()
+            sender.send(topics.clicks, b"x", key=str(number))
+            threading.Thread(target=sender.flush).start()
+            assert consumer.poll(WAIT_S) is not None
+            delays.append(time.monotonic() - began)
+        assert sorted(delays)[10] < 0.2, "the median of a wait that may take half a second"
+    finally:
+        consumer.close()
+
+
+def test_who_waits_in_vain_leaves_the_broker_in_peace(broker: Broker, kafka: dict[str, str], topics: Topics) -> None:
+    if broker.pid is None:
+        pytest.skip("the broker runs elsewhere: its processes cannot be watched")
+    consumer = consumer_of(kafka, topics.clicks)
+    try:
+        consumer.poll(1.0)
+        processes = [psutil.Process(broker.pid), *psutil.Process(broker.pid).children(recursive=True)]
+
+        def used() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+        before = used()
+        assert consumer.poll(WAIT_S) is None
+        assert used() - before < WAIT_S / 4
+    finally:
+        consumer.close()

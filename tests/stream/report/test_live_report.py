@@ -1,0 +1,89 @@
+"""The report on live traffic has the truth's numbers, says what is unknown, and what may be missing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.experiment.assignment import Assignment
+from stream.experiment.ledger import Found, Ledger
+from stream.experiment.serving_cost import Answers
+from stream.report.live_report import live_report
+from stream.report.question import Question
+from stream.report.writer import write_experiment
+from stream.schema.events import Score, Spent
+from stream.settings import ArmSettings
+from tests.stream.experiment.test_ledger import SLOTS, Shown, lived, oracle, told, without_full, written
+
+SALT = "live-1"
+QUESTION = Question(name="live", arms=(ArmSettings(name="a"), ArmSettings(name="b", preset="din-50")), alpha=0.1)
+
+
+def shown() -> list[Shown]:
+    assignment = Assignment(QUESTION.shares, salt=SALT)
+    impressions = without_full(lived(3000))
+    for each in impressions:
+        each.user += "x" * (int(each.user[1:]) % 5)
+        each.arm = assignment.arm(each.user)
+    return impressions
+
+
+def answers(impressions: list[Shown]) -> Answers:
+    said = Answers()
+    for number, each in enumerate(impressions):
+        spent = Spent(wait=number % 50, state=0.0, score=1.0, cpu=2.0)
+        said.add(Score(each.request, each.user, each.ts, each.arm, 1, 1, ["x"], [0.5], [0], 1, 0, spent))
+    return said
+
+
+def report(directory: Path, ledger: Ledger, *, found: Found | None = None, salt: str = SALT) -> dict[str, Any]:
+    made = live_report(QUESTION, ledger, answers(shown()), found or Found(), salt=salt, settings={})
+    write_experiment(directory, *made)
+    read: dict[str, Any] = json.loads((directory / "report.json").read_text())
+    return read
+
+
+def states(read: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["state"] for check in read["checks"]}
+
+
+def test_its_numbers_are_those_of_the_truth(tmp_path: Path) -> None:
+    impressions = shown()
+    read = report(tmp_path, told(Ledger(), written(impressions)))
+    truth = oracle(impressions)
+    assert read["seconds"] == (impressions[-1].ts - impressions[0].ts) / 1000
+    assert read["impressions"] == len(impressions)
+    for arm, users in truth.items():
+        said = read["arms"][arm]
+        assert said["users"] == read["verdict"]["users"][arm] == len(users)
+        assert said["shown"] == sum(items for items, _ in users.values())
+        assert said["clicks"] == sum(clicks for _, clicks in users.values())
+        assert said["ctr"] == pytest.approx(said["clicks"] / said["shown"])
+        assert said["timed"] == said["impressions"] == said["shown"] / SLOTS
+        assert said["cpu_s"] == 2.0
+        assert said["latency_ms"]["p50"] == pytest.approx(25, abs=2)
+        assert said["regret"] is said["ctr_best"] is None
+        assert sum(1 for _ in read["over_time"]["ctr"][arm]) == len(read["over_time"]["edges"]) - 1
+    assert read["samples_trained"] is None
+    assert (states(read)["assigned"], states(read)["complete"]) == ("fine", "fine")
+
+
+def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) -> None:
+    impressions = shown()
+    for each in impressions[:40]:
+        each.arm = "old"
+    ledger = told(Ledger(), written(impressions))
+    read = report(tmp_path, ledger, found=Found(cut=2, partitions=3, whole_from=86_400_000), salt="another")
+    assert {states(read)[name] for name in ("assigned", "others", "complete")} == {"note"}
+    told_all = " ".join(check["answer"] for check in read["checks"])
+    assert "old 40 impressions" in told_all
+    assert "from 2 of 3 partitions" in told_all
+    assert "From 1970-01-02 00:00:00 UTC on everything is there" in told_all
+    assert read["arms"].keys() == {"a", "b"}
+
+
+def test_nothing_at_all_is_a_report_as_well(tmp_path: Path) -> None:
+    read = report(tmp_path, Ledger())
+    assert (read["began"], read["impressions"], read["verdict"]["winner"]) == ("", 0, None)
+    assert states(read)["assigned"] == "unknown"

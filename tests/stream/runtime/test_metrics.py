@@ -1,0 +1,169 @@
+"""Metrics and health: served over HTTP, good while work is done or there is none, bad when it stalls."""
+
+import json
+import logging
+import socket
+import struct
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream.errors import SettingsError
+from stream.runtime.metrics import Durations, Family, Reading, Server, Telemetry
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def telemetry(clock: Clock) -> Telemetry:
+    return Telemetry("worker", clock=clock)
+
+
+@pytest.fixture
+def server(telemetry: Telemetry) -> Iterator[Server]:
+    with closing(Server("127.0.0.1:0", telemetry)) as server:
+        yield server
+
+
+def get(server: Server, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metrics(server: Server) -> dict[tuple[str, ...], float]:
+    """Return name and label values → value of everything that is served."""
+    status, text = get(server, "/metrics")
+    assert status == 200
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_was_published_is_served(telemetry: Telemetry, server: Server, clock: Clock) -> None:
+    events = Family("events", "what happened", {("clicks",): 3, ("behaviors",): 40}, ("event",), counter=True)
+    telemetry.publish(Reading(43, 7, (events, Family("partitions", "of this worker", {(): 2}))))
+    clock.now += 4
+    found = metrics(server)
+    assert found["samstream_events_total", "clicks"] == 3
+    assert found["samstream_events_total", "behaviors"] == 40
+    assert found["samstream_partitions",] == 2
+    assert found["samstream_records_total", "worker"] == 43
+    assert found["samstream_lag_records", "worker"] == 7
+    assert found["samstream_healthy", "worker"] == 1
+    assert found["samstream_reading_age_seconds", "worker"] == 4
+
+
+def test_health_turns_bad_when_records_wait_and_none_is_worked_off_and_good_again(
+    telemetry: Telemetry, server: Server, clock: Clock
+) -> None:
+    for _ in range(10):
+        telemetry.publish(Reading(43, 7))
+        clock.now += 5
+    status, text = get(server, "/health")
+    assert status == 503
+    assert json.loads(text)["healthy"] is False
+    assert "7 records wait" in json.loads(text)["trouble"]
+    assert metrics(server)["samstream_healthy", "worker"] == 0
+    telemetry.publish(Reading(44, 6))
+    assert get(server, "/health") == (200, '{"healthy": true, "trouble": ""}')
+
+
+def test_nothing_to_do_is_no_stall(telemetry: Telemetry, clock: Clock) -> None:
+    for _ in range(100):
+        telemetry.publish(Reading(43, 0))
+        clock.now += 5
+    assert not telemetry.trouble()
+    telemetry.publish(Reading(43, 1))
+    clock.now += 29
+    assert not telemetry.trouble(), "a stall begins with the first record that waits"
+
+
+def test_a_job_that_says_nothing_is_in_trouble_unless_it_says_that_it_is_busy(
+    telemetry: Telemetry, clock: Clock
+) -> None:
+    telemetry.publish(Reading(43, 0))
+    for _ in range(10):
+        clock.now += 20
+        telemetry.alive()
+    assert not telemetry.trouble()
+    clock.now += 31
+    assert "no sign of life" in telemetry.trouble()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "127.0.0.1:99999", "256.0.0.1:80"])
+def test_an_address_that_cannot_be_is_named(telemetry: Telemetry, address: str) -> None:
+    with pytest.raises(SettingsError, match="HOST:PORT"):
+        Server(address, telemetry)
+
+
+def test_an_address_that_is_taken_is_named_and_none_serves_nothing(telemetry: Telemetry, server: Server) -> None:
+    with pytest.raises(SettingsError, match=str(server.port)):
+        Server(f"127.0.0.1:{server.port}", telemetry)
+    nothing = Server("", telemetry)
+    assert nothing.port == 0
+    nothing.close()
+
+
+def test_a_job_that_is_busy_tells_how_that_stands_beside_what_it_told_last(
+    telemetry: Telemetry, server: Server
+) -> None:
+    def ratio(value: float) -> Family:
+        return Family("restored_ratio", "", {("1",): value}, ("partition",))
+
+    telemetry.publish(Reading(43, 7, (Family("partitions", "", {(): 2}), ratio(0.1))))
+    telemetry.alive((ratio(0.5),))
+    found = metrics(server)
+    assert found["samstream_restored_ratio", "1"] == 0.5
+    assert found["samstream_partitions",] == 2
+    assert found["samstream_lag_records", "worker"] == 7
+
+
+def test_durations_are_served_as_a_histogram(telemetry: Telemetry, server: Server) -> None:
+    latency = Durations("answer_seconds", "")
+    for seconds in (0.004, 0.02, 0.02, 1000.0):
+        latency.add(seconds)
+    telemetry.publish(Reading(4, 0, (latency.snapshot(),)))
+    latency.add(0.02)
+    found = metrics(server)
+    assert found["samstream_answer_seconds_bucket", "0.005"] == 1
+    assert found["samstream_answer_seconds_bucket", "0.025"] == 3
+    assert found["samstream_answer_seconds_bucket", "300.0"] == 3
+    assert found["samstream_answer_seconds_bucket", "+Inf"] == found["samstream_answer_seconds_count",] == 4
+    assert found["samstream_answer_seconds_sum",] == pytest.approx(1000.044)
+
+
+def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
+    server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+        client.sendall(b"GET /metr")
+    deadline = time.monotonic() + 20
+    while not caplog.messages:
+        assert time.monotonic() < deadline, "it says nothing"
+        time.sleep(0.02)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("not_served client=")
+    assert "Traceback" not in capsys.readouterr().err
+    assert get(server, "/health")[0] == 200

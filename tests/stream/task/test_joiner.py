@@ -1,0 +1,175 @@
+"""The joiner against an oracle: every shown item labelled once, clicks at once, the rest when the window closes."""
+
+from collections.abc import Iterable
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.schema.events import Click
+from stream.schema.record import Record
+from stream.task.joiner import Joiner, Labelled, Orphan, Pending
+
+WINDOW = 1000
+
+
+class Memory:
+    """A table in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def put(self, key: str, value: bytes) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    def items(self) -> Iterable[tuple[str, bytes]]:
+        return list(self.values.items())
+
+
+def pending(request_id: str = "r", *, ts: int = 0, candidates: int = 3, slots: int = 2) -> Pending:
+    return Pending(
+        request_id=request_id,
+        user="u",
+        arm="a",
+        ts=ts,
+        epoch=1,
+        version=2,
+        seen=7,
+        slots=slots,
+        items=[f"i{index}" for index in range(candidates)],
+        categories=[0] * candidates,
+        probabilities=[0.5] * candidates,
+        ranks=list(range(candidates)),
+        clicked=bytearray(candidates),
+    )
+
+
+def click(item: str = "i0", *, request_id: str = "r", ts: int = 10, user: str = "u") -> tuple[Click, Record]:
+    return Click(request_id, user, item, ts), Record("clicks", 0, 5, 777, b"u", b"raw")
+
+
+def test_a_click_labels_at_once_and_the_rest_when_the_window_closes() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    assert not list(joiner.impression(pending()))
+    [positive] = joiner.click(*click("i1"))
+    assert isinstance(positive, Labelled)
+    assert (positive.indices, positive.label, positive.clicked_at) == ([1], 1, 777)
+    assert not list(joiner.advance(WINDOW))
+    [negative] = joiner.advance(WINDOW + 1)
+    assert isinstance(negative, Labelled)
+    assert (negative.indices, negative.label) == ([0], 0)
+    assert len(joiner) == 0
+
+
+def test_only_shown_items_become_negatives_but_a_click_proves_any_candidate() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.impression(pending(candidates=4, slots=1)))
+    [proved] = joiner.click(*click("i3"))
+    assert isinstance(proved, Labelled)
+    assert proved.indices == [3]
+    [negative] = joiner.advance(WINDOW + 1)
+    assert isinstance(negative, Labelled)
+    assert negative.indices == [0]
+
+
+def test_a_click_before_its_impression_waits_for_it() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    assert not list(joiner.click(*click("i0")))
+    [positive] = joiner.impression(pending())
+    assert isinstance(positive, Labelled)
+    assert positive.indices == [0]
+
+
+def test_a_repeated_click_and_a_repeated_impression_are_counted_and_change_nothing() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.impression(pending()))
+    assert len(list(joiner.click(*click()))) == 1
+    assert not list(joiner.click(*click()))
+    assert not list(joiner.impression(pending()))
+    assert (joiner.duplicate_clicks, joiner.duplicate_impressions) == (1, 1)
+
+
+def test_clicks_that_cannot_be_used_come_out_as_orphans_with_their_record() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.impression(pending()))
+    for unusable, word in [
+        (click("elsewhere"), "no candidate"),
+        (click(user="other"), "another user"),
+        (click(ts=WINDOW + 1), "window"),
+    ]:
+        [orphan] = joiner.click(*unusable)
+        assert isinstance(orphan, Orphan)
+        assert word in orphan.reason
+        assert orphan.origin.value == b"raw"
+    assert not list(joiner.click(*click(request_id="never")))
+    results = list(joiner.advance(WINDOW + 11))
+    assert [result.origin.value for result in results if isinstance(result, Orphan)] == [b"raw"]
+
+
+def test_an_impression_whose_clock_is_behind_keeps_a_whole_window() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.advance(50_000))
+    list(joiner.impression(pending(ts=0)))
+    assert not list(joiner.advance(50_000 + WINDOW))
+    assert len(list(joiner.advance(50_001 + WINDOW))) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4000), st.lists(st.tuples(st.integers(-300, 1500), st.integers(0, 4)), max_size=5)),
+        max_size=6,
+    ),
+    st.sets(st.integers(0, 40)),
+)
+def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_and_the_restarts(
+    requests: list[tuple[int, list[tuple[int, int]]]], restarts: set[int]
+) -> None:
+    events: list[tuple[int, int, str, int]] = []
+    for number, (start, clicks) in enumerate(requests):
+        events.append((start, number, "", start))
+        events += [(max(0, start + delay), number, f"i{item}", max(0, start + delay)) for delay, item in clicks]
+    events.sort(key=lambda event: event[0])
+    table = Memory()
+    joiner = Joiner(table, window_ms=WINDOW)
+    labels: dict[tuple[str, str], int] = {}
+    for step, (now, number, item, ts) in enumerate([*events, (100_000, -1, "", 0)]):
+        results = list(joiner.advance(now))
+        if item:
+            results += joiner.click(*click(item, request_id=f"r{number}", ts=ts))
+        elif number >= 0:
+            results += joiner.impression(pending(f"r{number}", ts=ts, candidates=5, slots=3))
+        for result in results:
+            if isinstance(result, Labelled):
+                for index in result.indices:
+                    key = (result.pending.request_id, result.pending.items[index])
+                    assert key not in labels, "labelled twice"
+                    labels[key] = result.label
+        if step in restarts:
+            joiner.save()
+            joiner = Joiner(table, window_ms=WINDOW)
+    expected = {}
+    for number, (start, clicks) in enumerate(requests):
+        for index in range(5):
+            clicked = any(item == index and start + delay <= start + WINDOW for delay, item in clicks)
+            if clicked or index < 3:
+                expected[f"r{number}", f"i{index}"] = int(clicked)
+    assert labels == expected
+    joiner.save()
+    assert table.values.keys() <= {"t"}, "nothing is left but the event time"
+
+
+def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None:
+    table = Memory()
+    before = Joiner(table, window_ms=WINDOW)
+    assert not list(before.impression(pending()))
+    before.save()
+    stored = msgspec.msgpack.decode(table.values["ir"])
+    assert stored.pop("teams") == []
+    table.values["ir"] = msgspec.msgpack.encode(stored)
+    after = Joiner(table, window_ms=WINDOW)
+    [positive] = after.click(*click("i1"))
+    assert isinstance(positive, Labelled)
+    assert (positive.indices, positive.pending.teams) == ([1], [])

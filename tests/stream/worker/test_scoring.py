@@ -1,0 +1,162 @@
+"""Arms: who is in which, and answers that fit their examples."""
+
+import time
+
+import msgspec
+import numpy as np
+
+from model.example import Example
+from model.learner import Learner
+from model.scorer import Scorer
+from stream.experiment.assignment import Assignment
+from stream.experiment.interleaving import interleave, seeded_coin
+from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
+from stream.settings import ArmSettings, Settings
+from stream.worker.scoring import Answer, Arms
+from tests.model.learning import examples
+
+USERS = [f"user-{number}" for number in range(20_000)]
+SETTINGS = Settings(
+    arms=(
+        ArmSettings(name="sam", preset="sam-10", model={"item_dim": 4, "category_dim": 4}),
+        ArmSettings(name="din", preset="din-10", model={"item_dim": 4, "category_dim": 4}),
+        ArmSettings(name="counts", preset="counts-10"),
+    ),
+    seed=3,
+)
+
+
+def asking(users: list[str], asked: list[Example]) -> list[Impression]:
+    """The impressions of these examples, one a user."""
+    return [
+        Impression(f"request-{place}", user, example.ts, [Candidate(f"i{key}") for key in example.items.tolist()])
+        for place, (user, example) in enumerate(zip(users, asked, strict=True))
+    ]
+
+
+def test_answers_keep_the_order_of_the_examples_and_are_those_of_the_users_own_arm() -> None:
+    asked = examples(60, seed=1)
+    users = [f"user-{number}" for number in range(len(asked))]
+    both = Arms(SETTINGS, device="cpu")
+    answers = both.answer(asking(users, asked), asked)
+    assignment = Assignment({arm.name: arm.share for arm in SETTINGS.arms}, salt=SETTINGS.salt)
+    alone = {arm.name: Scorer(arm.spec(), seed=SETTINGS.seed) for arm in SETTINGS.arms}
+    assert {answer.arm for answer in answers} == alone.keys()
+    for user, example, answer in zip(users, asked, answers, strict=True):
+        assert answer.arm == assignment.arm(user)
+        [probabilities] = alone[answer.arm].score([example])
+        np.testing.assert_allclose(answer.probabilities, probabilities, atol=1e-5)
+        assert answer.probabilities.dtype == np.float32
+        assert (answer.epoch, answer.version) == (0, 0)
+
+
+def test_every_order_is_a_permutation_best_first() -> None:
+    asked = examples(30, seed=2)
+    for example, answer in zip(
+        asked, Arms(SETTINGS, device="cpu").answer(asking(USERS[:30], asked), asked), strict=True
+    ):
+        assert sorted(answer.order.tolist()) == list(range(len(example.items)))
+        assert np.all(np.diff(answer.probabilities[answer.order]) <= 0)
+
+
+def test_nobody_asked_nobody_answered() -> None:
+    assert Arms(SETTINGS, device="cpu").answer([], []) == []
+
+
+def test_an_answer_comes_back_from_the_score_that_told_it() -> None:
+    asked = examples(1, seed=4)
+    [answer] = Arms(SETTINGS, device="cpu").answer(asking(["u"], asked), asked)
+    score = Score(
+        "r",
+        "u",
+        1,
+        answer.arm,
+        5,
+        6,
+        [f"i{place}" for place in range(len(answer.order))],
+        answer.probabilities.tolist(),
+        answer.order.tolist(),
+        1,
+        0,
+        Spent(0.0, 0.0, 0.0),
+    )
+    back = Answer.given(decode_score(encode_json(score)))
+    assert (back.arm, back.epoch, back.version) == (answer.arm, 5, 6)
+    assert back.probabilities.dtype == np.float32
+    assert back.probabilities.tobytes() == answer.probabilities.tobytes(), "to the bit, through JSON"
+    assert back.order.tolist() == answer.order.tolist()
+
+
+MIXED = Settings(
+    arms=(
+        ArmSettings(name="counts", preset="counts-10", share=0.0),
+        ArmSettings(name="lot", preset="random"),
+        ArmSettings(name="both", interleave=("counts", "lot")),
+    ),
+    salt="mixed",
+)
+
+
+def served() -> Arms:
+    """Arms of which the first has learned and been updated once."""
+    arms, learner = Arms(MIXED, device="cpu"), Learner(MIXED.arms[0].spec())
+    learner.begin_epoch(3)
+    learner.learn(examples(8, seed=8))
+    arms.scorers["counts"].apply(learner.base("counts"))
+    return arms
+
+
+def test_an_interleaved_arm_answers_with_a_list_that_both_models_drafted() -> None:
+    arms, asked = served(), examples(60, seed=5)
+    impressions = asking(USERS[:60], asked)
+    answers = arms.answer(impressions, asked)
+    assert {answer.arm for answer in answers} == {"lot", "both"}, "an arm without a share answers nobody alone"
+    for impression, example, answer in zip(impressions, asked, answers, strict=True):
+        if answer.arm != "both":
+            assert answer.teams == ()
+            continue
+        counts, lot = (arms.scorers[name].score([example])[0] for name in ("counts", "lot"))
+        expected = interleave(
+            np.argsort(-counts, kind="stable").tolist(),
+            np.argsort(-lot, kind="stable").tolist(),
+            len(counts),
+            seeded_coin(impression.request_id),
+        )
+        first, second = answer.teams
+        assert (first.arm, first.epoch, second.arm, second.epoch) == ("counts", 3, "lot", 0)
+        assert answer.order.tolist() == list(expected.items)
+        drafted = dict(zip(expected.items, expected.teams, strict=True))
+        assert {index for index, team in drafted.items() if team == "a"} == set(first.members)
+        assert sorted([*first.members, *second.members]) == list(range(len(counts)))
+        np.testing.assert_allclose(answer.probabilities[first.members], counts[first.members], atol=1e-6)
+        np.testing.assert_allclose(answer.probabilities[second.members], lot[second.members], atol=1e-6)
+
+
+def test_a_repeated_request_gets_the_same_list_and_another_one_is_drafted_anew() -> None:
+    asked = examples(40, seed=6)
+    impressions = asking(USERS[:40], asked)
+    first, again = served().answer(impressions, asked), served().answer(impressions, asked)
+    assert [(one.order.tolist(), one.teams) for one in first] == [(one.order.tolist(), one.teams) for one in again]
+    renamed = [msgspec.structs.replace(each, request_id=f"other-{each.request_id}") for each in impressions]
+    other = served().answer(renamed, asked)
+    changed = [one.teams != two.teams for one, two in zip(first, other, strict=True) if one.teams]
+    assert 0.2 < np.mean(changed) < 0.95, "the coin falls anew"
+
+
+def test_who_drafts_first_is_the_requests_lot() -> None:
+    firsts = [seeded_coin(f"request-{number}")() for number in range(2000)]
+    assert 0.45 < np.mean(firsts) < 0.55
+    coin, again = seeded_coin("request"), seeded_coin("request")
+    throws = [coin() for _ in range(400)]
+    assert throws == [again() for _ in range(400)]
+    assert 150 < sum(throws) < 250
+
+
+def test_the_cpu_time_of_scoring_is_divided_among_the_answers_of_an_arm() -> None:
+    arms, asked = Arms(SETTINGS, device="cpu"), examples(12, seed=5)
+    began = time.thread_time()
+    answers = arms.answer(asking(USERS[:12], asked), asked)
+    spent = 1000 * (time.thread_time() - began)
+    assert 0.2 * spent < sum(answer.cpu_ms for answer in answers) <= spent
+    for arm in arms.scorers:
+        assert len({answer.cpu_ms for answer in answers if answer.arm == arm}) == 1, "twelve are one batch an arm"

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.batch import Batch, collate
-from model.embedding.table import LearnedTable, Taken
+from model.embedding.learned import LearnedTable, Taken
 from model.errors import CheckpointError
 from model.example import Example
 from model.network import Network
-from model.optim import OptimSpec
 from model.predict import (
     Predictions,
     batch_keys,
@@ -26,7 +25,7 @@ from model.predict import (
     table_seeds,
 )
 from model.serialization.update import Tensors, Update, Version
-from model.spec import ModelSpec
+from model.spec import ModelSpec, OptimSpec
 
 WHOLE_BATCH = 256
 """Samples of a step that has full weight."""

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from xxhash import xxh3_128_hexdigest
 
 from model.errors import SpecError
@@ -120,3 +120,22 @@ def preset(name: str) -> ModelSpec:
 def fingerprint(spec: ModelSpec) -> str:
     """Return 32 hex digits that differ when the parameters or the mathematics of two networks differ."""
     return xxh3_128_hexdigest(msgspec.json.encode((PARAMETER_FORMAT, spec), order="sorted"))
+
+
+Rate = Annotated[float, Meta(gt=0, le=1)]
+
+
+class OptimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of a learner.
+
+    Attributes:
+        dense_lr: of Adam, for everything but the embedding tables.
+        embedding_lr: of row-wise Adagrad, for the tables.
+        clip: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
+        max_rows: of each table; keys beyond them stay at their initial vector.
+    """
+
+    dense_lr: Rate = 3e-3
+    embedding_lr: Rate = 0.1
+    clip: Annotated[float, Meta(gt=0)] = 5.0
+    max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22

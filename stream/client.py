@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from stream.errors import EventError, NoAnswerError
-from stream.kafka.clients import Sender, reach
+from stream.kafka.clients import check_connection
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import (
     UNREADABLE,
     Behavior,
@@ -27,6 +27,7 @@ from stream.schema.events import (
     decode_score,
     encode_json,
 )
+from stream.schema.topics import Topics
 
 # Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
@@ -73,7 +74,7 @@ class Client:
         keep: int = 10_000,
         wait_s: float = 30.0,
     ) -> None:
-        reach(kafka, wait_s=wait_s)
+        check_connection(kafka, wait_s=wait_s)
         self._kafka = kafka
         self._topics = topics
         self._clock = clock

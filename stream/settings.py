@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from model.optim import OptimSpec
-from model.spec import ModelSpec, preset
+from model.spec import ModelSpec, OptimSpec, preset
 from stream.errors import SettingsError
 
 _KEY = re.compile(r"[\w.]*")

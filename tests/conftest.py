@@ -16,8 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from stream.errors import EngineMissingError
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.topic_admin import Topics
-from stream.local.broker import ENGINES, Broker, local_broker
+from stream.local.broker import Broker, local_broker
+from stream.local.engines import ENGINES
+from stream.schema.topics import Topics
 
 PARTITIONS = 4
 """Of the topics keyed by user that the fixture `topics` makes."""

@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from stream.runtime.metrics import Durations, Reading, Telemetry
 from stream.settings import Settings, StateSettings, load
+from stream.trainer.metrics import trainer_reading
 from stream.trainer.training import Training
 from stream.worker.catchup import CatchUp
-from stream.worker.metrics import trainer_reading, worker_reading
+from stream.worker.metrics import worker_reading
 from stream.worker.snapshots import Snapshotter
 
 ROOT = Path(__file__).parent.parent

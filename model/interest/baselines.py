@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
-from model.embedding.table import mix
+from model.embedding.initial import mix
 from model.spec import ModelSpec
 
 PRIOR = 0.2

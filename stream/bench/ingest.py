@@ -21,14 +21,14 @@ from stream.bench.harness.timing import Spread
 from stream.client import Client
 from stream.errors import StreamError
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.lag import Lag
-from stream.kafka.topic_admin import Topics
+from stream.kafka.offsets import Lag
 from stream.local.broker import Broker, local_broker
 from stream.local.system import Processes
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import picture
 from stream.report.plots.style import INK, PALETTE
 from stream.schema.partitioner import partition_of
+from stream.schema.topics import Topics
 from stream.settings import Settings, load
 
 PARTITIONS = 4

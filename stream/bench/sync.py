@@ -15,13 +15,14 @@ from model.embedding.key_index import Keys
 from model.learner import Learner
 from model.predict import table_dims
 from model.scorer import Scorer
-from model.serialization.update import Assembler, Update, split
+from model.serialization.parts import Assembler, split
+from model.serialization.update import Update
 from model.spec import preset
 from stream.bench.harness.timing import Spread
-from stream.kafka.topic_admin import RECORD_BYTES
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import picture
 from stream.report.plots.style import PALETTE, QUIET
+from stream.schema.topics import RECORD_BYTES
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.device import prepare
-from model.embedding.table import LearnedTable
+from model.embedding.learned import LearnedTable
 from model.example import Example
 from model.interest import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stream.kafka.clients import Sender, reach
+from stream.kafka.clients import check_connection
 from stream.kafka.dead_letters import Letter, read_letters
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.runtime.logs import printable
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _SHOWN_BYTES = 80
@@ -20,7 +21,7 @@ _SHOWN_BYTES = 80
 def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
     """List or resend the chosen dead letters; returns the exit status: 1 when some could not be sent again."""
     topics = Topics(settings.topics.prefix)
-    reach(settings.kafka)
+    check_connection(settings.kafka)
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
     chosen = [
         letter

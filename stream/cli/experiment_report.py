@@ -10,13 +10,13 @@ from stream.errors import TimeError
 from stream.experiment.ledger import Ledger
 from stream.experiment.plan import read
 from stream.experiment.serving_cost import Answers
-from stream.kafka.clients import reach
-from stream.kafka.topic_admin import Topics
+from stream.kafka.clients import check_connection
 from stream.report.formatting import headline
 from stream.report.live_report import live_report, missing_words
 from stream.report.question import Question
 from stream.report.writer import write_experiment
 from stream.runtime.timestamps import parse_time, time_words
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 
@@ -30,7 +30,7 @@ def run_report(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     _check_order(since, until, before)
     console = Console()
-    reach(settings.kafka)
+    check_connection(settings.kafka)
     ledger, answers = Ledger(since=since, until=until, before=before), Answers()
     earliest = before if before is not None else since
     # An impression may be ahead of the clock by so much, and of its outcome with it.

@@ -233,9 +233,10 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
 def _topics(arguments: argparse.Namespace) -> int:
     from stream.kafka import topic_admin as topics
+    from stream.schema.topics import Topics
 
     settings = _settings(arguments)
-    names = topics.Topics(settings.topics.prefix)
+    names = Topics(settings.topics.prefix)
     if arguments.action == "check":
         print(f"all topics are there; those keyed by user have {topics.verify(settings.kafka, names)} partitions")
         return 0

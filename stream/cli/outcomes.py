@@ -9,10 +9,10 @@ from stream.experiment.ledger import Found, Ledger
 from stream.experiment.serving_cost import Answers
 from stream.kafka.clients import to_record
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.runtime import signals as interrupts
 from stream.runtime.progress import Progress
 from stream.schema.events import UNREADABLE, decode_outcome, decode_score
+from stream.schema.topics import Topics
 
 _logger = logging.getLogger("samstream.report")
 _SILENT_S = 60.0

@@ -19,7 +19,7 @@ from stream.report.schema import ReplayArm, ReplayReport, ReplayTrace
 from stream.report.writer import write_replay
 from stream.runtime import signals as interrupts
 from stream.settings import Settings, load
-from stream.trainer.training import read_predictions
+from stream.trainer.predictions import read_predictions
 
 _WARM_UP = 0.4
 """Share of the impressions that comes before the judged ones."""

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from stream.errors import ExperimentError
 from stream.experiment.plan import Experiment, read
-from stream.kafka.lag import Lag
-from stream.kafka.topic_admin import Topics
+from stream.kafka.offsets import Lag
 from stream.local.system import keep_logs, local_system
 from stream.report.formatting import headline
 from stream.report.machine import user_sums
 from stream.report.question import Question
 from stream.report.writer import write_experiment
+from stream.schema.topics import Topics
 from stream.settings import Settings, load
 from stream.simulation.before import time_before
 from stream.simulation.config import WorldConfig, with_changes

@@ -16,8 +16,8 @@ from xxhash import xxh3_64_intdigest
 from state.behavior import item_key
 from stream.experiment.preference import Ballots
 from stream.experiment.user_sums import UserSums
-from stream.schema.dedup import SeenIds
-from stream.schema.events import Outcome, sample_ids
+from stream.schema.dedup import SeenIds, sample_ids
+from stream.schema.events import Outcome
 
 _BATCH = 50_000
 _CLIP = 1e-7

@@ -46,12 +46,12 @@ class Hearing:
 
     Args:
         kafka: librdkafka properties; the address is what errors name.
-        aloud: log what is heard, the same thing at most every 10 s.
+        log_errors: log what is heard, the same thing at most every 10 s.
     """
 
-    def __init__(self, kafka: Mapping[str, str], *, aloud: bool = True) -> None:
+    def __init__(self, kafka: Mapping[str, str], *, log_errors: bool = True) -> None:
         self._where = kafka.get("bootstrap.servers", "")
-        self._aloud = aloud
+        self._log_errors = log_errors
         self._heard: KafkaError | None = None
         self._refusal: KafkaError | None = None
         self._since = 0.0
@@ -111,7 +111,7 @@ class Hearing:
 
     def _log(self, error: KafkaError) -> None:
         text, now = said(error), time.monotonic()
-        if self._aloud and now - self._logged.get(text, -_SAME_S) >= _SAME_S:
+        if self._log_errors and now - self._logged.get(text, -_SAME_S) >= _SAME_S:
             if len(self._logged) > 100:
                 self._logged.clear()
             self._logged[text] = now

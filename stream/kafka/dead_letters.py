@@ -21,10 +21,11 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from stream.kafka.clients import Sender, to_record
+from stream.kafka.clients import to_record
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import RECORD_BYTES, Topics
 from stream.schema.record import Record
+from stream.schema.topics import RECORD_BYTES, Topics
 
 _KEY_BYTES = 16_384
 _REASON_BYTES = 4_096

@@ -6,8 +6,9 @@ from functools import partial
 from confluent_kafka import KafkaError, Message, TopicPartition
 
 from stream.errors import KafkaClientError
-from stream.kafka.clients import consumer, offset_at, retried, to_record, watermarks
+from stream.kafka.clients import consumer, to_record
 from stream.kafka.connection import Hearing, is_final
+from stream.kafka.offsets import offset_at, retried, watermarks
 
 
 class Tail:

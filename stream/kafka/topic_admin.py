@@ -1,12 +1,7 @@
-"""Names, keys, partition counts and settings of the topics; nothing else in the project spells them.
-
-Every topic keyed by user has the same number of partitions and is written with the same partitioner (murmur2,
-as Kafka's Java clients), so that partition p of each holds the same users: a worker that owns p has all it
-needs.
-"""
+"""Creates the topics and checks those that exist; reads their partition counts and limits."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -23,89 +18,10 @@ from stream.errors import TopicError
 from stream.kafka.clients import admin as new_admin
 from stream.kafka.clients import listed
 from stream.kafka.connection import Hearing
+from stream.schema.topics import Topics
 
-_DAY_MS = 86_400_000
 _DEADLINE_S = 30.0
 _RETRY_S = 0.2
-
-RECORD_BYTES = 900_000
-"""The largest value samstream writes: within the 1 MB that Kafka takes by default, with room for headers."""
-_MESSAGE_BYTES = "1048588"
-_STAMPED = {"message.timestamp.type": "LogAppendTime"}
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What a topic is.
-
-    Attributes:
-        name: its name in Kafka, prefix included.
-        key: what the Kafka key of its records is; topics whose key is `user` are co-partitioned, others have
-            1 partition.
-        config: Kafka's topic settings that differ from the broker's.
-    """
-
-    name: str
-    key: str
-    config: Mapping[str, str]
-
-    def partitions(self, of_users: int) -> int:
-        """Return the partition count, where topics keyed by user have `of_users`."""
-        return of_users if self.key == "user" else 1
-
-
-class Topics:
-    """The topics' names, each behind `prefix`.
-
-    Several installations on one cluster have different prefixes (and different consumer groups).
-
-    Args:
-        prefix: put before every name, such as `shop-`.
-
-    Raises:
-        TopicError: for a prefix that Kafka does not take in a name.
-    """
-
-    def __init__(self, prefix: str = "") -> None:
-        if len(prefix) > 200 or not all(char.isascii() and (char.isalnum() or char in "._-") for char in prefix):
-            raise TopicError(f"topics.prefix {prefix!r}: Kafka takes letters, digits, '.', '_' and '-' in a name")
-        self.behaviors = f"{prefix}behaviors"
-        self.impressions = f"{prefix}impressions"
-        self.clicks = f"{prefix}clicks"
-        self.scores = f"{prefix}scores"
-        self.samples = f"{prefix}samples"
-        self.outcomes = f"{prefix}outcomes"
-        self.model_updates = f"{prefix}model-updates"
-        self.experiment_metrics = f"{prefix}experiment-metrics"
-        self.dead_letters = f"{prefix}dead-letters"
-
-    def __iter__(self) -> Iterator[Topic]:
-        """Yield what each topic is.
-
-        The broker stamps what comes from outside: how old an impression is, and how far ahead of the clock an
-        event, must not depend on the clocks of those who write.
-        `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
-        the newest record of each key is what a starting worker needs, so it is compacted, in small segments
-        for compaction to see.
-        """
-        yield Topic(self.behaviors, "user", _kept(90) | _STAMPED)
-        yield Topic(self.impressions, "user", _kept(7) | _STAMPED)
-        yield Topic(self.clicks, "user", _kept(7) | _STAMPED)
-        yield Topic(self.scores, "user", _kept(1))
-        yield Topic(self.samples, "user", _kept(7) | {"max.message.bytes": _MESSAGE_BYTES})
-        yield Topic(self.outcomes, "user", _kept(7))
-        yield Topic(
-            self.model_updates,
-            "arm and part",
-            {
-                "cleanup.policy": "compact",
-                "segment.bytes": str(64 << 20),
-                "min.cleanable.dirty.ratio": "0.1",
-                "max.message.bytes": _MESSAGE_BYTES,
-            },
-        )
-        yield Topic(self.experiment_metrics, "arm", _kept(30))
-        yield Topic(self.dead_letters, "key of the refused record", _kept(30) | {"max.message.bytes": _MESSAGE_BYTES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +121,7 @@ class _Admin:
 
     def __init__(self, kafka: Mapping[str, str], deadline: float) -> None:
         self._deadline = deadline
-        self._hearing = Hearing(kafka, aloud=False)
+        self._hearing = Hearing(kafka, log_errors=False)
         self._client = new_admin(kafka, self._hearing)
 
     def partitions(self, names: Mapping[str, object], *, whole: bool = False) -> dict[str, int]:
@@ -285,7 +201,3 @@ def _error(future: "Future[Any]") -> KafkaError | None:
     if error is not None:
         raise error
     return None
-
-
-def _kept(days: int) -> dict[str, str]:
-    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}

@@ -18,7 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
-from stream.local.processes import die_with_parent
+from stream.local.processes import kill_with_parent
 
 PRODUCE, FETCH, METADATA, FIND_COORDINATOR, API_VERSIONS = 0, 1, 3, 10, 18
 LAST_VERSION = {PRODUCE: 8, FETCH: 11}
@@ -198,7 +198,7 @@ def with_last_versions(response: bytes, version: int) -> bytes:
 
 async def run(host: str, target: str, port: int, command: Sequence[str]) -> int:
     """Run the broker and forward to it until SIGTERM or its end; returns its exit status."""
-    process = subprocess.Popen(command, preexec_fn=die_with_parent)
+    process = subprocess.Popen(command, preexec_fn=kill_with_parent)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.terminate)

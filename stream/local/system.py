@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,13 +16,13 @@ import msgspec
 
 from stream.errors import ChildDiedError
 from stream.kafka import topic_admin as topics
-from stream.kafka.topic_admin import Topics
 from stream.local.broker import Broker, local_broker
-from stream.local.processes import die_with_parent, how_it_ended
+from stream.local.ports import free_port
+from stream.local.processes import describe_exit, kill_with_parent, log_tail
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _STOP_S = 30.0
-_LOG_TAIL = 15
 _OPTIONAL_NICE = 10
 
 
@@ -71,7 +70,7 @@ class Processes:
         """
 
         def prepare() -> None:
-            die_with_parent()
+            kill_with_parent()
             if optional:
                 os.nice(_OPTIONAL_NICE)
 
@@ -103,10 +102,8 @@ class Processes:
         """
         for name, child in self._children.items():
             if name not in self._optional and (code := child.poll()) is not None:
-                tail = self.log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
-                raise ChildDiedError(
-                    f"{name} {how_it_ended(code)}; the end of {self.log(name)}:\n  " + "\n  ".join(tail)
-                )
+                log = self.log(name)
+                raise ChildDiedError(f"{name} {describe_exit(code)}; the end of {log}:\n{log_tail(log)}")
 
     def lost(self) -> list[str]:
         """Return the names of optional children that have ended."""
@@ -179,7 +176,7 @@ def local_system(
             monitor=msgspec.structs.replace(
                 settings.monitor,
                 directory=str(directory / "monitor"),
-                web=f"127.0.0.1:{_free_port()}" if monitor else "",
+                web=f"127.0.0.1:{free_port()}" if monitor else "",
             ),
         )
         names = Topics(settings.topics.prefix)
@@ -207,11 +204,6 @@ def keep_logs(directory: Path, report: Path) -> None:
     if (logs := directory / "logs").is_dir():
         shutil.rmtree(report / "logs", ignore_errors=True)
         shutil.copytree(logs, report / "logs")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _is_setting(name: str) -> bool:

@@ -19,7 +19,8 @@ from xxhash import xxh3_64_intdigest
 
 from state.behavior import item_key
 from stream.monitor.users import Sums, User, Users
-from stream.schema.events import Outcome, sample_ids
+from stream.schema.dedup import sample_ids
+from stream.schema.events import Outcome
 from stream.settings import Settings
 
 EDGES = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)

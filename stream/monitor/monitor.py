@@ -15,7 +15,6 @@ from faust.types import TP, EventT, FutureMessage
 from msgspec.structs import replace
 
 from stream.errors import SettingsError
-from stream.kafka.topic_admin import Topics
 from stream.monitor import records
 from stream.monitor.aggregate import Board
 from stream.monitor.counting import Head, Plan, Window, fold
@@ -26,6 +25,7 @@ from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragm
 from stream.monitor.users import User, Users, experiment_id
 from stream.monitor.web.server import Web, serve
 from stream.schema.events import UNREADABLE, Outcome, decode_outcome, decode_score
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _HEAD, _SUMS = b"head", b"sums"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from stream.errors import KafkaClientError
 from stream.kafka.clients import to_record
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.monitor.aggregate import Board
 from stream.monitor.records import decode_arm_window, decode_fragment
 from stream.schema.events import UNREADABLE
+from stream.schema.topics import Topics
 from stream.schema.update_headers import read_announcement
 
 _POLL_S = 0.2

@@ -8,6 +8,7 @@ from stream.errors import SettingsError, StreamError, TopicError
 from stream.kafka import topic_admin as topics
 from stream.monitor.monitor import Monitor
 from stream.runtime.logs import log
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")
@@ -22,7 +23,7 @@ def run_monitor(settings: Settings) -> int:
         SettingsError: when the settings cannot be used.
     """
     monitor = Monitor(settings)
-    partitions = topics.verify(settings.kafka, topics.Topics(settings.topics.prefix))
+    partitions = topics.verify(settings.kafka, Topics(settings.topics.prefix))
     if partitions != settings.topics.partitions:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
     _check_address(settings.monitor.web)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from stream.datasets.base import Dataset, Step, Totals, Visit
 from stream.errors import ReplayError
-from stream.kafka.clients import Sender
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
 from stream.local.system import System
 from stream.schema.events import decode_outcome, decode_score, encode_json

@@ -7,7 +7,7 @@ _WANTED, _, _TIMES = os.environ.get("SAMSTREAM_FAILPOINT", "").partition("@")
 _left = int(_TIMES or 1)
 
 
-def reach(name: str) -> None:
+def failpoint(name: str) -> None:
     """Kill -9 this process here, if `SAMSTREAM_FAILPOINT` is `name@n` and this is the n-th time."""
     global _left
     if name == _WANTED:

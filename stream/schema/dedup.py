@@ -4,6 +4,7 @@ from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
 
 class SeenIds:
@@ -45,3 +46,11 @@ class SeenIds:
     def restore(self, ids: npt.NDArray[np.uint64]) -> None:
         """Remember the ids of a checkpoint."""
         self._old = set(ids.tolist())
+
+
+def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the (C,) 64-bit ids by which a trainer recognises a repeated (request, item)."""
+    salt = np.uint64(xxh3_64_intdigest(request_id.encode()))
+    mixed = (items ^ salt) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
+    return ids

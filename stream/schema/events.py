@@ -8,10 +8,7 @@ from itertools import chain
 from typing import Annotated
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec import Meta, Struct
-from xxhash import xxh3_64_intdigest
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Annotated[str, Meta(max_length=256)]
@@ -175,14 +172,6 @@ class Outcome(Struct, frozen=True, array_like=True):
             raise ValueError("a probability is not within 0 and 1")
         if not all(label in (0, 1) for label in self.labels):
             raise ValueError("a label is neither 0 nor 1")
-
-
-def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the (C,) 64-bit ids by which a trainer recognises a repeated (request, item)."""
-    salt = np.uint64(xxh3_64_intdigest(request_id.encode()))
-    mixed = (items ^ salt) * np.uint64(0x9E37_79B9_7F4A_7C15)
-    ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
-    return ids
 
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)

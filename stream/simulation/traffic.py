@@ -15,8 +15,8 @@ from stream.client import Arrival, Client
 from stream.errors import SimulationError
 from stream.experiment.preference import Ballots
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.report.schema import ArmTrace
+from stream.schema.topics import Topics
 from stream.schema.update_headers import read_announcement
 from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name

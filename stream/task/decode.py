@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from stream.kafka.topic_admin import RECORD_BYTES, Topics
 from stream.schema.events import Behavior, Click, Impression, decode_behavior, decode_click, decode_impression
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
+from stream.schema.topics import RECORD_BYTES, Topics
 from stream.settings import WorkerSettings
 
 _USERS = 100_000

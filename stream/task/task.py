@@ -17,16 +17,16 @@ from model.example import Example
 from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from state.partition import Partition
 from stream.errors import WorkerError
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import UNREADABLE, Behavior, Impression, Outcome, Sample
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
+from stream.task.answer import Answer
 from stream.task.decode import Admission, Event
 from stream.task.joiner import Joiner, Labelled, Orphan, Pending
 from stream.task.labels import records, together
 from stream.task.merge import Merge
-from stream.worker.recovery import Start
-from stream.worker.scoring import Answer
+from stream.task.resume import Start
 
 _REQUESTS = 16
 """Impressions of one step: more would keep the worker from polling, committing and taking updates."""

@@ -18,20 +18,23 @@ from model.device import prepare, resolve
 from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from model.serialization.update import Update, split
+from model.serialization.parts import split
+from model.serialization.update import Update
 from stream.kafka import topic_admin as topics
-from stream.kafka.clients import Sender, to_record
+from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import dead_letter
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import RECORD_BYTES, Topics
-from stream.runtime.failpoints import reach
+from stream.runtime.failpoints import failpoint
 from stream.runtime.logs import log
-from stream.runtime.metrics import Server, Telemetry
+from stream.runtime.metrics import Telemetry
+from stream.runtime.metrics_server import Server
 from stream.schema.events import UNREADABLE, decode_sample
+from stream.schema.topics import RECORD_BYTES, Topics
 from stream.schema.update_headers import Announcement, read_announcement
 from stream.settings import KEPT_DELTAS, Settings
+from stream.trainer.metrics import trainer_reading
 from stream.trainer.training import Lesson, Training
-from stream.worker.metrics import trainer_reading
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -113,7 +116,7 @@ class Trainer:
         if now >= self._next_checkpoint:
             self._learn()
             if self._save(tail):
-                reach("saved")
+                failpoint("saved")
                 self._publish_bases()
             self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
         if now >= self._next_reading:
@@ -239,7 +242,7 @@ class Trainer:
         )
         room = min(RECORD_BYTES, max(_LEAST_PART, self._sender.limit(self._topics.model_updates) - _LEAST_PART))
         for number, part in enumerate(split(update, room)):
-            reach("part")
+            failpoint("part")
             headers = None if number else announced.headers()
             self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
 

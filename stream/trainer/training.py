@@ -15,12 +15,10 @@ from model.learner import Learner
 from model.metrics import Progressive
 from model.serialization.checkpoint import ArmState
 from state.behavior import from_bytes
-from stream.schema.dedup import SeenIds
-from stream.schema.events import Sample, sample_ids
+from stream.schema.dedup import SeenIds, sample_ids
+from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
-
-PREDICTION = np.dtype([("ts", "<i8"), ("user", "<u8"), ("label", "u1"), ("probability", "<f4")])
-"""One judged sample in a progressive log: impression time (ms), XXH3-64 of the user, label, what was predicted."""
+from stream.trainer.predictions import PREDICTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +192,4 @@ def _rows(lesson: Lesson, probabilities: npt.NDArray[np.float32]) -> npt.NDArray
     rows["user"] = xxh3_64_intdigest(lesson.user.encode())
     rows["label"] = lesson.example.labels
     rows["probability"] = probabilities
-    return rows
-
-
-def read_predictions(path: Path) -> npt.NDArray[np.void]:
-    """Read a progressive log: (n,) rows of dtype `PREDICTION`; a row cut short at the end is left out."""
-    content = path.read_bytes()
-    rows: npt.NDArray[np.void] = np.frombuffer(content[: len(content) - len(content) % PREDICTION.itemsize], PREDICTION)
     return rows

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from stream.runtime.metrics import Durations, Family, Reading
-from stream.trainer.training import Training
+from stream.runtime.metrics import Durations, Family, Reading, by_one
 
 
 def worker_reading(
@@ -44,8 +43,8 @@ def worker_reading(
         done,
         sum(lag.values()),
         (
-            Family("events", "what happened", _by_one(counts), ("event",), counter=True),
-            Family("topic_lag_records", "records of a topic that wait", _by_one(lag), ("topic",)),
+            Family("events", "what happened", by_one(counts), ("event",), counter=True),
+            Family("topic_lag_records", "records of a topic that wait", by_one(lag), ("topic",)),
             Family("dead_letters", "records that could not be used", {(): counts["refused"]}, counter=True),
             Family("batch_records", "records that the newest batch brought", {(): batch}),
             Family("in_hand_records", "taken from Kafka, waiting for their turn", {(): in_hand}),
@@ -53,7 +52,7 @@ def worker_reading(
             Family("unacknowledged_records", "on their way to Kafka", {(): unacknowledged}),
             Family("partitions", "partitions of this worker", {(): partitions}),
             Family("commit_seconds", "what the last commit took", {(): commit_s}),
-            Family("updates_refused", "model updates refused", _by_one(refused), ("reason",), counter=True),
+            Family("updates_refused", "model updates refused", by_one(refused), ("reason",), counter=True),
             Family("model_epoch", "life of the trainer", {(arm,): m[0] for arm, m in models.items()}, ("arm",)),
             Family("model_version", "version in it", {(arm,): m[1] for arm, m in models.items()}, ("arm",)),
             Family("model_age_seconds", "since it was taken", {(arm,): m[2] for arm, m in models.items()}, ("arm",)),
@@ -61,47 +60,3 @@ def worker_reading(
             *recovery,
         ),
     )
-
-
-def trainer_reading(
-    training: Training, *, done: int, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float, batch: int = 0
-) -> Reading:
-    """Return how a trainer stands; progressive metrics are of each arm's last window, `batch` of the last step."""
-    lately = {name: student.metrics.last_window() for name, student in training.students.items()}
-    judged: dict[tuple[str, ...], float] = {
-        (name, measure): getattr(metrics, measure)
-        for name, metrics in lately.items()
-        for measure in ("log_loss", "ne", "auc", "calibration")
-    }
-    learners = {name: student.learner for name, student in training.students.items()}
-    rows: dict[tuple[str, ...], float] = {
-        (name, table): rows for name, each in learners.items() for table, rows in each.rows.items()
-    }
-    return Reading(
-        done,
-        lag,
-        (
-            Family("events", "what happened", _by_one(training.counts), ("event",), counter=True),
-            Family("dead_letters", "records that could not be used", {(): training.counts["refused"]}, counter=True),
-            Family("batch_records", "records of the newest step", {(): batch}),
-            Family("progressive", "predicted before learned, last window", judged, ("arm", "measure")),
-            Family("model_epoch", "life of the trainer", {(name,): epoch for name in learners}, ("arm",)),
-            Family(
-                "model_version", "version in it", {(n,): each.version.version for n, each in learners.items()}, ("arm",)
-            ),
-            Family(
-                "steps_skipped",
-                "not finite",
-                {(n,): each.skipped for n, each in learners.items()},
-                ("arm",),
-                counter=True,
-            ),
-            Family("embedding_rows", "rows of a table", rows, ("arm", "table")),
-            Family("checkpoint_age_seconds", "since the last checkpoint", {(): checkpoint_age_s}),
-            Family("checkpoint_seconds", "what the last checkpoint took", {(): checkpoint_s}),
-        ),
-    )
-
-
-def _by_one(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
-    return {(name,): value for name, value in values.items()}

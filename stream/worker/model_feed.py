@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from model.errors import UpdateRefused
 from model.scorer import Prepared, Scorer
-from model.serialization.update import Assembler
+from model.serialization.parts import Assembler
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.runtime.logs import log
+from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.feed")

@@ -7,14 +7,16 @@ from functools import partial
 
 from confluent_kafka import Message
 
-from stream.kafka.clients import Sender, to_record
+from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import dead_letter
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.runtime.logs import log
 from stream.runtime.metrics import Durations
 from stream.schema.events import Score, Spent, encode_json, encode_packed
+from stream.schema.topics import Topics
+from stream.task.answer import Answer
 from stream.task.task import Request, Task
-from stream.worker.scoring import Answer, Arms
+from stream.worker.scoring import Arms
 
 _logger = logging.getLogger("samstream.worker")
 

@@ -7,42 +7,21 @@ crash is not scored again, since what is learned must be what was shown.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.clients import offset_at, retried, watermarks
-from stream.kafka.topic_admin import Topics
+from stream.kafka.offsets import offset_at, retried, watermarks
 from stream.runtime.logs import log
 from stream.schema.events import UNREADABLE, Score, decode_score
+from stream.schema.topics import Topics
 from stream.settings import Settings
+from stream.task.resume import Start
 
 _logger = logging.getLogger("samstream.worker")
 
 _WAIT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How to begin on a partition.
-
-    Attributes:
-        offsets: topic → the offset to read on from; of `scores`, where the answers beyond the state begin.
-        answers: request id → the first answer given to it, beyond what the state knows.
-        answers_end: the offset in `scores` behind them.
-        answered: the group has answered the impressions below this offset.
-        overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
-        ends: input topic → where it ended at the start.
-    """
-
-    offsets: dict[str, int]
-    answers: dict[str, Score]
-    answers_end: int
-    answered: int
-    ends: dict[str, int]
-    overtaken: bool = False
 
 
 def find_start(

@@ -2,46 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from model.example import Example
 from model.scorer import Scorer
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Impression, Score, Team
+from stream.schema.events import Impression, Team
 from stream.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an arm said: (C,) float32 probabilities, candidate indices best first, and the model state that spoke.
-
-    `cpu_ms` is this answer's part of the CPU time that scoring its batches took the calling thread; 0 when not known.
-    `teams` as in `Score`.
-    """
-
-    arm: str
-    epoch: int
-    version: int
-    probabilities: npt.NDArray[np.float32]
-    order: npt.NDArray[np.intp]
-    cpu_ms: float = 0.0
-    teams: tuple[Team, ...] = ()
-
-    @classmethod
-    def given(cls, score: Score) -> "Answer":
-        """Return the answer that a score was made of."""
-        return cls(
-            score.arm,
-            score.epoch,
-            score.version,
-            np.array(score.probabilities, dtype=np.float32),
-            np.array(score.order, dtype=np.intp),
-            teams=tuple(score.teams),
-        )
+from stream.task.answer import Answer
 
 
 class Arms:

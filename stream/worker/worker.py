@@ -17,13 +17,16 @@ from model.device import prepare, resolve
 from state.errors import LockedError
 from state.partition import Partition
 from stream.errors import ConsumerFatalError, WorkerError
-from stream.kafka.clients import Sender, consumer
+from stream.kafka.clients import consumer
 from stream.kafka.connection import Hearing
-from stream.kafka.topic_admin import Topics, record_limits, verify
+from stream.kafka.producer import Sender
+from stream.kafka.topic_admin import record_limits, verify
 from stream.runtime import gc_tuning as garbage
-from stream.runtime.failpoints import reach
+from stream.runtime.failpoints import failpoint
 from stream.runtime.logs import log
-from stream.runtime.metrics import Durations, Reading, Server, Telemetry
+from stream.runtime.metrics import Durations, Reading, Telemetry
+from stream.runtime.metrics_server import Server
+from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
 from stream.worker.catchup import CatchUp
@@ -187,10 +190,10 @@ class Worker:
         if changed:
             began = time.monotonic()
             self._sender.flush()
-            reach("produced")
+            failpoint("produced")
             for task in changed.values():
                 task.commit()
-                reach("written")
+                failpoint("written")
             self._commit_s = time.monotonic() - began
             self._consider_snapshots()
             offsets = [
@@ -200,7 +203,7 @@ class Worker:
                 if topic in self._inputs
             ]
             self._commit_offsets(offsets, wait=wait)
-            reach("committed")
+            failpoint("committed")
         self._next_commit = time.monotonic() + self._settings.worker.commit_interval_s
 
     def _consider_snapshots(self) -> None:

@@ -16,12 +16,12 @@ from state.behavior import BehaviorArray, action_key, behaviors, category_key, i
 from state.partition import Partition
 from stream.client import Client
 from stream.kafka.clients import to_record
-from stream.kafka.lag import Lag
+from stream.kafka.offsets import Lag
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.local.system import Processes
 from stream.schema.events import Candidate, Score, decode_behavior, decode_sample, decode_score
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from stream.settings import Settings, convert
 
 LENGTH = 48

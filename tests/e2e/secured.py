@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.local.broker import Broker, _free_port, local_broker
+from stream.local.broker import Broker, local_broker
+from stream.local.ports import free_port
 
 PASSWORD = "marker-Pa55=word"
 """Of the user `shop`, over SASL."""
@@ -62,7 +63,7 @@ class Secured:
 def secured_broker(directory: Path) -> Iterator[Secured]:
     """Start Apache Kafka with the listeners, under certificates made here."""
     certificates(directory)
-    port, first = _free_port(), _free_port()
+    port, first = free_port(), free_port()
     ports = {name: first + number for number, name in enumerate(LISTENERS)}
     public = [f"PLAINTEXT://127.0.0.1:{port}", *(f"{name}://127.0.0.1:{ports[name]}" for name in LISTENERS)]
     properties: dict[str, object] = {

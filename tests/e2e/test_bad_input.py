@@ -11,10 +11,10 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from state.behavior import action_key, behaviors, category_key, item_key
 from stream.errors import EventError, KafkaClientError
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import Candidate, Sample, decode_score, encode_packed
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from tests.e2e.harness import ITEMS, SLOTS, USERS, WINDOW_S, Harness, wait_for
 from tests.e2e.raw import RawWriter
 

@@ -17,13 +17,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from stream.kafka.clients import Sender
 from stream.kafka.dead_letters import read_letters
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.local.broker import Broker
 from stream.schema.events import Candidate
 from stream.schema.partitioner import partition_of
+from stream.schema.topics import Topics
 from tests.e2e.harness import USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter
 

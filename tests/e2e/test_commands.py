@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from tests.e2e.harness import wait_for
 
 DATA = Path("../shared/data/complete_journey")

@@ -8,11 +8,11 @@ import pytest
 
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from stream.kafka.clients import Sender
 from stream.kafka.dead_letters import Letter, dead_letter, read_letters
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.schema.events import encode_packed
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from stream.trainer.training import Training
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message
 
-from stream.kafka.clients import Sender, to_record
+from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import read_letters
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.schema.events import (
     UNREADABLE,
     decode_behavior,
@@ -23,6 +23,7 @@ from stream.schema.events import (
 )
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from tests.e2e.harness import WINDOW_S, Harness, wait_for
 from tests.e2e.test_bad_input import good_sample
 from tests.stream.task.test_fuzz import USERS, damaged, good

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.serialization.checkpoint import load_newest
 from stream.experiment.interleaving import seeded_coin
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import Score, decode_outcome, decode_sample, decode_score
+from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 ARMS = [

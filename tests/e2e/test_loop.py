@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.serialization.checkpoint import load_newest
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 
 

@@ -17,13 +17,14 @@ import pytest
 
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import judge
-from stream.kafka.clients import Sender
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
-from stream.local.broker import Broker, _free_port
+from stream.local.broker import Broker
+from stream.local.ports import free_port
 from stream.local.system import Processes
 from stream.monitor.records import ArmWindow, decode_arm_window, encode_json
 from stream.schema.events import Outcome, encode_packed
+from stream.schema.topics import Topics
 from stream.settings import convert
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import wait_for
@@ -128,7 +129,7 @@ class Monitors:
 
     def start(self, name: str) -> None:
         """Start a monitor under a name that it keeps, with a directory of its own."""
-        self._ports.setdefault(name, _free_port())
+        self._ports.setdefault(name, free_port())
         self.processes.start(
             name,
             "monitor",
@@ -300,7 +301,7 @@ def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) ->
 def test_runs_as_faust_applications_do_with_settings_of_the_environment(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:
-    port = _free_port()
+    port = free_port()
     settings = {
         "KAFKA__BOOTSTRAP_SERVERS": kafka["bootstrap.servers"],
         "TOPICS__PREFIX": topic_prefix,

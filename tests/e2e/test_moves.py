@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from state.partition import Partition
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import decode_score
+from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 LATE_CLICKS = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import Behavior, encode_json
+from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.test_metrics import free_port, served
 

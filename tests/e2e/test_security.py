@@ -13,7 +13,8 @@ import pytest
 
 from stream.client import Client
 from stream.errors import EngineMissingError, KafkaClientError
-from stream.kafka.topic_admin import Topics, ensure, verify
+from stream.kafka.topic_admin import ensure, verify
+from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.secured import MARKER, WRONG, Secured, as_environment, secured_broker
 from tests.e2e.test_commands import command, write_baskets

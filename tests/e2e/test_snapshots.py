@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from state.partition import Partition
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 

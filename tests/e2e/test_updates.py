@@ -12,10 +12,11 @@ import pytest
 from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
-from model.serialization.update import Part, Tensors, Update, Version, split
+from model.serialization.parts import Part, split
+from model.serialization.update import Tensors, Update, Version
 from state.behavior import BEHAVIOR, item_key
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import Score
+from stream.schema.topics import Topics
 from stream.settings import ArmSettings
 from tests.e2e.harness import ITEMS, Harness, wait_for
 from tests.e2e.raw import Headers, RawWriter

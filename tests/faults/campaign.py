@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.topic_admin import Topics
 from stream.local.broker import Broker
+from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 from tests.faults.accounts import Accounts, account
 

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.topic_admin import Topics
 from stream.local.broker import Broker, local_broker
 from stream.schema.events import Candidate
 from stream.schema.partitioner import partition_of
+from stream.schema.topics import Topics
 from tests.e2e.harness import ITEMS, SLOTS, Harness, wait_for
 from tests.faults.accounts import Accounts, account
 

@@ -15,8 +15,8 @@ from model.example import Example
 from model.learner import WHOLE_BATCH, Learner
 from model.metrics import auc, normalised_entropy
 from model.network import Network
-from model.optim import OptimSpec
 from model.serialization.update import Update, Version
+from model.spec import OptimSpec
 from tests.model.learning import KINDS, batches, examples, small
 
 

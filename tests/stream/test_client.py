@@ -9,9 +9,8 @@ from confluent_kafka import Message, Producer
 
 from stream.client import Client
 from stream.errors import EventError, KafkaClientError, NoAnswerError
-from stream.kafka.clients import Sender
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.local.broker import Broker
 from stream.schema.events import (
     Behavior,
@@ -25,6 +24,7 @@ from stream.schema.events import (
     decode_impression,
     encode_json,
 )
+from stream.schema.topics import Topics
 
 NOW = 1_700_000_000.5
 CANDIDATES = [Candidate("tea", "drinks"), Candidate("bread")]

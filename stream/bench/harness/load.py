@@ -21,11 +21,11 @@ from confluent_kafka.admin import AdminClient
 
 from stream.client import Client
 from stream.errors import SimulationError
-from stream.kafka.lag import Lag
+from stream.kafka.offsets import Lag
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
 from stream.local.system import System, local_system
 from stream.schema.events import Candidate, Score, Spent
+from stream.schema.topics import Topics
 from stream.schema.update_headers import Announcement, read_announcement
 from stream.settings import convert
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.embedding.table import INITIAL_STD, EmbeddingTable, LearnedTable, initial_vectors
+from model.embedding.initial import INITIAL_STD, initial_vectors
+from model.embedding.learned import LearnedTable
+from model.embedding.table import EmbeddingTable
 
 Keys = npt.NDArray[np.uint64]
 DIM = 4

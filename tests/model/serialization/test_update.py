@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import UpdateRefused
-from model.serialization.update import Assembler, Part, Update, decode, encode, split
+from model.serialization.parts import Assembler, Part, split
+from model.serialization.update import Update, decode, encode
 
 
 def update(

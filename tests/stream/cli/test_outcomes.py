@@ -10,9 +10,9 @@ from stream.cli.outcomes import read_traffic
 from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger
 from stream.experiment.serving_cost import Answers
-from stream.kafka.clients import Sender
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.schema.events import Outcome, Score, Spent, encode_json, encode_packed
+from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 
 

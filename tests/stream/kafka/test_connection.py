@@ -96,6 +96,6 @@ def test_the_same_is_logged_now_and_then_and_never_by_who_says_it_himself(
         hearing(KafkaError(KafkaError._AUTHENTICATION, f"Invalid password (after {clock.now:.0f}ms in state AUTH_REQ)"))
         clock.now += 0.25
     assert len(caplog.records) == 3
-    Hearing({}, aloud=False)(AWAY)
+    Hearing({}, log_errors=False)(AWAY)
     assert len(caplog.records) == 3
     assert said(AUTHENTICATION) == "SASL: Invalid password"

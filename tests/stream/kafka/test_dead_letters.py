@@ -7,10 +7,10 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.kafka.clients import Sender
 from stream.kafka.dead_letters import dead_letter, letter
-from stream.kafka.topic_admin import RECORD_BYTES, Topics
+from stream.kafka.producer import Sender
 from stream.schema.record import Record
+from stream.schema.topics import RECORD_BYTES, Topics
 
 ORIGIN = {"topic": "clicks", "partition": "3", "offset": "17", "timestamp": "1700000000000"}
 

@@ -10,10 +10,11 @@ import pytest
 from confluent_kafka import Message, TopicPartition
 
 from stream.errors import KafkaClientError
-from stream.kafka.clients import Sender, consumer
-from stream.kafka.lag import Lag
+from stream.kafka.clients import consumer
+from stream.kafka.offsets import Lag
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 
 FILLED = {0: 5, 1: 3, 2: 1, 3: 0}

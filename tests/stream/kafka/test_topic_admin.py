@@ -10,8 +10,9 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from stream.errors import KafkaClientError, SettingsError, TopicError
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.topic_admin import RECORD_BYTES, Topics, ensure, verify
+from stream.kafka.topic_admin import ensure, verify
 from stream.local.broker import local_broker
+from stream.schema.topics import RECORD_BYTES, Topics
 
 USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes"}
 OTHERS = {"model-updates", "experiment-metrics", "dead-letters"}

@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.errors import BrokerError, EngineMissingError
 from stream.kafka import topic_admin as topics
-from stream.kafka.topic_admin import Topics
-from stream.local.broker import ENGINES, Broker, local_broker
+from stream.local.broker import Broker, local_broker
+from stream.local.engines import ENGINES
+from stream.schema.topics import Topics
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from stream.kafka.clients import Sender
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.local.broker import Broker
 from stream.local.long_poll import fetched_topics, is_empty, produced_topics, with_last_versions
+from stream.schema.topics import Topics
 
 WAIT_S = 3.0
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from stream.errors import ChildDiedError
-from stream.kafka.topic_admin import Topics
 from stream.local.system import Processes
+from stream.schema.topics import Topics
 from stream.settings import Settings, convert
 from tests.conftest import PARTITIONS
 

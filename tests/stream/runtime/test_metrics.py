@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.errors import SettingsError
-from stream.runtime.metrics import Durations, Family, Reading, Server, Telemetry
+from stream.runtime.metrics import Durations, Family, Reading, Telemetry
+from stream.runtime.metrics_server import Server
 
 
 class Clock:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.schema.dedup import SeenIds
-from stream.schema.events import sample_ids
+from stream.schema.dedup import SeenIds, sample_ids
 
 
 def ids(*numbers: int) -> npt.NDArray[np.uint64]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.schema.dedup import sample_ids
 from stream.schema.events import (
     Behavior,
     Candidate,
@@ -26,7 +27,6 @@ from stream.schema.events import (
     decode_score,
     encode_json,
     encode_packed,
-    sample_ids,
 )
 
 ids = st.text(min_size=1, max_size=256)

@@ -5,9 +5,9 @@ import random
 import pytest
 from confluent_kafka import Message
 
-from stream.kafka.clients import Sender
-from stream.kafka.topic_admin import Topics
+from stream.kafka.producer import Sender
 from stream.schema.partitioner import partition_of
+from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 
 JAVA = {

@@ -5,9 +5,9 @@ import time
 import pytest
 from confluent_kafka import Message
 
-from stream.kafka.clients import Sender
+from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
-from stream.kafka.topic_admin import Topics
+from stream.schema.topics import Topics
 from stream.schema.update_headers import Announcement, read_announcement
 
 Headers = list[tuple[str, str | bytes | None]]

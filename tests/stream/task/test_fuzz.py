@@ -12,15 +12,15 @@ import pytest
 
 from model.errors import UpdateRefused
 from model.learner import Learner
-from model.serialization.update import Assembler, split
+from model.serialization.parts import Assembler, split
 from state.partition import Partition
-from stream.kafka.topic_admin import Topics
 from stream.schema.events import UNREADABLE, decode_outcome, decode_sample, decode_score
 from stream.schema.record import Record
+from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
+from stream.task.answer import Answer
+from stream.task.resume import Start
 from stream.task.task import Task
-from stream.worker.recovery import Start
-from stream.worker.scoring import Answer
 from tests.model.learning import small
 
 RECORDS = 100_000

@@ -19,7 +19,6 @@ from state.behavior import action_key, category_key, from_bytes, item_key
 from state.layout import CHUNK
 from state.partition import Partition
 from stream.errors import WorkerError
-from stream.kafka.topic_admin import RECORD_BYTES, Topics
 from stream.schema.events import (
     Behavior,
     Candidate,
@@ -35,11 +34,13 @@ from stream.schema.events import (
 )
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
+from stream.schema.topics import RECORD_BYTES, Topics
 from stream.settings import WorkerSettings
+from stream.task.answer import Answer
 from stream.task.decode import Event
+from stream.task.resume import Start
 from stream.task.task import Refused, Request, Task
-from stream.worker.recovery import Start
-from stream.worker.scoring import Answer, drafted
+from stream.worker.scoring import drafted
 from tests.state.support import dump
 
 PARTITIONS, NUMBER = 4, 2

@@ -15,9 +15,11 @@ from model.learner import Learner
 from model.metrics import log_loss
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
-from stream.schema.events import Sample, decode_sample, encode_packed, sample_ids
+from stream.schema.dedup import sample_ids
+from stream.schema.events import Sample, decode_sample, encode_packed
 from stream.settings import ArmSettings, Settings, convert
-from stream.trainer.training import PREDICTION, Lesson, Student, Training, read_predictions
+from stream.trainer.predictions import PREDICTION, read_predictions
+from stream.trainer.training import Lesson, Student, Training
 from tests.model.learning import examples
 
 ARMS: list[dict[str, Any]] = [

@@ -12,7 +12,8 @@ from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
 from stream.settings import ArmSettings, Settings
-from stream.worker.scoring import Answer, Arms
+from stream.task.answer import Answer
+from stream.worker.scoring import Arms
 from tests.model.learning import examples
 
 USERS = [f"user-{number}" for number in range(20_000)]

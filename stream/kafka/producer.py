@@ -1,0 +1,132 @@
+"""A producer that loses nothing: idempotent, waits for a broker that is away, reports what was refused."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from stream.errors import KafkaClientError
+from stream.kafka.clients import make_client
+from stream.kafka.connection import Hearing
+from stream.runtime.logs import log
+
+_logger = logging.getLogger("samstream.kafka")
+
+_BATCH_BYTES = 1_000_000
+"""librdkafka's own limit of a batch, and of a record."""
+_LOG_INTERVAL_S = 5.0
+_PRODUCER = {
+    "enable.idempotence": "true",
+    "compression.type": "lz4",
+    "linger.ms": "1",
+    # A broker that is away is waited for; giving up would lose what the offsets already passed.
+    "message.timeout.ms": "0",
+    "partitioner": "murmur2_random",
+}
+
+
+class Sender:
+    """An idempotent producer that waits when its buffer is full and remembers a delivery that failed.
+
+    Args:
+        kafka: librdkafka properties.
+        limits: topic → the largest batch that Kafka takes there, bytes. Batches are kept within the smallest, since a
+            batch that is too large is refused with all its records.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], limits: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._hearing = Hearing(kafka)
+        batch = min([int(kafka.get("batch.size", _BATCH_BYTES)), *limits.values()])
+        properties = {**_PRODUCER, **kafka, "batch.size": str(batch), "error_cb": self._hearing}
+        self._producer = make_client(Producer, properties, logger=_logger)
+        self._limits = limits
+        self._failure: str | None = None
+        self._told = 0.0
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | str | None = None,
+        partition: int = -1,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+        on_delivery: Callable[[Message], None] | None = None,
+    ) -> None:
+        """Hand a record over; blocks while the buffer is full, and says so when that takes long.
+
+        Raises:
+            KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
+        """
+        size = len(value or b"")
+        began = time.monotonic()
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                self._hearing.answered()
+                if on_delivery is not None:
+                    on_delivery(message)
+            elif self._failure is None:
+                self._failure = f"Kafka did not take {self._said(topic, size, error)}"
+
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
+                break
+            except BufferError:
+                self.poll(0.1)
+                self._tell(began)
+            except KafkaException as error:
+                raise KafkaClientError(f"cannot send {self._said(topic, size, error.args[0])}") from None
+        self.poll()
+
+    def limit(self, topic: str) -> int:
+        """Return the largest record that Kafka takes in a topic, bytes, with what belongs to it; a guess if unknown."""
+        return min(self._limits.get(topic, _BATCH_BYTES), _BATCH_BYTES)
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Serve delivery reports; waits up to `timeout_s` for the first.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
+        """
+        self._producer.poll(timeout_s)
+        if self._failure is not None:
+            raise KafkaClientError(self._failure)
+        self._hearing.check()
+
+    @property
+    def waiting(self) -> int:
+        """Records that Kafka has not acknowledged yet."""
+        return len(self._producer)
+
+    def flush(self) -> None:
+        """Wait until Kafka has acknowledged everything, however long that takes; says so when it takes long.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
+        """
+        began = time.monotonic()
+        while self._producer.flush(_LOG_INTERVAL_S):
+            self.poll()
+            self._tell(began)
+        self.poll()
+
+    def _tell(self, began: float) -> None:
+        """Say that Kafka is waited for, at most every `_LOG_INTERVAL_S`, when that began so long ago."""
+        now = time.monotonic()
+        if now - max(began, self._told) >= _LOG_INTERVAL_S:
+            self._told = now
+            log(_logger, "waiting_for_broker", logging.WARNING, records=self.waiting, seconds=round(now - began))
+
+    def _said(self, topic: str, size: int, error: KafkaError) -> str:
+        said = f"a record of {size} bytes for {topic}: {error.str()}"
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            return said
+        known = f", {self._limits[topic]} bytes when this program started" if topic in self._limits else ""
+        return (
+            f"{said}. Raise the topic's max.message.bytes{known} (and kafka.message.max.bytes here for more than 1 MB),"
+            " then start again: nothing that was committed is lost"
+        )

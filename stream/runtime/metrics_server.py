@@ -1,0 +1,72 @@
+"""Serves a process's metrics and health over HTTP."""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from stream.errors import SettingsError
+from stream.runtime.logs import log
+from stream.runtime.metrics import Telemetry
+
+_logger = logging.getLogger("samstream.telemetry")
+
+
+class Server:
+    """Serves a job's telemetry at `HOST:PORT` in a thread of its own; does nothing where the address is empty.
+
+    Raises:
+        SettingsError: when the address is none, or taken.
+    """
+
+    def __init__(self, address: str, telemetry: Telemetry) -> None:
+        self._server: WSGIServer | None = None
+        if not address:
+            return
+        host, _, port = address.rpartition(":")
+        registry = CollectorRegistry()
+        registry.register(telemetry)
+        metrics = make_wsgi_app(registry)
+
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if environ.get("PATH_INFO") != "/health":
+                return metrics(environ, start_response)  # type: ignore[no-any-return]
+            trouble = telemetry.trouble()
+            start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "application/json")])
+            return [json.dumps({"healthy": not trouble, "trouble": trouble}).encode()]
+
+        try:
+            self._server = make_server(host, int(port), app, _Threading, handler_class=_Quiet)
+        except (OSError, ValueError, OverflowError) as error:
+            raise SettingsError(f"metrics cannot be served at {address!r}: {error}; write it as HOST:PORT") from None
+        threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 when it does not."""
+        return self._server.server_port if self._server else 0
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+class _Threading(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def handle_error(self, *whose: object) -> None:
+        """Say in one line that whoever asked went away, or what else went wrong."""
+        log(_logger, "not_served", logging.WARNING, client=whose[-1], error=repr(sys.exc_info()[1]))
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass

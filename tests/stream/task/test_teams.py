@@ -4,22 +4,16 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from state.behavior import item_key
 from stream.schema.events import encode_packed
-from tests.stream.task.test_task import LATER, Bench, Log, beginning, behavior, click, impression, mixing
+from tests.stream.task.support import LATER, Bench, Log, beginning, behavior, click, impression, mixing
 
 
 def placed(bench: Bench) -> dict[str, str]:
     """Item → the team that placed it, as the one score says."""
     [score] = bench.scores.values()
     return {score.items[index]: team.arm for team in score.teams for index in team.members}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "partition"
 
 
 def test_each_item_is_labelled_under_the_arm_that_placed_it(path: Path) -> None:

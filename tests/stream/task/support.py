@@ -1,0 +1,235 @@
+"""A partition's work for tests: events, the three topics as a log, and a task driven as the worker drives it."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from state.behavior import from_bytes, item_key
+from state.partition import Partition
+from stream.schema.events import (
+    Behavior,
+    Candidate,
+    Click,
+    Impression,
+    Outcome,
+    Sample,
+    Score,
+    Spent,
+    decode_score,
+    encode_json,
+)
+from stream.schema.partitioner import partition_of
+from stream.schema.record import Record
+from stream.schema.topics import Topics
+from stream.settings import WorkerSettings
+from stream.task.answer import Answer
+from stream.task.decode import Event
+from stream.task.resume import Start
+from stream.task.task import Refused, Request, Task
+from stream.worker.scoring import drafted
+
+PARTITIONS, NUMBER = 4, 2
+USERS = [user for user in map("user-{}".format, range(40)) if partition_of(user.encode(), PARTITIONS) == NUMBER][:4]
+USER = USERS[0]
+STRANGER = next(user for user in map("user-{}".format, range(40)) if partition_of(user.encode(), PARTITIONS) != NUMBER)
+LENGTH, SLACK = 10, 6
+T0 = 1_700_000_000_000
+WINDOW, LATENESS, IDLE_S, ALIGN_S = 1000, 100, 5.0, 2.0
+LATER = WINDOW + LATENESS + 1
+"""From here on the window of an impression at 0 is closed."""
+TOPICS = Topics()
+PRECEDENCE = (TOPICS.impressions, TOPICS.clicks, TOPICS.behaviors)
+SETTINGS = WorkerSettings(
+    attribution_window_s=WINDOW / 1000,
+    lateness_s=LATENESS / 1000,
+    idle_s=IDLE_S,
+    align_s=ALIGN_S,
+    max_candidates=20,
+    max_future_s=5.0,
+    max_impression_age_s=300.0,
+)
+
+
+def behavior(item: str, ts: int, *, user: str = USER) -> Behavior:
+    """Times are milliseconds after T0."""
+    return Behavior(user, item, T0 + ts, f"category of {item}", "buy")
+
+
+def impression(request_id: str = "r", ts: int = 0, *, user: str = USER, size: int = 4, slots: int = 2) -> Impression:
+    candidates = [Candidate(f"c{index}", "food" if index else "") for index in range(size)]
+    return Impression(request_id, user, T0 + ts, candidates, slots)
+
+
+def click(item: str, ts: int, request_id: str = "r", *, user: str = USER) -> Click:
+    return Click(request_id, user, item, T0 + ts)
+
+
+class Log:
+    """The three topics of the partition: what is written gets its offset; a record is as old as its event."""
+
+    def __init__(self, *events: Event) -> None:
+        self.records: list[Record] = []
+        self._next: Counter[str] = Counter()
+        for event in events:
+            self.write(event)
+
+    def write(self, event: Event, **changes: Any) -> Record:
+        topic = {Behavior: TOPICS.behaviors, Impression: TOPICS.impressions, Click: TOPICS.clicks}[type(event)]
+        return self.put(topic, encode_json(event), **{"key": event.user.encode(), "timestamp": event.ts, **changes})
+
+    def put(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = USER.encode(),
+        partition: int = NUMBER,
+        timestamp: int = T0,
+    ) -> Record:
+        record = Record(topic, partition, self._next[topic], timestamp, key, value)
+        self._next[topic] += 1
+        self.records.append(record)
+        return record
+
+
+def beginning(**changes: Any) -> Start:
+    ends = {TOPICS.impressions: changes.pop("impressions_end", 0), TOPICS.behaviors: changes.pop("behaviors_end", 0)}
+    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, {TOPICS.clicks: 0, **ends})
+    return Start(**{name: changes.get(name, getattr(start, name)) for name in Start.__dataclass_fields__})
+
+
+def reversing(request: Request, version: int = 1) -> Answer:
+    """The last candidate is the best."""
+    count = len(request.impression.candidates)
+    probabilities = (np.arange(1, count + 1) / (count + 1 + version)).astype(np.float32)
+    return Answer("reversing", 1, version, probabilities, np.argsort(-probabilities, kind="stable"))
+
+
+def mixing(request: Request, version: int = 1) -> Answer:
+    """A list that `reversing` and its opposite have drafted."""
+    one, other = reversing(request, version), reversing(request, version)
+    order = other.order[::-1]
+    forward = dataclasses.replace(other, arm="forward", probabilities=other.probabilities[::-1], order=order)
+    return drafted("mixed", one, forward, request.impression.request_id)
+
+
+def score_of(request: Request, answer: Answer) -> Score:
+    """What the worker tells Kafka, as it is read again."""
+    asked = request.impression
+    score = Score(
+        asked.request_id,
+        asked.user,
+        asked.ts,
+        answer.arm,
+        answer.epoch,
+        answer.version,
+        [candidate.item for candidate in asked.candidates],
+        answer.probabilities.tolist(),
+        answer.order.tolist(),
+        asked.slots,
+        request.seen,
+        Spent(0.0, 0.0, 0.0),
+        request.read_to,
+        list(answer.teams),
+    )
+    return decode_score(encode_json(score))
+
+
+class Bench:
+    """A task on a state in a directory, driven as the worker drives it; collects what comes out."""
+
+    def __init__(
+        self,
+        path: Path,
+        start: Start | None = None,
+        *,
+        version: int = 1,
+        answering: Callable[[Request, int], Answer] = reversing,
+        **changes: Any,
+    ) -> None:
+        self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000)
+        self.start = start or beginning(offsets=beginning().offsets | dict(self.partition.offsets))
+        changed = msgspec.structs.replace(SETTINGS, **changes)
+        self.task = Task(self.partition, TOPICS, changed, self.start, partitions=PARTITIONS)
+        self.version, self.answering = version, answering
+        self.scores: dict[str, Score] = {}
+        self.samples: list[Sample] = []
+        self.outcomes: list[Outcome] = []
+        self.refused: list[Refused] = []
+
+    def turn(
+        self, *records: Record, now: float = 0.0, wall: int = 0, limit: int = 1000, lagging: Collection[str] = ()
+    ) -> list[Request]:
+        """Do one turn of the worker, without the commit; returns what was asked.
+
+        `lagging` are the topics that have more than what was read.
+        """
+        for record in records:
+            self.task.add(record)
+        requests = self.task.step(lambda topic: topic not in lagging, now=now, wall_ms=T0 + wall, limit=limit)
+        for request in requests:
+            answer = self.answering(request, self.version)
+            self.task.scored(request, answer)
+            self.scores.setdefault(request.impression.request_id, score_of(request, answer))
+        self.settle()
+        return requests
+
+    def settle(self) -> None:
+        results, refused = self.task.settle()
+        self.samples += [sample for sample, _ in results]
+        self.outcomes += [outcome for _, outcome in results]
+        self.refused += refused
+
+    def reasons(self) -> list[str]:
+        return [refusal.reason for refusal in self.refused]
+
+    def items(self, user: str = USER) -> list[int]:
+        """The user's items, oldest first, as keys."""
+        return keys_in(self.task.sequence(user).tobytes())
+
+    def close(self) -> None:
+        self.task.close()
+
+
+def keys(*items: str) -> list[int]:
+    return [item_key(item) for item in items]
+
+
+def keys_in(sequence: bytes) -> list[int]:
+    found: list[int] = from_bytes(sequence)["item"].tolist()
+    return found
+
+
+def labels_in(samples: list[Sample]) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """(request, item key) → everything the model learns of it; fails where one comes twice."""
+    found: dict[tuple[str, int], tuple[Any, ...]] = {}
+    for sample in samples:
+        rows = zip(
+            np.frombuffer(sample.items, "<u8").tolist(),
+            np.frombuffer(sample.categories, "<u4").tolist(),
+            np.frombuffer(sample.positions, "<u2").tolist(),
+            np.frombuffer(sample.probabilities, "<f4").tolist(),
+            np.frombuffer(sample.labels, "<u1").tolist(),
+            strict=True,
+        )
+        for item, *row in rows:
+            assert (sample.request_id, item) not in found, "labelled twice"
+            found[sample.request_id, item] = (
+                sample.user,
+                sample.arm,
+                sample.ts,
+                sample.epoch,
+                sample.version,
+                sample.sequence,
+                *row,
+            )
+    return found
+
+
+def unread(bench: Bench, records: list[Record]) -> list[Record]:
+    return [record for record in records if record.offset >= bench.start.offsets[record.topic]]

@@ -1,0 +1,98 @@
+"""Labels of what was shown: clicks, closed windows, repeats."""
+
+import numpy as np
+import pytest
+
+from state.behavior import category_key, item_key
+from tests.stream.task.support import LATER, T0, USER, USERS, Bench, Log, behavior, click, impression, keys, labels_in
+
+
+def test_shown_slots_become_negatives_and_a_click_proves_any_candidate(bench: Bench) -> None:
+    log = Log(impression(size=5, slots=2))
+    bench.turn(*log.records)
+    assert (bench.task.open_requests, bench.samples) == (1, [])
+    bench.turn(log.write(click("c0", 700), timestamp=T0 + 777))
+    [positive] = bench.outcomes
+    assert (positive.items, positive.positions, positive.labels) == (["c0"], [4], [1])
+    bench.turn(log.write(click("c4", 800)))
+    bench.turn(log.write(behavior("x", LATER - 1, user=USERS[1])))
+    assert len(bench.outcomes) == 2, "the window is open still"
+    bench.turn(log.write(behavior("x", LATER, user=USERS[1])))
+    negative = bench.outcomes[-1]
+    assert (negative.items, negative.positions, negative.labels) == (["c3"], [1], [0])
+    assert [sample.clicked_at for sample in bench.samples] == [T0 + 777, T0 + 800, 0]
+    assert bench.task.open_requests == 0
+    assert bench.task.counts["samples"] == 3
+
+
+def test_a_sample_and_its_outcome_say_the_same(bench: Bench) -> None:
+    log = Log(behavior("a", 0), impression(ts=1, size=3, slots=3))
+    bench.turn(*log.records)
+    bench.turn(log.write(behavior("x", 1 + LATER)))
+    [sample], [outcome] = bench.samples, bench.outcomes
+    for name in ("request_id", "user", "arm", "ts", "epoch", "version"):
+        assert getattr(sample, name) == getattr(outcome, name)
+    assert (sample.request_id, sample.user, sample.arm, sample.ts) == ("r", USER, "reversing", T0 + 1)
+    assert (sample.epoch, sample.version) == (1, 1)
+    assert np.frombuffer(sample.items, "<u8").tolist() == keys(*outcome.items) == keys("c0", "c1", "c2")
+    assert np.frombuffer(sample.categories, "<u4").tolist() == [0, category_key("food"), category_key("food")]
+    assert np.frombuffer(sample.positions, "<u2").tolist() == outcome.positions == [2, 1, 0]
+    assert np.frombuffer(sample.probabilities, "<f4").tolist() == outcome.probabilities
+    assert outcome.probabilities == pytest.approx([1 / 5, 2 / 5, 3 / 5])
+    assert np.frombuffer(sample.labels, "<u1").tolist() == outcome.labels == [0, 0, 0]
+
+
+def test_labels_that_come_together_travel_together_and_others_alone(bench: Bench) -> None:
+    log = Log(impression(size=5, slots=5))
+    bench.turn(*log.records)
+    bench.turn(log.write(click("c1", 100), timestamp=T0 + 150), log.write(click("c3", 110), timestamp=T0 + 120))
+    bench.turn(log.write(click("c0", 200)))
+    bench.turn(log.write(behavior("x", LATER)))
+    assert [(outcome.items, outcome.labels) for outcome in bench.outcomes] == [
+        (["c1", "c3"], [1, 1]),
+        (["c0"], [1]),
+        (["c2", "c4"], [0, 0]),
+    ]
+    assert [sample.clicked_at for sample in bench.samples] == [T0 + 150, T0 + 200, 0]
+
+
+def test_positives_and_negatives_of_one_turn_are_two_samples(bench: Bench) -> None:
+    bench.turn(*Log(impression(slots=4), click("c1", 10), click("c2", 20), behavior("x", LATER)).records)
+    assert [(outcome.items, outcome.labels) for outcome in bench.outcomes] == [
+        (["c1", "c2"], [1, 1]),
+        (["c0", "c3"], [0, 0]),
+    ]
+
+
+def test_a_click_that_is_read_before_its_impression_waits_for_it(bench: Bench) -> None:
+    log = Log()
+    bench.turn(log.write(click("c0", 10)))
+    assert not bench.samples
+    bench.turn(log.write(impression()))
+    assert [outcome.items for outcome in bench.outcomes] == [["c0"]]
+    assert not bench.refused
+
+
+def test_a_click_without_an_impression_is_refused_byte_for_byte_when_its_window_is_over(bench: Bench) -> None:
+    log = Log()
+    orphan = log.write(click("c0", 0, "never shown"))
+    bench.turn(orphan)
+    assert not bench.refused
+    bench.turn(log.write(behavior("x", LATER)))
+    [refused] = bench.refused
+    assert refused.record == orphan
+    assert "no open impression with request_id 'never shown'" in refused.reason
+
+
+def test_a_repeated_request_is_answered_again_and_labelled_once(bench: Bench) -> None:
+    log = Log(impression(ts=0))
+    bench.turn(*log.records)
+    bench.version = 9
+    [again] = bench.turn(log.write(impression(ts=50)))
+    assert again.impression.request_id == "r"
+    assert bench.task.open_requests == 1
+    bench.turn(log.write(click("c3", 60)), log.write(behavior("x", 50 + LATER)))
+    labels = labels_in(bench.samples)
+    assert sorted(labels) == sorted([("r", item_key("c2")), ("r", item_key("c3"))])
+    assert {sample.version for sample in bench.samples} == {1}, "what was shown first is learned from"
+    assert {sample.ts for sample in bench.samples} == {T0}

@@ -1,0 +1,163 @@
+"""Answers given before a crash, or by another member of the group, are learned from and not given again."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.schema.events import Score, Spent
+from tests.stream.task.support import (
+    LATER,
+    T0,
+    TOPICS,
+    USER,
+    USERS,
+    Bench,
+    Log,
+    beginning,
+    behavior,
+    click,
+    impression,
+    keys,
+    keys_in,
+)
+
+
+def given_before(request_id: str = "r", **changes: Any) -> Score:
+    """An answer with an order of its own: c2 is the best, then c0."""
+    score = Score(
+        request_id,
+        USER,
+        T0,
+        "earlier",
+        7,
+        8,
+        ["c0", "c1", "c2", "c3"],
+        [0.25, 0.125, 0.5, 0.0625],
+        [2, 0, 1, 3],
+        2,
+        1,
+        Spent(0.0, 0.0, 0.0),
+    )
+    return msgspec.structs.replace(score, **changes)
+
+
+def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path: Path) -> None:
+    offsets = beginning().offsets | {TOPICS.scores: 7}
+    start = beginning(offsets=offsets, answers={"r": given_before()}, answers_end=30, impressions_end=1)
+    with closing(Bench(path, start)) as bench:
+        assert bench.task.recoverable == 1
+        assert bench.task.offsets[TOPICS.scores] == 7, "a crash now must find the answer again"
+        log = Log(behavior("a", -20), behavior("b", -10), impression())
+        assert not bench.turn(*log.records)
+        assert (bench.task.recoverable, bench.task.open_requests) == (0, 1)
+        assert bench.task.counts["answers_recovered"] == 1
+        assert bench.task.offsets[TOPICS.scores] == 30
+        bench.turn(log.write(click("c1", 10)), log.write(behavior("x", LATER)))
+        positive, negative = bench.outcomes
+        assert (positive.items, positive.positions, positive.probabilities) == (["c1"], [2], [0.125])
+        assert (negative.items, negative.positions, negative.probabilities) == (["c0", "c2"], [1, 0], [0.25, 0.5])
+        for sample in bench.samples:
+            assert (sample.arm, sample.epoch, sample.version) == ("earlier", 7, 8)
+            assert keys_in(sample.sequence) == keys("a"), "the model had seen one behaviour then"
+
+
+def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path) -> None:
+    start = beginning(answers={"r": given_before(seen=1000)}, impressions_end=1)
+    with closing(Bench(path, start)) as bench:
+        log = Log(behavior("a", -10), impression())
+        bench.turn(*log.records, log.write(behavior("x", LATER)))
+        assert [keys_in(sample.sequence) for sample in bench.samples] == [keys("a")]
+
+
+def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_its_answer_again(path: Path) -> None:
+    log = Log(behavior("a", -10), behavior("b", 5), behavior("c", 20))
+    asked_late, clicked = impression(), click("c1", 6)
+    with closing(Bench(path)) as bench:
+        bench.turn(*log.records[:2])
+        [request] = bench.turn(log.write(asked_late))
+        assert (request.seen, request.read_to) == (2, 2)
+        answers = bench.scores
+    records = [*log.records, log.write(clicked)]
+    start = beginning(answers=answers, answers_end=1, impressions_end=1, behaviors_end=3)
+    with closing(Bench(path, start)) as again:
+        young, rest = records[1:3], [records[0], *records[3:]]
+        assert not again.turn(*rest)
+        assert (again.task.open_requests, again.task.in_hand) == (0, 2), "it waits for what its answer knew"
+        assert not again.turn(*young)
+        again.turn(log.write(behavior("x", LATER)))
+        assert [keys_in(sample.sequence) for sample in again.samples] == [keys("a", "b")] * 2
+        assert again.items() == keys("a", "b", "c", "x")
+
+
+def test_an_answer_that_read_further_than_kafka_goes_does_not_hold_its_partition(path: Path) -> None:
+    start = beginning(answers={"r": given_before(read_to=1000)}, impressions_end=1, behaviors_end=1)
+    with closing(Bench(path, start)) as bench:
+        bench.turn(*Log(behavior("a", 5), impression()).records)
+        assert (bench.task.open_requests, bench.task.in_hand) == (1, 0)
+
+
+SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}
+
+
+@pytest.mark.parametrize("other", [{"user": USERS[1]}, {"items": ["c1", "c0", "c2", "c3"]}, SHORTER])
+def test_an_answer_of_another_user_or_to_other_items_is_no_answer(path: Path, other: dict[str, Any]) -> None:
+    start = beginning(answers={"r": given_before(**other)}, answers_end=30, impressions_end=1)
+    with closing(Bench(path, start)) as bench:
+        assert len(bench.turn(*Log(impression()).records)) == 1
+        assert bench.task.counts["answers_recovered"] == 0
+
+
+def test_answers_to_nothing_are_forgotten_when_the_impressions_of_the_start_are_read(path: Path) -> None:
+    answers = {"r": given_before(), "gone": given_before("gone")}
+    with closing(Bench(path, beginning(answers=answers, answers_end=30, impressions_end=2))) as bench:
+        log = Log(impression(), impression("r2", 10), impression("gone", 20))
+        bench.turn(log.records[0])
+        assert bench.task.recoverable == 1
+        bench.task.answer_is_in(29)
+        assert bench.task.offsets[TOPICS.scores] == 0
+        bench.turn(log.records[1])
+        assert bench.task.recoverable == 0
+        assert bench.task.offsets[TOPICS.scores] == 30
+        [asked] = bench.turn(log.records[2])
+        assert asked.impression.request_id == "gone"
+
+
+def test_what_kafka_has_of_our_answers_moves_their_end_and_never_back(bench: Bench) -> None:
+    assert bench.task.offsets[TOPICS.scores] == 0
+    for offset in (3, 9, 5):
+        bench.task.answer_is_in(offset)
+    assert bench.task.offsets[TOPICS.scores] == 10
+
+
+def test_what_the_group_has_answered_is_not_asked_again_but_behaviours_are_folded(path: Path) -> None:
+    log = Log(behavior("a", 0), impression("answered", 10), behavior("b", 20), impression("new", 30))
+    with closing(Bench(path, beginning(answered=1, impressions_end=1))) as bench:
+        [asked] = bench.turn(*log.records)
+        assert asked.impression.request_id == "new"
+        assert asked.seen == 2
+        assert bench.task.offsets[TOPICS.impressions] == 2
+
+
+def test_open_requests_of_a_state_that_was_overtaken_are_dropped(path: Path) -> None:
+    log = Log(behavior("a", 0), impression(ts=10), click("c0", 20, "waits"))
+    with closing(Bench(path)) as first:
+        first.turn(*log.records)
+        first.task.commit()
+    later = log.write(behavior("x", 20 + LATER))
+    with closing(Bench(path)) as second:
+        assert second.task.open_requests == 1
+        second.turn(later)
+        assert [sample.request_id for sample in second.samples] == ["r"]
+        assert len(second.refused) == 1
+    with closing(Bench(path, beginning(offsets=dict(second.start.offsets), overtaken=True))) as third:
+        assert third.task.open_requests == 0
+        third.turn(later)
+        assert not third.samples
+        assert not third.refused
+        assert third.items() == keys("a", "x"), "sequences stay"
+        third.task.commit()
+    with closing(Bench(path)) as fourth:
+        assert fourth.task.open_requests == 0

@@ -1,0 +1,149 @@
+"""Bad records: each is refused with a reason and passed over, and moves no time."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.errors import WorkerError
+from stream.schema.events import Candidate, encode_json
+from stream.schema.topics import RECORD_BYTES
+from stream.task.decode import Event
+from tests.stream.task.support import (
+    LATER,
+    NUMBER,
+    STRANGER,
+    T0,
+    TOPICS,
+    USER,
+    USERS,
+    WINDOW,
+    Bench,
+    Log,
+    beginning,
+    behavior,
+    click,
+    impression,
+    keys,
+)
+
+GOOD = encode_json(behavior("b", 0))
+TWICE = msgspec.structs.replace(impression(), candidates=[Candidate("same"), Candidate("other"), Candidate("same")])
+
+
+@pytest.mark.parametrize(
+    ("topic", "value", "changes", "words"),
+    [
+        (TOPICS.behaviors, b"{not JSON", {}, "malformed"),
+        (TOPICS.behaviors, b"", {}, "truncated"),
+        (TOPICS.behaviors, None, {}, "truncated"),
+        (TOPICS.behaviors, b"\xff\xfe", {}, "malformed"),
+        (TOPICS.behaviors, b"[" * 100_000, {}, "object"),
+        (TOPICS.behaviors, b'{"x": ' + b"[" * 100_000, {}, "recursion"),
+        (TOPICS.behaviors, b'{"user": "\xff", "item": "i", "ts": 1}', {}, "utf-8"),
+        (TOPICS.behaviors, b'{"user": "\\ud800", "item": "i", "ts": 1}', {}, "surrogate"),
+        (TOPICS.behaviors, b'{"user": "u", "item": "i"}', {}, "`ts`"),
+        (TOPICS.behaviors, b'{"user": "u", "item": "", "ts": 1}', {}, r"\$\.item"),
+        (TOPICS.behaviors, b'{"user": "u", "item": "i", "ts": "1"}', {}, r"\$\.ts"),
+        (TOPICS.behaviors, b'{"user": "u", "item": "i", "ts": -1}', {}, r"\$\.ts"),
+        (TOPICS.clicks, b'{"user": "u", "item": "i", "ts": 1}', {}, "`request_id`"),
+        (TOPICS.impressions, b'{"request_id": "r", "user": "u", "ts": 1, "candidates": []}', {}, r"\$\.candidates"),
+        (TOPICS.behaviors, GOOD, {"key": STRANGER.encode()}, f"must be its user '{USER}', it is b'{STRANGER}'"),
+        (TOPICS.behaviors, GOOD, {"key": None}, "it is None"),
+        (
+            TOPICS.behaviors,
+            encode_json(behavior("b", 0, user=STRANGER)),
+            {"key": STRANGER.encode()},
+            "partitioner=murmur2_random",
+        ),
+        (TOPICS.behaviors, GOOD, {"partition": NUMBER + 1}, "partitioner=murmur2_random"),
+        (TOPICS.behaviors, encode_json(behavior("b", 5001)), {}, "5001 ms ahead"),
+        (TOPICS.impressions, encode_json(impression(ts=5001)), {}, "5001 ms ahead"),
+        (TOPICS.clicks, encode_json(click("c0", 5001)), {}, "5001 ms ahead"),
+        (TOPICS.impressions, encode_json(TWICE), {}, "listed twice"),
+        (TOPICS.impressions, encode_json(impression(size=21)), {}, "21 candidates; at most 20"),
+        (TOPICS.impressions, encode_json(impression()) + b" " * (RECORD_BYTES // 2), {}, "bytes; at most 450000"),
+    ],
+)
+def test_a_bad_record_is_refused_as_it_is_with_a_reason_and_passed_over(
+    bench: Bench, topic: str, value: bytes | None, changes: dict[str, Any], words: str
+) -> None:
+    log = Log()
+    record = log.put(topic, value, **changes)
+    log.write(behavior("good", 0))
+    assert not bench.turn(*log.records)
+    [refused] = bench.refused
+    assert refused.record == record
+    with pytest.raises(ValueError, match=words):
+        raise ValueError(refused.reason)
+    assert bench.task.offsets[topic] == sum(known.topic == topic for known in log.records)
+    assert bench.items() == keys("good")
+    assert bench.task.counts["refused"] == 1
+
+
+@pytest.mark.parametrize("event", [behavior("b", 5000), impression(ts=5000), impression(size=20), click("c0", 5000)])
+def test_what_lies_at_a_limit_is_taken(bench: Bench, event: Event) -> None:
+    bench.turn(Log().write(event, timestamp=T0))
+    assert not bench.refused
+    assert bench.task.counts.total() == 1
+
+
+def test_the_largest_impression_is_taken(bench: Bench) -> None:
+    value = encode_json(impression())
+    [asked] = bench.turn(Log().put(TOPICS.impressions, value.ljust(RECORD_BYTES // 2)))
+    assert asked.impression == impression()
+
+
+def test_a_bad_record_is_refused_in_its_turn(bench: Bench) -> None:
+    log = Log(behavior("a", 10))
+    log.put(TOPICS.behaviors, b"bad")
+    log.write(behavior("b", 30))
+    log.write(impression(ts=20))
+    for record in log.records:
+        bench.task.add(record)
+    turns = [(len(bench.turn(limit=1)), len(bench.items()), len(bench.refused)) for _ in range(4)]
+    assert turns == [(0, 1, 0), (0, 1, 1), (1, 1, 1), (0, 2, 1)]
+
+
+def test_an_event_that_comes_late_turns_no_time_back(bench: Bench) -> None:
+    log = Log(impression())
+    bench.turn(*log.records, log.write(behavior("x", LATER)), log.write(behavior("late", 50)))
+    assert bench.task.open_requests == 0
+    assert len(bench.samples) == 1
+
+
+def test_a_time_that_is_refused_closes_no_window(bench: Bench) -> None:
+    log = Log(impression())
+    log.put(TOPICS.behaviors, encode_json(behavior("b", 10**9)))
+    bench.turn(*log.records)
+    assert len(bench.refused) == 1
+    assert bench.task.open_requests == 1
+    assert not bench.samples
+
+
+def test_clicks_that_fit_no_label_are_refused_with_their_record(bench: Bench) -> None:
+    log = Log(impression())
+    bench.turn(*log.records)
+    bad = [
+        log.write(click("elsewhere", 10)),
+        log.write(click("c0", 20, user=USERS[1])),
+        log.write(click("c0", WINDOW + 1)),
+    ]
+    bench.turn(*bad)
+    assert [refused.record for refused in bench.refused] == bad
+    for reason, words in zip(bench.reasons(), ["no candidate", "another user", "1001 ms after"], strict=True):
+        assert words in reason
+    assert not bench.samples
+
+
+def test_an_offset_that_goes_back_ends_the_work_and_says_where(path: Path) -> None:
+    log = Log(*(behavior("b", number) for number in range(8)))
+    with closing(Bench(path, beginning(offsets=beginning().offsets | {TOPICS.behaviors: 5}))) as bench:
+        with pytest.raises(WorkerError, match=rf"behaviors/{NUMBER} went back from offset 5 to 4"):
+            bench.task.add(log.records[4])
+        bench.turn(log.records[5], log.records[7])
+        with pytest.raises(WorkerError, match="went back from offset 8 to 7"):
+            bench.task.add(log.records[7])
+        assert bench.task.offsets[TOPICS.behaviors] == 8, "Kafka may leave offsets out"

@@ -23,7 +23,7 @@ from stream.schema.events import Click
 from stream.schema.record import Record
 from stream.simulation.hashing import Floats, Ints
 from stream.simulation.world import item_name, user_name
-from stream.task.joiner import Joiner, Labelled, Orphan, Pending
+from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
 
 TICK_S = 0.5
 LENGTH = 1000
@@ -177,9 +177,9 @@ class Stage:
         waiting.clear()
         return lessons
 
-    def _pending(self, visit: int, order: Ints) -> Pending:
+    def _pending(self, visit: int, order: Ints) -> PendingImpression:
         script = self._script
-        return Pending(
+        return PendingImpression(
             request_id=str(visit),
             user=user_name(int(script.users[visit])),
             arm="lab",
@@ -208,10 +208,10 @@ class Stage:
             lessons += self._labelled(self._joiner.click(click, _NOWHERE))
         return lessons
 
-    def _labelled(self, labels: Iterable[Labelled | Orphan]) -> list[Example]:
+    def _labelled(self, labels: Iterable[LabelledItems | UnmatchedClick]) -> list[Example]:
         lessons = []
         for label in labels:
-            if isinstance(label, Orphan):
+            if isinstance(label, UnmatchedClick):
                 raise AssertionError(f"a click of this world cannot be an orphan: {label.reason}")
             request = label.pending.request_id
             # The window's end is the last that is heard of a request.

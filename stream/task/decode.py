@@ -15,7 +15,7 @@ _IMPRESSION_BYTES = RECORD_BYTES // 2
 Event = Behavior | Impression | Click
 
 
-class Admission:
+class RecordDecoder:
     """Decodes records, and refuses what lies in the wrong partition, runs ahead of the clock, or costs too much.
 
     Args:
@@ -34,7 +34,7 @@ class Admission:
             topics.behaviors: decode_behavior,
         }
 
-    def event(self, record: Record) -> Event:
+    def decode(self, record: Record) -> Event:
         """Return what a record says.
 
         Raises:

@@ -21,7 +21,7 @@ _EVENT_TIME = "t"
 _MOST_EARLY = 1000
 
 
-class Pending(Struct):
+class PendingImpression(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
@@ -55,17 +55,17 @@ class EarlyClick(Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledItems:
     """Candidates of one request that got this label now. `clicked_at`: Kafka timestamp (ms) of the click, 0 if none."""
 
-    pending: Pending
+    pending: PendingImpression
     indices: list[int]
     label: Literal[0, 1]
     clicked_at: int
 
 
 @dataclass(frozen=True, slots=True)
-class Orphan:
+class UnmatchedClick:
     """A click that cannot be used, and why."""
 
     origin: Record
@@ -98,7 +98,7 @@ class Joiner:
         self._table = table
         self._window = window_ms
         self._keep = window_ms + lateness_ms
-        self._open: dict[str, Pending] = {}
+        self._open: dict[str, PendingImpression] = {}
         self._early: dict[str, list[EarlyClick]] = {}
         self._changed: set[str] = set()
         self._deadlines: list[tuple[int, str]] = []
@@ -128,7 +128,7 @@ class Joiner:
         """Whether anything waits for event time to go on: an open request, or a click without one."""
         return bool(self._open or self._early)
 
-    def impression(self, pending: Pending) -> Iterator[Labelled | Orphan]:
+    def impression(self, pending: PendingImpression) -> Iterator[LabelledItems | UnmatchedClick]:
         """Open a scored request; yields the labels of clicks that were there before it.
 
         A request that is open already stays as it was first answered, and is counted.
@@ -145,32 +145,34 @@ class Joiner:
         for waiting in self._early.pop(request_id, ()):
             yield from self.click(waiting.click, waiting.origin)
 
-    def click(self, click: Click, origin: Record) -> Iterator[Labelled | Orphan]:
+    def click(self, click: Click, origin: Record) -> Iterator[LabelledItems | UnmatchedClick]:
         """Take a click; yields a positive label or an orphan, or nothing when it waits or repeats."""
         pending = self._open.get(click.request_id)
         if pending is None:
             early = self._early.setdefault(click.request_id, [])
             if len(early) >= _MOST_EARLY:
-                yield Orphan(origin, f"more than {_MOST_EARLY} clicks wait for request {click.request_id!r}")
+                yield UnmatchedClick(origin, f"more than {_MOST_EARLY} clicks wait for request {click.request_id!r}")
                 return
             opened = max(click.ts, self.event_time, early[-1].opened if early else 0)
             early.append(EarlyClick(click, origin, opened))
             self._changed.add(click.request_id)
             self._schedule(opened, click.request_id)
         elif click.user != pending.user:
-            yield Orphan(origin, f"request {click.request_id!r} was of another user")
+            yield UnmatchedClick(origin, f"request {click.request_id!r} was of another user")
         elif click.item not in pending.items:
-            yield Orphan(origin, f"item {click.item!r} was no candidate of request {click.request_id!r}")
+            yield UnmatchedClick(origin, f"item {click.item!r} was no candidate of request {click.request_id!r}")
         elif click.ts > pending.ts + self._window:
-            yield Orphan(origin, f"{click.ts - pending.ts} ms after its impression; the window is {self._window} ms")
+            yield UnmatchedClick(
+                origin, f"{click.ts - pending.ts} ms after its impression; the window is {self._window} ms"
+            )
         elif pending.clicked[index := pending.items.index(click.item)]:
             self.duplicate_clicks += 1
         else:
             pending.clicked[index] = 1
             self._changed.add(click.request_id)
-            yield Labelled(pending, [index], 1, origin.timestamp)
+            yield LabelledItems(pending, [index], 1, origin.timestamp)
 
-    def advance(self, event_time: int) -> Iterator[Labelled | Orphan]:
+    def advance(self, event_time: int) -> Iterator[LabelledItems | UnmatchedClick]:
         """Move event time (ms) on; yields the negatives of windows that closed, and the clicks nothing claimed."""
         self.event_time = max(self.event_time, event_time)
         while self._deadlines and self._deadlines[0][0] < self.event_time:
@@ -181,13 +183,15 @@ class Joiner:
                 self._changed.add(request_id)
                 shown = (index for index, rank in enumerate(pending.ranks) if rank < pending.slots)
                 if unclicked := [index for index in shown if not pending.clicked[index]]:
-                    yield Labelled(pending, unclicked, 0, 0)
+                    yield LabelledItems(pending, unclicked, 0, 0)
             early = self._early.get(request_id)
             if early is not None and self._is_over(early[-1].opened):
                 del self._early[request_id]
                 self._changed.add(request_id)
                 for waiting in early:
-                    yield Orphan(waiting.origin, f"no open impression with request_id {request_id!r} in its window")
+                    yield UnmatchedClick(
+                        waiting.origin, f"no open impression with request_id {request_id!r} in its window"
+                    )
 
     def save(self) -> None:
         """Bring the table up to date with every change since the last call."""
@@ -213,5 +217,5 @@ class Joiner:
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_pending = msgspec.msgpack.Decoder(Pending).decode
+_decode_pending = msgspec.msgpack.Decoder(PendingImpression).decode
 _decode_early = msgspec.msgpack.Decoder(list[EarlyClick]).decode

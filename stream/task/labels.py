@@ -1,4 +1,4 @@
-"""From what the joiner has decided to the records that say it: samples to learn from, and outcomes to count."""
+"""Labels of the joiner turned into records: samples to learn from, and outcomes to count."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,26 +6,26 @@ import numpy as np
 
 from state.behavior import BehaviorArray, item_key
 from stream.schema.events import Outcome, Sample, Team
-from stream.task.joiner import Labelled
+from stream.task.joiner import LabelledItems
 
 
-def together(decided: Iterable[Labelled]) -> list[Labelled]:
-    """Return the decisions, those of one request with one label as one."""
-    merged: dict[tuple[str, int], Labelled] = {}
-    for labelled in decided:
+def merge_labels(labelled_items: Iterable[LabelledItems]) -> list[LabelledItems]:
+    """Return the labelled items; those of one request with the same label become one."""
+    merged: dict[tuple[str, int], LabelledItems] = {}
+    for labelled in labelled_items:
         key = (labelled.pending.request_id, labelled.label)
         if known := merged.get(key):
             clicked_at = max(known.clicked_at, labelled.clicked_at)
-            labelled = Labelled(known.pending, known.indices + labelled.indices, known.label, clicked_at)
+            labelled = LabelledItems(known.pending, known.indices + labelled.indices, known.label, clicked_at)
         merged[key] = labelled
     return list(merged.values())
 
 
-def records(labelled: Labelled, sequence: BehaviorArray) -> Iterator[tuple[Sample, Outcome]]:
+def samples_and_outcomes(labelled: LabelledItems, sequence: BehaviorArray) -> Iterator[tuple[Sample, Outcome]]:
     """Yield a sample and its outcome; for an interleaved request, those of each team that placed some of it.
 
     Args:
-        labelled: what was decided.
+        labelled: items of one request that got the same label.
         sequence: the user's behaviours as they stood when the request was scored.
     """
     pending = labelled.pending
@@ -37,7 +37,7 @@ def records(labelled: Labelled, sequence: BehaviorArray) -> Iterator[tuple[Sampl
             yield _pair(labelled, indices, team, sequence)
 
 
-def _pair(labelled: Labelled, indices: list[int], by: Team, sequence: BehaviorArray) -> tuple[Sample, Outcome]:
+def _pair(labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray) -> tuple[Sample, Outcome]:
     pending = labelled.pending
     items = [pending.items[index] for index in indices]
     ranks = [pending.ranks[index] for index in indices]

@@ -1,4 +1,4 @@
-"""Where a worker resumes a partition: offsets to read from, and answers that were given before."""
+"""Where a task resumes its partition: offsets to read from, and answers that were given before."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,22 @@ from stream.schema.events import Score
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """How to begin on a partition.
+class ResumePoint:
+    """Where a task resumes its partition.
 
     Attributes:
         offsets: topic → the offset to read on from; of `scores`, where the answers beyond the state begin.
         answers: request id → the first answer given to it, beyond what the state knows.
-        answers_end: the offset in `scores` behind them.
-        answered: the group has answered the impressions below this offset.
-        overtaken: the group went on beyond the state, elsewhere: the state's open requests are no longer its own.
-        ends: input topic → where it ended at the start.
+        scores_end: the offset in `scores` behind them.
+        committed_impressions: the group's committed offset: impressions below it have been answered.
+        ends: input topic → its end offset at the start.
+        stale_state: the group's offset is beyond the state: another worker went on, and the state's open requests are
+            found in `scores` instead.
     """
 
     offsets: dict[str, int]
     answers: dict[str, Score]
-    answers_end: int
-    answered: int
+    scores_end: int
+    committed_impressions: int
     ends: dict[str, int]
-    overtaken: bool = False
+    stale_state: bool = False

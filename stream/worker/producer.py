@@ -15,7 +15,7 @@ from stream.runtime.metrics import Durations
 from stream.schema.events import Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
 from stream.task.answer import Answer
-from stream.task.task import Request, Task
+from stream.task.task import ScoringRequest, Task
 from stream.worker.scoring import Arms
 
 _logger = logging.getLogger("samstream.worker")
@@ -39,7 +39,7 @@ class Output:
         self._micro_batch = micro_batch
         self._latency = latency
 
-    def answer(self, requests: Sequence[tuple[int, Request]], tasks: Mapping[int, Task]) -> None:
+    def answer(self, requests: Sequence[tuple[int, ScoringRequest]], tasks: Mapping[int, Task]) -> None:
         """Score requests, each with its partition number, tell their tasks, and send the answers."""
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
         for start in range(0, len(requests), self._micro_batch):
@@ -52,7 +52,7 @@ class Output:
             spent = (time.perf_counter() - began) * 1000
             for (number, request), answer in zip(part, answers, strict=True):
                 task = tasks[number]
-                task.scored(request, answer)
+                task.take_answer(request, answer)
                 wait = max(0.0, received - request.record.timestamp - request.state_ms)
                 score = _score(request, answer, Spent(wait, request.state_ms, spent, answer.cpu_ms))
                 self._sender.send(
@@ -66,7 +66,7 @@ class Output:
 
     def publish(self, number: int, task: Task) -> None:
         """Send what a task has decided, and what it has refused."""
-        samples, refused = task.settle()
+        samples, refused = task.take_results()
         for sample, outcome in samples:
             self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
             self._sender.send(self._topics.outcomes, encode_packed(outcome), key=sample.user, partition=number)
@@ -88,10 +88,10 @@ def wall_ms() -> int:
 
 
 def _score_is_in(task: Task, message: Message) -> None:
-    task.answer_is_in(to_record(message).offset)
+    task.acknowledge_score(to_record(message).offset)
 
 
-def _score(request: Request, answer: Answer, spent: Spent) -> Score:
+def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:
     impression = request.impression
     return Score(
         request_id=impression.request_id,

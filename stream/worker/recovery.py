@@ -17,20 +17,20 @@ from stream.runtime.logs import log
 from stream.schema.events import UNREADABLE, Score, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
-from stream.task.resume import Start
+from stream.task.resume import ResumePoint
 
 _logger = logging.getLogger("samstream.worker")
 
 _WAIT_S = 30.0
 
 
-def find_start(
+def plan_recovery(
     consumer: Consumer,
     settings: Settings,
     number: int,
     kept: Mapping[str, int],
     alive: Callable[[], None] = lambda: None,
-) -> Start:
+) -> ResumePoint:
     """Find out how to begin on a partition number.
 
     Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
@@ -72,8 +72,8 @@ def find_start(
         elif wanted < low and topic != topics.scores:
             _heed_gap(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
-    answers, answers_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
-    return Start(offsets, answers, answers_end, answered, ends, overtaken)
+    answers, scores_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
+    return ResumePoint(offsets, answers, scores_end, answered, ends, overtaken)
 
 
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:

@@ -34,7 +34,7 @@ from stream.worker.consumer import FETCH, Intake
 from stream.worker.metrics import worker_reading
 from stream.worker.model_feed import ModelFeed
 from stream.worker.producer import Output, wall_ms
-from stream.worker.recovery import find_start
+from stream.worker.recovery import plan_recovery
 from stream.worker.scoring import Arms
 from stream.worker.snapshots import Snapshotter
 
@@ -213,10 +213,10 @@ class Worker:
     def _pass_time(self, now: float) -> None:
         """Let event time run on where no record comes any more: at most one partition a turn, as Kafka is asked."""
         for number, task in self._tasks.items():
-            if task.waits_idle(now) and now - self._asked.get(number, 0.0) >= 1.0:
+            if task.waits_for_event_time(now) and now - self._asked.get(number, 0.0) >= 1.0:
                 self._asked[number] = now
                 if self._intake.asked_at_end(number):
-                    task.pass_time(now)
+                    task.advance_idle_time(now)
                 return
 
     def _tell(self) -> None:
@@ -234,7 +234,7 @@ class Worker:
             done=self._processed + sum(task.processed for task in self._tasks.values()),
             counts=self._all_counts(),
             lag=lag,
-            in_hand=sum(task.in_hand for task in self._tasks.values()),
+            in_hand=sum(task.buffered for task in self._tasks.values()),
             open_requests=sum(task.open_requests for task in self._tasks.values()),
             unacknowledged=self._sender.waiting,
             partitions=len(self._tasks),
@@ -265,7 +265,7 @@ class Worker:
         for number in numbers:
             partition = self._open(number)
             try:
-                start = find_start(consumer, self._settings, number, partition.offsets, self._telemetry.alive)
+                start = plan_recovery(consumer, self._settings, number, partition.offsets, self._telemetry.alive)
             except BaseException:
                 partition.close()
                 raise
@@ -274,7 +274,7 @@ class Worker:
             )
             starts[number] = start.offsets
         self._intake.begin(starts)
-        recovered = sum(task.recoverable for task in self._tasks.values())
+        recovered = sum(task.recovered_answers for task in self._tasks.values())
         log(_logger, "assigned", partitions=",".join(map(str, numbers)), answers_recovered=recovered)
         self._catch_up.begin(numbers, self._left())
 

@@ -29,8 +29,8 @@ from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
 from stream.task.decode import Event
-from stream.task.resume import Start
-from stream.task.task import Refused, Request, Task
+from stream.task.resume import ResumePoint
+from stream.task.task import RefusedRecord, ScoringRequest, Task
 from stream.worker.scoring import drafted
 
 PARTITIONS, NUMBER = 4, 2
@@ -97,20 +97,20 @@ class Log:
         return record
 
 
-def beginning(**changes: Any) -> Start:
+def beginning(**changes: Any) -> ResumePoint:
     ends = {TOPICS.impressions: changes.pop("impressions_end", 0), TOPICS.behaviors: changes.pop("behaviors_end", 0)}
-    start = Start(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, {TOPICS.clicks: 0, **ends})
-    return Start(**{name: changes.get(name, getattr(start, name)) for name in Start.__dataclass_fields__})
+    start = ResumePoint(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, {TOPICS.clicks: 0, **ends})
+    return ResumePoint(**{name: changes.get(name, getattr(start, name)) for name in ResumePoint.__dataclass_fields__})
 
 
-def reversing(request: Request, version: int = 1) -> Answer:
+def reversing(request: ScoringRequest, version: int = 1) -> Answer:
     """The last candidate is the best."""
     count = len(request.impression.candidates)
     probabilities = (np.arange(1, count + 1) / (count + 1 + version)).astype(np.float32)
     return Answer("reversing", 1, version, probabilities, np.argsort(-probabilities, kind="stable"))
 
 
-def mixing(request: Request, version: int = 1) -> Answer:
+def mixing(request: ScoringRequest, version: int = 1) -> Answer:
     """A list that `reversing` and its opposite have drafted."""
     one, other = reversing(request, version), reversing(request, version)
     order = other.order[::-1]
@@ -118,7 +118,7 @@ def mixing(request: Request, version: int = 1) -> Answer:
     return drafted("mixed", one, forward, request.impression.request_id)
 
 
-def score_of(request: Request, answer: Answer) -> Score:
+def score_of(request: ScoringRequest, answer: Answer) -> Score:
     """What the worker tells Kafka, as it is read again."""
     asked = request.impression
     score = Score(
@@ -146,10 +146,10 @@ class Bench:
     def __init__(
         self,
         path: Path,
-        start: Start | None = None,
+        start: ResumePoint | None = None,
         *,
         version: int = 1,
-        answering: Callable[[Request, int], Answer] = reversing,
+        answering: Callable[[ScoringRequest, int], Answer] = reversing,
         **changes: Any,
     ) -> None:
         self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000)
@@ -160,11 +160,11 @@ class Bench:
         self.scores: dict[str, Score] = {}
         self.samples: list[Sample] = []
         self.outcomes: list[Outcome] = []
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedRecord] = []
 
     def turn(
         self, *records: Record, now: float = 0.0, wall: int = 0, limit: int = 1000, lagging: Collection[str] = ()
-    ) -> list[Request]:
+    ) -> list[ScoringRequest]:
         """Do one turn of the worker, without the commit; returns what was asked.
 
         `lagging` are the topics that have more than what was read.
@@ -174,13 +174,13 @@ class Bench:
         requests = self.task.step(lambda topic: topic not in lagging, now=now, wall_ms=T0 + wall, limit=limit)
         for request in requests:
             answer = self.answering(request, self.version)
-            self.task.scored(request, answer)
+            self.task.take_answer(request, answer)
             self.scores.setdefault(request.impression.request_id, score_of(request, answer))
         self.settle()
         return requests
 
     def settle(self) -> None:
-        results, refused = self.task.settle()
+        results, refused = self.task.take_results()
         self.samples += [sample for sample, _ in results]
         self.outcomes += [outcome for _, outcome in results]
         self.refused += refused

@@ -13,7 +13,7 @@ from state.partition import Partition
 from stream.schema.events import Behavior, Click, Impression, Sample, Score, encode_packed
 from stream.task.answer import Answer
 from stream.task.decode import Event
-from stream.task.task import Request
+from stream.task.task import ScoringRequest
 from tests.state.support import dump
 from tests.stream.task.support import (
     LATER,
@@ -42,7 +42,7 @@ def test_what_was_committed_is_there_again(path: Path) -> None:
         changed = [bench.task.changed]
         bench.turn(*log.records)
         changed.append(bench.task.changed)
-        bench.task.answer_is_in(4)
+        bench.task.acknowledge_score(4)
         bench.task.commit()
         changed.append(bench.task.changed)
         assert changed == [False, True, False]
@@ -85,7 +85,7 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
             lives[-1] += [encode_packed(outcome) for outcome in bench.outcomes]
             assert list(map(len, asked)) == ([0, 0, 0] if life else [1, 0, 1])
             # All that was produced is in Kafka, and then the process dies.
-            start = beginning(answers=bench.scores, answers_end=2, impressions_end=2)
+            start = beginning(answers=bench.scores, scores_end=2, impressions_end=2)
     assert len(lives[0]) == 4
     assert lives[0] == lives[1]
 
@@ -108,7 +108,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
     requests: list[tuple[int, int, list[tuple[int, int]]]],
     behaviors: list[tuple[int, int]],
     turns: list[tuple[int, str]],
-    answering: Callable[[Request, int], Answer],
+    answering: Callable[[ScoringRequest, int], Answer],
 ) -> None:
     events: list[Event] = [behavior(f"b{number}", ts, user=USERS[who]) for number, (ts, who) in enumerate(behaviors)]
     for number, (ts, who, clicks) in enumerate(requests):
@@ -137,7 +137,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
                 life += 1
                 kept = beginning().offsets | open_offsets(path)
                 ahead = sum(record.topic == TOPICS.impressions for record in log.records[:place])
-                start = beginning(offsets=kept, answers=scores, answers_end=len(scores), impressions_end=ahead)
+                start = beginning(offsets=kept, answers=scores, scores_end=len(scores), impressions_end=ahead)
                 bench = Bench(path, start, version=life, answering=answering)
                 bench.turn(*unread(bench, log.records[:place]))
         samples += bench.samples

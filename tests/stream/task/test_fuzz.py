@@ -19,7 +19,7 @@ from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
-from stream.task.resume import Start
+from stream.task.resume import ResumePoint
 from stream.task.task import Task
 from tests.model.learning import small
 
@@ -78,7 +78,7 @@ def answer(count: int) -> Answer:
 def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> None:
     rng = random.Random(5)
     settings = WorkerSettings(attribution_window_s=5.0, lateness_s=0.0, max_candidates=20, max_impression_age_s=1e9)
-    start = Start(dict.fromkeys((*INPUTS, TOPICS.scores), 0), {}, 0, 0, dict.fromkeys(INPUTS, 0))
+    start = ResumePoint(dict.fromkeys((*INPUTS, TOPICS.scores), 0), {}, 0, 0, dict.fromkeys(INPUTS, 0))
     offsets = dict.fromkeys(INPUTS, 0)
     sent = refused = good_sent = opened = 0
     with closing(Partition.open(tmp_path / "state", length=10, slack=6)) as partition:
@@ -86,11 +86,11 @@ def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> No
 
         def work() -> None:
             nonlocal refused, opened
-            while task.in_hand:
+            while task.buffered:
                 for request in task.step(lambda _: True, now=0.0, wall_ms=T0, limit=1000):
                     opened += 1
-                    task.scored(request, answer(len(request.impression.candidates)))
-                for refusal in task.settle()[1]:
+                    task.take_answer(request, answer(len(request.impression.candidates)))
+                for refusal in task.take_results()[1]:
                     assert refusal.reason
                     refused += 1
 
@@ -109,7 +109,7 @@ def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> No
             task.add(Record(topic, 0, offsets[topic], T0 + number, key, value))
             offsets[topic] += 1
             sent += 1
-            if task.in_hand >= 500:
+            if task.buffered >= 500:
                 work()
         work()
         task.commit()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stream.schema.events import Click
 from stream.schema.record import Record
-from stream.task.joiner import Joiner, Labelled, Orphan, Pending
+from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
 
 WINDOW = 1000
 
@@ -29,8 +29,8 @@ class Memory:
         return list(self.values.items())
 
 
-def pending(request_id: str = "r", *, ts: int = 0, candidates: int = 3, slots: int = 2) -> Pending:
-    return Pending(
+def pending(request_id: str = "r", *, ts: int = 0, candidates: int = 3, slots: int = 2) -> PendingImpression:
+    return PendingImpression(
         request_id=request_id,
         user="u",
         arm="a",
@@ -55,11 +55,11 @@ def test_a_click_labels_at_once_and_the_rest_when_the_window_closes() -> None:
     joiner = Joiner(Memory(), window_ms=WINDOW)
     assert not list(joiner.impression(pending()))
     [positive] = joiner.click(*click("i1"))
-    assert isinstance(positive, Labelled)
+    assert isinstance(positive, LabelledItems)
     assert (positive.indices, positive.label, positive.clicked_at) == ([1], 1, 777)
     assert not list(joiner.advance(WINDOW))
     [negative] = joiner.advance(WINDOW + 1)
-    assert isinstance(negative, Labelled)
+    assert isinstance(negative, LabelledItems)
     assert (negative.indices, negative.label) == ([0], 0)
     assert len(joiner) == 0
 
@@ -68,10 +68,10 @@ def test_only_shown_items_become_negatives_but_a_click_proves_any_candidate() ->
     joiner = Joiner(Memory(), window_ms=WINDOW)
     list(joiner.impression(pending(candidates=4, slots=1)))
     [proved] = joiner.click(*click("i3"))
-    assert isinstance(proved, Labelled)
+    assert isinstance(proved, LabelledItems)
     assert proved.indices == [3]
     [negative] = joiner.advance(WINDOW + 1)
-    assert isinstance(negative, Labelled)
+    assert isinstance(negative, LabelledItems)
     assert negative.indices == [0]
 
 
@@ -79,7 +79,7 @@ def test_a_click_before_its_impression_waits_for_it() -> None:
     joiner = Joiner(Memory(), window_ms=WINDOW)
     assert not list(joiner.click(*click("i0")))
     [positive] = joiner.impression(pending())
-    assert isinstance(positive, Labelled)
+    assert isinstance(positive, LabelledItems)
     assert positive.indices == [0]
 
 
@@ -101,12 +101,12 @@ def test_clicks_that_cannot_be_used_come_out_as_orphans_with_their_record() -> N
         (click(ts=WINDOW + 1), "window"),
     ]:
         [orphan] = joiner.click(*unusable)
-        assert isinstance(orphan, Orphan)
+        assert isinstance(orphan, UnmatchedClick)
         assert word in orphan.reason
         assert orphan.origin.value == b"raw"
     assert not list(joiner.click(*click(request_id="never")))
     results = list(joiner.advance(WINDOW + 11))
-    assert [result.origin.value for result in results if isinstance(result, Orphan)] == [b"raw"]
+    assert [result.origin.value for result in results if isinstance(result, UnmatchedClick)] == [b"raw"]
 
 
 def test_an_impression_whose_clock_is_behind_keeps_a_whole_window() -> None:
@@ -142,7 +142,7 @@ def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_and_th
         elif number >= 0:
             results += joiner.impression(pending(f"r{number}", ts=ts, candidates=5, slots=3))
         for result in results:
-            if isinstance(result, Labelled):
+            if isinstance(result, LabelledItems):
                 for index in result.indices:
                     key = (result.pending.request_id, result.pending.items[index])
                     assert key not in labels, "labelled twice"
@@ -171,5 +171,5 @@ def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None
     table.values["ir"] = msgspec.msgpack.encode(stored)
     after = Joiner(table, window_ms=WINDOW)
     [positive] = after.click(*click("i1"))
-    assert isinstance(positive, Labelled)
+    assert isinstance(positive, LabelledItems)
     assert (positive.indices, positive.pending.teams) == ([1], [])

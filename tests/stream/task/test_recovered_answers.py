@@ -46,13 +46,13 @@ def given_before(request_id: str = "r", **changes: Any) -> Score:
 
 def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path: Path) -> None:
     offsets = beginning().offsets | {TOPICS.scores: 7}
-    start = beginning(offsets=offsets, answers={"r": given_before()}, answers_end=30, impressions_end=1)
+    start = beginning(offsets=offsets, answers={"r": given_before()}, scores_end=30, impressions_end=1)
     with closing(Bench(path, start)) as bench:
-        assert bench.task.recoverable == 1
+        assert bench.task.recovered_answers == 1
         assert bench.task.offsets[TOPICS.scores] == 7, "a crash now must find the answer again"
         log = Log(behavior("a", -20), behavior("b", -10), impression())
         assert not bench.turn(*log.records)
-        assert (bench.task.recoverable, bench.task.open_requests) == (0, 1)
+        assert (bench.task.recovered_answers, bench.task.open_requests) == (0, 1)
         assert bench.task.counts["answers_recovered"] == 1
         assert bench.task.offsets[TOPICS.scores] == 30
         bench.turn(log.write(click("c1", 10)), log.write(behavior("x", LATER)))
@@ -81,11 +81,11 @@ def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_
         assert (request.seen, request.read_to) == (2, 2)
         answers = bench.scores
     records = [*log.records, log.write(clicked)]
-    start = beginning(answers=answers, answers_end=1, impressions_end=1, behaviors_end=3)
+    start = beginning(answers=answers, scores_end=1, impressions_end=1, behaviors_end=3)
     with closing(Bench(path, start)) as again:
         young, rest = records[1:3], [records[0], *records[3:]]
         assert not again.turn(*rest)
-        assert (again.task.open_requests, again.task.in_hand) == (0, 2), "it waits for what its answer knew"
+        assert (again.task.open_requests, again.task.buffered) == (0, 2), "it waits for what its answer knew"
         assert not again.turn(*young)
         again.turn(log.write(behavior("x", LATER)))
         assert [keys_in(sample.sequence) for sample in again.samples] == [keys("a", "b")] * 2
@@ -96,7 +96,7 @@ def test_an_answer_that_read_further_than_kafka_goes_does_not_hold_its_partition
     start = beginning(answers={"r": given_before(read_to=1000)}, impressions_end=1, behaviors_end=1)
     with closing(Bench(path, start)) as bench:
         bench.turn(*Log(behavior("a", 5), impression()).records)
-        assert (bench.task.open_requests, bench.task.in_hand) == (1, 0)
+        assert (bench.task.open_requests, bench.task.buffered) == (1, 0)
 
 
 SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}
@@ -104,7 +104,7 @@ SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}
 
 @pytest.mark.parametrize("other", [{"user": USERS[1]}, {"items": ["c1", "c0", "c2", "c3"]}, SHORTER])
 def test_an_answer_of_another_user_or_to_other_items_is_no_answer(path: Path, other: dict[str, Any]) -> None:
-    start = beginning(answers={"r": given_before(**other)}, answers_end=30, impressions_end=1)
+    start = beginning(answers={"r": given_before(**other)}, scores_end=30, impressions_end=1)
     with closing(Bench(path, start)) as bench:
         assert len(bench.turn(*Log(impression()).records)) == 1
         assert bench.task.counts["answers_recovered"] == 0
@@ -112,14 +112,14 @@ def test_an_answer_of_another_user_or_to_other_items_is_no_answer(path: Path, ot
 
 def test_answers_to_nothing_are_forgotten_when_the_impressions_of_the_start_are_read(path: Path) -> None:
     answers = {"r": given_before(), "gone": given_before("gone")}
-    with closing(Bench(path, beginning(answers=answers, answers_end=30, impressions_end=2))) as bench:
+    with closing(Bench(path, beginning(answers=answers, scores_end=30, impressions_end=2))) as bench:
         log = Log(impression(), impression("r2", 10), impression("gone", 20))
         bench.turn(log.records[0])
-        assert bench.task.recoverable == 1
-        bench.task.answer_is_in(29)
+        assert bench.task.recovered_answers == 1
+        bench.task.acknowledge_score(29)
         assert bench.task.offsets[TOPICS.scores] == 0
         bench.turn(log.records[1])
-        assert bench.task.recoverable == 0
+        assert bench.task.recovered_answers == 0
         assert bench.task.offsets[TOPICS.scores] == 30
         [asked] = bench.turn(log.records[2])
         assert asked.impression.request_id == "gone"
@@ -128,13 +128,13 @@ def test_answers_to_nothing_are_forgotten_when_the_impressions_of_the_start_are_
 def test_what_kafka_has_of_our_answers_moves_their_end_and_never_back(bench: Bench) -> None:
     assert bench.task.offsets[TOPICS.scores] == 0
     for offset in (3, 9, 5):
-        bench.task.answer_is_in(offset)
+        bench.task.acknowledge_score(offset)
     assert bench.task.offsets[TOPICS.scores] == 10
 
 
 def test_what_the_group_has_answered_is_not_asked_again_but_behaviours_are_folded(path: Path) -> None:
     log = Log(behavior("a", 0), impression("answered", 10), behavior("b", 20), impression("new", 30))
-    with closing(Bench(path, beginning(answered=1, impressions_end=1))) as bench:
+    with closing(Bench(path, beginning(committed_impressions=1, impressions_end=1))) as bench:
         [asked] = bench.turn(*log.records)
         assert asked.impression.request_id == "new"
         assert asked.seen == 2
@@ -152,7 +152,7 @@ def test_open_requests_of_a_state_that_was_overtaken_are_dropped(path: Path) -> 
         second.turn(later)
         assert [sample.request_id for sample in second.samples] == ["r"]
         assert len(second.refused) == 1
-    with closing(Bench(path, beginning(offsets=dict(second.start.offsets), overtaken=True))) as third:
+    with closing(Bench(path, beginning(offsets=dict(second.start.offsets), stale_state=True))) as third:
         assert third.task.open_requests == 0
         third.turn(later)
         assert not third.samples

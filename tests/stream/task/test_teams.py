@@ -51,7 +51,7 @@ def test_teams_outlive_a_crash_before_the_commit_and_one_after_it(path: Path) ->
         lives.append([encode_packed(each) for each in (*bench.samples, *bench.outcomes)])
         scores = bench.scores
     # Nothing was committed, but the answer is in Kafka; the model is a newer one by now.
-    start = beginning(answers=scores, answers_end=1, impressions_end=1)
+    start = beginning(answers=scores, scores_end=1, impressions_end=1)
     with closing(Bench(path, start, version=9, answering=mixing)) as bench:
         assert not bench.turn(*log.records[:2])
         bench.task.commit()

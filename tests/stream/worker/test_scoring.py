@@ -81,7 +81,7 @@ def test_an_answer_comes_back_from_the_score_that_told_it() -> None:
         0,
         Spent(0.0, 0.0, 0.0),
     )
-    back = Answer.given(decode_score(encode_json(score)))
+    back = Answer.from_score(decode_score(encode_json(score)))
     assert (back.arm, back.epoch, back.version) == (answer.arm, 5, 6)
     assert back.probabilities.dtype == np.float32
     assert back.probabilities.tobytes() == answer.probabilities.tobytes(), "to the bit, through JSON"

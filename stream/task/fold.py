@@ -1,0 +1,55 @@
+"""Behaviours folded into the sequences of one partition, appended user by user."""
+
+from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
+from state.sequences import Sequences
+from stream.schema.events import Behavior
+
+
+class SequenceFold:
+    """Collects behaviours and appends them to their sequences when a sequence is read, or all at once.
+
+    Appending many behaviours of a user together rewrites a chunk once, not once a behaviour.
+
+    Args:
+        sequences: of the partition.
+    """
+
+    def __init__(self, sequences: Sequences) -> None:
+        self._sequences = sequences
+        self._waiting: dict[str, bytearray] = {}
+        self.behaviors = 0
+        """Behaviours folded so far."""
+
+    def add(self, event: Behavior) -> None:
+        """Fold a behaviour."""
+        packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+        if waiting := self._waiting.get(event.user):
+            waiting += packed
+        else:
+            self._waiting[event.user] = bytearray(packed)
+        self.behaviors += 1
+
+    def count(self, user: str) -> int:
+        """Return the running count of a user's behaviours."""
+        self._append(user)
+        return self._sequences.count(user)
+
+    def read(self, user: str, as_of: int | None = None) -> BehaviorArray:
+        """Return a user's sequence, (L,) behaviours, oldest first.
+
+        Args:
+            user: whose.
+            as_of: a running count: the sequence as it stood then.
+        """
+        self._append(user)
+        return self._sequences.read(user, as_of)
+
+    def flush(self) -> None:
+        """Append everything that waits."""
+        for user, packed in self._waiting.items():
+            self._sequences.append(user, from_bytes(packed))
+        self._waiting.clear()
+
+    def _append(self, user: str) -> None:
+        if packed := self._waiting.pop(user, None):
+            self._sequences.append(user, from_bytes(packed))

@@ -2,20 +2,16 @@
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream.runtime.metrics import Durations, Reading, Telemetry
-from stream.settings import Settings, StateSettings, load
-from stream.trainer.metrics import trainer_reading
-from stream.trainer.training import Training
-from stream.worker.catchup import CatchUp
-from stream.worker.metrics import worker_reading
-from stream.worker.snapshots import Snapshotter
+from stream.runtime.health import Health
+from stream.settings import load
+from stream.trainer.metrics import TrainerMetrics
+from stream.worker.metrics import WorkerMetrics
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
@@ -43,36 +39,14 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
 
 
-def readings() -> dict[str, Reading]:
-    settings = Settings()
-    worker = worker_reading(
-        done=0,
-        counts=Counter(),
-        lag={"behaviors": 0},
-        in_hand=0,
-        open_requests=0,
-        unacknowledged=0,
-        partitions=0,
-        commit_s=0.0,
-        refused=Counter(),
-        models={"sam": (0, 0, 0.0)},
-        batch=0,
-        latency=Durations("answer_seconds", ""),
-        recovery=(*Snapshotter(StateSettings(), lambda _: None).families(), *CatchUp().families()),
-    )
-    training = Training(settings, device="cpu")
-    trainer = trainer_reading(training, done=0, lag=0, epoch=1, checkpoint_age_s=0.0, checkpoint_s=0.0)
-    return {"worker": worker, "trainer": trainer}
-
-
 def exported() -> set[str]:
     """Return the names of all that worker and trainer serve."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     names: set[str] = set()
-    for role, reading in readings().items():
-        registry, telemetry = CollectorRegistry(), Telemetry(role)
-        telemetry.publish(reading)
-        registry.register(telemetry)
+    for role, metrics in (("worker", WorkerMetrics), ("trainer", TrainerMetrics)):
+        registry = CollectorRegistry()
+        metrics(registry)
+        Health(role, registry)
         for metric in registry.collect():
             names |= {metric.name + suffix for suffix in suffixes.get(metric.type, ("",))}
     return names

@@ -210,18 +210,18 @@ def _range(text: str) -> range:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    from stream.worker.worker import Worker
+    from stream.worker.worker import run_worker
 
-    Worker(_settings(arguments)).run(_stop_event())
+    run_worker(_settings(arguments), _stop_event())
     return 0
 
 
 def _trainer(arguments: argparse.Namespace) -> int:
-    from stream.trainer.trainer import Trainer
+    from stream.trainer.trainer import run_trainer
 
     settings = _settings(arguments)
     os.nice(settings.trainer.nice)  # of this thread, which learns, and of those that it makes
-    Trainer(settings).run(_stop_event())
+    run_trainer(settings, _stop_event())
     return 0
 
 

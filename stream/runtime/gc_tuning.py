@@ -3,7 +3,7 @@
 import gc
 
 
-def tame() -> None:
+def tune_gc() -> None:
     """Take what exists now as permanent, and look for new cycles seldom; call it when start-up is over.
 
     torch alone brings some hundred thousand objects, which every full collection would walk through. What the work on

@@ -12,32 +12,37 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from stream.errors import SettingsError
+from stream.runtime.health import Health
 from stream.runtime.logs import log
-from stream.runtime.metrics import Telemetry
 
-_logger = logging.getLogger("samstream.telemetry")
+_logger = logging.getLogger("samstream.metrics")
 
 
-class Server:
-    """Serves a job's telemetry at `HOST:PORT` in a thread of its own; does nothing where the address is empty.
+class MetricsServer:
+    """Serves `/metrics` and `/health` in a thread of its own; does nothing where the address is empty.
+
+    `/health` answers 200 or 503, with the reason as JSON.
+
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        registry: the job's metrics.
+        health: the job's health.
 
     Raises:
         SettingsError: when the address is none, or taken.
     """
 
-    def __init__(self, address: str, telemetry: Telemetry) -> None:
+    def __init__(self, address: str, registry: CollectorRegistry, health: Health) -> None:
         self._server: WSGIServer | None = None
         if not address:
             return
         host, _, port = address.rpartition(":")
-        registry = CollectorRegistry()
-        registry.register(telemetry)
         metrics = make_wsgi_app(registry)
 
         def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             if environ.get("PATH_INFO") != "/health":
                 return metrics(environ, start_response)  # type: ignore[no-any-return]
-            trouble = telemetry.trouble()
+            trouble = health.trouble()
             start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "application/json")])
             return [json.dumps({"healthy": not trouble, "trouble": trouble}).encode()]
 
@@ -45,7 +50,7 @@ class Server:
             self._server = make_server(host, int(port), app, _Threading, handler_class=_Quiet)
         except (OSError, ValueError, OverflowError) as error:
             raise SettingsError(f"metrics cannot be served at {address!r}: {error}; write it as HOST:PORT") from None
-        threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property
     def port(self) -> int:

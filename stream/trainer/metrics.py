@@ -1,44 +1,52 @@
 """The trainer's metrics."""
 
-from stream.runtime.metrics import Family, Reading, by_one
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from stream.runtime.metrics import PREFIX, Totals
 from stream.trainer.training import Training
 
+_PROGRESSIVE = ("log_loss", "ne", "auc", "calibration")
 
-def trainer_reading(
-    training: Training, *, done: int, lag: int, epoch: int, checkpoint_age_s: float, checkpoint_s: float, batch: int = 0
-) -> Reading:
-    """Return how a trainer stands; progressive metrics are of each arm's last window, `batch` of the last step."""
-    lately = {name: student.metrics.last_window() for name, student in training.students.items()}
-    judged: dict[tuple[str, ...], float] = {
-        (name, measure): getattr(metrics, measure)
-        for name, metrics in lately.items()
-        for measure in ("log_loss", "ne", "auc", "calibration")
-    }
-    learners = {name: student.learner for name, student in training.students.items()}
-    rows: dict[tuple[str, ...], float] = {
-        (name, table): rows for name, each in learners.items() for table, rows in each.rows.items()
-    }
-    return Reading(
-        done,
-        lag,
-        (
-            Family("events", "what happened", by_one(training.counts), ("event",), counter=True),
-            Family("dead_letters", "records that could not be used", {(): training.counts["refused"]}, counter=True),
-            Family("batch_records", "records of the newest step", {(): batch}),
-            Family("progressive", "predicted before learned, last window", judged, ("arm", "measure")),
-            Family("model_epoch", "life of the trainer", {(name,): epoch for name in learners}, ("arm",)),
-            Family(
-                "model_version", "version in it", {(n,): each.version.version for n, each in learners.items()}, ("arm",)
-            ),
-            Family(
-                "steps_skipped",
-                "not finite",
-                {(n,): each.skipped for n, each in learners.items()},
-                ("arm",),
-                counter=True,
-            ),
-            Family("embedding_rows", "rows of a table", rows, ("arm", "table")),
-            Family("checkpoint_age_seconds", "since the last checkpoint", {(): checkpoint_age_s}),
-            Family("checkpoint_seconds", "what the last checkpoint took", {(): checkpoint_s}),
-        ),
-    )
+
+class TrainerMetrics:
+    """All metrics of a trainer beside those of its health.
+
+    Args:
+        registry: where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=registry)
+
+        self._totals = Totals()
+        self.events = counter("events", "What happened to samples.", "event")
+        self.dead_letters = counter("dead_letters", "Records that could not be used.")
+        self.batch = gauge("batch_records", "Records of the newest step.")
+        self.progressive = gauge(
+            "progressive", "Progressive validation of the last window: predicted, then learned.", "arm", "measure"
+        )
+        self.model_epoch = gauge("model_epoch", "Epoch of the models: raised by each start of the trainer.", "arm")
+        self.model_version = gauge("model_version", "Version, within the epoch, of the newest update.", "arm")
+        self.steps_skipped = counter("steps_skipped", "Steps left out because they were not finite.", "arm")
+        self.embedding_rows = gauge("embedding_rows", "Rows of an embedding table.", "arm", "table")
+        self.checkpoint_age = gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
+        self.checkpoint_seconds = gauge("checkpoint_seconds", "Duration of the last checkpoint.")
+
+    def update(self, training: Training) -> None:
+        """Bring the metrics of what was learned up to date."""
+        self._totals.set_each(self.events, training.counts)
+        self._totals.set(self.dead_letters, training.counts["refused"])
+        for name, arm in training.arms.items():
+            window = arm.metrics.last_window()
+            for measure in _PROGRESSIVE:
+                self.progressive.labels(name, measure).set(getattr(window, measure))
+            version = arm.learner.version
+            self.model_epoch.labels(name).set(version.epoch)
+            self.model_version.labels(name).set(version.version)
+            self._totals.set(self.steps_skipped, arm.learner.skipped, name)
+            for table, rows in arm.learner.rows.items():
+                self.embedding_rows.labels(name, table).set(rows)

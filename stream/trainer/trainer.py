@@ -8,141 +8,166 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 from confluent_kafka import Message
+from prometheus_client import CollectorRegistry
 
 from model.device import prepare, resolve
-from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from model.serialization.parts import split
-from model.serialization.update import Update
-from stream.kafka import topic_admin as topics
 from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import dead_letter
 from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
+from stream.kafka.topic_admin import record_limits, verify
 from stream.runtime.failpoints import failpoint
+from stream.runtime.health import Health
 from stream.runtime.logs import log
-from stream.runtime.metrics import Telemetry
-from stream.runtime.metrics_server import Server
+from stream.runtime.metrics_server import MetricsServer
 from stream.schema.events import UNREADABLE, decode_sample
-from stream.schema.topics import RECORD_BYTES, Topics
-from stream.schema.update_headers import Announcement, read_announcement
-from stream.settings import KEPT_DELTAS, Settings
-from stream.trainer.metrics import trainer_reading
-from stream.trainer.training import Lesson, Training
+from stream.schema.topics import Topics
+from stream.settings import Settings
+from stream.trainer.metrics import TrainerMetrics
+from stream.trainer.publisher import UpdatePublisher
+from stream.trainer.resume import resume_training
+from stream.trainer.training import Training, TrainingExample
 
 _logger = logging.getLogger("samstream.trainer")
 
 _POLL_S = 0.02
 _GATHER_S = 0.1
-"""How long the first lesson of a step waits for more: a step on many costs little more than one on few."""
-_READING_S = 1.0
-_LEAST_PART = 4096
-"""Bytes of the smallest record that updates are cut into, and room for headers and key in what Kafka takes."""
-_LOOK_BACK = 200
-"""Records of `model-updates` among whose last the newest epoch is looked for first."""
+"""How long the first example of a step waits for more: a step on many costs little more than one on few."""
+_REPORT_INTERVAL_S = 1.0
 
 
-class Trainer:
-    """Teaches the arms of `trainer.arms`. Of two that do, workers hear only the one that began later.
+def run_trainer(settings: Settings, stop: threading.Event) -> None:
+    """Train the arms of `trainer.arms` until `stop` is set; then publish, save and return.
+
+    Of two trainers, workers hear only the one that began later.
 
     Args:
         settings: the configuration; arms and models as the workers have them.
+        stop: ends the training in order.
+
+    Raises:
+        StreamError: when the work cannot go on.
+        CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
+            models, or when another trainer works in the same directory.
+    """
+    topics = Topics(settings.topics.prefix)
+    prepare(threads=settings.trainer.threads)
+    registry = CollectorRegistry()
+    metrics, health = TrainerMetrics(registry), Health("trainer", registry)
+    training = Training(settings, device=str(resolve(settings.trainer.device)))
+    verify(settings.kafka, topics)
+    sender = Sender(settings.kafka, record_limits(settings.kafka, topics))
+    with (
+        closing(MetricsServer(settings.trainer.metrics, registry, health)),
+        checkpoint.sole_writer(Path(settings.trainer.directory)),
+    ):
+        epoch, offsets = resume_training(training, settings, stop)
+        read_from = {(topics.samples, number): offset for number, offset in offsets.items()}
+        with closing(Tail(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
+            Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
+
+
+class Trainer:
+    """The turns of a trainer. `run_trainer` puts it together.
+
+    Args:
+        settings: the configuration.
+        topics: the topic names.
+        training: the arms, resumed.
+        samples: reads `samples` on from the checkpoint.
+        sender: where updates and dead letters go.
+        metrics: the trainer's.
+        health: the trainer's.
+        epoch: of this life of the trainer.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._topics = Topics(settings.topics.prefix)
-        prepare(threads=settings.trainer.threads)
-        self._training = Training(settings, device=str(resolve(settings.trainer.device)))
-        self._directory = Path(settings.trainer.directory)
-        self._sender: Sender
-        self._epoch = 0
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        training: Training,
+        samples: Tail,
+        sender: Sender,
+        metrics: TrainerMetrics,
+        health: Health,
+        *,
+        epoch: int,
+    ) -> None:
+        self._settings = settings.trainer
+        self._topics = topics
+        self._training = training
+        self._samples = samples
+        self._sender = sender
+        self._publisher = UpdatePublisher(sender, topics.model_updates, training)
+        self._metrics = metrics
+        self._health = health
+        self._epoch = epoch
         self._saved: dict[tuple[str, int], int] = {}
-        self._bases: Counter[str] = Counter()
-        self._telemetry = Telemetry("trainer")
-        self._saved_at = time.monotonic()
-        self._save_s = 0.0
-        self._next_reading = 0.0
         self._records = 0
-        self._lessons: list[tuple[Lesson, Message]] = []
-        self._batch = 0
-        self._gathering_since = 0.0
-        self._next_update = 0.0
-        self._next_checkpoint = 0.0
+        self._gathered: list[tuple[TrainingExample, Message]] = []
+        now = time.monotonic()
+        self._saved_at = now
+        self._gathering_since = now
+        self._next_update = now
+        self._next_report = now
+        self._next_checkpoint = now + self._settings.checkpoint_interval_s
 
     def run(self, stop: threading.Event) -> None:
-        """Train until `stop` is set; then publish, save and return.
+        """Train until `stop` is set, then publish and save.
 
         Raises:
             StreamError: when the work cannot go on.
-            CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
-                models, or when another trainer works in the same directory.
         """
-        topics.verify(self._settings.kafka, self._topics)
-        self._sender = Sender(self._settings.kafka, topics.record_limits(self._settings.kafka, self._topics))
-        with closing(Server(self._settings.trainer.metrics, self._telemetry)), checkpoint.sole_writer(self._directory):
-            offsets = self._resume(stop)
-            tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
-            try:
-                self._publish_bases()
-                self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
-                while not stop.is_set():
-                    self._turn(tail)
-                self._learn()
-                self._publish_deltas()
-                self._save(tail)
-            finally:
-                tail.close()
+        self._publisher.publish_bases()
+        while not stop.is_set():
+            self._turn()
+        self._learn()
+        self._publisher.publish_deltas()
+        self._save()
 
-    def _turn(self, tail: Tail) -> None:
-        size = self._settings.trainer.batch
-        messages = tail.read(_POLL_S, limit=size - len(self._lessons))
+    def _turn(self) -> None:
+        """Gather samples, learn when there are enough, publish and save when it is time."""
+        settings, size = self._settings, self._settings.batch
+        messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
         now = time.monotonic()
-        if not self._lessons:
+        if not self._gathered:
             self._gathering_since = now
-        self._lessons += [(lesson, message) for message in messages if (lesson := self._taken(message)) is not None]
-        if len(self._lessons) >= size or now - self._gathering_since >= _GATHER_S:
+        self._gathered += [(example, each) for each in messages if (example := self._decode(each)) is not None]
+        if len(self._gathered) >= size or now - self._gathering_since >= _GATHER_S:
             self._learn()
         if now >= self._next_update:
             self._learn()
-            self._publish_deltas()
-            self._next_update = now + self._settings.trainer.update_interval_s
+            self._publisher.publish_deltas()
+            self._next_update = now + settings.update_interval_s
         if now >= self._next_checkpoint:
             self._learn()
-            if self._save(tail):
+            if self._save():
                 failpoint("saved")
-                self._publish_bases()
-            self._next_checkpoint = now + self._settings.trainer.checkpoint_interval_s
-        if now >= self._next_reading:
-            self._next_reading = now + _READING_S
-            self._telemetry.publish(
-                trainer_reading(
-                    self._training,
-                    done=self._records,
-                    lag=tail.lag(),
-                    epoch=self._epoch,
-                    checkpoint_age_s=now - self._saved_at,
-                    checkpoint_s=self._save_s,
-                    batch=self._batch,
-                )
-            )
+                self._publisher.publish_bases()
+            self._next_checkpoint = now + settings.checkpoint_interval_s
+        if now >= self._next_report:
+            self._next_report = now + _REPORT_INTERVAL_S
+            self._metrics.update(self._training)
+            self._metrics.checkpoint_age.set(now - self._saved_at)
+            self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
 
     def _learn(self) -> None:
         """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
-        self._batch = len(self._lessons) or self._batch
-        lost = self._training.learn([lesson for lesson, _ in self._lessons])
+        if self._gathered:
+            self._metrics.batch.set(len(self._gathered))
+        lost = self._training.learn([example for example, _ in self._gathered])
         for index, arms in sorted(lost.items()):
-            self._refuse(self._lessons[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")
-        self._lessons = []
+            self._refuse(self._gathered[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")
+        self._gathered = []
 
-    def _taken(self, message: Message) -> Lesson | None:
+    def _decode(self, message: Message) -> TrainingExample | None:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""
         self._records += 1
         try:
@@ -165,123 +190,45 @@ class Trainer:
         )
         dead_letter(self._sender, self._topics, record, reason, by="trainer")
 
-    def _resume(self, stop: threading.Event) -> dict[tuple[str, int], int]:
-        """Take up the newest whole checkpoint and begin the next epoch; returns the offsets to read on from."""
-        training = self._training
-        found = checkpoint.load_newest(self._directory)
-        for refused in found.refused:
-            log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
-        saved = found.checkpoint
-        if saved is None and found.refused:
-            raise CheckpointError(
-                f"no checkpoint in {self._directory} can be read (the newest: {found.refused[0].reason}). Move them"
-                " away to learn everything again from what Kafka retains."
-            )
-        checkpoint.set_aside(found.refused)
-        if saved is not None:
-            if forgotten := saved.arms.keys() - training.students.keys():
-                log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
-            for name, student in training.students.items():
-                if name in saved.arms:
-                    student.resume(saved.arms[name])
-            training.seen.restore(saved.seen)
-            training.counts.update(saved.counts)
-        epoch = 1 + max(saved.epoch if saved else 0, self._published_epoch(stop))
-        for student in training.students.values():
-            student.learner.begin_epoch(epoch)
-            if self._settings.trainer.progressive_log:
-                student.open_log(Path(self._settings.trainer.progressive_log))
-        self._epoch = epoch
-        log(
-            _logger,
-            "started",
-            arms=",".join(training.students),
-            epoch=epoch,
-            resumed=saved is not None,
-            samples=training.counts["samples"],
-        )
-        return {(self._topics.samples, number): offset for number, offset in saved.offsets.items()} if saved else {}
-
-    def _published_epoch(self, stop: threading.Event) -> int:
-        """Return the newest epoch in `model-updates`, 0 when there is none: lost checkpoints are no way back."""
-        newest = 0
-        for whole in (False, True):
-            if newest:
-                break
-            tail = Tail(self._settings.kafka, [self._topics.model_updates], from_beginning=whole, back=_LOOK_BACK)
-            try:
-                while not tail.at_end() and not stop.is_set():
-                    for message in tail.read(1.0):
-                        if announced := read_announcement(message):
-                            newest = max(newest, announced.epoch)
-            finally:
-                tail.close()
-        return newest
-
-    def _publish_bases(self) -> None:
-        for name, student in self._training.students.items():
-            # Different keys in turn: compaction leaves the last whole base while the next one is being written.
-            key = f"base-{self._bases[name] % 2}" if self._bases[name] else "base-start"
-            self._bases[name] += 1
-            self._publish(student.learner.base(name), f"{name}/{key}", ())
-
-    def _publish_deltas(self) -> None:
-        for name, student in self._training.students.items():
-            if student.learner.changed:
-                update = student.learner.delta(name)
-                self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", student.take_clicks())
-
-    def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
-        announced = Announcement(
-            arm=update.arm,
-            kind=update.kind,
-            epoch=update.epoch,
-            version=update.version,
-            samples=self._training.counts["samples"],
-            clicks=clicks,
-        )
-        room = min(RECORD_BYTES, max(_LEAST_PART, self._sender.limit(self._topics.model_updates) - _LEAST_PART))
-        for number, part in enumerate(split(update, room)):
-            failpoint("part")
-            headers = None if number else announced.headers()
-            self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
-
-    def _save(self, tail: Tail) -> bool:
+    def _save(self) -> bool:
         """Write a checkpoint of everything up to the offsets read, unless the last one says the same."""
         # Refused samples are in the dead letters before the offsets pass them.
         self._sender.flush()
-        training = self._training
-        if self._saved == tail.positions:
+        training, positions = self._training, self._samples.positions
+        if self._saved == positions:
             return False
         began = time.monotonic()
-        for student in training.students.values():
-            student.flush_log()
+        for arm in training.arms.values():
+            arm.flush_log()
         path = checkpoint.save(
-            self._directory,
+            Path(self._settings.directory),
             Checkpoint(
                 epoch=self._epoch,
-                offsets={number: offset for (_, number), offset in tail.positions.items()},
-                arms={name: student.save() for name, student in training.students.items()},
+                offsets={number: offset for (_, number), offset in positions.items()},
+                arms={name: arm.save() for name, arm in training.arms.items()},
                 seen=training.seen.to_array(),
                 counts=training.counts,
             ),
-            keep=self._settings.trainer.keep,
+            keep=self._settings.keep,
         )
-        self._saved = dict(tail.positions)
+        self._saved = dict(positions)
         self._saved_at = time.monotonic()
-        self._save_s = self._saved_at - began
+        self._metrics.checkpoint_seconds.set(self._saved_at - began)
         log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
-        for name, student in training.students.items():
-            lately = student.metrics.last_window()
+        self._log_progress()
+        return True
+
+    def _log_progress(self) -> None:
+        for name, arm in self._training.arms.items():
+            window = arm.metrics.last_window()
             log(
                 _logger,
                 "progress",
                 arm=name,
-                samples=student.metrics.total().samples,
-                log_loss=lately.log_loss,
-                ne=lately.ne,
-                auc=lately.auc,
-                calibration=lately.calibration,
-                skipped=student.learner.skipped,
+                samples=arm.metrics.total().samples,
+                log_loss=window.log_loss,
+                ne=window.ne,
+                auc=window.auc,
+                calibration=window.calibration,
+                skipped=arm.learner.skipped,
             )
-        return True

@@ -1,4 +1,4 @@
-"""What the trainer does with samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
+"""Training on samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,17 +22,25 @@ from stream.trainer.predictions import PREDICTION
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """What is new in a sample, as the models take it; `clicked_at` is as in `Sample`, `ids` are those of its items."""
+class TrainingExample:
+    """What is new in a sample, as the models take it.
+
+    Attributes:
+        arm: of the user.
+        user: whose sample it is.
+        clicked_at: as in `Sample`.
+        features: sequence, items and labels.
+        ids: (C,) ids of its (request, item) pairs.
+    """
 
     arm: str
     user: str
     clicked_at: int
-    example: Example
+    features: Example
     ids: npt.NDArray[np.uint64]
 
 
-def unpack(sample: Sample, seen: SeenIds) -> Lesson | None:
+def unpack_sample(sample: Sample, seen: SeenIds) -> TrainingExample | None:
     """Unpack a sample, leaving out the items learned before; None when nothing is left.
 
     Raises:
@@ -48,12 +56,12 @@ def unpack(sample: Sample, seen: SeenIds) -> Lesson | None:
     new = seen.add(ids)
     if not new.any():
         return None
-    example = Example(sequence, sample.ts, items[new], categories[new], labels[new].astype(np.float32))
-    return Lesson(sample.arm, sample.user, sample.clicked_at, example, ids[new])
+    features = Example(sequence, sample.ts, items[new], categories[new], labels[new].astype(np.float32))
+    return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, ids[new])
 
 
-class Student:
-    """One arm while it learns: its learner, its progressive metrics, the log of its predictions if one is kept."""
+class ArmTrainer:
+    """The training of one arm: its learner, its progressive metrics, the log of its predictions if one is kept."""
 
     def __init__(self, arm: ArmSettings, settings: Settings, *, device: str) -> None:
         self.arm = arm
@@ -92,35 +100,35 @@ class Student:
         self._log.truncate(self.predictions * PREDICTION.itemsize)
         self._log.seek(0, 2)
 
-    def study(self, lessons: Sequence[Lesson]) -> list[int]:
-        """Predict every sample, judge the predictions, then take one step; only judge when the arm is not learning.
+    def train_step(self, examples: Sequence[TrainingExample]) -> list[int]:
+        """Predict every sample, measure the predictions, then take one step; no step when the arm is not learning.
 
-        A step that is not finite is taken again with each lesson alone. Returns the indices of those that could not be
+        A step that is not finite is taken again with each example alone. Returns the indices of those that could not be
         learned even so.
         """
-        examples = [lesson.example for lesson in lessons]
+        batch = [example.features for example in examples]
         skipped = self.learner.skipped
-        predicted = self.learner.learn(examples) if self.arm.learn else self.learner.predict(examples)
-        lost = self._alone(examples) if self.learner.skipped > skipped else []
-        labels = [example.labels for example in examples if example.labels is not None]
+        predicted = self.learner.learn(batch) if self.arm.learn else self.learner.predict(batch)
+        lost = self._one_by_one(batch) if self.learner.skipped > skipped else []
+        labels = [each.labels for each in batch if each.labels is not None]
         self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
         if self.arm.learn:
-            learned = [lesson for index, lesson in enumerate(lessons) if index not in lost]
-            self._clicks += [lesson.clicked_at for lesson in learned if lesson.clicked_at]
+            learned = [example for index, example in enumerate(examples) if index not in lost]
+            self._clicks += [example.clicked_at for example in learned if example.clicked_at]
         if self._log is not None:
-            for lesson, probabilities in zip(lessons, predicted, strict=True):
-                self._log.write(_rows(lesson, probabilities).tobytes())
+            for example, probabilities in zip(examples, predicted, strict=True):
+                self._log.write(_rows(example, probabilities).tobytes())
                 self.predictions += len(probabilities)
         return lost
 
-    def _alone(self, examples: Sequence[Example]) -> list[int]:
+    def _one_by_one(self, batch: Sequence[Example]) -> list[int]:
         """Learn from examples one by one; returns the indices of those whose step is not finite."""
-        if len(examples) == 1:
+        if len(batch) == 1:
             return [0]
         lost = []
-        for index, example in enumerate(examples):
+        for index, features in enumerate(batch):
             skipped = self.learner.skipped
-            self.learner.learn([example])
+            self.learner.learn([features])
             if self.learner.skipped > skipped:
                 lost.append(index)
         return lost
@@ -141,55 +149,55 @@ class Training:
 
     def __init__(self, settings: Settings, *, device: str) -> None:
         wanted = settings.trainer.arms or tuple(arm.name for arm in settings.models)
-        self.students = {
-            arm.name: Student(arm, settings, device=device) for arm in settings.models if arm.name in wanted
+        self.arms = {
+            arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
         self.seen = SeenIds(settings.trainer.remember)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
 
-    def take(self, sample: Sample) -> Lesson | None:
+    def take(self, sample: Sample) -> TrainingExample | None:
         """Return what is new in a sample, None when it was all seen before.
 
         Raises:
             ValueError: when it is damaged.
         """
-        lesson = unpack(sample, self.seen)
-        if lesson is None:
+        example = unpack_sample(sample, self.seen)
+        if example is None:
             self.counts["repeated"] += 1
         else:
-            self.counts["samples"] += len(lesson.example.items)
-        return lesson
+            self.counts["samples"] += len(example.features.items)
+        return example
 
-    def learn(self, lessons: Sequence[Lesson]) -> dict[int, list[str]]:
-        """Let every arm predict, then learn, the lessons of its own users (or all, as it is set).
+    def learn(self, examples: Sequence[TrainingExample]) -> dict[int, list[str]]:
+        """Let every arm predict, then learn, the examples of its own users (or all, as it is set).
 
-        Returns index of lesson → arms whose step was not finite, for the lessons that were lost to some arm. One that
+        Returns index of example → arms whose step was not finite, for the examples that were lost to some arm. One that
         no arm has learned is not taken for a repeat when it comes again.
         """
         lost: dict[int, list[str]] = {}
         learned: set[int] = set()
-        for name, student in self.students.items():
-            everyone = student.arm.learn_from == "all"
-            mine = [index for index, lesson in enumerate(lessons) if everyone or lesson.arm == name]
+        for name, trainer in self.arms.items():
+            everyone = trainer.arm.learn_from == "all"
+            mine = [index for index, example in enumerate(examples) if everyone or example.arm == name]
             if not mine:
                 continue
-            failed = {mine[place] for place in student.study([lessons[index] for index in mine])}
+            failed = {mine[place] for place in trainer.train_step([examples[index] for index in mine])}
             for index in failed:
                 lost.setdefault(index, []).append(name)
-            if student.arm.learn:
+            if trainer.arm.learn:
                 learned.update(set(mine) - failed)
         for index in lost:
-            self.counts["skipped"] += len(lessons[index].ids)
+            self.counts["skipped"] += len(examples[index].ids)
             if index not in learned:
-                self.seen.forget(lessons[index].ids)
+                self.seen.forget(examples[index].ids)
         return lost
 
 
-def _rows(lesson: Lesson, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
+def _rows(example: TrainingExample, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
     rows = np.empty(len(probabilities), dtype=PREDICTION)
-    rows["ts"] = lesson.example.ts
-    rows["user"] = xxh3_64_intdigest(lesson.user.encode())
-    rows["label"] = lesson.example.labels
+    rows["ts"] = example.features.ts
+    rows["user"] = xxh3_64_intdigest(example.user.encode())
+    rows["label"] = example.features.labels
     rows["probability"] = probabilities
     return rows

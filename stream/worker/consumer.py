@@ -1,4 +1,4 @@
-"""What a worker's consumer brings, and how far it has read each partition."""
+"""A worker's consumer: hands each task its records, and knows how far each partition has been read."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ Where = tuple[str, int]
 """Topic and partition number."""
 
 
-class Intake:
-    """The reading side of a worker: positions, ends, and pauses of all partitions that it has.
+class TaskConsumer:
+    """The reading side of a worker: positions, ends, pauses and offset commits of all partitions that it has.
 
     Args:
-        consumer: manually assigned, with `enable.partition.eof`.
-        asker: another one, with a connection of its own: a question behind a fetch waits until records come.
+        consumer: of the workers' group, with `enable.partition.eof`.
         topics: the input topics.
-        hearing: what the consumer hears of its connections.
+        hearing: the consumer's connection errors.
+        asker: another consumer, with a connection of its own: a question behind a fetch waits until records come.
     """
 
     def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing, asker: Consumer) -> None:
@@ -75,7 +75,7 @@ class Intake:
             self._hearing.answered()
         return messages
 
-    def hand_out(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
+    def dispatch(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
         """Give each task the records of its partition.
 
         Raises:
@@ -127,16 +127,43 @@ class Intake:
             return False
         return True
 
-    def lag(self, task: Task, number: int) -> dict[str, int]:
-        """Return topic → records in Kafka, as far as the client has heard, that a task has not worked off."""
+    def commit(self, tasks: Mapping[int, Task], *, wait: bool) -> None:
+        """Commit the offsets of the input topics that tasks have reached; `wait` waits for Kafka to have them."""
+        offsets = [
+            TopicPartition(topic, number, task.offsets[topic])
+            for number, task in tasks.items()
+            for topic in self._topics
+        ]
+        try:
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            # The state is durable; the group's offsets only say what was answered, and the next commit says it again.
+            log(_logger, "offset_commit_failed", logging.WARNING, error=error.args[0].str())
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def lag(self, tasks: Mapping[int, Task]) -> dict[str, int]:
+        """Return topic → records in Kafka, as far as the client has heard, that the tasks have not worked off."""
         return {
-            topic: max(0, self._cached_end((topic, number)) - self._worked_off(task, topic, number))
+            topic: sum(
+                max(0, self._cached_end((topic, number)) - self._worked_off(task, topic, number))
+                for number, task in tasks.items()
+            )
             for topic in self._topics
         }
 
-    def left(self, task: Task, number: int) -> int:
-        """Return how many records a task has not worked off of those that were there when it began."""
-        return sum(max(0, task.ends[topic] - self._worked_off(task, topic, number)) for topic in self._topics)
+    def left(self, tasks: Mapping[int, Task]) -> int:
+        """Return how many records the tasks have not worked off of those that were there when they began."""
+        return sum(
+            max(0, task.ends[topic] - self._worked_off(task, topic, number))
+            for number, task in tasks.items()
+            for topic in self._topics
+        )
 
     def limit_backlogs(self, tasks: Mapping[int, Task]) -> None:
         """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""

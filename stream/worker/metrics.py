@@ -1,62 +1,49 @@
-"""What the jobs tell of themselves: their counts and states as metrics."""
+"""The worker's metrics."""
 
-from collections import Counter
-from collections.abc import Mapping
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from stream.runtime.metrics import Durations, Family, Reading, by_one
+from stream.runtime.metrics import PREFIX, SECONDS
 
 
-def worker_reading(
-    *,
-    done: int,
-    counts: Counter[str],
-    lag: Mapping[str, int],
-    in_hand: int,
-    open_requests: int,
-    unacknowledged: int,
-    partitions: int,
-    commit_s: float,
-    refused: Counter[str],
-    models: Mapping[str, tuple[int, int, float]],
-    batch: int = 0,
-    latency: Durations | None = None,
-    recovery: tuple[Family, ...] = (),
-) -> Reading:
-    """Return how a worker stands.
+class WorkerMetrics:
+    """All metrics of a worker beside those of its health.
 
     Args:
-        done: records worked off.
-        counts: what happened, by name.
-        lag: topic → records in Kafka that are not worked off.
-        in_hand: records taken from Kafka that wait for their turn.
-        open_requests: impressions whose window is open.
-        unacknowledged: records on their way to Kafka.
-        partitions: how many it has.
-        commit_s: what the last commit took.
-        refused: reason → model updates that were refused for it.
-        models: arm → epoch and version that are served, and the seconds since they were taken.
-        batch: records that the newest batch brought.
-        latency: from an impression's timestamp to its answer.
-        recovery: how restoring snapshots and replaying the log stand.
+        registry: where they are registered.
     """
-    return Reading(
-        done,
-        sum(lag.values()),
-        (
-            Family("events", "what happened", by_one(counts), ("event",), counter=True),
-            Family("topic_lag_records", "records of a topic that wait", by_one(lag), ("topic",)),
-            Family("dead_letters", "records that could not be used", {(): counts["refused"]}, counter=True),
-            Family("batch_records", "records that the newest batch brought", {(): batch}),
-            Family("in_hand_records", "taken from Kafka, waiting for their turn", {(): in_hand}),
-            Family("open_requests", "impressions whose window is open", {(): open_requests}),
-            Family("unacknowledged_records", "on their way to Kafka", {(): unacknowledged}),
-            Family("partitions", "partitions of this worker", {(): partitions}),
-            Family("commit_seconds", "what the last commit took", {(): commit_s}),
-            Family("updates_refused", "model updates refused", by_one(refused), ("reason",), counter=True),
-            Family("model_epoch", "life of the trainer", {(arm,): m[0] for arm, m in models.items()}, ("arm",)),
-            Family("model_version", "version in it", {(arm,): m[1] for arm, m in models.items()}, ("arm",)),
-            Family("model_age_seconds", "since it was taken", {(arm,): m[2] for arm, m in models.items()}, ("arm",)),
-            *(() if latency is None else (latency.snapshot(),)),
-            *recovery,
-        ),
-    )
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=registry)
+
+        self.events = counter("events", "What happened to records and requests.", "event")
+        self.dead_letters = counter("dead_letters", "Records that could not be used.")
+        self.topic_lag = gauge("topic_lag_records", "Records of a topic that wait in Kafka.", "topic")
+        self.batch = gauge("batch_records", "Records of the newest batch from Kafka.")
+        self.buffered = gauge("in_hand_records", "Records taken from Kafka that wait for their turn.")
+        self.open_requests = gauge("open_requests", "Impressions whose attribution window is open.")
+        self.unacknowledged = gauge("unacknowledged_records", "Records that Kafka has not acknowledged yet.")
+        self.partitions = gauge("partitions", "Partitions of this worker.")
+        self.commit_seconds = gauge("commit_seconds", "Duration of the last commit.")
+        self.answer_seconds = Histogram(
+            f"{PREFIX}answer_seconds",
+            "From an impression's Kafka timestamp to its answer.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.updates_refused = counter("updates_refused", "Model updates that were refused.", "reason")
+        self.model_epoch = gauge("model_epoch", "Epoch of the model that is served.", "arm")
+        self.model_version = gauge("model_version", "Version, within its epoch, of the model that is served.", "arm")
+        self.model_age = gauge("model_age_seconds", "Seconds since the newest update was taken.", "arm")
+        self.restore_bytes = counter("restore_bytes", "Bytes read from snapshots to restore them.")
+        self.restored_ratio = gauge("restored_ratio", "Share of a partition's snapshot that is restored.", "partition")
+        self.restore_seconds = gauge("restore_seconds", "Duration of the last restore so far.")
+        self.replay_left = gauge(
+            "replay_left_records", "Records that Kafka had at the assignment and that are not worked off."
+        )
+        self.replayed_ratio = gauge("replayed_ratio", "Share of the records at the assignment that is worked off.")
+        self.replay_seconds = gauge("replay_seconds", "Duration of the replay after the last assignment so far.")
+        self.replayed_ratio.set(1.0)

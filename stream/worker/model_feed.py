@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 from model.errors import UpdateRefused
 from model.scorer import Prepared, Scorer
@@ -18,6 +19,7 @@ from stream.kafka.reader import Tail
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
+from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.feed")
 
@@ -34,9 +36,10 @@ class ModelFeed:
     Args:
         settings: where Kafka is.
         scorers: arm → its scorer; swapped only in `apply`, by the caller's thread.
+        metrics: get the models' versions and ages, and refusals.
     """
 
-    def __init__(self, settings: Settings, scorers: Mapping[str, Scorer]) -> None:
+    def __init__(self, settings: Settings, scorers: Mapping[str, Scorer], metrics: WorkerMetrics) -> None:
         self._kafka = settings.kafka
         self._topic = Topics(settings.topics.prefix).model_updates
         self._recent_s = _CHECKPOINTS * settings.trainer.checkpoint_interval_s
@@ -48,10 +51,12 @@ class ModelFeed:
         self._caught_up = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="model-feed", daemon=True)
-        self.taken: dict[str, float] = {}
-        """Arm → monotonic time at which its newest update was taken."""
+        self._metrics = metrics
         self.refused: Counter[str] = Counter()
         """Reason → how many updates were refused for it."""
+        for arm, scorer in scorers.items():
+            self._show(arm, scorer)
+            metrics.model_age.labels(arm).set(0)
 
     def start(self, stop: threading.Event, *, wait_s: float) -> None:
         """Start reading; returns when every arm has its newest parameters, after `wait_s` without, or at `stop`."""
@@ -86,11 +91,13 @@ class ModelFeed:
             except UpdateRefused as refusal:
                 self._refuse(refusal)
             else:
-                self.taken[update.arm] = time.monotonic()
+                self._show(update.arm, self._scorers[update.arm])
+                taken_at = time.monotonic()
+                self._metrics.model_age.labels(update.arm).set_function(partial(_seconds_since, taken_at))
                 if update.kind == "base":
                     log(_logger, "base", arm=update.arm, epoch=update.epoch, version=update.version)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the thread."""
         self._stop.set()
         if self._thread.is_alive():
@@ -146,10 +153,19 @@ class ModelFeed:
                 continue
             return
 
+    def _show(self, arm: str, scorer: Scorer) -> None:
+        self._metrics.model_epoch.labels(arm).set(scorer.version.epoch)
+        self._metrics.model_version.labels(arm).set(scorer.version.version)
+
     def _all_served(self) -> bool:
         return all(scorer.version.epoch for scorer in self._scorers.values())
 
     def _refuse(self, refusal: UpdateRefused) -> None:
         self.refused[refusal.reason] += 1
+        self._metrics.updates_refused.labels(refusal.reason).inc()
         level = logging.DEBUG if refusal.reason in _ORDINARY else logging.WARNING
         log(_logger, "update_refused", level, reason=str(refusal))
+
+
+def _seconds_since(moment: float) -> float:
+    return time.monotonic() - moment

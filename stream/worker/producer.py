@@ -1,9 +1,8 @@
-"""What a worker's tasks send to Kafka: answers as soon as they are scored, then samples, outcomes and dead letters."""
+"""A worker's producer: scores as soon as they are computed, then samples, outcomes and dead letters."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 
 from confluent_kafka import Message
 
@@ -11,63 +10,59 @@ from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import dead_letter
 from stream.kafka.producer import Sender
 from stream.runtime.logs import log
-from stream.runtime.metrics import Durations
-from stream.schema.events import Score, Spent, encode_json, encode_packed
+from stream.schema.events import Outcome, Sample, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
 from stream.task.answer import Answer
-from stream.task.task import ScoringRequest, Task
-from stream.worker.scoring import Arms
+from stream.task.task import RefusedRecord, ScoringRequest
+from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.worker")
 
 
-class Output:
+class TaskProducer:
     """The producing side of a worker.
 
     Args:
         sender: where records go.
         topics: the topic names.
-        arms: who answers.
-        micro_batch: impressions that are answered together at most.
-        latency: gets the seconds from each impression's timestamp to its answer.
+        metrics: gets the time from each impression to its answer.
     """
 
-    def __init__(self, sender: Sender, topics: Topics, arms: Arms, *, micro_batch: int, latency: Durations) -> None:
+    def __init__(self, sender: Sender, topics: Topics, metrics: WorkerMetrics) -> None:
         self._sender = sender
         self._topics = topics
-        self._arms = arms
-        self._micro_batch = micro_batch
-        self._latency = latency
+        self._metrics = metrics
 
-    def answer(self, requests: Sequence[tuple[int, ScoringRequest]], tasks: Mapping[int, Task]) -> None:
-        """Score requests, each with its partition number, tell their tasks, and send the answers."""
-        # A backlog is answered piece by piece, so that the first answers do not wait for the last.
-        for start in range(0, len(requests), self._micro_batch):
-            part = requests[start : start + self._micro_batch]
-            received = wall_ms()
-            began = time.perf_counter()
-            answers = self._arms.answer(
-                [request.impression for _, request in part], [request.example for _, request in part]
-            )
-            spent = (time.perf_counter() - began) * 1000
-            for (number, request), answer in zip(part, answers, strict=True):
-                task = tasks[number]
-                task.take_answer(request, answer)
-                wait = max(0.0, received - request.record.timestamp - request.state_ms)
-                score = _score(request, answer, Spent(wait, request.state_ms, spent, answer.cpu_ms))
-                self._sender.send(
-                    self._topics.scores,
-                    encode_json(score),
-                    key=request.impression.user,
-                    partition=number,
-                    on_delivery=partial(_score_is_in, task),
-                )
-                self._latency.add(max(0, wall_ms() - request.record.timestamp) / 1000)
+    @property
+    def unacknowledged(self) -> int:
+        """Records that Kafka has not acknowledged yet."""
+        return self._sender.waiting
 
-    def publish(self, number: int, task: Task) -> None:
-        """Send what a task has decided, and what it has refused."""
-        samples, refused = task.take_results()
-        for sample, outcome in samples:
+    def send_score(
+        self, request: ScoringRequest, answer: Answer, spent: Spent, *, acknowledge: Callable[[int], None]
+    ) -> None:
+        """Send the answer to a request.
+
+        Args:
+            request: what was asked.
+            answer: what the models answered.
+            spent: where the time went.
+            acknowledge: called with the score's offset once Kafka has it.
+        """
+
+        def delivered(message: Message) -> None:
+            acknowledge(to_record(message).offset)
+
+        score = encode_json(_score(request, answer, spent))
+        key, partition = request.impression.user, request.record.partition
+        self._sender.send(self._topics.scores, score, key=key, partition=partition, on_delivery=delivered)
+        self._metrics.answer_seconds.observe(max(0, wall_ms() - request.record.timestamp) / 1000)
+
+    def send_results(
+        self, number: int, results: Iterable[tuple[Sample, Outcome]], refused: Iterable[RefusedRecord]
+    ) -> None:
+        """Send the samples, outcomes and dead letters of one partition number."""
+        for sample, outcome in results:
             self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
             self._sender.send(self._topics.outcomes, encode_packed(outcome), key=sample.user, partition=number)
         for refusal in refused:
@@ -81,14 +76,26 @@ class Output:
             )
             dead_letter(self._sender, self._topics, refusal.record, refusal.reason)
 
+    def poll(self) -> None:
+        """Serve delivery reports.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
+        """
+        self._sender.poll()
+
+    def flush(self) -> None:
+        """Wait until Kafka has acknowledged everything.
+
+        Raises:
+            KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
+        """
+        self._sender.flush()
+
 
 def wall_ms() -> int:
     """Return the time, ms since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _score_is_in(task: Task, message: Message) -> None:
-    task.acknowledge_score(to_record(message).offset)
 
 
 def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:

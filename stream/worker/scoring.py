@@ -14,14 +14,15 @@ from stream.settings import Settings
 from stream.task.answer import Answer
 
 
-class Arms:
+class ArmScorers:
     """The serving models of all arms."""
 
     def __init__(self, settings: Settings, *, device: str) -> None:
         self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
         self._micro_batch = settings.worker.micro_batch
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
-        self.scorers = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
+        self.by_model = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
+        """Arm → the scorer of its model; interleaved arms have none."""
 
     def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:
         """Answer each impression, of which the example is what the model reads; answers keep the order.
@@ -35,7 +36,7 @@ class Arms:
                 by_model.setdefault(model, []).append(index)
         said: dict[tuple[str, int], Answer] = {}
         for model, indices in by_model.items():
-            scorer = self.scorers[model]
+            scorer = self.by_model[model]
             # Neighbours of similar length share a batch, so that little of it is padding.
             indices.sort(key=lambda index: len(examples[index].sequence))
             for start in range(0, len(indices), self._micro_batch):
@@ -51,13 +52,13 @@ class Arms:
         for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
             if arm in self._interleaved:
                 one, other = (said[model, index] for model in self._interleaved[arm])
-                answers.append(drafted(arm, one, other, impression.request_id))
+                answers.append(interleaved_answer(arm, one, other, impression.request_id))
             else:
                 answers.append(said[arm, index])
         return answers
 
 
-def drafted(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
+def interleaved_answer(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
     """Return the list that two answers draft in turn; the same for the same answers and request.
 
     A candidate has the probability that the model which placed it has said.

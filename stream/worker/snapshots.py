@@ -6,15 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from state.errors import SnapshotError, StateError
 from state.partition import Partition
 from state.snapshots import Manifest, Snapshots
 from stream.runtime.logs import log
-from stream.runtime.metrics import Family
 from stream.runtime.progress import Progress
 from stream.settings import StateSettings
+from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.snapshots")
 
@@ -27,19 +28,18 @@ class Snapshotter:
 
     Args:
         settings: where to, how often, how many are kept.
-        alive: called while a restore goes on, with how it stands.
+        metrics: get how a restore stands.
+        alive: called while a restore goes on.
     """
 
-    def __init__(self, settings: StateSettings, alive: Callable[[tuple[Family, ...]], None]) -> None:
+    def __init__(self, settings: StateSettings, metrics: WorkerMetrics, alive: Callable[[], None]) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._alive = alive
         self._stores: dict[int, Snapshots] = {}
         self._due: dict[int, float] = {}
         self._storing: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
-        self._restored_bytes = 0
-        self._ratios: dict[int, float] = {}
-        self._restore_s = 0.0
         self.counts: Counter[str] = Counter()
         """Snapshots stored, and failed."""
 
@@ -72,7 +72,8 @@ class Snapshotter:
     def forget(self, number: int) -> None:
         """Take note that a partition was given back."""
         self._due.pop(number, None)
-        self._ratios.pop(number, None)
+        with suppress(KeyError):
+            self._metrics.restored_ratio.remove(str(number))
 
     def restore(self, number: int, directory: Path) -> Manifest | None:
         """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none."""
@@ -90,13 +91,13 @@ class Snapshotter:
     def _restore(self, store: Snapshots, number: int, snapshot: int, directory: Path) -> Manifest:
         size = store.manifest(snapshot).size
         progress = Progress(_logger, "restoring", "bytes", size, partition=number, snapshot=snapshot)
-        before = self._restored_bytes
 
         def reached(done: int, _total: int) -> None:
+            self._metrics.restore_bytes.inc(done - progress.done)
             progress.reach(done)
-            self._restored_bytes, self._ratios[number] = before + done, progress.ratio
-            self._restore_s = progress.seconds
-            self._alive(self.families())
+            self._metrics.restored_ratio.labels(str(number)).set(progress.ratio)
+            self._metrics.restore_seconds.set(progress.seconds)
+            self._alive()
 
         try:
             manifest = store.restore(snapshot, directory, reached)
@@ -107,15 +108,6 @@ class Snapshotter:
         log(_logger, "restored", **where, bytes=manifest.size, seconds=progress.seconds, age_s=age_s)
         self.counts["restored"] += 1
         return manifest
-
-    def families(self) -> tuple[Family, ...]:
-        """Return how restoring stands."""
-        ratios: dict[tuple[str, ...], float] = {(str(number),): ratio for number, ratio in self._ratios.items()}
-        return (
-            Family("restore_bytes", "read from snapshots to restore them", {(): self._restored_bytes}, counter=True),
-            Family("restored_ratio", "share of a partition's snapshot that is here", ratios, ("partition",)),
-            Family("restore_seconds", "what the last restore has taken", {(): self._restore_s}),
-        )
 
     def close(self) -> None:
         """Wait for the snapshot that is on its way."""

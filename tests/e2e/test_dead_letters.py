@@ -83,8 +83,8 @@ def test_a_letter_of_which_only_the_head_was_kept_is_not_sent_again(harness: Har
 def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_after_a_crash(harness: Harness) -> None:
     """In the checkpoint that the trainer starts from, one item has a vector that no step survives."""
     taught = Training(harness.settings, device="cpu")
-    poisoned(taught.students["sam"], 999)
-    states = {name: student.save() for name, student in taught.students.items()}
+    poisoned(taught.arms["sam"], 999)
+    states = {name: trainer.save() for name, trainer in taught.arms.items()}
     checkpoint.save(harness.directory / "checkpoints", Checkpoint(1, {}, states, taught.seen.to_array()))
 
     def letters() -> list[Letter]:

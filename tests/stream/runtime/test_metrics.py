@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.errors import SettingsError
-from stream.runtime.metrics import Durations, Family, Reading, Telemetry
-from stream.runtime.metrics_server import Server
+from stream.runtime.health import Health
+from stream.runtime.metrics import Totals
+from stream.runtime.metrics_server import MetricsServer
+from stream.worker.metrics import WorkerMetrics
 
 
 class Clock:
@@ -31,17 +34,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def telemetry(clock: Clock) -> Telemetry:
-    return Telemetry("worker", clock=clock)
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
 
 
 @pytest.fixture
-def server(telemetry: Telemetry) -> Iterator[Server]:
-    with closing(Server("127.0.0.1:0", telemetry)) as server:
+def health(registry: CollectorRegistry, clock: Clock) -> Health:
+    return Health("worker", registry, clock=clock)
+
+
+@pytest.fixture
+def server(registry: CollectorRegistry, health: Health) -> Iterator[MetricsServer]:
+    with closing(MetricsServer("127.0.0.1:0", registry, health)) as server:
         yield server
 
 
-def get(server: Server, path: str) -> tuple[int, str]:
+def get(server: MetricsServer, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -49,7 +57,7 @@ def get(server: Server, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def metrics(server: Server) -> dict[tuple[str, ...], float]:
+def metrics(server: MetricsServer) -> dict[tuple[str, ...], float]:
     """Return name and label values → value of everything that is served."""
     status, text = get(server, "/metrics")
     assert status == 200
@@ -60,91 +68,100 @@ def metrics(server: Server) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_was_published_is_served(telemetry: Telemetry, server: Server, clock: Clock) -> None:
-    events = Family("events", "what happened", {("clicks",): 3, ("behaviors",): 40}, ("event",), counter=True)
-    telemetry.publish(Reading(43, 7, (events, Family("partitions", "of this worker", {(): 2}))))
+def test_what_is_reported_is_served(
+    health: Health, registry: CollectorRegistry, server: MetricsServer, clock: Clock
+) -> None:
+    Gauge("samstream_partitions", "", registry=registry).set(2)
+    health.report(done=40, lag=9)
+    health.report(done=43, lag=7)
     clock.now += 4
     found = metrics(server)
-    assert found["samstream_events_total", "clicks"] == 3
-    assert found["samstream_events_total", "behaviors"] == 40
     assert found["samstream_partitions",] == 2
     assert found["samstream_records_total", "worker"] == 43
     assert found["samstream_lag_records", "worker"] == 7
     assert found["samstream_healthy", "worker"] == 1
     assert found["samstream_reading_age_seconds", "worker"] == 4
+    assert found["samstream_progress_age_seconds", "worker"] == 4
+    assert not [name for name, *_ in found if name.endswith("_created")]
+
+
+def test_counters_follow_totals_that_never_fall(registry: CollectorRegistry, server: MetricsServer) -> None:
+    events, totals = Counter("samstream_events", "", ["event"], registry=registry), Totals()
+    totals.set_each(events, {"clicks": 3, "behaviors": 40, "samples": 0})
+    totals.set_each(events, {"clicks": 5, "behaviors": 40})
+    totals.set(events, 4, "clicks")
+    totals.set(events, 6, "clicks")
+    found = metrics(server)
+    assert found["samstream_events_total", "clicks"] == 6
+    assert found["samstream_events_total", "behaviors"] == 40
+    assert found["samstream_events_total", "samples"] == 0
 
 
 def test_health_turns_bad_when_records_wait_and_none_is_worked_off_and_good_again(
-    telemetry: Telemetry, server: Server, clock: Clock
+    health: Health, server: MetricsServer, clock: Clock
 ) -> None:
     for _ in range(10):
-        telemetry.publish(Reading(43, 7))
+        health.report(done=43, lag=7)
         clock.now += 5
     status, text = get(server, "/health")
     assert status == 503
     assert json.loads(text)["healthy"] is False
     assert "7 records wait" in json.loads(text)["trouble"]
     assert metrics(server)["samstream_healthy", "worker"] == 0
-    telemetry.publish(Reading(44, 6))
+    health.report(done=44, lag=6)
     assert get(server, "/health") == (200, '{"healthy": true, "trouble": ""}')
 
 
-def test_nothing_to_do_is_no_stall(telemetry: Telemetry, clock: Clock) -> None:
+def test_nothing_to_do_is_no_stall(health: Health, clock: Clock) -> None:
     for _ in range(100):
-        telemetry.publish(Reading(43, 0))
+        health.report(done=43, lag=0)
         clock.now += 5
-    assert not telemetry.trouble()
-    telemetry.publish(Reading(43, 1))
+    assert not health.trouble()
+    health.report(done=43, lag=1)
     clock.now += 29
-    assert not telemetry.trouble(), "a stall begins with the first record that waits"
+    assert not health.trouble(), "a stall begins with the first record that waits"
 
 
-def test_a_job_that_says_nothing_is_in_trouble_unless_it_says_that_it_is_busy(
-    telemetry: Telemetry, clock: Clock
-) -> None:
-    telemetry.publish(Reading(43, 0))
+def test_a_job_that_says_nothing_is_in_trouble_unless_it_says_that_it_is_busy(health: Health, clock: Clock) -> None:
+    health.report(done=43, lag=0)
     for _ in range(10):
         clock.now += 20
-        telemetry.alive()
-    assert not telemetry.trouble()
+        health.alive()
+    assert not health.trouble()
     clock.now += 31
-    assert "no sign of life" in telemetry.trouble()
+    assert "no sign of life" in health.trouble()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "127.0.0.1:99999", "256.0.0.1:80"])
-def test_an_address_that_cannot_be_is_named(telemetry: Telemetry, address: str) -> None:
+def test_an_address_that_cannot_be_is_named(registry: CollectorRegistry, health: Health, address: str) -> None:
     with pytest.raises(SettingsError, match="HOST:PORT"):
-        Server(address, telemetry)
+        MetricsServer(address, registry, health)
 
 
-def test_an_address_that_is_taken_is_named_and_none_serves_nothing(telemetry: Telemetry, server: Server) -> None:
+def test_an_address_that_is_taken_is_named_and_none_serves_nothing(
+    registry: CollectorRegistry, health: Health, server: MetricsServer
+) -> None:
     with pytest.raises(SettingsError, match=str(server.port)):
-        Server(f"127.0.0.1:{server.port}", telemetry)
-    nothing = Server("", telemetry)
+        MetricsServer(f"127.0.0.1:{server.port}", registry, health)
+    nothing = MetricsServer("", registry, health)
     assert nothing.port == 0
     nothing.close()
 
 
-def test_a_job_that_is_busy_tells_how_that_stands_beside_what_it_told_last(
-    telemetry: Telemetry, server: Server
-) -> None:
-    def ratio(value: float) -> Family:
-        return Family("restored_ratio", "", {("1",): value}, ("partition",))
-
-    telemetry.publish(Reading(43, 7, (Family("partitions", "", {(): 2}), ratio(0.1))))
-    telemetry.alive((ratio(0.5),))
+def test_a_job_that_is_busy_keeps_what_it_reported_last(health: Health, server: MetricsServer, clock: Clock) -> None:
+    health.report(done=43, lag=7)
+    clock.now += 20
+    health.alive()
     found = metrics(server)
-    assert found["samstream_restored_ratio", "1"] == 0.5
-    assert found["samstream_partitions",] == 2
+    assert found["samstream_reading_age_seconds", "worker"] == 0
     assert found["samstream_lag_records", "worker"] == 7
+    assert found["samstream_records_total", "worker"] == 43
 
 
-def test_durations_are_served_as_a_histogram(telemetry: Telemetry, server: Server) -> None:
-    latency = Durations("answer_seconds", "")
+def test_durations_are_served_as_a_histogram(registry: CollectorRegistry, server: MetricsServer) -> None:
+    answers = WorkerMetrics(registry).answer_seconds
     for seconds in (0.004, 0.02, 0.02, 1000.0):
-        latency.add(seconds)
-    telemetry.publish(Reading(4, 0, (latency.snapshot(),)))
-    latency.add(0.02)
+        answers.observe(seconds)
     found = metrics(server)
     assert found["samstream_answer_seconds_bucket", "0.005"] == 1
     assert found["samstream_answer_seconds_bucket", "0.025"] == 3
@@ -154,7 +171,7 @@ def test_durations_are_served_as_a_histogram(telemetry: Telemetry, server: Serve
 
 
 def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
-    server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    server: MetricsServer, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
     with socket.create_connection(("127.0.0.1", server.port)) as client:

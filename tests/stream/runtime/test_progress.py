@@ -5,10 +5,12 @@ import logging
 import sys
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from stream.runtime.logs import configure, log
 from stream.runtime.progress import Progress
 from stream.worker.catchup import CatchUp
+from stream.worker.metrics import WorkerMetrics
 
 LOGGER = logging.getLogger("samstream.test")
 
@@ -73,10 +75,15 @@ def test_log_lines_go_where_standard_error_is_at_the_moment(
 
 def test_a_replay_ends_when_nothing_is_left_and_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    replay = CatchUp()
+    registry = CollectorRegistry()
+    replay = CatchUp(WorkerMetrics(registry))
 
     def told() -> dict[str, float]:
-        return {family.name: family.values[()] for family in replay.families()}
+        return {
+            metric.name.removeprefix("samstream_"): metric.samples[0].value
+            for metric in registry.collect()
+            if metric.samples
+        }
 
     def active() -> bool:
         return replay.active

@@ -31,7 +31,7 @@ from stream.task.answer import Answer
 from stream.task.decode import Event
 from stream.task.resume import ResumePoint
 from stream.task.task import RefusedRecord, ScoringRequest, Task
-from stream.worker.scoring import drafted
+from stream.worker.scoring import interleaved_answer
 
 PARTITIONS, NUMBER = 4, 2
 USERS = [user for user in map("user-{}".format, range(40)) if partition_of(user.encode(), PARTITIONS) == NUMBER][:4]
@@ -115,7 +115,7 @@ def mixing(request: ScoringRequest, version: int = 1) -> Answer:
     one, other = reversing(request, version), reversing(request, version)
     order = other.order[::-1]
     forward = dataclasses.replace(other, arm="forward", probabilities=other.probabilities[::-1], order=order)
-    return drafted("mixed", one, forward, request.impression.request_id)
+    return interleaved_answer("mixed", one, forward, request.impression.request_id)
 
 
 def score_of(request: ScoringRequest, answer: Answer) -> Score:

@@ -19,7 +19,7 @@ from stream.schema.dedup import sample_ids
 from stream.schema.events import Sample, decode_sample, encode_packed
 from stream.settings import ArmSettings, Settings, convert
 from stream.trainer.predictions import PREDICTION, read_predictions
-from stream.trainer.training import Lesson, Student, Training
+from stream.trainer.training import ArmTrainer, Training, TrainingExample
 from tests.model.learning import examples
 
 ARMS: list[dict[str, Any]] = [
@@ -37,9 +37,9 @@ def training(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Training:
     return Training(settings(arms, **trainer), device="cpu")
 
 
-def lessons(arm: str, count: int = 8, *, seed: int = 0) -> list[Lesson]:
+def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[TrainingExample]:
     return [
-        Lesson(
+        TrainingExample(
             arm, f"user-{number}", 1000 + number if number % 2 else 0, example, sample_ids(f"r{number}", example.items)
         )
         for number, example in enumerate(examples(count, seed=seed))
@@ -78,26 +78,26 @@ def same(one: Learner, other: Learner) -> bool:
 # --- taking samples --------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_becomes_a_lesson() -> None:
-    lesson = training().take(sample("r", 2**64 - 1, 5))
-    assert lesson is not None
-    assert (lesson.arm, lesson.user, lesson.clicked_at) == ("own", "u", 77)
-    assert lesson.example.ts == 10**9
-    assert lesson.example.sequence.tobytes() == examples(1, seed=7)[0].sequence.tobytes()
-    assert lesson.example.items.tolist() == [2**64 - 1, 5]
-    assert lesson.example.categories.tolist() == [0, 1]
-    assert lesson.example.labels is not None
-    assert lesson.example.labels.tolist() == [0.0, 1.0]
-    assert lesson.example.labels.dtype == np.float32
+def test_a_sample_becomes_a_training_example() -> None:
+    example = training().take(sample("r", 2**64 - 1, 5))
+    assert example is not None
+    assert (example.arm, example.user, example.clicked_at) == ("own", "u", 77)
+    assert example.features.ts == 10**9
+    assert example.features.sequence.tobytes() == examples(1, seed=7)[0].sequence.tobytes()
+    assert example.features.items.tolist() == [2**64 - 1, 5]
+    assert example.features.categories.tolist() == [0, 1]
+    assert example.features.labels is not None
+    assert example.features.labels.tolist() == [0.0, 1.0]
+    assert example.features.labels.dtype == np.float32
 
 
 def test_a_sample_of_a_user_without_a_history_is_taken_and_learned() -> None:
     taught = training()
-    lesson = taught.take(sample(sequence=b""))
-    assert lesson is not None
-    assert len(lesson.example.sequence) == 0
-    taught.learn([lesson])
-    assert taught.students["own"].learner.steps == 1
+    example = taught.take(sample(sequence=b""))
+    assert example is not None
+    assert len(example.features.sequence) == 0
+    taught.learn([example])
+    assert taught.arms["own"].learner.steps == 1
 
 
 def test_a_repeated_sample_is_recognised_and_counted() -> None:
@@ -111,12 +111,12 @@ def test_a_repeated_sample_is_recognised_and_counted() -> None:
 def test_of_a_sample_that_repeats_in_part_the_new_items_are_left() -> None:
     taught = training()
     taught.take(sample("r", 1, 2))
-    lesson = taught.take(sample("r", 2, 3, 1, 4))
-    assert lesson is not None
-    assert lesson.example.labels is not None
-    assert lesson.example.items.tolist() == [3, 4]
-    assert lesson.example.categories.tolist() == [1, 3]
-    assert lesson.example.labels.tolist() == [0.0, 1.0]
+    example = taught.take(sample("r", 2, 3, 1, 4))
+    assert example is not None
+    assert example.features.labels is not None
+    assert example.features.items.tolist() == [3, 4]
+    assert example.features.categories.tolist() == [1, 3]
+    assert example.features.labels.tolist() == [0.0, 1.0]
     assert taught.counts["samples"] == 4
 
 
@@ -137,9 +137,9 @@ def test_a_damaged_sample_is_refused_and_leaves_no_trace(damage: dict[str, bytes
     with pytest.raises(ValueError, match=words):
         taught.take(sample("r", 1, 2, 3, **damage))
     assert not taught.counts
-    lesson = taught.take(sample("r", 1, 2, 3))
-    assert lesson is not None
-    assert len(lesson.example.items) == 3
+    example = taught.take(sample("r", 1, 2, 3))
+    assert example is not None
+    assert len(example.features.items) == 3
 
 
 def test_only_the_newest_ids_are_remembered() -> None:
@@ -156,26 +156,26 @@ def test_only_the_newest_ids_are_remembered() -> None:
 
 def test_every_sample_is_predicted_before_it_is_learned(tmp_path: Path) -> None:
     taught = training(ARMS[:1])
-    student = taught.students["own"]
-    student.open_log(tmp_path)
-    alone = Learner(student.arm.spec(), student.arm.optim, seed=0)
-    first, second = lessons("own", seed=1), lessons("own", seed=1)
+    trainer = taught.arms["own"]
+    trainer.open_log(tmp_path)
+    alone = Learner(trainer.arm.spec(), trainer.arm.optim, seed=0)
+    first, second = training_examples("own", seed=1), training_examples("own", seed=1)
     expected: list[np.float32] = []
     for batch in (first, second):
-        predicted = alone.predict([lesson.example for lesson in batch])
+        predicted = alone.predict([example.features for example in batch])
         expected += np.concatenate(predicted).tolist()
-        alone.learn([lesson.example for lesson in batch])
+        alone.learn([example.features for example in batch])
         taught.learn(batch)
-    student.flush_log()
+    trainer.flush_log()
     rows = read_predictions(tmp_path / "own.predictions")
     np.testing.assert_allclose(rows["probability"], expected, atol=1e-5)
     half = len(rows) // 2
     assert not np.allclose(rows["probability"][:half], rows["probability"][half:], atol=1e-3), "it learned between"
-    assert rows["label"].tolist() == [label for lesson in first + second for label in labels(lesson.example)]
+    assert rows["label"].tolist() == [label for example in first + second for label in labels(example.features)]
     assert rows["ts"].tolist() == [10**9] * len(rows)
-    users = [xxh3_64_intdigest(lesson.user.encode()) for lesson in first + second for _ in lesson.example.items]
+    users = [xxh3_64_intdigest(example.user.encode()) for example in first + second for _ in example.features.items]
     assert rows["user"].tolist() == users
-    total = student.metrics.total()
+    total = trainer.metrics.total()
     assert (total.samples, total.positives) == (len(rows), rows["label"].sum())
     assert total.log_loss == pytest.approx(log_loss(rows["label"].astype(np.float64), rows["probability"]), rel=1e-5)
 
@@ -188,32 +188,32 @@ def labels(example: Example) -> list[float]:
 
 def test_an_arm_learns_from_its_own_users_or_from_all() -> None:
     taught = training()
-    own, others = lessons("own", seed=1), lessons("frozen", seed=2)
+    own, others = training_examples("own", seed=1), training_examples("frozen", seed=2)
     taught.learn(own + others)
     alone = {arm.name: Learner(arm.spec(), arm.optim, seed=0) for arm in settings().arms}
-    alone["own"].learn([lesson.example for lesson in own])
-    alone["all"].learn([lesson.example for lesson in own + others])
+    alone["own"].learn([example.features for example in own])
+    alone["all"].learn([example.features for example in own + others])
     for name in ("own", "all"):
-        assert same(taught.students[name].learner, alone[name])
-    counts = [sum(len(lesson.example.items) for lesson in group) for group in (own, others)]
-    judged = {name: student.metrics.total().samples for name, student in taught.students.items()}
+        assert same(taught.arms[name].learner, alone[name])
+    counts = [sum(len(example.features.items) for example in group) for group in (own, others)]
+    judged = {name: trainer.metrics.total().samples for name, trainer in taught.arms.items()}
     assert judged == {"own": counts[0], "all": sum(counts), "frozen": counts[1]}
 
 
 def test_an_arm_whose_users_have_no_sample_does_nothing() -> None:
     taught = training()
-    taught.learn(lessons("frozen"))
+    taught.learn(training_examples("frozen"))
     taught.learn([])
-    assert taught.students["own"].learner.steps == 0
-    assert not taught.students["own"].learner.changed
-    assert taught.students["all"].learner.steps == 1
+    assert taught.arms["own"].learner.steps == 0
+    assert not taught.arms["own"].learner.changed
+    assert taught.arms["all"].learner.steps == 1
 
 
 def test_an_arm_that_does_not_learn_is_judged_and_does_not_change() -> None:
     taught = training()
-    frozen = taught.students["frozen"]
+    frozen = taught.arms["frozen"]
     before = frozen.learner.base("frozen").tensors
-    taught.learn(lessons("frozen", seed=1))
+    taught.learn(training_examples("frozen", seed=1))
     assert same(frozen.learner, Learner(frozen.arm.spec(), frozen.arm.optim, seed=0))
     after = frozen.learner.base("frozen").tensors
     assert before.keys() == after.keys()
@@ -225,40 +225,40 @@ def test_an_arm_that_does_not_learn_is_judged_and_does_not_change() -> None:
 
 def test_clicks_are_told_once_and_those_of_negatives_never() -> None:
     taught = training(ARMS[:1])
-    taught.learn(lessons("own", 6))
-    student = taught.students["own"]
-    assert student.take_clicks() == (1001, 1003, 1005)
-    assert student.take_clicks() == ()
+    taught.learn(training_examples("own", 6))
+    trainer = taught.arms["own"]
+    assert trainer.take_clicks() == (1001, 1003, 1005)
+    assert trainer.take_clicks() == ()
 
 
-def poisoned(student: Student, key: int) -> None:
+def poisoned(trainer: ArmTrainer, key: int) -> None:
     """Let the vector of one item be so large that no step on it is finite."""
-    state = student.learner.state() | {
+    state = trainer.learner.state() | {
         "item/keys": np.array([key], np.uint64),
         "item/vectors": np.full((1, 4), 3e38, np.float32),
         "item/sums": np.zeros(1, np.float32),
         "item/touched": np.zeros(1, np.bool_),
     }
-    student.learner.load_state(state)
+    trainer.learner.load_state(state)
 
 
 def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_again() -> None:
     taught, without = training(ARMS[:1]), training(ARMS[:1])
-    student = taught.students["own"]
+    trainer = taught.arms["own"]
     for each in (taught, without):
-        poisoned(each.students["own"], 999)
+        poisoned(each.arms["own"], 999)
     samples = [sample("good"), sample("bad", 999), sample("fine")]
-    taken = [lesson for each in samples if (lesson := taught.take(each)) is not None]
+    taken = [example for each in samples if (example := taught.take(each)) is not None]
     assert taught.learn(taken) == {1: ["own"]}
     assert taught.counts == {"samples": 7, "skipped": 1}
     for name in ("good", "fine"):
-        lesson = without.take(sample(name))
-        assert lesson is not None
-        assert without.learn([lesson]) == {}
-    assert (student.learner.steps, student.learner.skipped) == (2, 2)
-    dense = [each.students["own"].learner.base("own").tensors for each in (taught, without)]
+        example = without.take(sample(name))
+        assert example is not None
+        assert without.learn([example]) == {}
+    assert (trainer.learner.steps, trainer.learner.skipped) == (2, 2)
+    dense = [each.arms["own"].learner.base("own").tensors for each in (taught, without)]
     assert all(np.array_equal(dense[0][name], dense[1][name]) for name in dense[0])
-    assert student.take_clicks() == (77, 77), "the culprit's click was not learned"
+    assert trainer.take_clicks() == (77, 77), "the culprit's click was not learned"
     assert taught.take(sample("good")) is None
     again = taught.take(sample("bad", 999))
     assert again is not None
@@ -267,20 +267,20 @@ def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_a
 
 def test_what_one_arm_could_not_learn_and_another_did_is_a_repeat_when_it_comes_again() -> None:
     taught = training(ARMS[:2])
-    poisoned(taught.students["own"], 999)
-    lesson = taught.take(sample("bad", 999))
-    assert lesson is not None
-    assert taught.learn([lesson]) == {0: ["own"]}
-    assert taught.students["all"].learner.steps == 1
+    poisoned(taught.arms["own"], 999)
+    example = taught.take(sample("bad", 999))
+    assert example is not None
+    assert taught.learn([example]) == {0: ["own"]}
+    assert taught.arms["all"].learner.steps == 1
     assert taught.take(sample("bad", 999)) is None
 
 
 def test_a_trainer_teaches_the_arms_it_is_told_to() -> None:
-    assert list(training().students) == ["own", "all", "frozen"]
+    assert list(training().arms) == ["own", "all", "frozen"]
     chosen = Training(convert({"arms": ARMS, "trainer": {"arms": ["all"]}}), device="cpu")
-    assert list(chosen.students) == ["all"]
-    chosen.learn(lessons("own"))
-    assert chosen.students["all"].learner.steps == 1
+    assert list(chosen.arms) == ["all"]
+    chosen.learn(training_examples("own"))
+    assert chosen.arms["all"].learner.steps == 1
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def saved(taught: Training, directory: Path) -> Checkpoint:
     made = Checkpoint(
         epoch=1,
         offsets={},
-        arms={name: student.save() for name, student in taught.students.items()},
+        arms={name: trainer.save() for name, trainer in taught.arms.items()},
         seen=taught.seen.to_array(),
         counts=taught.counts,
     )
@@ -303,28 +303,28 @@ def saved(taught: Training, directory: Path) -> Checkpoint:
 
 def resumed(found: Checkpoint) -> Training:
     taught = training()
-    for name, student in taught.students.items():
-        student.resume(found.arms[name])
+    for name, trainer in taught.arms.items():
+        trainer.resume(found.arms[name])
     taught.seen.restore(found.seen)
     return taught
 
 
 def test_what_goes_on_from_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
     lived = training()
-    lived.learn(lessons("own", seed=1) + lessons("frozen", seed=2))
+    lived.learn(training_examples("own", seed=1) + training_examples("frozen", seed=2))
     lived.take(sample("r"))
     died = resumed(saved(lived, tmp_path / "checkpoints"))
     assert died.take(sample("r")) is None
     for taught, log in ((lived, tmp_path / "lived"), (died, tmp_path / "died")):
-        for student in taught.students.values():
-            student.open_log(log)
-        taught.learn(lessons("own", seed=3) + lessons("frozen", seed=4))
-        taught.learn(lessons("own", seed=5))
-    for name, student in lived.students.items():
-        other = died.students[name]
-        assert same(student.learner, other.learner)
-        assert student.metrics.to_dict() == other.metrics.to_dict()
-        for each in (student, other):
+        for trainer in taught.arms.values():
+            trainer.open_log(log)
+        taught.learn(training_examples("own", seed=3) + training_examples("frozen", seed=4))
+        taught.learn(training_examples("own", seed=5))
+    for name, trainer in lived.arms.items():
+        other = died.arms[name]
+        assert same(trainer.learner, other.learner)
+        assert trainer.metrics.to_dict() == other.metrics.to_dict()
+        for each in (trainer, other):
             each.flush_log()
         rows = [(tmp_path / life / f"{name}.predictions").read_bytes() for life in ("lived", "died")]
         assert rows[0] == rows[1]
@@ -333,42 +333,42 @@ def test_what_goes_on_from_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
 
 def test_what_a_lost_life_logged_is_cut_off(tmp_path: Path) -> None:
     lost = training()
-    for student in lost.students.values():
-        student.open_log(tmp_path / "log")
-    lost.learn(lessons("own", seed=1))
-    for student in lost.students.values():
-        student.flush_log()
+    for trainer in lost.arms.values():
+        trainer.open_log(tmp_path / "log")
+    lost.learn(training_examples("own", seed=1))
+    for trainer in lost.arms.values():
+        trainer.flush_log()
     found = saved(lost, tmp_path / "checkpoints")
     kept = read_predictions(tmp_path / "log" / "own.predictions")
-    lost.learn(lessons("own", seed=2))
-    for student in lost.students.values():
-        student.flush_log()
+    lost.learn(training_examples("own", seed=2))
+    for trainer in lost.arms.values():
+        trainer.flush_log()
     assert len(read_predictions(tmp_path / "log" / "own.predictions")) > len(kept)
 
     taught = resumed(found)
-    student = taught.students["own"]
-    student.open_log(tmp_path / "log")
+    trainer = taught.arms["own"]
+    trainer.open_log(tmp_path / "log")
     assert read_predictions(tmp_path / "log" / "own.predictions").tobytes() == kept.tobytes()
-    again = lessons("own", seed=3)
+    again = training_examples("own", seed=3)
     taught.learn(again)
-    student.flush_log()
+    trainer.flush_log()
     rows = read_predictions(tmp_path / "log" / "own.predictions")
     assert rows[: len(kept)].tobytes() == kept.tobytes()
-    assert rows["label"][len(kept) :].tolist() == [label for lesson in again for label in labels(lesson.example)]
-    assert student.predictions == len(rows)
+    assert rows["label"][len(kept) :].tolist() == [label for example in again for label in labels(example.features)]
+    assert trainer.predictions == len(rows)
 
 
 def test_a_log_that_begins_later_than_the_lineage_invents_nothing(tmp_path: Path) -> None:
     before = training()
-    before.learn(lessons("own", seed=1))
+    before.learn(training_examples("own", seed=1))
     after = resumed(saved(before, tmp_path / "checkpoints"))
-    student = after.students["own"]
-    student.open_log(tmp_path / "log")
-    taught = lessons("own", seed=2)
+    trainer = after.arms["own"]
+    trainer.open_log(tmp_path / "log")
+    taught = training_examples("own", seed=2)
     after.learn(taught)
-    student.flush_log()
+    trainer.flush_log()
     rows = read_predictions(tmp_path / "log" / "own.predictions")
-    assert len(rows) == sum(len(lesson.example.items) for lesson in taught)
+    assert len(rows) == sum(len(example.features.items) for example in taught)
     assert (rows["ts"] == 10**9).all()
 
 
@@ -385,7 +385,7 @@ def test_a_checkpoint_that_is_damaged_twice_under_one_number_stops_no_start(tmp_
     taught = training()
     saved(taught, tmp_path)
     for _ in range(2):
-        made = Checkpoint(1, {}, {name: student.save() for name, student in taught.students.items()}, np.empty(0, "u8"))
+        made = Checkpoint(1, {}, {name: trainer.save() for name, trainer in taught.arms.items()}, np.empty(0, "u8"))
         (checkpoint.save(tmp_path, made) / "manifest.json").write_bytes(b"damaged")
         found = checkpoint.load_newest(tmp_path)
         assert len(found.refused) == 1
@@ -395,13 +395,13 @@ def test_a_checkpoint_that_is_damaged_twice_under_one_number_stops_no_start(tmp_
 
 def test_a_state_of_another_model_is_refused() -> None:
     taught = training()
-    states: dict[str, ArmState] = {name: student.save() for name, student in taught.students.items()}
+    states: dict[str, ArmState] = {name: trainer.save() for name, trainer in taught.arms.items()}
     with pytest.raises(CheckpointError, match="of model"):
-        taught.students["own"].resume(states["frozen"])
+        taught.arms["own"].resume(states["frozen"])
 
 
 def test_arms_start_from_the_seed() -> None:
     arm = ArmSettings(name="own", preset="mean-10", model={"item_dim": 4, "category_dim": 4})
-    learners = [Training(Settings(arms=(arm,), seed=seed), device="cpu").students["own"].learner for seed in (1, 1, 2)]
+    learners = [Training(Settings(arms=(arm,), seed=seed), device="cpu").arms["own"].learner for seed in (1, 1, 2)]
     assert same(learners[0], learners[1])
     assert not same(learners[0], learners[2])

@@ -7,8 +7,8 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.connection import Hearing
-from stream.worker import consumer as intake
-from stream.worker.consumer import Intake
+from stream.worker import consumer as module
+from stream.worker.consumer import TaskConsumer
 
 TOPICS = ("behaviors", "impressions", "clicks")
 
@@ -17,8 +17,8 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
     consumer = MagicMock(spec=Consumer)
     waiting = dict.fromkeys(TOPICS, 0)
     task = MagicMock(backlog=lambda topic: waiting[topic])
-    taken = Intake(consumer, TOPICS, Hearing({}), MagicMock(spec=Consumer))
-    most = intake._MOST_WAITING
+    taken = TaskConsumer(consumer, TOPICS, Hearing({}), MagicMock(spec=Consumer))
+    most = module._MOST_WAITING
 
     for count, paused in ((most, False), (most + 1, True), (most * 2, True), (most // 2, True), (most // 2 - 1, False)):
         waiting["behaviors"] = count
@@ -39,10 +39,10 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
 )
 def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int, error: type[Exception] | None) -> None:
     message = MagicMock(partition=lambda: 0, topic=lambda: "behaviors", error=lambda: KafkaError(code))
-    taken = Intake(MagicMock(spec=Consumer), TOPICS, Hearing({}), MagicMock(spec=Consumer))
+    taken = TaskConsumer(MagicMock(spec=Consumer), TOPICS, Hearing({}), MagicMock(spec=Consumer))
     if error is None:
-        taken.hand_out([message], {})
+        taken.dispatch([message], {})
     else:
         with pytest.raises(error) as caught:
-            taken.hand_out([message], {})
+            taken.dispatch([message], {})
         assert type(caught.value) is error

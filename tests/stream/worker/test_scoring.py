@@ -13,7 +13,7 @@ from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
 from stream.settings import ArmSettings, Settings
 from stream.task.answer import Answer
-from stream.worker.scoring import Arms
+from stream.worker.scoring import ArmScorers
 from tests.model.learning import examples
 
 USERS = [f"user-{number}" for number in range(20_000)]
@@ -38,7 +38,7 @@ def asking(users: list[str], asked: list[Example]) -> list[Impression]:
 def test_answers_keep_the_order_of_the_examples_and_are_those_of_the_users_own_arm() -> None:
     asked = examples(60, seed=1)
     users = [f"user-{number}" for number in range(len(asked))]
-    both = Arms(SETTINGS, device="cpu")
+    both = ArmScorers(SETTINGS, device="cpu")
     answers = both.answer(asking(users, asked), asked)
     assignment = Assignment({arm.name: arm.share for arm in SETTINGS.arms}, salt=SETTINGS.salt)
     alone = {arm.name: Scorer(arm.spec(), seed=SETTINGS.seed) for arm in SETTINGS.arms}
@@ -54,19 +54,19 @@ def test_answers_keep_the_order_of_the_examples_and_are_those_of_the_users_own_a
 def test_every_order_is_a_permutation_best_first() -> None:
     asked = examples(30, seed=2)
     for example, answer in zip(
-        asked, Arms(SETTINGS, device="cpu").answer(asking(USERS[:30], asked), asked), strict=True
+        asked, ArmScorers(SETTINGS, device="cpu").answer(asking(USERS[:30], asked), asked), strict=True
     ):
         assert sorted(answer.order.tolist()) == list(range(len(example.items)))
         assert np.all(np.diff(answer.probabilities[answer.order]) <= 0)
 
 
 def test_nobody_asked_nobody_answered() -> None:
-    assert Arms(SETTINGS, device="cpu").answer([], []) == []
+    assert ArmScorers(SETTINGS, device="cpu").answer([], []) == []
 
 
 def test_an_answer_comes_back_from_the_score_that_told_it() -> None:
     asked = examples(1, seed=4)
-    [answer] = Arms(SETTINGS, device="cpu").answer(asking(["u"], asked), asked)
+    [answer] = ArmScorers(SETTINGS, device="cpu").answer(asking(["u"], asked), asked)
     score = Score(
         "r",
         "u",
@@ -98,12 +98,12 @@ MIXED = Settings(
 )
 
 
-def served() -> Arms:
+def served() -> ArmScorers:
     """Arms of which the first has learned and been updated once."""
-    arms, learner = Arms(MIXED, device="cpu"), Learner(MIXED.arms[0].spec())
+    arms, learner = ArmScorers(MIXED, device="cpu"), Learner(MIXED.arms[0].spec())
     learner.begin_epoch(3)
     learner.learn(examples(8, seed=8))
-    arms.scorers["counts"].apply(learner.base("counts"))
+    arms.by_model["counts"].apply(learner.base("counts"))
     return arms
 
 
@@ -116,7 +116,7 @@ def test_an_interleaved_arm_answers_with_a_list_that_both_models_drafted() -> No
         if answer.arm != "both":
             assert answer.teams == ()
             continue
-        counts, lot = (arms.scorers[name].score([example])[0] for name in ("counts", "lot"))
+        counts, lot = (arms.by_model[name].score([example])[0] for name in ("counts", "lot"))
         expected = interleave(
             np.argsort(-counts, kind="stable").tolist(),
             np.argsort(-lot, kind="stable").tolist(),
@@ -154,10 +154,10 @@ def test_who_drafts_first_is_the_requests_lot() -> None:
 
 
 def test_the_cpu_time_of_scoring_is_divided_among_the_answers_of_an_arm() -> None:
-    arms, asked = Arms(SETTINGS, device="cpu"), examples(12, seed=5)
+    arms, asked = ArmScorers(SETTINGS, device="cpu"), examples(12, seed=5)
     began = time.thread_time()
     answers = arms.answer(asking(USERS[:12], asked), asked)
     spent = 1000 * (time.thread_time() - began)
     assert 0.2 * spent < sum(answer.cpu_ms for answer in answers) <= spent
-    for arm in arms.scorers:
+    for arm in arms.by_model:
         assert len({answer.cpu_ms for answer in answers if answer.arm == arm}) == 1, "twelve are one batch an arm"

@@ -1,0 +1,86 @@
+"""Where a trainer resumes: the newest whole checkpoint, the offsets in it, and an epoch above all earlier ones."""
+
+import logging
+import threading
+from pathlib import Path
+
+from model.errors import CheckpointError
+from model.serialization import checkpoint
+from model.serialization.checkpoint import Checkpoint
+from stream.kafka.reader import Tail
+from stream.runtime.logs import log
+from stream.schema.topics import Topics
+from stream.schema.update_headers import read_announcement
+from stream.settings import Settings
+from stream.trainer.training import Training
+
+_logger = logging.getLogger("samstream.trainer")
+
+_LOOK_BACK = 200
+"""Records of `model-updates` among whose last the newest epoch is looked for first."""
+
+
+def resume_training(training: Training, settings: Settings, stop: threading.Event) -> tuple[int, dict[int, int]]:
+    """Take up the newest whole checkpoint and begin the next epoch.
+
+    Returns:
+        The epoch, and partition number → offset of `samples` to read on from; no offsets without a checkpoint.
+
+    Raises:
+        CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models.
+        KafkaClientError: when `model-updates` cannot be read.
+    """
+    saved = _load(Path(settings.trainer.directory))
+    if saved is not None:
+        if forgotten := saved.arms.keys() - training.arms.keys():
+            log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
+        for name, arm in training.arms.items():
+            if name in saved.arms:
+                arm.resume(saved.arms[name])
+        training.seen.restore(saved.seen)
+        training.counts.update(saved.counts)
+    epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
+    for arm in training.arms.values():
+        arm.learner.begin_epoch(epoch)
+        if settings.trainer.progressive_log:
+            arm.open_log(Path(settings.trainer.progressive_log))
+    log(
+        _logger,
+        "started",
+        arms=",".join(training.arms),
+        epoch=epoch,
+        resumed=saved is not None,
+        samples=training.counts["samples"],
+    )
+    return epoch, dict(saved.offsets) if saved else {}
+
+
+def _load(directory: Path) -> Checkpoint | None:
+    found = checkpoint.load_newest(directory)
+    for refused in found.refused:
+        log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
+    if found.checkpoint is None and found.refused:
+        raise CheckpointError(
+            f"no checkpoint in {directory} can be read (the newest: {found.refused[0].reason}). Move them"
+            " away to learn everything again from what Kafka retains."
+        )
+    checkpoint.set_aside(found.refused)
+    return found.checkpoint
+
+
+def _published_epoch(settings: Settings, stop: threading.Event) -> int:
+    """Return the newest epoch in `model-updates`, 0 when there is none: lost checkpoints are no way back."""
+    topic = Topics(settings.topics.prefix).model_updates
+    newest = 0
+    for from_beginning in (False, True):
+        if newest:
+            break
+        tail = Tail(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK)
+        try:
+            while not tail.at_end() and not stop.is_set():
+                for message in tail.read(1.0):
+                    if announced := read_announcement(message):
+                        newest = max(newest, announced.epoch)
+        finally:
+            tail.close()
+    return newest

@@ -1,0 +1,199 @@
+"""A worker's membership in its consumer group: joining, being given partitions, and giving them back."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, TopicPartition
+
+from state.errors import LockedError
+from state.partition import Partition
+from stream.errors import ConsumerFatalError, WorkerError
+from stream.kafka.clients import consumer as new_consumer
+from stream.kafka.connection import Hearing
+from stream.runtime.logs import log
+from stream.schema.topics import Topics
+from stream.settings import Settings
+from stream.task.task import Task
+from stream.worker.catchup import CatchUp
+from stream.worker.consumer import TaskConsumer
+from stream.worker.recovery import plan_recovery
+from stream.worker.snapshots import Snapshotter
+
+_logger = logging.getLogger("samstream.worker")
+
+_LOCK_WAIT_S = 30.0
+_REJOIN_INTERVAL_S = 60.0
+
+
+class Membership:
+    """The consumer of one group member, and a task for each partition number that the group has given it.
+
+    Args:
+        settings: the configuration.
+        topics: the topic names.
+        snapshotter: restores partitions that have no state here.
+        catch_up: follows the replay after an assignment.
+        partitions: how many partitions the input topics have.
+        alive: called while something long goes well.
+        before_revoke: called before partitions are given back in order.
+        before_lost: called before partitions are closed that the group has given to others already.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        snapshotter: Snapshotter,
+        catch_up: CatchUp,
+        *,
+        partitions: int,
+        alive: Callable[[], None],
+        before_revoke: Callable[[], None],
+        before_lost: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._snapshotter = snapshotter
+        self._catch_up = catch_up
+        self._partitions = partitions
+        self._alive = alive
+        self._before_revoke = before_revoke
+        self._before_lost = before_lost
+        self._failure: Exception | None = None
+        self._rejoined_at = -_REJOIN_INTERVAL_S
+        self._released_counts: Counter[str] = Counter()
+        self._released_records = 0
+        self.tasks: dict[int, Task] = {}
+        """Partition number → its task."""
+        self._asker = new_consumer(settings.kafka, {"group.id": settings.worker.group})
+        self.consumer = self._join()
+        """Brings the records of these partitions; another one after `rejoin`."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened in all partitions that this worker has or had, by name."""
+        return sum((task.counts for task in self.tasks.values()), self._released_counts)
+
+    @property
+    def processed(self) -> int:
+        """Records worked off in them."""
+        return self._released_records + sum(task.processed for task in self.tasks.values())
+
+    def check(self) -> None:
+        """Raise what went wrong in a rebalance: what a callback raises does not come through the client unharmed."""
+        if self._failure is not None:
+            raise self._failure
+
+    def rejoin(self, error: ConsumerFatalError) -> None:
+        """Go on with a new consumer, unless the last one has just met the same end.
+
+        A static member that missed its session over a broker that was away can be fenced by itself: it has joined anew
+        when an offset commit of its former life arrives. Two workers of one id fence each other for ever.
+
+        Raises:
+            WorkerError: when it ends in the same way again within a minute.
+        """
+        now = time.monotonic()
+        if now - self._rejoined_at < _REJOIN_INTERVAL_S:
+            raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
+        self._rejoined_at = now
+        log(_logger, "joining_anew", logging.WARNING, error=error)
+        self._before_lost()
+        self._release()
+        self.consumer.close()
+        self.consumer = self._join()
+
+    def close(self) -> None:
+        """Close the tasks without a commit, and leave the group."""
+        self._release()
+        self.consumer.close()
+        self._asker.close()
+
+    def _join(self) -> TaskConsumer:
+        hearing = Hearing(self._settings.kafka)
+        own = {
+            "group.id": self._settings.worker.group,
+            "enable.partition.eof": "true",
+            # Offsets are the state's: to jump elsewhere would fold other records, or none.
+            "auto.offset.reset": "error",
+        }
+        consumer = new_consumer(self._settings.kafka, own, hearing)
+        inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
+        consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        return TaskConsumer(consumer, inputs, hearing, self._asker)
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            self._take_over(consumer, _numbers(partitions))
+        except Exception as error:
+            self._failure = error
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log(_logger, "revoked", partitions=_listed(_numbers(partitions)))
+        try:
+            self._before_revoke()
+            self._release()
+        except Exception as error:
+            self._failure = error
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log(_logger, "lost", logging.WARNING, partitions=_listed(_numbers(partitions)))
+        try:
+            self._before_lost()
+            self._release()
+        except Exception as error:
+            self._failure = error
+
+    def _take_over(self, consumer: Consumer, numbers: list[int]) -> None:
+        offsets = {}
+        for number in numbers:
+            partition = self._open(number)
+            try:
+                resume = plan_recovery(consumer, self._settings, number, partition.offsets, self._alive)
+            except BaseException:
+                partition.close()
+                raise
+            self.tasks[number] = Task(
+                partition, self._topics, self._settings.worker, resume, partitions=self._partitions
+            )
+            offsets[number] = resume.offsets
+        self.consumer.begin(offsets)
+        recovered = sum(task.recovered_answers for task in self.tasks.values())
+        log(_logger, "assigned", partitions=_listed(numbers), answers_recovered=recovered)
+        self._catch_up.begin(numbers, self.consumer.left(self.tasks))
+
+    def _open(self, number: int) -> Partition:
+        state = self._settings.state
+        path = state.path(number)
+        if not path.exists():
+            self._snapshotter.restore(number, path)
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=state.cache_mb << 20)
+            except LockedError:
+                # The worker that had it is still closing it, or is dying.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _release(self) -> None:
+        """Close all tasks; what was not committed is dropped."""
+        for number, task in self.tasks.items():
+            self._released_counts.update(task.counts)
+            self._released_records += task.processed
+            task.close()
+            self._snapshotter.forget(number)
+        self.tasks.clear()
+        self._catch_up.forget()
+        self.consumer.forget()
+
+
+def _numbers(partitions: list[TopicPartition]) -> list[int]:
+    return sorted({partition.partition for partition in partitions})
+
+
+def _listed(numbers: list[int]) -> str:
+    return ",".join(map(str, numbers))

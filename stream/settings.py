@@ -56,9 +56,12 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
 class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Names and sizes of the topics: `prefix` before each name; partitions of the topics keyed by user.
+    """Names and sizes of the topics.
 
-    A `replication` of -1 is the broker's default.
+    Attributes:
+        prefix: put before every topic's name, such as `shop-`.
+        partitions: of each topic keyed by user; fixed once the topics exist.
+        replication: replicas of each topic; -1 is the broker's default.
     """
 
     prefix: str = ""
@@ -67,13 +70,19 @@ class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the partitions lie, how long a sequence is, and how much memory hot users may take.
+    """The state of the partitions: where it lies, how long a sequence is, and its snapshots.
 
-    `slack` is how many behaviours beyond `length` are kept, so that a pending impression still finds the sequence as it
-    was: a user with more than `slack` behaviours within the attribution window loses the oldest ones in the sample.
-    `snapshots` is a directory or an fsspec URL; where it is set, each partition is copied there every
-    `snapshot_interval_s`, the newest `snapshots_kept` stay, and a worker without the state of a partition begins with
-    the newest. `gaps` says what to do when Kafka has removed records that the state has not read: stop, or skip them.
+    Attributes:
+        directory: one RocksDB per partition lies here, on a local disk; workers of a machine share it.
+        length: behaviours of a sequence.
+        slack: behaviours kept beyond `length`, so that an open request still finds the sequence as it was. A user
+            with more than `slack` behaviours within one attribution window loses the oldest ones in the sample.
+        cache_mb: memory for hot users, MiB for each partition.
+        snapshots: where copies of the partitions go: a directory or an fsspec URL; empty for none. A worker without
+            the state of a partition restores the newest copy.
+        snapshot_interval_s: how often each partition is copied.
+        snapshots_kept: newest copies kept of each partition.
+        on_missing_records: when Kafka has removed records that the state has not read: `stop`, or `skip` them.
     """
 
     directory: str = ".samstream/state"
@@ -83,7 +92,7 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     snapshots: str = ""
     snapshot_interval_s: Positive = 300.0
     snapshots_kept: Count = 3
-    gaps: Literal["stop", "skip"] = "stop"
+    on_missing_records: Literal["stop", "skip"] = "stop"
 
     def path(self, number: int) -> Path:
         """Return the directory of a partition's state."""
@@ -91,17 +100,31 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The worker's consumer group, commit interval, windows and limits (seconds unless the name says otherwise).
+    """The worker: its consumer group, commit interval, windows and limits.
 
-    `metrics` is the HOST:PORT where Prometheus metrics and a health check are served; nowhere when empty.
+    Attributes:
+        group: the consumer group.
+        commit_interval_s: how often state and offsets become durable.
+        attribution_window_s: how long after its impression a click counts, in event time.
+        allowed_lateness_s: how much longer a window stays open for records that come late, in event time.
+        idle_timeout_s: silence of a partition after which its event time follows the clock.
+        max_topic_wait_s: how long a topic that lags and brings nothing is waited for.
+        max_impression_age_s: older impressions are counted, not answered.
+        max_future_s: how far `ts` may be ahead of the record's timestamp.
+        max_candidates: of one impression.
+        micro_batch: impressions of one arm that are scored together.
+        model_wait_s: how long a starting worker waits for a trainer's models before it serves untrained ones.
+        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
+        device: torch device of the models; `auto` is the GPU where there is one, else the CPU.
+        threads: of torch.
     """
 
     group: str = "samstream-worker"
     commit_interval_s: Positive = 0.5
     attribution_window_s: Positive = 60.0
-    lateness_s: NotNegative = 5.0
-    idle_s: Positive = 5.0
-    align_s: NotNegative = 2.0
+    allowed_lateness_s: NotNegative = 5.0
+    idle_timeout_s: Positive = 5.0
+    max_topic_wait_s: NotNegative = 2.0
     max_impression_age_s: Positive = 300.0
     max_future_s: NotNegative = 5.0
     max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
@@ -113,10 +136,22 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The trainer: which arms it teaches (all when empty), where checkpoints lie, how often it publishes and saves.
+    """The trainer: which arms it trains, where checkpoints lie, how often it publishes and saves.
 
-    `metrics` is as of the worker. `nice` is by how much the trainer steps back behind other processes of its machine
-    when processors are scarce (Unix): learning can wait, answers cannot.
+    Attributes:
+        arms: the arms that this trainer trains; all when empty.
+        directory: where checkpoints lie.
+        update_interval_s: how often changed parameters are published.
+        checkpoint_interval_s: how often a checkpoint is written, and all parameters are published.
+        keep: newest checkpoints kept.
+        batch: records of `samples` in one step.
+        nice: by how much the trainer steps back behind other processes of its machine when processors are scarce
+            (Unix): learning can wait, answers cannot.
+        dedup_window: labelled items by which repeated samples are recognised.
+        progressive_log: folder of a log of every prediction that was made before learning; empty for none.
+        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
+        device: as of the worker.
+        threads: of torch.
     """
 
     arms: tuple[Name, ...] = ()
@@ -126,7 +161,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     keep: Count = 3
     batch: Count = 32
     nice: Annotated[int, Meta(ge=0, le=19)] = 5
-    remember: Count = 1_000_000
+    dedup_window: Count = 1_000_000
     progressive_log: str = ""
     metrics: str = ""
     device: str = "auto"
@@ -134,19 +169,24 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The monitor: its group, the length of its windows, and where tables lie and the page is served.
+    """The monitor: its group, its windows, and where tables lie and the page is served.
 
-    Times are in seconds. After its end, a window remembers what it has counted for `remember_s` and is kept for
-    `keep_s`, in event time; both are at least as long as outcomes may take. What has come is counted and written every
-    `write_interval_s`. `session_timeout_s` is how long the partitions of a monitor that was killed wait for another.
-    `web` is HOST:PORT; nothing is served when it is empty.
+    Attributes:
+        group: the consumer group; also the start of the names of the monitor's own topics.
+        directory: where its tables lie; one for each monitor.
+        web: HOST:PORT of the page; empty for none.
+        window_s: length of the windows, in event time.
+        dedup_s: how long after its end a window recognises repeated outcomes, in event time.
+        keep_s: how long after its end a window is kept, in event time.
+        write_interval_s: how often it counts and writes.
+        session_timeout_s: how long the partitions of a monitor that was killed wait for another.
     """
 
     group: str = "samstream-monitor"
     directory: str = ".samstream/monitor"
     web: str = "127.0.0.1:6066"
     window_s: Annotated[float, Meta(ge=1, le=86_400)] = 10.0
-    remember_s: Positive = 600.0
+    dedup_s: Positive = 600.0
     keep_s: Positive = 3600.0
     write_interval_s: Positive = 1.0
     session_timeout_s: Annotated[float, Meta(ge=1, le=60)] = 10.0
@@ -155,12 +195,17 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One arm of the experiment.
 
-    `preset` names a model (`sam`, `sam-paper`, `din-50`, `counts`, …); `model` overrides single fields of it. An arm
-    with `learn = false` keeps the parameters it starts from. `learn_from` says whose samples it learns from: those of
-    its own users (in interleaved requests: the items that it placed), or all.
-
-    `interleave` names two other arms: users of this one get lists that both have drafted in turn, so that each user
-    compares them (see `stream.experiment.interleaving`). Such an arm has no model of its own.
+    Attributes:
+        name: of the arm.
+        share: of the users, in proportion to the other arms' shares.
+        preset: the model, such as `sam`, `sam-paper`, `din-50` or `counts`.
+        model: fields of the model that differ from the preset.
+        learn: whether it learns; else it keeps the parameters that it starts from.
+        learn_from: whose samples it learns from: those of its `own` users (in interleaved requests: the items that it
+            placed), or `all`.
+        optim: step sizes and table sizes.
+        interleave: two other arms. Users of this one get lists that both have drafted in turn (see
+            `stream.experiment.interleaving`); it has no model of its own.
     """
 
     name: Name
@@ -187,11 +232,12 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a verdict on the arms rests on besides their shares; to be chosen before the data.
+    """What the verdict on the arms rests on besides their shares; to be chosen before the data.
 
-    `name` is for people, and with `salt` it says which experiment this is: another one begins to count anew. `alpha` is
-    the probability of naming a winner among arms that are alike, over all looks; `minimum_effect` is the smallest lift
-    that is worth finding, 0.05 being 5% more clicks.
+    Attributes:
+        name: with `salt`, which experiment this is: another name begins to count anew.
+        minimum_effect: the smallest relative lift that is worth finding; 0.05 is 5% more clicks.
+        alpha: the probability of naming a winner among arms that are alike, over all looks.
     """
 
     name: Name = "experiment"
@@ -200,7 +246,20 @@ class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set. `kafka` holds librdkafka properties; `seed` starts the parameters of every arm."""
+    """Everything that can be set.
+
+    Attributes:
+        kafka: librdkafka properties.
+        topics: names and sizes of the topics.
+        state: the state of the partitions.
+        worker: the worker.
+        trainer: the trainer.
+        monitor: the monitor.
+        experiment: what the verdict rests on.
+        arms: the arms; workers and trainer must have the same.
+        salt: with the user's id, decides the arm.
+        seed: of the initial parameters of every arm; workers and trainer must have the same.
+    """
 
     kafka: dict[str, str] = field(default_factory=lambda: {"bootstrap.servers": "localhost:9092"})
     topics: TopicSettings = TopicSettings()

@@ -34,7 +34,7 @@ _TRAINING_S = 60.0
 
 LOCAL: dict[str, Any] = {
     "topics": {"partitions": 4},
-    "worker": {"attribution_window_s": 5.0, "lateness_s": 0.5, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
     "monitor": {"window_s": 5.0},
 }

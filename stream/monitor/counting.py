@@ -50,8 +50,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Settings) -> "Plan":
         """Return the plan that the settings ask for; nothing is forgotten before all outcomes should have come."""
-        close_s = settings.worker.attribution_window_s + settings.worker.lateness_s
-        remember_s = max(close_s, settings.monitor.remember_s)
+        close_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
+        remember_s = max(close_s, settings.monitor.dedup_s)
         keep_s = max(remember_s, settings.monitor.keep_s)
         return cls(
             window_ms=round(1000 * settings.monitor.window_s),

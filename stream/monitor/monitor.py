@@ -216,7 +216,7 @@ class Monitor:
         await self._fragments.maybe_declare()
         await self._reader.open()
         metrics = self._source(self._topics.experiment_metrics)
-        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_s
+        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_timeout_s
         last = 0.0
         try:
             while not self.app.should_stop:

@@ -99,11 +99,11 @@ class Task:
         self._joiner = Joiner(
             partition.pending,
             window_ms=round(settings.attribution_window_s * 1000),
-            lateness_ms=round(settings.lateness_s * 1000),
+            lateness_ms=round(settings.allowed_lateness_s * 1000),
         )
         # An impression goes before a behaviour of the same millisecond: no model may see what came of its answer.
         self._merge: Merge[Entry] = Merge(
-            (topics.impressions, topics.clicks, topics.behaviors), patience=settings.align_s
+            (topics.impressions, topics.clicks, topics.behaviors), patience=settings.max_topic_wait_s
         )
         self._fold = SequenceFold(partition.sequences)
         self._newest_ts: dict[str, int] = {}
@@ -231,13 +231,13 @@ class Task:
 
     def waits_for_event_time(self, now: float) -> bool:
         """Say whether windows wait for an event time that no record brings: ask Kafka, then `advance_idle_time`."""
-        idle = self._active_at is not None and now - self._active_at > self._settings.idle_s
+        idle = self._active_at is not None and now - self._active_at > self._settings.idle_timeout_s
         return idle and self._joiner.waiting and not self.buffered
 
     def advance_idle_time(self, now: float) -> None:
         """Let event time run on at the speed of the wall clock; only for a partition known to be read to its end."""
-        idle_s = 0.0 if self._active_at is None else now - self._active_at
-        self._take_labels(self._joiner.advance(self._event_time + round(idle_s * 1000)))
+        silent_s = 0.0 if self._active_at is None else now - self._active_at
+        self._take_labels(self._joiner.advance(self._event_time + round(silent_s * 1000)))
 
     def take_results(self) -> tuple[list[tuple[Sample, Outcome]], list[RefusedRecord]]:
         """Return the samples with their outcomes, and the refused records, that came up since the last call.

@@ -152,7 +152,7 @@ class Training:
         self.arms = {
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
-        self.seen = SeenIds(settings.trainer.remember)
+        self.seen = SeenIds(settings.trainer.dedup_window)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
 

@@ -88,7 +88,9 @@ def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict
 
 def _time_ms(settings: Settings, windows: int) -> int:
     """Return the time (ms) so many attribution windows ago, lateness included."""
-    return round(1000 * (time.time() - windows * (settings.worker.attribution_window_s + settings.worker.lateness_s)))
+    return round(
+        1000 * (time.time() - windows * (settings.worker.attribution_window_s + settings.worker.allowed_lateness_s))
+    )
 
 
 def _ahead(topic: str, number: int, kept: int, high: int, settings: Settings) -> WorkerError:
@@ -99,11 +101,11 @@ def _ahead(topic: str, number: int, kept: int, high: int, settings: Settings) ->
 
 
 def _heed_gap(topic: str, number: int, kept: int, low: int, settings: Settings) -> None:
-    if settings.state.gaps == "stop":
+    if settings.state.on_missing_records == "stop":
         raise WorkerError(
             f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then: its"
-            f" oldest record is {low}. Start with state.gaps=skip to go on without these {low - kept} records, or move"
-            f" {settings.state.directory} away to begin with what Kafka has."
+            f" oldest record is {low}. Start with state.on_missing_records=skip to go on without these {low - kept}"
+            f" records, or move {settings.state.directory} away to begin with what Kafka has."
         )
     log(_logger, "gap", logging.WARNING, topic=topic, partition=number, skipped=low - kept, oldest=low)
 

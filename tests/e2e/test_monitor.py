@@ -116,7 +116,7 @@ class Monitors:
                 "kafka": kafka,
                 "topics": {"prefix": prefix, "partitions": PARTITIONS},
                 "arms": [{"name": "sam"}, {"name": "counts"}],
-                "worker": {"attribution_window_s": CLOSE_S - 1, "lateness_s": 1},
+                "worker": {"attribution_window_s": CLOSE_S - 1, "allowed_lateness_s": 1},
                 "monitor": {
                     "group": f"{prefix}monitor",
                     "window_s": WINDOW_MS / 1000,

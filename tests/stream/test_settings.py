@@ -23,7 +23,7 @@ salt = "from file"
 
 [worker]
 commit_interval_s = 0.1
-lateness_s = 7
+allowed_lateness_s = 7
 
 [[arms]]
 name = "sam"
@@ -55,7 +55,7 @@ def test_a_toml_file_says_everything(tmp_path: Path) -> None:
     settings = load(written(tmp_path, TOML), environ={})
     assert settings.salt == "from file"
     assert settings.worker.commit_interval_s == 0.1
-    assert settings.worker.lateness_s == 7
+    assert settings.worker.allowed_lateness_s == 7
     assert settings.worker.group == Settings().worker.group, "what is not named keeps its default"
     assert [arm.name for arm in settings.arms] == ["sam", "short"]
     short = settings.arms[1]
@@ -134,7 +134,7 @@ def test_json_says_the_same_as_toml(tmp_path: Path) -> None:
         "salt": "from file",
         "kafka": {"bootstrap.servers": "file:9092", "security.protocol": "SASL_SSL", "fetch.wait.max.ms": 50}
         | {"socket.keepalive.enable": True},
-        "worker": {"commit_interval_s": 0.1, "lateness_s": 7},
+        "worker": {"commit_interval_s": 0.1, "allowed_lateness_s": 7},
         "arms": [
             {"name": "sam", "share": 0.5},
             {
@@ -160,28 +160,36 @@ def test_what_a_process_writes_for_its_children_is_read_as_it_was(tmp_path: Path
 
 
 def test_the_environment_is_above_the_file_and_flags_are_above_both(tmp_path: Path) -> None:
-    path = written(tmp_path, '[worker]\ngroup = "file"\ndevice = "file"\nlateness_s = 1\n[topics]\nprefix = "file-"')
+    path = written(
+        tmp_path, '[worker]\ngroup = "file"\ndevice = "file"\nallowed_lateness_s = 1\n[topics]\nprefix = "file-"'
+    )
     environ = {
         "SAMSTREAM_WORKER__DEVICE": "environment",
-        "SAMSTREAM_WORKER__LATENESS_S": "2",
+        "SAMSTREAM_WORKER__ALLOWED_LATENESS_S": "2",
         "SAMSTREAM_TOPICS__PREFIX": "environment-",
     }
     settings = load(
-        path, environ=environ, overrides=["worker.lateness_s=3", "topics.prefix=first-", "topics.prefix=x-"]
+        path, environ=environ, overrides=["worker.allowed_lateness_s=3", "topics.prefix=first-", "topics.prefix=x-"]
     )
     assert settings.worker.group == "file"
     assert settings.worker.device == "environment"
-    assert settings.worker.lateness_s == 3
+    assert settings.worker.allowed_lateness_s == 3
     assert settings.topics.prefix == "x-", "the last flag wins"
 
 
 def test_what_a_job_prefers_lies_below_the_file_key_by_key(tmp_path: Path) -> None:
-    defaults: dict[str, Any] = {"worker": {"lateness_s": 1.0, "idle_s": 2.0}, "salt": "job"}
-    path = written(tmp_path, "[worker]\nidle_s = 3.0")
+    defaults: dict[str, Any] = {"worker": {"allowed_lateness_s": 1.0, "idle_timeout_s": 2.0}, "salt": "job"}
+    path = written(tmp_path, "[worker]\nidle_timeout_s = 3.0")
     settings = load(path, environ={}, defaults=defaults, overrides=["worker.threads=2"])
-    assert (settings.worker.lateness_s, settings.worker.idle_s, settings.worker.threads) == (1.0, 3.0, 2)
+    assert (settings.worker.allowed_lateness_s, settings.worker.idle_timeout_s, settings.worker.threads) == (
+        1.0,
+        3.0,
+        2,
+    )
     assert settings.salt == "job"
-    assert defaults == {"worker": {"lateness_s": 1.0, "idle_s": 2.0}, "salt": "job"}, "what was handed over stays"
+    assert defaults == {"worker": {"allowed_lateness_s": 1.0, "idle_timeout_s": 2.0}, "salt": "job"}, (
+        "what was handed over stays"
+    )
 
 
 def test_a_file_that_names_arms_replaces_those_that_a_job_prefers(tmp_path: Path) -> None:
@@ -236,7 +244,7 @@ def test_values_of_flags_are_toml_and_else_text() -> None:
         ("trainer.arms=sam", r"Expected `array`, got `str` - at `\$\.trainer\.arms`"),
         ("worker.commit_interval_s=0", r"> 0\.0 - at `\$\.worker\.commit_interval_s`"),
         ("worker.commit_interval_s=nan", r"> 0\.0 - at `\$\.worker\.commit_interval_s`"),
-        ("worker.lateness_s=-1", r">= 0\.0 - at `\$\.worker\.lateness_s`"),
+        ("worker.allowed_lateness_s=-1", r">= 0\.0 - at `\$\.worker\.allowed_lateness_s`"),
         ("worker.max_candidates=5001", r"<= 5000 - at `\$\.worker\.max_candidates`"),
         ("state.length=30001", r"<= 30000 - at `\$\.state\.length`"),
         ("topics.partitions=0", r">= 1 - at `\$\.topics\.partitions`"),
@@ -280,7 +288,7 @@ def test_a_share_without_end_is_refused() -> None:
         load(environ={}, overrides=["arms=[{name = 'a', share = inf}, {name = 'b', share = inf}]"])
 
 
-@pytest.mark.parametrize("name", ["attribution_window_s", "lateness_s"])
+@pytest.mark.parametrize("name", ["attribution_window_s", "allowed_lateness_s"])
 def test_a_window_without_end_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         load(environ={}, overrides=[f"worker.{name}=inf"])

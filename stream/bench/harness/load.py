@@ -38,7 +38,7 @@ _GIVE_UP_S = 20.0
 _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
-    "worker": {"attribution_window_s": 5.0, "lateness_s": 0.5, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
     "arms": [{"name": "sam", "preset": "sam"}],
 }
 """Short windows, so that negatives flow as they would for hours; one arm, the default model at length 1000."""

@@ -77,7 +77,9 @@ def answer(count: int) -> Answer:
 
 def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> None:
     rng = random.Random(5)
-    settings = WorkerSettings(attribution_window_s=5.0, lateness_s=0.0, max_candidates=20, max_impression_age_s=1e9)
+    settings = WorkerSettings(
+        attribution_window_s=5.0, allowed_lateness_s=0.0, max_candidates=20, max_impression_age_s=1e9
+    )
     start = ResumePoint(dict.fromkeys((*INPUTS, TOPICS.scores), 0), {}, 0, 0, dict.fromkeys(INPUTS, 0))
     offsets = dict.fromkeys(INPUTS, 0)
     sent = refused = good_sent = opened = 0

@@ -143,7 +143,7 @@ def test_a_damaged_sample_is_refused_and_leaves_no_trace(damage: dict[str, bytes
 
 
 def test_only_the_newest_ids_are_remembered() -> None:
-    taught = training(remember=6)
+    taught = training(dedup_window=6)
     assert taught.take(sample("first")) is not None
     for number in range(20):
         taught.take(sample(f"r{number}"))

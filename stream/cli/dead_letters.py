@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from stream.kafka.clients import check_connection
-from stream.kafka.dead_letters import Letter, read_letters
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import DeadLetter, read_dead_letters
+from stream.kafka.producer import ReliableProducer
 from stream.runtime.logs import printable
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -25,7 +25,7 @@ def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
     chosen = [
         letter
-        for letter in read_letters(settings.kafka, topics)
+        for letter in read_dead_letters(settings.kafka, topics)
         if (origin is None or letter.origin.topic == origin)
         and (not arguments.reason or arguments.reason in letter.reason)
         and (arguments.offsets is None or letter.offset in arguments.offsets)
@@ -37,7 +37,7 @@ def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
     return _resend(chosen, settings, console, dry=arguments.dry_run)
 
 
-def _list(letters: list[Letter], limit: int, console: Console) -> None:
+def _list(letters: list[DeadLetter], limit: int, console: Console) -> None:
     table = Table("offset", "refused record", "written (UTC)", "by", "reason", "key", "value")
     for letter in letters[-limit:]:
         record = letter.origin
@@ -54,8 +54,8 @@ def _list(letters: list[Letter], limit: int, console: Console) -> None:
     console.print(f"{min(limit, len(letters))} of {len(letters)} dead letters")
 
 
-def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry: bool) -> int:
-    sender = Sender(settings.kafka)
+def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, dry: bool) -> int:
+    sender = ReliableProducer(settings.kafka)
     topics = Topics(settings.topics.prefix)
     origins = {topics.behaviors, topics.impressions, topics.clicks, topics.samples}
     sent: Counter[str] = Counter()
@@ -80,7 +80,7 @@ def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry:
     return 1 if left else 0
 
 
-def _where(letter: Letter) -> str:
+def _where(letter: DeadLetter) -> str:
     record = letter.origin
     return printable(f"{record.topic}/{record.partition}, offset {record.offset}")
 

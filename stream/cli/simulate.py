@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stream.errors import ExperimentError
 from stream.experiment.plan import Experiment, read
-from stream.kafka.offsets import Lag
+from stream.kafka.offsets import GroupLag
 from stream.local.system import keep_logs, local_system
 from stream.report.formatting import headline
 from stream.report.machine import user_sums
@@ -119,7 +119,7 @@ def _simulate(
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
     before = time_before(world, arguments.pre_impressions, SLOTS)
     observer = Observer(lambda traces: question.verdict(user_sums(traces, before)))
-    lag = Lag(settings.kafka, settings.worker.group)
+    lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
 
     def show(phase: str, elapsed: float, total: float = 0.0) -> None:

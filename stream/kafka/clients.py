@@ -1,4 +1,4 @@
-"""librdkafka clients as samstream uses them: what is ours by default, and how their errors are said."""
+"""Creates librdkafka clients with samstream's defaults, and checks that Kafka can be reached."""
 
 import logging
 import time
@@ -10,12 +10,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
 
 from stream.errors import SettingsError
-from stream.kafka.connection import Hearing
+from stream.kafka.connection import ConnectionHealth
 from stream.schema.record import Record
 
 _logger = logging.getLogger("samstream.kafka")
-# One [kafka] section serves producers and consumers: that each ignores some of the other's properties is no news. Nor
-# is what a broker says while it starts.
+# One [kafka] section serves producers and consumers: each ignores some of the other's properties. Nor is it worth a
+# warning what a broker answers while it starts.
 _NOISE = ("will be ignored by this", "Coordinator load in progress: retrying")
 _logger.addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
 
@@ -41,16 +41,18 @@ _CONSUMER = {
 }
 
 
-def consumer(kafka: Mapping[str, str], own: Mapping[str, str], hearing: Hearing | None = None) -> Consumer:
-    """Return a consumer: our defaults, then the user's properties, then what the caller's job needs (`own`).
+def consumer(kafka: Mapping[str, str], own: Mapping[str, str], health: ConnectionHealth | None = None) -> Consumer:
+    """Return a consumer with samstream's defaults, overridden by the user's properties, then by the caller's (`own`).
 
-    What it says of its connections goes to `hearing`, or only to the log. Of our defaults, `settings.RESERVED` are not
-    for the user to change.
+    Its connection errors go to `health`, or only to the log. `settings.RESERVED` names the defaults that users cannot
+    override.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return make_client(Consumer, {**_CONSUMER, **kafka, **own, "error_cb": hearing or Hearing(kafka)}, logger=_logger)
+    return make_client(
+        Consumer, {**_CONSUMER, **kafka, **own, "error_cb": health or ConnectionHealth(kafka)}, logger=_logger
+    )
 
 
 def make_client(kind: Callable[..., T], properties: Mapping[str, Any], **more: Any) -> T:
@@ -80,7 +82,7 @@ def to_record(message: Message) -> Record:
     )
 
 
-def listed(client: AdminClient, hearing: Hearing, deadline: float) -> Mapping[str, TopicMetadata]:
+def list_topics(client: AdminClient, health: ConnectionHealth, deadline: float) -> Mapping[str, TopicMetadata]:
     """Return the topics by name; waits for a Kafka that starts, until `deadline` (monotonic clock).
 
     Raises:
@@ -90,26 +92,26 @@ def listed(client: AdminClient, hearing: Hearing, deadline: float) -> Mapping[st
         with suppress(KafkaException):
             return client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic()))).topics
         client.poll(0)
-        if hearing.refused or time.monotonic() > deadline:
-            raise hearing.failure()
+        if health.refused or time.monotonic() > deadline:
+            raise health.failure()
         time.sleep(_RETRY_S)
 
 
-def admin(kafka: Mapping[str, str], hearing: Hearing) -> AdminClient:
-    """Return an admin client that leaves it to its caller to say what it hears.
+def admin(kafka: Mapping[str, str], health: ConnectionHealth) -> AdminClient:
+    """Return an admin client that logs nothing itself: the caller reports what `health` has noted.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return make_client(AdminClient, {**kafka, "error_cb": hearing, "log_level": "0"})
+    return make_client(AdminClient, {**kafka, "error_cb": health, "log_level": "0"})
 
 
 def check_connection(kafka: Mapping[str, str], *, wait_s: float = _WAIT_S) -> None:
-    """See that Kafka answers and takes the credentials.
+    """Check that Kafka answers and accepts the credentials.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
         KafkaClientError: as soon as Kafka refuses them, and when it has not answered within `wait_s`.
     """
-    hearing = Hearing(kafka, log_errors=False)
-    listed(admin(kafka, hearing), hearing, time.monotonic() + wait_s)
+    health = ConnectionHealth(kafka, log_errors=False)
+    list_topics(admin(kafka, health), health, time.monotonic() + wait_s)

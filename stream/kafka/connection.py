@@ -1,8 +1,8 @@
-"""What a client hears of its connections, and when waiting is of no use.
+"""Classifies librdkafka's connection errors, and decides when to give up.
 
-librdkafka tries again for ever, whatever is wrong, and says so only to its `error_cb`. A broker that is away comes back
-and is waited for; a password that is wrong, or a certificate that nobody vouches for, stays so. A single refusal means
-little, though: a connection that is reset while TLS is agreed on, as when a broker is killed, looks like one.
+librdkafka retries for ever, whatever is wrong, and reports errors only to its `error_cb`. A broker that is away is
+waited for; a wrong password or an untrusted certificate stays wrong. A single refusal proves little, though: a
+connection that is reset during the TLS handshake, as when a broker is killed, looks the same.
 """
 
 import logging
@@ -18,9 +18,9 @@ from stream.runtime.logs import log
 _logger = logging.getLogger("samstream.kafka")
 
 _REFUSED_S = 20.0
-"""So long refusals go on before a client that works already takes them for the last word."""
+"""How long refusals go on before a client that worked before gives up."""
 _PAUSE_S = 15.0
-"""Refusals that are further apart have nothing to do with each other; librdkafka tries every 10 s at least."""
+"""Refusals that are further apart are not counted as one; librdkafka retries at least every 10 s."""
 _SAME_S = 10.0
 
 _CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
@@ -32,40 +32,40 @@ _PERMISSIONS = {
 
 
 def is_final(error: KafkaError) -> bool:
-    """Say whether Kafka forbids what was asked, or has fenced this client: no wait mends that."""
+    """Return whether an error lasts: Kafka forbids what was asked, or has fenced this client."""
     return bool(error.fatal()) or error.code() in _PERMISSIONS | {KafkaError._FATAL}
 
 
-def said(error: KafkaError) -> str:
-    """Return the text of an error in one line, without the time spent in some state of the connection."""
+def error_text(error: KafkaError) -> str:
+    """Return the text of an error in one line, without the duration of a connection's state."""
     return re.sub(r" \(after \d+ms in state .*\)$", "", " ".join(error.str().split()))
 
 
-class Hearing:
-    """The `error_cb` of one client, and what follows from what it heard.
+class ConnectionHealth:
+    """The connection errors of one client; to be given to it as `error_cb`.
 
     Args:
-        kafka: librdkafka properties; the address is what errors name.
-        log_errors: log what is heard, the same thing at most every 10 s.
+        kafka: librdkafka properties; error messages name the address.
+        log_errors: log the errors, each at most every 10 s.
     """
 
     def __init__(self, kafka: Mapping[str, str], *, log_errors: bool = True) -> None:
         self._where = kafka.get("bootstrap.servers", "")
         self._log_errors = log_errors
-        self._heard: KafkaError | None = None
+        self._last_error: KafkaError | None = None
         self._refusal: KafkaError | None = None
         self._since = 0.0
         self._last = 0.0
-        self._closed = False
+        self._only_closed = False
         self._logged: dict[str, float] = {}
 
     def __call__(self, error: KafkaError) -> None:
         """Take note of an error."""
         self._log(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._closed = True  # the only thing heard of a connection that is closed without a word
+            self._only_closed = True  # all that librdkafka reports of a connection that is closed without an error
             return
-        self._heard = error
+        self._last_error = error
         if is_final(error) or error.code() in _CREDENTIALS or _is_tls(error):
             now = time.monotonic()
             if self._refusal is None or now - self._last > _PAUSE_S:
@@ -74,24 +74,24 @@ class Hearing:
 
     @property
     def fatal(self) -> str:
-        """What ended this client for good, such as another one with its id; empty while nothing did."""
+        """The fatal error of this client, such as being fenced by another one with its id; empty if there is none."""
         error = self._refusal
-        return said(error) if error is not None and (error.fatal() or error.code() == KafkaError._FATAL) else ""
+        return error_text(error) if error is not None and (error.fatal() or error.code() == KafkaError._FATAL) else ""
 
     @property
     def refused(self) -> bool:
-        """Whether Kafka has refused this client, and has not answered it since."""
+        """Whether Kafka refuses this client: the last refusal came after the last answer."""
         return self._refusal is not None
 
-    def answered(self) -> None:
-        """Take note that Kafka answers this client."""
+    def mark_reachable(self) -> None:
+        """Note that Kafka has answered this client."""
         self._refusal = None
 
     def check(self) -> None:
-        """See that Kafka does not refuse this client for good.
+        """Check that Kafka does not refuse this client for good.
 
         Raises:
-            KafkaClientError: when it does: forbidden or fenced at once, else when refusals have gone on for 20 s.
+            KafkaClientError: when it does: at once when forbidden or fenced, else after 20 s of refusals.
         """
         if self._refusal is not None and (is_final(self._refusal) or self._last - self._since >= _REFUSED_S):
             raise self.failure()
@@ -99,18 +99,23 @@ class Hearing:
     def failure(self) -> KafkaClientError:
         """Return the error that says what is wrong and what to do."""
         if self._refusal is not None:
+            why = error_text(self._refusal)
             return KafkaClientError(
-                f"the Kafka at {self._where!r} refuses this client: {said(self._refusal)}. {_advice(self._refusal)}"
+                f"the Kafka at {self._where!r} refuses this client: {why}. {_advice(self._refusal)}"
             )
-        closed = "it closes connections without a word, as a listener of another kafka.security.protocol does"
-        why = said(self._heard) if self._heard else closed if self._closed else "nothing was heard of it"
+        if self._last_error is not None:
+            why = error_text(self._last_error)
+        elif self._only_closed:
+            why = "it closes connections without a word, as a listener of another kafka.security.protocol does"
+        else:
+            why = "it does not answer"
         return KafkaClientError(
             f"no use of the Kafka at {self._where!r}: {why}. Is it running, and do kafka.bootstrap.servers and"
             " kafka.security.protocol fit its listener?"
         )
 
     def _log(self, error: KafkaError) -> None:
-        text, now = said(error), time.monotonic()
+        text, now = error_text(error), time.monotonic()
         if self._log_errors and now - self._logged.get(text, -_SAME_S) >= _SAME_S:
             if len(self._logged) > 100:
                 self._logged.clear()
@@ -119,7 +124,7 @@ class Hearing:
 
 
 def _is_tls(error: KafkaError) -> bool:
-    """Say whether TLS was not agreed on; what the broker objects to comes as a failure to receive, by OpenSSL."""
+    """Return whether the TLS handshake failed; OpenSSL reports a broker's objection as a failure to receive."""
     return error.code() == KafkaError._SSL or "SSL routines:" in error.str()
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from confluent_kafka import Message
 
 from stream.kafka.clients import to_record
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
 
@@ -36,7 +36,7 @@ Headers = list[tuple[str, str | bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter as it was read.
 
     Attributes:
@@ -54,7 +54,9 @@ class Letter:
     cut: bool
 
 
-def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, by: str = "worker") -> None:
+def send_dead_letter(
+    sender: ReliableProducer, topics: Topics, record: Record, reason: str, *, by: str = "worker"
+) -> None:
     """Send the dead letter of a record.
 
     Args:
@@ -67,11 +69,11 @@ def dead_letter(sender: Sender, topics: Topics, record: Record, reason: str, *, 
     Raises:
         KafkaClientError: when it, or an earlier record, cannot be sent.
     """
-    key, value, headers = letter(record, reason, by=by, most=sender.limit(topics.dead_letters))
+    key, value, headers = make_dead_letter(record, reason, by=by, most=sender.limit(topics.dead_letters))
     sender.send(topics.dead_letters, value, key=key, headers=headers)
 
 
-def letter(
+def make_dead_letter(
     record: Record, reason: str, *, by: str, most: int = 2 * RECORD_BYTES
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """Return the (key, value, headers) of a record's dead letter; of at most `most` bytes, from some 4000 on."""
@@ -99,13 +101,13 @@ def _text(reason: str, most: int) -> bytes:
     return reason.encode(errors="backslashreplace")[:most].decode(errors="ignore").encode()
 
 
-def read_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Letter]:
+def read_dead_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[DeadLetter]:
     """Yield all dead letters that there are at the moment, oldest first; what is none of ours is passed over.
 
     Raises:
         KafkaClientError: when Kafka cannot be read.
     """
-    tail = Tail(kafka, [topics.dead_letters], from_beginning=True)
+    tail = TopicReader(kafka, [topics.dead_letters], from_beginning=True)
     try:
         while not tail.at_end():
             for message in tail.read(1.0):
@@ -115,7 +117,7 @@ def read_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Letter]:
         tail.close()
 
 
-def _letter(message: Message) -> Letter | None:
+def _letter(message: Message) -> DeadLetter | None:
     record = to_record(message)
     raw: dict[str, Any] = dict(message.headers() or ())
     headers = {name: value.decode(errors="replace") for name, value in raw.items() if value is not None}
@@ -129,6 +131,6 @@ def _letter(message: Message) -> Letter | None:
             record.value,
         )
         cut = bool({"value-bytes", "key-bytes"} & headers.keys())
-        return Letter(record.offset, origin, headers["reason"], headers["refused-by"], cut)
+        return DeadLetter(record.offset, origin, headers["reason"], headers["refused-by"], cut)
     except (KeyError, ValueError):
         return None

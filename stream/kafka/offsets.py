@@ -14,7 +14,7 @@ T = TypeVar("T")
 _WAIT_S = 30.0
 _RETRY_S = 0.2
 
-_PASSING = {
+_TRANSIENT = {
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -30,14 +30,14 @@ _PASSING = {
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-"""What Kafka says while brokers start, stop and change places. A topic may be unknown for a moment."""
+"""Errors that pass: brokers start, stop and change leadership. A topic may be unknown for a moment."""
 
 
-def retried(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
-    """Ask Kafka, again while it says that asking again may help: leaders move, brokers restart.
+def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
+    """Call `ask`, again while Kafka answers with transient errors: leaders move, brokers restart.
 
     Raises:
-        KafkaClientError: when there is no answer within `wait_s`, or a final one; says what was asked.
+        KafkaClientError: when there is no answer within `wait_s`, or a lasting error; names `what`.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -45,7 +45,7 @@ def retried(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
             return ask()
         except KafkaException as problem:
             error: KafkaError = problem.args[0]
-            if error.code() not in _PASSING:
+            if error.code() not in _TRANSIENT:
                 raise KafkaClientError(f"{what}: {error.str()}") from None
             if time.monotonic() > deadline:
                 raise KafkaClientError(f"{what}: no answer from Kafka for {wait_s:.0f} s: {error.str()}") from None
@@ -53,20 +53,20 @@ def retried(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
 
 
 def watermarks(client: Consumer, topic: str, partition: int, *, wait_s: float = _WAIT_S) -> tuple[int, int]:
-    """Return the first offset of a partition that Kafka has, and the one behind the last.
+    """Return the low and the high watermark of a partition: its first offset, and the one behind its last.
 
     Raises:
         KafkaClientError: when Kafka does not say within `wait_s`.
     """
     where, what = TopicPartition(topic, partition), f"offsets of {topic}/{partition}"
-    found = retried(lambda: client.get_watermark_offsets(where, timeout=5.0), what, wait_s=wait_s)
+    found = with_retries(lambda: client.get_watermark_offsets(where, timeout=5.0), what, wait_s=wait_s)
     if found is None:
         raise KafkaClientError(f"offsets of {topic}/{partition}: no answer")
     low, high = found
     return low, high
 
 
-def offset_at(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
+def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
     """Return the first offset of a partition from a time (ms since the epoch) on; `end` when nothing is so young.
 
     Raises:
@@ -74,14 +74,14 @@ def offset_at(client: Consumer, topic: str, partition: int, time_ms: int, end: i
     """
     asked = [TopicPartition(topic, partition, time_ms)]
     what = f"offset of {topic}/{partition} by time"
-    [found] = retried(lambda: client.offsets_for_times(asked, timeout=5.0), what)
+    [found] = with_retries(lambda: client.offsets_for_times(asked, timeout=5.0), what)
     if found.error is not None:
         raise KafkaClientError(f"{what}: {found.error.str()}")
     return found.offset if found.offset >= 0 else end
 
 
-class Lag:
-    """Looks at a group from outside, without joining it; a Kafka that is busy is waited for, `wait_s` a question."""
+class GroupLag:
+    """The lag of a consumer group, seen without joining it; each request waits up to `wait_s` for Kafka."""
 
     def __init__(self, kafka: Mapping[str, str], group: str, *, wait_s: float = 30.0) -> None:
         self._wait_s = wait_s
@@ -95,7 +95,7 @@ class Lag:
         """
         asked = [TopicPartition(topic, number) for number in range(partitions)]
         what = f"committed offsets of {topic}"
-        committed = retried(lambda: self._consumer.committed(asked, timeout=5.0), what, wait_s=self._wait_s)
+        committed = with_retries(lambda: self._consumer.committed(asked, timeout=5.0), what, wait_s=self._wait_s)
         behind = 0
         for known in committed:
             low, high = watermarks(self._consumer, topic, known.partition, wait_s=self._wait_s)
@@ -103,5 +103,5 @@ class Lag:
         return behind
 
     def close(self) -> None:
-        """Stop looking."""
+        """Close the client."""
         self._consumer.close()

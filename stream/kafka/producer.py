@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import make_client
-from stream.kafka.connection import Hearing
+from stream.kafka.connection import ConnectionHealth
 from stream.runtime.logs import log
 
 _logger = logging.getLogger("samstream.kafka")
@@ -27,8 +27,8 @@ _PRODUCER = {
 }
 
 
-class Sender:
-    """An idempotent producer that waits when its buffer is full and remembers a delivery that failed.
+class ReliableProducer:
+    """An idempotent producer that waits when its buffer is full, and raises when a delivery has failed.
 
     Args:
         kafka: librdkafka properties.
@@ -37,13 +37,13 @@ class Sender:
     """
 
     def __init__(self, kafka: Mapping[str, str], limits: Mapping[str, int] = MappingProxyType({})) -> None:
-        self._hearing = Hearing(kafka)
+        self._health = ConnectionHealth(kafka)
         batch = min([int(kafka.get("batch.size", _BATCH_BYTES)), *limits.values()])
-        properties = {**_PRODUCER, **kafka, "batch.size": str(batch), "error_cb": self._hearing}
+        properties = {**_PRODUCER, **kafka, "batch.size": str(batch), "error_cb": self._health}
         self._producer = make_client(Producer, properties, logger=_logger)
         self._limits = limits
         self._failure: str | None = None
-        self._told = 0.0
+        self._logged_at = 0.0
 
     def send(
         self,
@@ -55,7 +55,7 @@ class Sender:
         headers: list[tuple[str, str | bytes | None]] | None = None,
         on_delivery: Callable[[Message], None] | None = None,
     ) -> None:
-        """Hand a record over; blocks while the buffer is full, and says so when that takes long.
+        """Send a record; blocks while the buffer is full, and logs it when that takes long.
 
         Raises:
             KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
@@ -65,11 +65,11 @@ class Sender:
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
-                self._hearing.answered()
+                self._health.mark_reachable()
                 if on_delivery is not None:
                     on_delivery(message)
             elif self._failure is None:
-                self._failure = f"Kafka did not take {self._said(topic, size, error)}"
+                self._failure = f"Kafka did not take {self._describe(topic, size, error)}"
 
         while True:
             try:
@@ -77,13 +77,13 @@ class Sender:
                 break
             except BufferError:
                 self.poll(0.1)
-                self._tell(began)
+                self._log_wait(began)
             except KafkaException as error:
-                raise KafkaClientError(f"cannot send {self._said(topic, size, error.args[0])}") from None
+                raise KafkaClientError(f"cannot send {self._describe(topic, size, error.args[0])}") from None
         self.poll()
 
     def limit(self, topic: str) -> int:
-        """Return the largest record that Kafka takes in a topic, bytes, with what belongs to it; a guess if unknown."""
+        """Return the largest record, in bytes with its overhead, that a topic takes; 1 MB where that is not known."""
         return min(self._limits.get(topic, _BATCH_BYTES), _BATCH_BYTES)
 
     def poll(self, timeout_s: float = 0.0) -> None:
@@ -95,7 +95,7 @@ class Sender:
         self._producer.poll(timeout_s)
         if self._failure is not None:
             raise KafkaClientError(self._failure)
-        self._hearing.check()
+        self._health.check()
 
     @property
     def waiting(self) -> int:
@@ -103,7 +103,7 @@ class Sender:
         return len(self._producer)
 
     def flush(self) -> None:
-        """Wait until Kafka has acknowledged everything, however long that takes; says so when it takes long.
+        """Wait until Kafka has acknowledged everything, however long that takes; logs it when it takes long.
 
         Raises:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
@@ -111,17 +111,17 @@ class Sender:
         began = time.monotonic()
         while self._producer.flush(_LOG_INTERVAL_S):
             self.poll()
-            self._tell(began)
+            self._log_wait(began)
         self.poll()
 
-    def _tell(self, began: float) -> None:
-        """Say that Kafka is waited for, at most every `_LOG_INTERVAL_S`, when that began so long ago."""
+    def _log_wait(self, began: float) -> None:
+        """Log that Kafka is waited for: first after `_LOG_INTERVAL_S`, then as often."""
         now = time.monotonic()
-        if now - max(began, self._told) >= _LOG_INTERVAL_S:
-            self._told = now
+        if now - max(began, self._logged_at) >= _LOG_INTERVAL_S:
+            self._logged_at = now
             log(_logger, "waiting_for_broker", logging.WARNING, records=self.waiting, seconds=round(now - began))
 
-    def _said(self, topic: str, size: int, error: KafkaError) -> str:
+    def _describe(self, topic: str, size: int, error: KafkaError) -> str:
         said = f"a record of {size} bytes for {topic}: {error.str()}"
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
             return said

@@ -1,4 +1,4 @@
-"""A reader of whole topics outside of any consumer group: for the trainer, model feeds, clients and drivers."""
+"""Reads whole topics outside of any consumer group: for the trainer, model feeds, clients and drivers."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -7,11 +7,11 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import consumer, to_record
-from stream.kafka.connection import Hearing, is_final
-from stream.kafka.offsets import offset_at, retried, watermarks
+from stream.kafka.connection import ConnectionHealth, is_final
+from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 
 
-class Tail:
+class TopicReader:
     """Reads all partitions of some topics, from their present ends on unless it is told to begin earlier.
 
     Args:
@@ -38,22 +38,22 @@ class Tail:
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
         own = {"group.id": "samstream-tail", "enable.partition.eof": "true"}
-        self._hearing = Hearing(kafka)
-        self._consumer = consumer(kafka, own, self._hearing)
+        self._health = ConnectionHealth(kafka)
+        self._consumer = consumer(kafka, own, self._health)
         self.positions: dict[tuple[str, int], int] = {}
         """(topic, partition) → the next offset to be read."""
         self.removed: dict[tuple[str, int], int] = {}
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
         for topic in topics:
-            listed = retried(partial(self._consumer.list_topics, topic, timeout=5.0), f"topic {topic}")
+            listed = with_retries(partial(self._consumer.list_topics, topic, timeout=5.0), f"topic {topic}")
             known = listed.topics[topic]
             if known.error is not None:
                 raise KafkaClientError(f"topic {topic}: {known.error.str()}; `samstream topics create` makes it")
             for partition in known.partitions:
                 low, high = watermarks(self._consumer, topic, partition)
                 if since_ms is not None:
-                    begin = offset_at(self._consumer, topic, partition, since_ms, high)
+                    begin = offset_for_time(self._consumer, topic, partition, since_ms, high)
                 else:
                     begin = low if from_beginning else high - back
                 begin = (offsets or {}).get((topic, partition), begin)
@@ -76,16 +76,16 @@ class Tail:
         Raises:
             KafkaClientError: when Kafka refuses this client.
         """
-        self._hearing.check()
+        self._health.check()
         messages = self._consumer.consume(limit, 0)
         if not messages and (first := self._consumer.poll(timeout_s)) is not None:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
         if messages:
-            self._hearing.answered()
+            self._health.mark_reachable()
         return [message for message in messages if self._advance(message)]
 
     def at_end(self) -> bool:
-        """Say whether everything is read that was there when reading began."""
+        """Return whether everything is read that was there when reading began."""
         return all(self.positions[where] >= end for where, end in self._ends.items())
 
     def left(self) -> int:

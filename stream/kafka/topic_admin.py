@@ -16,8 +16,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from stream.errors import TopicError
 from stream.kafka.clients import admin as new_admin
-from stream.kafka.clients import listed
-from stream.kafka.connection import Hearing
+from stream.kafka.clients import list_topics
+from stream.kafka.connection import ConnectionHealth
 from stream.schema.topics import Topics
 
 _DEADLINE_S = 30.0
@@ -121,13 +121,13 @@ class _Admin:
 
     def __init__(self, kafka: Mapping[str, str], deadline: float) -> None:
         self._deadline = deadline
-        self._hearing = Hearing(kafka, log_errors=False)
-        self._client = new_admin(kafka, self._hearing)
+        self._health = ConnectionHealth(kafka, log_errors=False)
+        self._client = new_admin(kafka, self._health)
 
     def partitions(self, names: Mapping[str, object], *, whole: bool = False) -> dict[str, int]:
         """Return partition counts of what exists of `names`; `whole` waits until all do and have leaders."""
         while True:
-            known = listed(self._client, self._hearing, self._deadline)
+            known = list_topics(self._client, self._health, self._deadline)
             found = {name: len(known[name].partitions) for name in names if name in known}
             if not whole or (len(found) == len(names) and self._led(found)):
                 return found

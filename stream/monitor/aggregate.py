@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from stream.experiment.span_moments import SpanMoments
 from stream.monitor.counting import Counts, Head, Plan, Window
 from stream.monitor.records import AnswersFragment, ArmWindow, Fragment, HeadFragment, SumsFragment, WindowFragment
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 
 _FRESH = 2000
 """Clicks of which freshness is known; the oldest go."""
@@ -68,7 +68,7 @@ class Board:
                 self.answers.setdefault(start, {})[run, partition] = fragment
                 self._prune(self.answers, max(self.answers))
 
-    def announced(self, update: Announcement, time_ms: int) -> None:
+    def announced(self, update: UpdateHeaders, time_ms: int) -> None:
         """Take note that the trainer has published an update at a (Kafka) time."""
         self.freshness.extend((time_ms, max(0, time_ms - click)) for click in update.clicks)
         state = update.epoch, update.version, time_ms

@@ -24,7 +24,7 @@ from stream.monitor.reader import Reader
 from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, SumsFragment, WindowFragment
 from stream.monitor.users import User, Users, experiment_id
 from stream.monitor.web.server import Web, serve
-from stream.schema.events import UNREADABLE, Outcome, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, Outcome, decode_outcome, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
@@ -128,7 +128,7 @@ class Monitor:
         async for event in stream.events():
             try:
                 score = decode_score(event.value)
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 continue
             start = self.plan.start(round(1000 * event.message.timestamp))
             windows = self._answers[event.message.partition]
@@ -284,7 +284,7 @@ def _as_of(event: EventT[Any]) -> Iterator[None]:
 def _decoded(event: EventT[Any]) -> Outcome | None:
     try:
         return decode_outcome(event.value)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
 
 

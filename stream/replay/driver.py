@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 from stream.datasets.base import Dataset, Step, Totals, Visit
 from stream.errors import ReplayError
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.local.system import System
 from stream.schema.events import decode_outcome, decode_score, encode_json
 from stream.schema.partitioner import partition_of
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 
 _AHEAD = 256
 """Steps that lanes may hold: how far one partition may run ahead of another."""
@@ -61,9 +61,9 @@ class Replay:
         self._visits = visits
         self.totals = _totals(dataset, visits)
         """How much there is to be done."""
-        self._sender = Sender(system.settings.kafka)
+        self._sender = ReliableProducer(system.settings.kafka)
         topics = system.topics
-        self._tail = Tail(
+        self._tail = TopicReader(
             system.settings.kafka, [topics.scores, topics.outcomes, topics.model_updates, topics.dead_letters]
         )
         self._lanes = [Lane() for _ in range(system.settings.topics.partitions)]
@@ -176,7 +176,7 @@ class Replay:
         for message in self._tail.read(timeout_s):
             topic, value = message.topic(), message.value() or b""
             if topic == topics.model_updates:
-                if announced := read_announcement(message):
+                if announced := read_update_headers(message):
                     self.trained = max(self.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)

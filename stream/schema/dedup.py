@@ -7,10 +7,10 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 
-class SeenIds:
+class RecentIds:
     """Remembers at least the `remember` newest ids, and at most twice as many; after `restore`, three times.
 
-    >>> seen = SeenIds(remember=10)
+    >>> seen = RecentIds(remember=10)
     >>> seen.add(np.array([1, 2, 1], dtype=np.uint64)).tolist()
     [True, True, False]
     """

@@ -174,7 +174,7 @@ class Outcome(Struct, frozen=True, array_like=True):
             raise ValueError("a label is neither 0 nor 1")
 
 
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding bytes that anybody may have written can raise."""
 
 encode_json = msgspec.json.Encoder().encode

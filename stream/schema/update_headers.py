@@ -13,7 +13,7 @@ _MOST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class UpdateHeaders:
     """An update's first part.
 
     Attributes:
@@ -45,11 +45,11 @@ class Announcement:
         ]
 
 
-def read_announcement(message: Message) -> Announcement | None:
+def read_update_headers(message: Message) -> UpdateHeaders | None:
     """Return what a record announces; None for the later parts of an update, and for what is no announcement."""
     values: dict[str, Any] = dict(message.headers() or ())
     try:
-        announced = Announcement(
+        announced = UpdateHeaders(
             arm=values["arm"].decode(),
             kind=values["kind"].decode(),
             epoch=int(values["epoch"]),

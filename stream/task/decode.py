@@ -38,7 +38,7 @@ class RecordDecoder:
         """Return what a record says.
 
         Raises:
-            ValueError, or another of `events.UNREADABLE`: saying why it cannot be used.
+            ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
         """
         event = self._decoders[record.topic](record.value or b"")
         if record.key != event.user.encode():

@@ -16,7 +16,7 @@ from model.example import Example
 from state.behavior import BehaviorArray, category_key, item_key
 from state.partition import Partition
 from stream.errors import WorkerError
-from stream.schema.events import UNREADABLE, Behavior, Impression, Outcome, Sample
+from stream.schema.events import DECODE_ERRORS, Behavior, Impression, Outcome, Sample
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
@@ -178,7 +178,7 @@ class Task:
         try:
             event = self._decoder.decode(record)
             self._newest_ts[record.topic] = event.ts
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             event = error
         self._merge.add(record.topic, self._newest_ts.get(record.topic, 0), (record, event))
 

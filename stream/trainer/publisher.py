@@ -4,10 +4,10 @@ from collections import Counter
 
 from model.serialization.parts import split
 from model.serialization.update import Update
-from stream.kafka.producer import Sender
+from stream.kafka.producer import ReliableProducer
 from stream.runtime.failpoints import failpoint
 from stream.schema.topics import RECORD_BYTES
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 from stream.settings import KEPT_DELTAS
 from stream.trainer.training import Training
 
@@ -24,7 +24,7 @@ class UpdatePublisher:
         training: the arms.
     """
 
-    def __init__(self, sender: Sender, topic: str, training: Training) -> None:
+    def __init__(self, sender: ReliableProducer, topic: str, training: Training) -> None:
         self._sender = sender
         self._topic = topic
         self._training = training
@@ -47,7 +47,7 @@ class UpdatePublisher:
                 self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", arm.take_clicks())
 
     def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
-        announced = Announcement(
+        announced = UpdateHeaders(
             arm=update.arm,
             kind=update.kind,
             epoch=update.epoch,

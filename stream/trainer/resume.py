@@ -7,10 +7,10 @@ from pathlib import Path
 from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
 from stream.trainer.training import Training
 
@@ -75,11 +75,11 @@ def _published_epoch(settings: Settings, stop: threading.Event) -> int:
     for from_beginning in (False, True):
         if newest:
             break
-        tail = Tail(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK)
+        tail = TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK)
         try:
             while not tail.at_end() and not stop.is_set():
                 for message in tail.read(1.0):
-                    if announced := read_announcement(message):
+                    if announced := read_update_headers(message):
                         newest = max(newest, announced.epoch)
         finally:
             tail.close()

@@ -18,15 +18,15 @@ from model.device import prepare, resolve
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
 from stream.kafka.clients import to_record
-from stream.kafka.dead_letters import dead_letter
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.dead_letters import send_dead_letter
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
-from stream.schema.events import UNREADABLE, decode_sample
+from stream.schema.events import DECODE_ERRORS, decode_sample
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.metrics import TrainerMetrics
@@ -62,14 +62,14 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     metrics, health = TrainerMetrics(registry), Health("trainer", registry)
     training = Training(settings, device=str(resolve(settings.trainer.device)))
     verify(settings.kafka, topics)
-    sender = Sender(settings.kafka, record_limits(settings.kafka, topics))
+    sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
     with (
         closing(MetricsServer(settings.trainer.metrics, registry, health)),
         checkpoint.sole_writer(Path(settings.trainer.directory)),
     ):
         epoch, offsets = resume_training(training, settings, stop)
         read_from = {(topics.samples, number): offset for number, offset in offsets.items()}
-        with closing(Tail(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
+        with closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
             Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
 
 
@@ -92,8 +92,8 @@ class Trainer:
         settings: Settings,
         topics: Topics,
         training: Training,
-        samples: Tail,
-        sender: Sender,
+        samples: TopicReader,
+        sender: ReliableProducer,
         metrics: TrainerMetrics,
         health: Health,
         *,
@@ -172,7 +172,7 @@ class Trainer:
         self._records += 1
         try:
             return self._training.take(decode_sample(message.value() or b""))
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             self._refuse(message, str(error))
             return None
 
@@ -188,7 +188,7 @@ class Trainer:
             offset=record.offset,
             reason=reason,
         )
-        dead_letter(self._sender, self._topics, record, reason, by="trainer")
+        send_dead_letter(self._sender, self._topics, record, reason, by="trainer")
 
     def _save(self) -> bool:
         """Write a checkpoint of everything up to the offsets read, unless the last one says the same."""

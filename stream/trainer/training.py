@@ -15,7 +15,7 @@ from model.learner import Learner
 from model.metrics import Progressive
 from model.serialization.checkpoint import ArmState
 from state.behavior import from_bytes
-from stream.schema.dedup import SeenIds, sample_ids
+from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
 from stream.trainer.predictions import PREDICTION
@@ -40,7 +40,7 @@ class TrainingExample:
     ids: npt.NDArray[np.uint64]
 
 
-def unpack_sample(sample: Sample, seen: SeenIds) -> TrainingExample | None:
+def unpack_sample(sample: Sample, seen: RecentIds) -> TrainingExample | None:
     """Unpack a sample, leaving out the items learned before; None when nothing is left.
 
     Raises:
@@ -152,7 +152,7 @@ class Training:
         self.arms = {
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
-        self.seen = SeenIds(settings.trainer.dedup_window)
+        self.seen = RecentIds(settings.trainer.dedup_window)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
 

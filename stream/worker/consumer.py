@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import to_record
-from stream.kafka.connection import Hearing, is_final
+from stream.kafka.connection import ConnectionHealth, is_final
 from stream.runtime.logs import log
 from stream.task.task import Task
 
@@ -30,14 +30,16 @@ class TaskConsumer:
     Args:
         consumer: of the workers' group, with `enable.partition.eof`.
         topics: the input topics.
-        hearing: the consumer's connection errors.
+        connection: the consumer's connection errors.
         asker: another consumer, with a connection of its own: a question behind a fetch waits until records come.
     """
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str], hearing: Hearing, asker: Consumer) -> None:
+    def __init__(
+        self, consumer: Consumer, topics: Sequence[str], connection: ConnectionHealth, asker: Consumer
+    ) -> None:
         self._consumer = consumer
         self._asker = asker
-        self._hearing = hearing
+        self._connection = connection
         self._topics = topics
         self._positions: dict[Where, int] = {}
         self._fetched: set[Where] = set()
@@ -64,15 +66,15 @@ class TaskConsumer:
             ConsumerFatalError: when the consumer is of no use any more.
             KafkaClientError: when Kafka refuses this client.
         """
-        if self._hearing.fatal:
-            raise ConsumerFatalError(self._hearing.fatal)
-        self._hearing.check()
+        if self._connection.fatal:
+            raise ConsumerFatalError(self._connection.fatal)
+        self._connection.check()
         messages = self._consumer.consume(FETCH, 0)
         if not messages:
             first = self._consumer.poll(timeout_s)
             messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
         if messages:
-            self._hearing.answered()
+            self._connection.mark_reachable()
         return messages
 
     def dispatch(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
@@ -89,7 +91,7 @@ class TaskConsumer:
                 number = message.partition()
                 where = message.topic() or "", -1 if number is None else number
                 if error.code() != KafkaError._PARTITION_EOF:
-                    _heed(error, where)
+                    _raise_or_log(error, where)
                 elif where[1] in tasks:
                     ended[where] = message.offset() or 0
                 continue
@@ -186,7 +188,7 @@ class TaskConsumer:
         return high
 
 
-def _heed(error: KafkaError, where: Where) -> None:
+def _raise_or_log(error: KafkaError, where: Where) -> None:
     name = f"{where[0]}/{where[1]}"
     # What poll brings of a fatal error bears its code, but not its flag.
     if error.fatal() or error.code() == KafkaError._FATAL:

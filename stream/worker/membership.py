@@ -11,7 +11,7 @@ from state.errors import LockedError
 from state.partition import Partition
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.connection import Hearing
+from stream.kafka.connection import ConnectionHealth
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -112,17 +112,17 @@ class Membership:
         self._asker.close()
 
     def _join(self) -> TaskConsumer:
-        hearing = Hearing(self._settings.kafka)
+        connection = ConnectionHealth(self._settings.kafka)
         own = {
             "group.id": self._settings.worker.group,
             "enable.partition.eof": "true",
             # Offsets are the state's: to jump elsewhere would fold other records, or none.
             "auto.offset.reset": "error",
         }
-        consumer = new_consumer(self._settings.kafka, own, hearing)
+        consumer = new_consumer(self._settings.kafka, own, connection)
         inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
         consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        return TaskConsumer(consumer, inputs, hearing, self._asker)
+        return TaskConsumer(consumer, inputs, connection, self._asker)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:

@@ -15,7 +15,7 @@ from functools import partial
 from model.errors import UpdateRefused
 from model.scorer import Prepared, Scorer
 from model.serialization.parts import Assembler
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -106,12 +106,12 @@ class ModelFeed:
     def _run(self) -> None:
         try:
             recent = round(1000 * (time.time() - self._recent_s))
-            if not self._follow(Tail(self._kafka, [self._topic], since_ms=recent), needs_bases=True):
-                self._follow(Tail(self._kafka, [self._topic], from_beginning=True), needs_bases=False)
+            if not self._follow(TopicReader(self._kafka, [self._topic], since_ms=recent), needs_bases=True):
+                self._follow(TopicReader(self._kafka, [self._topic], from_beginning=True), needs_bases=False)
         except Exception as error:  # the thread that works raises it
             self._failure = error
 
-    def _follow(self, tail: Tail, *, needs_bases: bool) -> bool:
+    def _follow(self, tail: TopicReader, *, needs_bases: bool) -> bool:
         """Read until `stop`; with `needs_bases`, only until the present end if that brought no base for some arm.
 
         Returns whether it was read until `stop`.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import Message
 
 from stream.kafka.clients import to_record
-from stream.kafka.dead_letters import dead_letter
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import send_dead_letter
+from stream.kafka.producer import ReliableProducer
 from stream.runtime.logs import log
 from stream.schema.events import Outcome, Sample, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
@@ -28,7 +28,7 @@ class TaskProducer:
         metrics: gets the time from each impression to its answer.
     """
 
-    def __init__(self, sender: Sender, topics: Topics, metrics: WorkerMetrics) -> None:
+    def __init__(self, sender: ReliableProducer, topics: Topics, metrics: WorkerMetrics) -> None:
         self._sender = sender
         self._topics = topics
         self._metrics = metrics
@@ -74,7 +74,7 @@ class TaskProducer:
                 offset=refusal.record.offset,
                 reason=refusal.reason,
             )
-            dead_letter(self._sender, self._topics, refusal.record, refusal.reason)
+            send_dead_letter(self._sender, self._topics, refusal.record, refusal.reason)
 
     def poll(self) -> None:
         """Serve delivery reports.

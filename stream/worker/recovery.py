@@ -1,7 +1,7 @@
-"""Where a worker takes up a partition that it was given: offsets to read from, and answers that were given before.
+"""Plans the recovery of a partition that was assigned: offsets to read from, and answers that were given before.
 
-The answers lie in `scores`, which thereby is the journal of what front ends were told: an impression read again after a
-crash is not scored again, since what is learned must be what was shown.
+The answers lie in `scores`, the journal of what front ends were told: an impression read again after a crash is not
+scored again, since the model must learn from what was shown.
 """
 
 import logging
@@ -12,9 +12,9 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.offsets import offset_at, retried, watermarks
+from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.logs import log
-from stream.schema.events import UNREADABLE, Score, decode_score
+from stream.schema.events import DECODE_ERRORS, Score, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import ResumePoint
@@ -31,7 +31,7 @@ def plan_recovery(
     kept: Mapping[str, int],
     alive: Callable[[], None] = lambda: None,
 ) -> ResumePoint:
-    """Find out how to begin on a partition number.
+    """Return where to resume a partition number.
 
     Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
     meantime, on another machine or before the state was lost, `behaviors` are caught up with; impressions, clicks and
@@ -67,10 +67,10 @@ def plan_recovery(
         if overtaken and topic != topics.behaviors:
             # A click is read with its impression, which may be a window older.
             windows = 1 if topic == topics.clicks else 2
-            recent = offset_at(consumer, topic, number, _time_ms(settings, windows), high)
+            recent = offset_for_time(consumer, topic, number, _time_ms(settings, windows), high)
             wanted = min(recent, committed.get(topic, high))
         elif wanted < low and topic != topics.scores:
-            _heed_gap(topic, number, wanted, low, settings)
+            _stop_or_skip(topic, number, wanted, low, settings)
         offsets[topic] = max(wanted, low)
     answers, scores_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
     return ResumePoint(offsets, answers, scores_end, answered, ends, overtaken)
@@ -79,7 +79,7 @@ def plan_recovery(
 def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:
     """Return topic → the group's committed offset, 0 when it has none."""
     asked = [TopicPartition(topic, number) for topic in topics]
-    known = retried(lambda: consumer.committed(asked, timeout=5.0), "committed offsets")
+    known = with_retries(lambda: consumer.committed(asked, timeout=5.0), "committed offsets")
     for partition in known:
         if partition.error is not None:
             raise KafkaClientError(f"committed offset of {partition.topic}/{number}: {partition.error.str()}")
@@ -100,7 +100,7 @@ def _ahead(topic: str, number: int, kept: int, high: int, settings: Settings) ->
     )
 
 
-def _heed_gap(topic: str, number: int, kept: int, low: int, settings: Settings) -> None:
+def _stop_or_skip(topic: str, number: int, kept: int, low: int, settings: Settings) -> None:
     if settings.state.on_missing_records == "stop":
         raise WorkerError(
             f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then: its"
@@ -135,7 +135,7 @@ def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None
             position = (message.offset() or 0) + 1
             try:
                 score = decode_score(message.value() or b"")
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 continue
             answers.setdefault(score.request_id, score)
         return answers, end

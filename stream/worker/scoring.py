@@ -34,7 +34,7 @@ class ArmScorers:
         for index, arm in enumerate(arms):
             for model in self._interleaved.get(arm, (arm,)):
                 by_model.setdefault(model, []).append(index)
-        said: dict[tuple[str, int], Answer] = {}
+        answer_of: dict[tuple[str, int], Answer] = {}
         for model, indices in by_model.items():
             scorer = self.by_model[model]
             # Neighbours of similar length share a batch, so that little of it is padding.
@@ -47,21 +47,23 @@ class ArmScorers:
                 for index, probabilities in zip(chunk, scored, strict=True):
                     order = np.argsort(-probabilities, kind="stable")
                     version = scorer.version
-                    said[model, index] = Answer(model, version.epoch, version.version, probabilities, order, cpu_ms)
+                    answer_of[model, index] = Answer(
+                        model, version.epoch, version.version, probabilities, order, cpu_ms
+                    )
         answers = []
         for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
             if arm in self._interleaved:
-                one, other = (said[model, index] for model in self._interleaved[arm])
+                one, other = (answer_of[model, index] for model in self._interleaved[arm])
                 answers.append(interleaved_answer(arm, one, other, impression.request_id))
             else:
-                answers.append(said[arm, index])
+                answers.append(answer_of[arm, index])
         return answers
 
 
 def interleaved_answer(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
     """Return the list that two answers draft in turn; the same for the same answers and request.
 
-    A candidate has the probability that the model which placed it has said.
+    A candidate has the probability that the model which placed it has predicted.
     """
     mixed = interleave(one.order.tolist(), other.order.tolist(), len(one.order), seeded_coin(request_id))
     order = np.array(mixed.items, dtype=np.intp)

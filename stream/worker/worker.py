@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from model.device import prepare, resolve
 from stream.errors import ConsumerFatalError
-from stream.kafka.producer import Sender
+from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
@@ -64,7 +64,9 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
     with ExitStack() as resources:
         resources.enter_context(closing(MetricsServer(settings.worker.metrics, registry, health)))
         partitions = verify(settings.kafka, topics)
-        producer = TaskProducer(Sender(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics)
+        producer = TaskProducer(
+            ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
+        )
         snapshotter = resources.enter_context(closing(Snapshotter(settings.state, metrics, health.alive)))
         feed = resources.enter_context(closing(ModelFeed(settings, scorers.by_model, metrics)))
         feed.start(stop, wait_s=settings.worker.model_wait_s)

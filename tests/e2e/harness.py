@@ -16,8 +16,8 @@ from state.behavior import BehaviorArray, action_key, behaviors, category_key, i
 from state.partition import Partition
 from stream.client import Client
 from stream.kafka.clients import to_record
-from stream.kafka.offsets import Lag
-from stream.kafka.reader import Tail
+from stream.kafka.offsets import GroupLag
+from stream.kafka.reader import TopicReader
 from stream.local.system import Processes
 from stream.schema.events import Candidate, Score, decode_behavior, decode_sample, decode_score
 from stream.schema.record import Record
@@ -115,7 +115,7 @@ class Harness:
     def close_windows(self) -> None:
         """Move event time past every window, once all clicks are processed: every user does one more thing, later."""
         self.client.flush()
-        lag = Lag(self.settings.kafka, self.settings.worker.group)
+        lag = GroupLag(self.settings.kafka, self.settings.worker.group)
         wait_for(lambda: not lag.of(self.topics.clicks, 4), "all clicks to be processed", processes=self.processes)
         lag.close()
         later = round(1000 * (time.time() + 2 * WINDOW_S))
@@ -196,7 +196,7 @@ class Harness:
 
     def messages(self, topic: str) -> list[Message]:
         """Return all records of a topic with their headers, in order within a partition."""
-        tail = Tail(self.settings.kafka, [topic], from_beginning=True)
+        tail = TopicReader(self.settings.kafka, [topic], from_beginning=True)
         deadline = time.monotonic() + DEADLINE_S
         try:
             messages: list[Message] = []

@@ -17,9 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from stream.kafka.dead_letters import read_letters
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.dead_letters import read_dead_letters
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
 from stream.schema.events import Candidate
 from stream.schema.partitioner import partition_of
@@ -232,17 +232,17 @@ def test_dead_letters_are_cut_to_what_their_topic_takes(
     with harness, RawWriter(kafka) as raw:
         harness.start_worker("worker", "--set", "worker.model_wait_s=0")
         values = [os.urandom(100_000), *(os.urandom(1000) for _ in range(100)), os.urandom(4000)]
-        sender = Sender(kafka)
+        sender = ReliableProducer(kafka)
         for value in values:
             sender.send(topics.behaviors, value, key=user, partition=partition_of(user, 4))
         sender.flush()
         raw.write(topics.samples, b"no sample", key=user)
         wait_for(
-            lambda: len(list(read_letters(kafka, topics))) >= len(values),
+            lambda: len(list(read_dead_letters(kafka, topics))) >= len(values),
             "all dead letters",
             processes=harness.processes,
         )
-        letters = {letter.origin.offset: letter for letter in read_letters(kafka, topics)}
+        letters = {letter.origin.offset: letter for letter in read_dead_letters(kafka, topics)}
         assert len(letters) == len(values)
         for value, letter in zip(values, (letters[offset] for offset in sorted(letters)), strict=True):
             kept = letter.origin.value or b""
@@ -255,7 +255,7 @@ def test_dead_letters_are_cut_to_what_their_topic_takes(
 def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
     kafka: dict[str, str], topics: Topics, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = Sender(kafka | {"queue.buffering.max.messages": "10"})
+    sender = ReliableProducer(kafka | {"queue.buffering.max.messages": "10"})
     sent: list[int] = []
 
     def send_all() -> None:
@@ -271,7 +271,7 @@ def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
         assert sender.waiting <= len(sent) <= 10
     sending.join(60)
     sender.flush()
-    tail = Tail(kafka, [topics.outcomes], from_beginning=True)
+    tail = TopicReader(kafka, [topics.outcomes], from_beginning=True)
     values: list[bytes | None] = []
     while not tail.at_end():
         values += [message.value() for message in tail.read(0.2)]

@@ -8,8 +8,8 @@ import pytest
 
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from stream.kafka.dead_letters import Letter, dead_letter, read_letters
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import DeadLetter, read_dead_letters, send_dead_letter
+from stream.kafka.producer import ReliableProducer
 from stream.schema.events import encode_packed
 from stream.schema.record import Record
 from stream.schema.topics import Topics
@@ -39,12 +39,12 @@ def test_impressions_refused_for_a_limit_are_answered_after_it_was_raised_and_th
         worker = harness.start_worker("narrow", *narrow)
         for _ in range(6):
             harness.ask()
-        sender = Sender(harness.settings.kafka)
+        sender = ReliableProducer(harness.settings.kafka)
         sender.send(harness.topics.behaviors, b"[not json]", key="user-1")
         sender.flush()
 
         def all_refused() -> bool:
-            return len(list(read_letters(harness.settings.kafka, harness.topics))) == 7
+            return len(list(read_dead_letters(harness.settings.kafka, harness.topics))) == 7
 
         wait_for(all_refused, "seven dead letters", processes=harness.processes)
         status, text = command(harness, "list")
@@ -69,9 +69,9 @@ def test_impressions_refused_for_a_limit_are_answered_after_it_was_raised_and_th
 
 
 def test_a_letter_of_which_only_the_head_was_kept_is_not_sent_again(harness: Harness) -> None:
-    sender = Sender(harness.settings.kafka)
+    sender = ReliableProducer(harness.settings.kafka)
     record = Record(harness.topics.samples, 0, 17, 1, b"user-1", b"x" * 2_000_000)
-    dead_letter(sender, harness.topics, record, "too long")
+    send_dead_letter(sender, harness.topics, record, "too long")
     sender.flush()
     status, text = command(harness, "resend")
     assert status == 1
@@ -87,8 +87,8 @@ def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_
     states = {name: trainer.save() for name, trainer in taught.arms.items()}
     checkpoint.save(harness.directory / "checkpoints", Checkpoint(1, {}, states, taught.seen.to_array()))
 
-    def letters() -> list[Letter]:
-        return list(read_letters(harness.settings.kafka, harness.topics))
+    def letters() -> list[DeadLetter]:
+        return list(read_dead_letters(harness.settings.kafka, harness.topics))
 
     def send(raw: RawWriter, request: str, *items: int) -> Record:
         value = encode_packed(sample(request, *items, arm="sam"))
@@ -121,9 +121,9 @@ def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_
 
 
 def test_what_a_letter_says_of_itself_neither_commands_a_terminal_nor_chooses_any_topic(harness: Harness) -> None:
-    sender = Sender(harness.settings.kafka)
+    sender = ReliableProducer(harness.settings.kafka)
     record = Record(harness.topics.model_updates, 0, 17, 1, b"\x1b]0;owned\x07", b"\x1b[2Jgone\nforged")
-    dead_letter(sender, harness.topics, record, "\x1b[2J[red]reason")
+    send_dead_letter(sender, harness.topics, record, "\x1b[2J[red]reason")
     sender.flush()
     _, text = command(harness, "list")
     assert "\x1b" not in text

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import Message
 
 from stream.kafka.clients import to_record
-from stream.kafka.dead_letters import read_letters
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import read_dead_letters
+from stream.kafka.producer import ReliableProducer
 from stream.schema.events import (
-    UNREADABLE,
+    DECODE_ERRORS,
     decode_behavior,
     decode_click,
     decode_impression,
@@ -52,7 +52,7 @@ class Enemy:
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
         self._topics = harness.topics
-        self._sender = Sender(harness.settings.kafka)
+        self._sender = ReliableProducer(harness.settings.kafka)
         self._random = random.Random(11)
         self.refused: dict[Where, bytes | None] = {}
 
@@ -78,7 +78,7 @@ class Enemy:
             value = mangled(rng, encode_packed(good_sample(f"hostile-{number}")))
             try:
                 decode_sample(value)
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 self._send(self._topics.samples, value, None, rng.randrange(PARTITIONS))
 
     def write_updates(self, count: int) -> None:
@@ -104,7 +104,7 @@ class Enemy:
 def readable(name: str, value: bytes | None) -> bool:
     try:
         NAMES[name](value or b"")
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return False
     return True
 
@@ -157,7 +157,7 @@ def test_hostile_records_at_volume_stop_nothing_and_each_is_kept_with_a_reason(h
 
         wait_for(newer_served, "a newer model among the noise", processes=harness.processes)
         harness.settle()
-        letters = list(read_letters(harness.settings.kafka, harness.topics))
+        letters = list(read_dead_letters(harness.settings.kafka, harness.topics))
         assert len(enemy.refused) > 0.6 * (INPUTS + INTERNAL)
         found = Counter(origin(letter.origin) for letter in letters)
         missing, more = enemy.refused.keys() - found.keys(), found.keys() - enemy.refused.keys()

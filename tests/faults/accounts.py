@@ -8,7 +8,7 @@ import numpy as np
 from model.serialization.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
-from stream.kafka.dead_letters import read_letters
+from stream.kafka.dead_letters import read_dead_letters
 from stream.schema.events import Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
 
@@ -143,7 +143,7 @@ def _dead_letters(harness: Harness) -> tuple[set[tuple[str, str]], list[str]]:
     """
     late: set[tuple[str, str]] = set()
     others: list[str] = []
-    for letter in read_letters(harness.settings.kafka, harness.topics):
+    for letter in read_dead_letters(harness.settings.kafka, harness.topics):
         origin = letter.origin
         click = decode_click(origin.value or b"") if origin.topic == harness.topics.clicks else None
         if click and origin.timestamp > harness.answers[click.request_id].ts + 1000 * WINDOW_S:

@@ -9,8 +9,8 @@ from confluent_kafka import Message, Producer
 
 from stream.client import Client
 from stream.errors import EventError, KafkaClientError, NoAnswerError
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
 from stream.schema.events import (
     Behavior,
@@ -38,7 +38,7 @@ def client(kafka: dict[str, str], topics: Topics) -> Iterator[Client]:
 
 def _read(kafka: dict[str, str], topic: str) -> list[Message]:
     """Return what a topic holds now."""
-    tail = Tail(kafka, [topic], from_beginning=True)
+    tail = TopicReader(kafka, [topic], from_beginning=True)
     deadline = time.monotonic() + 20
     messages: list[Message] = []
     while not tail.at_end():
@@ -203,7 +203,7 @@ def test_a_full_buffer_is_waited_for(kafka: dict[str, str], topics: Topics) -> N
 
 
 def test_what_kafka_did_not_take_is_raised() -> None:
-    sender = Sender({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"})
+    sender = ReliableProducer({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"})
     sender.send("behaviors", b"tea")
     with pytest.raises(KafkaClientError, match="behaviors"):
         sender.flush()

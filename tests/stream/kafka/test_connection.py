@@ -5,7 +5,7 @@ from confluent_kafka import KafkaError
 
 from stream.errors import KafkaClientError
 from stream.kafka import connection as module
-from stream.kafka.connection import Hearing, said
+from stream.kafka.connection import ConnectionHealth, error_text
 
 AUTHENTICATION = KafkaError(KafkaError._AUTHENTICATION, "SASL: Invalid password (after 12ms in state AUTH_REQ)")
 TLS = KafkaError(KafkaError._SSL, "SSL handshake failed: Connection reset by peer (after 3ms in state SSL_HANDSHAKE)")
@@ -30,14 +30,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def hearing(clock: Clock) -> Hearing:
-    return Hearing({"bootstrap.servers": "broker:9093", "sasl.password": "marker"})
+def health(clock: Clock) -> ConnectionHealth:
+    return ConnectionHealth({"bootstrap.servers": "broker:9093", "sasl.password": "marker"})
 
 
-def hear(hearing: Hearing, clock: Clock, error: KafkaError, *, every: float, seconds: float) -> None:
+def hear(health: ConnectionHealth, clock: Clock, error: KafkaError, *, every: float, seconds: float) -> None:
     until = clock.now + seconds
     while clock.now < until:
-        hearing(error)
+        health(error)
         clock.now += every
 
 
@@ -45,57 +45,57 @@ def hear(hearing: Hearing, clock: Clock, error: KafkaError, *, every: float, sec
     ("error", "advice"), [(AUTHENTICATION, "kafka.sasl.password"), (TLS, "ssl.ca.location"), (ALERT, "ssl.certificate")]
 )
 def test_refusals_that_go_on_are_final_and_say_what_to_check(
-    hearing: Hearing, clock: Clock, error: KafkaError, advice: str
+    health: ConnectionHealth, clock: Clock, error: KafkaError, advice: str
 ) -> None:
-    hear(hearing, clock, error, every=10.0, seconds=20.0)
-    hearing.check()
-    hearing(error)
+    hear(health, clock, error, every=10.0, seconds=20.0)
+    health.check()
+    health(error)
     with pytest.raises(KafkaClientError, match=rf"'broker:9093' refuses this client: .*{advice}") as caught:
-        hearing.check()
+        health.check()
     text = str(caught.value)
     assert "ms in state" not in text
     assert "\n" not in text
     assert "marker" not in text
 
 
-def test_refusals_with_an_answer_or_a_pause_between_are_not_final(hearing: Hearing, clock: Clock) -> None:
+def test_refusals_with_an_answer_or_a_pause_between_are_not_final(health: ConnectionHealth, clock: Clock) -> None:
     for _ in range(10):
-        hear(hearing, clock, TLS, every=1.0, seconds=19.0)
-        hearing.check()
-        hearing.answered()
-    hear(hearing, clock, TLS, every=16.0, seconds=200.0)
-    hearing.check()
+        hear(health, clock, TLS, every=1.0, seconds=19.0)
+        health.check()
+        health.mark_reachable()
+    hear(health, clock, TLS, every=16.0, seconds=200.0)
+    health.check()
 
 
-def test_a_kafka_that_is_away_is_never_final(hearing: Hearing, clock: Clock) -> None:
+def test_a_kafka_that_is_away_is_never_final(health: ConnectionHealth, clock: Clock) -> None:
     for error in (AWAY, DOWN):
-        hear(hearing, clock, error, every=1.0, seconds=3600.0)
-        hearing.check()
-    assert not hearing.refused
+        hear(health, clock, error, every=1.0, seconds=3600.0)
+        health.check()
+    assert not health.refused
 
 
 @pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._FATAL])
-def test_what_is_forbidden_or_fenced_is_final_at_once(hearing: Hearing, code: int) -> None:
-    hearing(KafkaError(code, "no"))
+def test_what_is_forbidden_or_fenced_is_final_at_once(health: ConnectionHealth, code: int) -> None:
+    health(KafkaError(code, "no"))
     with pytest.raises(KafkaClientError, match="refuses this client: no"):
-        hearing.check()
+        health.check()
 
 
-def test_what_was_heard_of_a_kafka_without_an_answer_is_told(hearing: Hearing) -> None:
-    assert "nothing was heard" in str(hearing.failure())
-    hearing(DOWN)
-    assert "closes connections without a word" in str(hearing.failure())
-    hearing(AWAY)
-    assert "Connection refused. Is it running" in str(hearing.failure())
+def test_what_was_heard_of_a_kafka_without_an_answer_is_told(health: ConnectionHealth) -> None:
+    assert "nothing was heard" in str(health.failure())
+    health(DOWN)
+    assert "closes connections without a word" in str(health.failure())
+    health(AWAY)
+    assert "Connection refused. Is it running" in str(health.failure())
 
 
 def test_the_same_is_logged_now_and_then_and_never_by_who_says_it_himself(
-    hearing: Hearing, clock: Clock, caplog: pytest.LogCaptureFixture
+    health: ConnectionHealth, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(100):
-        hearing(KafkaError(KafkaError._AUTHENTICATION, f"Invalid password (after {clock.now:.0f}ms in state AUTH_REQ)"))
+        health(KafkaError(KafkaError._AUTHENTICATION, f"Invalid password (after {clock.now:.0f}ms in state AUTH_REQ)"))
         clock.now += 0.25
     assert len(caplog.records) == 3
-    Hearing({}, log_errors=False)(AWAY)
+    ConnectionHealth({}, log_errors=False)(AWAY)
     assert len(caplog.records) == 3
-    assert said(AUTHENTICATION) == "SASL: Invalid password"
+    assert error_text(AUTHENTICATION) == "SASL: Invalid password"

@@ -7,8 +7,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.kafka.dead_letters import dead_letter, letter
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import make_dead_letter, send_dead_letter
+from stream.kafka.producer import ReliableProducer
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
 
@@ -25,7 +25,7 @@ def _record(key: bytes | None, value: bytes | None) -> Record:
     reason=st.text(st.characters(), max_size=64),
 )
 def test_keeps_every_byte_and_says_where_it_came_from(key: bytes | None, value: bytes | None, reason: str) -> None:
-    kept_key, kept_value, headers = letter(_record(key, value), reason, by="worker")
+    kept_key, kept_value, headers = make_dead_letter(_record(key, value), reason, by="worker")
     assert (kept_key, kept_value) == (key, value)
     names = dict(headers)
     assert isinstance(said := names.pop("reason"), bytes)
@@ -35,7 +35,7 @@ def test_keeps_every_byte_and_says_where_it_came_from(key: bytes | None, value: 
 
 def test_what_does_not_fit_is_cut_and_says_so() -> None:
     value = bytes(range(256)) * 20_000
-    key, kept, headers = letter(_record(b"k" * 2_000_000, value), "ü" * 1_000_000, by="trainer")
+    key, kept, headers = make_dead_letter(_record(b"k" * 2_000_000, value), "ü" * 1_000_000, by="trainer")
     names = dict(headers)
     assert kept == value[: len(kept or b"")]
     assert names["value-bytes"] == str(len(value))
@@ -61,9 +61,9 @@ def _read(kafka: dict[str, str], topic: str, count: int) -> list[Message]:
 @pytest.mark.parametrize("size", [0, 3, RECORD_BYTES, 5_000_000])
 def test_any_size_reaches_the_broker(kafka: dict[str, str], topics: Topics, size: int) -> None:
     value = b"\xff" * size
-    sender = Sender(kafka)
-    dead_letter(sender, topics, _record(b"\x00user", value), "not JSON")
-    dead_letter(sender, topics, _record(None, None), "no value")
+    sender = ReliableProducer(kafka)
+    send_dead_letter(sender, topics, _record(b"\x00user", value), "not JSON")
+    send_dead_letter(sender, topics, _record(None, None), "no value")
     sender.flush()
     first, second = _read(kafka, topics.dead_letters, 2)
     assert first.key() == b"\x00user"

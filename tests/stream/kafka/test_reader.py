@@ -11,9 +11,9 @@ from confluent_kafka import Message, TopicPartition
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import consumer
-from stream.kafka.offsets import Lag
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.offsets import GroupLag
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 
@@ -22,12 +22,12 @@ FILLED = {0: 5, 1: 3, 2: 1, 3: 0}
 
 
 @pytest.fixture
-def sender(kafka: dict[str, str]) -> Sender:
-    return Sender(kafka)
+def sender(kafka: dict[str, str]) -> ReliableProducer:
+    return ReliableProducer(kafka)
 
 
 @pytest.fixture
-def filled(sender: Sender, topics: Topics) -> Topics:
+def filled(sender: ReliableProducer, topics: Topics) -> Topics:
     """Of `behaviors`, filled as `FILLED` says; a value names its partition and its offset."""
     for partition, count in FILLED.items():
         send(sender, topics, partition, *range(count))
@@ -35,11 +35,11 @@ def filled(sender: Sender, topics: Topics) -> Topics:
 
 
 @pytest.fixture
-def tail(kafka: dict[str, str]) -> Iterator[Callable[..., Tail]]:
-    opened: list[Tail] = []
+def tail(kafka: dict[str, str]) -> Iterator[Callable[..., TopicReader]]:
+    opened: list[TopicReader] = []
 
-    def open_tail(*names: str, **options: Any) -> Tail:
-        opened.append(Tail(kafka, names, **options))
+    def open_tail(*names: str, **options: Any) -> TopicReader:
+        opened.append(TopicReader(kafka, names, **options))
         return opened[-1]
 
     yield open_tail
@@ -47,13 +47,13 @@ def tail(kafka: dict[str, str]) -> Iterator[Callable[..., Tail]]:
         each.close()
 
 
-def send(sender: Sender, topics: Topics, partition: int, *offsets: int) -> None:
+def send(sender: ReliableProducer, topics: Topics, partition: int, *offsets: int) -> None:
     for offset in offsets:
         sender.send(topics.behaviors, f"{partition}/{offset}".encode(), partition=partition)
     sender.flush()
 
 
-def read(tail: Tail, count: int, *, limit: int = 1000) -> list[str]:
+def read(tail: TopicReader, count: int, *, limit: int = 1000) -> list[str]:
     """Return the next `count` values, sorted; fails when they do not come."""
     values: list[str] = []
     deadline = time.monotonic() + 20
@@ -76,7 +76,9 @@ def names(first: dict[int, int]) -> list[str]:
     return [f"{partition}/{offset}" for partition, count in FILLED.items() for offset in range(first[partition], count)]
 
 
-def test_from_the_end_on_only_what_comes_is_read(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+def test_from_the_end_on_only_what_comes_is_read(
+    tail: Callable[..., TopicReader], sender: ReliableProducer, filled: Topics
+) -> None:
     reader = tail(filled.behaviors)
     assert reader.at_end()
     assert reader.positions == {(filled.behaviors, partition): count for partition, count in FILLED.items()}
@@ -88,7 +90,7 @@ def test_from_the_end_on_only_what_comes_is_read(tail: Callable[..., Tail], send
     assert not reader.read(0.0)
 
 
-def test_from_the_beginning_on_everything_is_read_to_the_end(tail: Callable[..., Tail], filled: Topics) -> None:
+def test_from_the_beginning_on_everything_is_read_to_the_end(tail: Callable[..., TopicReader], filled: Topics) -> None:
     reader = tail(filled.behaviors, from_beginning=True)
     assert not reader.at_end()
     most = FILLED[0] + FILLED[1] + FILLED[2]
@@ -99,7 +101,9 @@ def test_from_the_beginning_on_everything_is_read_to_the_end(tail: Callable[...,
     assert {partition: reader.positions[filled.behaviors, partition] for partition in FILLED} == FILLED
 
 
-def test_from_given_offsets_on_and_for_the_others_as_it_is_told(tail: Callable[..., Tail], filled: Topics) -> None:
+def test_from_given_offsets_on_and_for_the_others_as_it_is_told(
+    tail: Callable[..., TopicReader], filled: Topics
+) -> None:
     offsets = {(filled.behaviors, 0): 3, (filled.behaviors, 2): 1, ("another", 1): 1}
     reader = tail(filled.behaviors, from_beginning=True, offsets=offsets)
     assert read(reader, 5) == names({0: 3, 1: 0, 2: 1, 3: 0})
@@ -108,13 +112,13 @@ def test_from_given_offsets_on_and_for_the_others_as_it_is_told(tail: Callable[.
     assert reader.at_end()
 
 
-def test_some_records_back(tail: Callable[..., Tail], filled: Topics) -> None:
+def test_some_records_back(tail: Callable[..., TopicReader], filled: Topics) -> None:
     reader = tail(filled.behaviors, back=2)
     assert read(reader, 5) == names({0: 3, 1: 1, 2: 0, 3: 0})
     assert reader.at_end()
 
 
-def test_several_topics_at_once(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+def test_several_topics_at_once(tail: Callable[..., TopicReader], sender: ReliableProducer, filled: Topics) -> None:
     reader = tail(filled.behaviors, filled.dead_letters, from_beginning=True)
     assert len(reader.positions) == PARTITIONS + 1
     sender.send(filled.dead_letters, b"letter")
@@ -122,23 +126,23 @@ def test_several_topics_at_once(tail: Callable[..., Tail], sender: Sender, fille
     assert Counter(read(reader, 10))["letter"] == 1
 
 
-def test_an_empty_topic_is_at_its_end_at_once(tail: Callable[..., Tail], topics: Topics) -> None:
+def test_an_empty_topic_is_at_its_end_at_once(tail: Callable[..., TopicReader], topics: Topics) -> None:
     reader = tail(topics.behaviors, from_beginning=True)
     assert reader.at_end()
     assert reader.read(0.0) == []
 
 
-def test_a_topic_that_is_not_there_is_named(tail: Callable[..., Tail], topic_prefix: str) -> None:
+def test_a_topic_that_is_not_there_is_named(tail: Callable[..., TopicReader], topic_prefix: str) -> None:
     with pytest.raises(KafkaClientError, match=f"{topic_prefix}nothing.*samstream topics create"):
         tail(f"{topic_prefix}nothing")
 
 
-def test_an_offset_beyond_the_end_is_no_place_to_begin(tail: Callable[..., Tail], filled: Topics) -> None:
+def test_an_offset_beyond_the_end_is_no_place_to_begin(tail: Callable[..., TopicReader], filled: Topics) -> None:
     with pytest.raises(KafkaClientError, match=f"{filled.behaviors}/0 ends at 5, before the offset 6"):
         tail(filled.behaviors, offsets={(filled.behaviors, 0): 6})
 
 
-def test_from_a_time_on(tail: Callable[..., Tail], sender: Sender, filled: Topics) -> None:
+def test_from_a_time_on(tail: Callable[..., TopicReader], sender: ReliableProducer, filled: Topics) -> None:
     reader = tail(filled.behaviors, from_beginning=True)
     stamped: list[int] = []
     while not reader.at_end():
@@ -153,14 +157,16 @@ def test_from_a_time_on(tail: Callable[..., Tail], sender: Sender, filled: Topic
 
 
 def test_a_group_that_committed_nothing_is_behind_by_everything(kafka: dict[str, str], filled: Topics) -> None:
-    with closing(Lag(kafka, f"group of {filled.behaviors}")) as lag:
+    with closing(GroupLag(kafka, f"group of {filled.behaviors}")) as lag:
         assert lag.of(filled.behaviors, PARTITIONS) == sum(FILLED.values())
         assert lag.of(filled.clicks, PARTITIONS) == 0
 
 
-def test_lag_is_what_was_written_and_not_committed(kafka: dict[str, str], sender: Sender, filled: Topics) -> None:
+def test_lag_is_what_was_written_and_not_committed(
+    kafka: dict[str, str], sender: ReliableProducer, filled: Topics
+) -> None:
     group = f"group of {filled.behaviors}"
-    with closing(consumer(kafka, {"group.id": group})) as member, closing(Lag(kafka, group)) as lag:
+    with closing(consumer(kafka, {"group.id": group})) as member, closing(GroupLag(kafka, group)) as lag:
 
         def commit(partition: int, offset: int) -> None:
             where = TopicPartition(filled.behaviors, partition, offset)
@@ -176,10 +182,10 @@ def test_lag_is_what_was_written_and_not_committed(kafka: dict[str, str], sender
         commit(0, 5)
         commit(3, 2)
         assert lag.of(filled.behaviors, PARTITIONS) == 0
-    with closing(Lag(kafka, "another group")) as lag:
+    with closing(GroupLag(kafka, "another group")) as lag:
         assert lag.of(filled.behaviors, PARTITIONS) == sum(FILLED.values()) + 2
 
 
 def test_lag_of_a_topic_that_is_not_there_is_an_error(kafka: dict[str, str], topic_prefix: str) -> None:
-    with closing(Lag(kafka, "group", wait_s=1.0)) as lag, pytest.raises(KafkaClientError, match="nothing"):
+    with closing(GroupLag(kafka, "group", wait_s=1.0)) as lag, pytest.raises(KafkaClientError, match="nothing"):
         lag.of(f"{topic_prefix}nothing", 1)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from stream.kafka.producer import Sender
+from stream.kafka.producer import ReliableProducer
 from stream.local.broker import Broker
 from stream.local.long_poll import fetched_topics, is_empty, produced_topics, with_last_versions
 from stream.schema.topics import Topics
@@ -75,7 +75,7 @@ def consumer_of(kafka: dict[str, str], topic: str) -> Consumer:
 
 
 def test_who_waits_for_records_gets_them_as_soon_as_they_are_written(kafka: dict[str, str], topics: Topics) -> None:
-    sender = Sender(kafka)
+    sender = ReliableProducer(kafka)
     consumer = consumer_of(kafka, topics.clicks)
     try:
         assert consumer.poll(1.0) is None

@@ -27,7 +27,7 @@ from stream.monitor.records import (
 from stream.monitor.users import Users, experiment_id
 from stream.monitor.web.state_json import picture
 from stream.schema.events import Outcome
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 from stream.settings import Settings, convert
 
 PLAN = Plan(window_ms=1000, close_ms=2000, remember_ms=10_000, keep_ms=20_000)
@@ -140,7 +140,7 @@ def test_the_picture_shows_closed_windows_and_says_what_was_refused() -> None:
     board.take(part(0, 9000, 90, 1, 1))
     board.take(HeadFragment(3, Head(too_late=2, unreadable=1, windows=[])))
     board.take(AnswersFragment("run", 0, 9000, {"b": Answers([(class_of(20.0), 9), (class_of(500.0), 1)], 2, 8)}))
-    board.announced(Announcement("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
+    board.announced(UpdateHeaders("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
     state = said(picture(board, PLAN, settings("b", "a"), 9500))
     assert state["windows"] == {"closed": 1, "open": 1}
     by_name = {arm["name"]: arm for arm in state["arms"]}

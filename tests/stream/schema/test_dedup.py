@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.schema.dedup import SeenIds, sample_ids
+from stream.schema.dedup import RecentIds, sample_ids
 
 
 def ids(*numbers: int) -> npt.NDArray[np.uint64]:
@@ -14,7 +14,7 @@ def ids(*numbers: int) -> npt.NDArray[np.uint64]:
 
 
 def test_an_id_is_new_once() -> None:
-    seen = SeenIds(remember=100)
+    seen = RecentIds(remember=100)
     assert seen.add(ids(1, 2, 1)).tolist() == [True, True, False]
     assert seen.add(ids(2, 3)).tolist() == [False, True]
     assert seen.add(ids()).tolist() == []
@@ -22,9 +22,9 @@ def test_an_id_is_new_once() -> None:
 
 
 def test_ids_have_all_their_64_bits() -> None:
-    seen = SeenIds(remember=100)
+    seen = RecentIds(remember=100)
     assert seen.add(ids(2**64 - 1, 2**63, 0)).all()
-    other = SeenIds(remember=100)
+    other = RecentIds(remember=100)
     other.restore(seen.to_array())
     assert not other.add(ids(2**64 - 1, 2**63, 0)).any()
     assert other.add(ids(2**64 - 2)).all()
@@ -34,13 +34,13 @@ def test_ids_have_all_their_64_bits() -> None:
 def test_the_newest_are_remembered_and_what_never_came_is_new(
     remember: int, batches: list[list[int]], restarts: set[int]
 ) -> None:
-    seen = SeenIds(remember)
+    seen = RecentIds(remember)
     newest: list[int] = []
     ever: set[int] = set()
     for step, batch in enumerate(batches):
         if step in restarts:
             saved = seen.to_array()
-            seen = SeenIds(remember)
+            seen = RecentIds(remember)
             seen.restore(saved)
         new = seen.add(ids(*batch)).tolist()
         for number, is_new in zip(batch, new, strict=True):
@@ -56,9 +56,9 @@ def test_the_newest_are_remembered_and_what_never_came_is_new(
 
 @pytest.mark.parametrize("restored", [False, True])
 def test_it_keeps_twice_as_many_as_it_must_and_three_times_after_a_restart(restored: bool) -> None:
-    seen = SeenIds(remember=50)
+    seen = RecentIds(remember=50)
     if restored:
-        before = SeenIds(remember=50)
+        before = RecentIds(remember=50)
         before.add(ids(*range(10_000, 10_050)))
         before.add(ids(*range(20_000, 20_049)))
         seen.restore(before.to_array())
@@ -74,12 +74,12 @@ def test_it_keeps_twice_as_many_as_it_must_and_three_times_after_a_restart(resto
 def test_ids_of_samples_differ_by_request_and_item() -> None:
     items = np.arange(1, 1001, dtype=np.uint64)
     every = np.concatenate([sample_ids(f"request-{number}", items) for number in range(50)])
-    assert SeenIds(remember=10**6).add(every).all()
+    assert RecentIds(remember=10**6).add(every).all()
     assert sample_ids("request-1", items).tolist() == sample_ids("request-1", items).tolist()
 
 
 def test_what_is_forgotten_is_new_again() -> None:
-    seen = SeenIds(remember=2)
+    seen = RecentIds(remember=2)
     seen.add(np.array([1, 2], dtype=np.uint64))
     seen.add(np.array([3], dtype=np.uint64))
     seen.forget(np.array([1, 3, 9], dtype=np.uint64))

@@ -5,7 +5,7 @@ import random
 import pytest
 from confluent_kafka import Message
 
-from stream.kafka.producer import Sender
+from stream.kafka.producer import ReliableProducer
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
@@ -40,7 +40,7 @@ def test_keys_of_every_length_lie_where_librdkafka_puts_them(kafka: dict[str, st
         assert key is not None
         found[key] = message.partition()
 
-    sender = Sender(kafka)
+    sender = ReliableProducer(kafka)
     for key in keys:
         sender.send(topics.behaviors, b"", key=key, partition=-1, on_delivery=delivered)
     sender.flush()

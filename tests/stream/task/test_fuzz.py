@@ -14,7 +14,7 @@ from model.errors import UpdateRefused
 from model.learner import Learner
 from model.serialization.parts import Assembler, split
 from state.partition import Partition
-from stream.schema.events import UNREADABLE, decode_outcome, decode_sample, decode_score
+from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_sample, decode_score
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
@@ -146,7 +146,7 @@ def test_internal_topics_survive_it_too() -> None:
         for decode in (decode_score, decode_sample, decode_outcome):
             try:
                 found = decode(bytes(noise[: rng.randrange(200)]))
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 continue
             pytest.fail(f"noise was read as {found}")
     assert reasons.keys() >= {"malformed", "stale"}

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import ConsumerFatalError, WorkerError
-from stream.kafka.connection import Hearing
+from stream.kafka.connection import ConnectionHealth
 from stream.worker import consumer as module
 from stream.worker.consumer import TaskConsumer
 
@@ -17,7 +17,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
     consumer = MagicMock(spec=Consumer)
     waiting = dict.fromkeys(TOPICS, 0)
     task = MagicMock(backlog=lambda topic: waiting[topic])
-    taken = TaskConsumer(consumer, TOPICS, Hearing({}), MagicMock(spec=Consumer))
+    taken = TaskConsumer(consumer, TOPICS, ConnectionHealth({}), MagicMock(spec=Consumer))
     most = module._MOST_WAITING
 
     for count, paused in ((most, False), (most + 1, True), (most * 2, True), (most // 2, True), (most // 2 - 1, False)):
@@ -39,7 +39,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
 )
 def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int, error: type[Exception] | None) -> None:
     message = MagicMock(partition=lambda: 0, topic=lambda: "behaviors", error=lambda: KafkaError(code))
-    taken = TaskConsumer(MagicMock(spec=Consumer), TOPICS, Hearing({}), MagicMock(spec=Consumer))
+    taken = TaskConsumer(MagicMock(spec=Consumer), TOPICS, ConnectionHealth({}), MagicMock(spec=Consumer))
     if error is None:
         taken.dispatch([message], {})
     else:

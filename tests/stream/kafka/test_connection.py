@@ -82,7 +82,7 @@ def test_what_is_forbidden_or_fenced_is_final_at_once(health: ConnectionHealth, 
 
 
 def test_what_was_heard_of_a_kafka_without_an_answer_is_told(health: ConnectionHealth) -> None:
-    assert "nothing was heard" in str(health.failure())
+    assert "it does not answer" in str(health.failure())
     health(DOWN)
     assert "closes connections without a word" in str(health.failure())
     health(AWAY)

@@ -4,6 +4,7 @@ All keys begin with one byte that tells what they hold:
 
     m                        format version and parameters (JSON)
     o                        topic -> next offset (JSON)
+    O                        topic -> what that offset is an offset of (JSON)
     p <key>                  a pending value
     s <user> <0>             head of a user: running count (u64), then the records of the open chunk
     s <user> <1 + slot>      a whole chunk of a user, in slot `chunk index % chunks` of the ring
@@ -22,6 +23,7 @@ from state.behavior import BEHAVIOR
 
 META_KEY = b"m"
 OFFSETS_KEY = b"o"
+ORIGINS_KEY = b"O"
 PENDING_PREFIX = b"p"
 SEQUENCE_PREFIX = b"s"
 

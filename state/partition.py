@@ -10,7 +10,7 @@ from msgspec import Struct
 from rocksdict import Checkpoint, DbClosedError, Rdict, WriteBatch
 
 from state.errors import FormatError, StateError
-from state.layout import CHUNK, META_KEY, OFFSETS_KEY, Ring
+from state.layout import CHUNK, META_KEY, OFFSETS_KEY, ORIGINS_KEY, Ring
 from state.rocks import open_rocksdb
 from state.sequences import Sequences
 from state.table import Table
@@ -49,6 +49,8 @@ class Partition:
         self.pending = Table(db)
         stored: bytes | None = db.get(OFFSETS_KEY)
         self._offsets = msgspec.json.decode(stored, type=dict[str, int]) if stored is not None else {}
+        stored = db.get(ORIGINS_KEY)
+        self._origins = msgspec.json.decode(stored, type=dict[str, str]) if stored is not None else {}
 
     @classmethod
     def open(cls, path: Path, *, length: int = 1000, slack: int = 256, cache_bytes: int = 256 << 20) -> "Partition":
@@ -83,11 +85,17 @@ class Partition:
         """Topic -> the next offset to read, as of the last commit; empty when new."""
         return MappingProxyType(self._offsets)
 
-    def commit(self, offsets: Mapping[str, int]) -> None:
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Topic -> what its offset is an offset of, as it was given to the last commit."""
+        return MappingProxyType(self._origins)
+
+    def commit(self, offsets: Mapping[str, int], origins: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write what changed in `sequences` and `pending`, and the offsets reached, in one atomic batch.
 
         Args:
             offsets: topic -> the next offset to read; topics not named keep theirs.
+            origins: topic -> what its offset is an offset of, as opaque text; topics not named keep theirs.
 
         Raises:
             StateError: when RocksDB refuses it. The partition is then closed: open it again and read on from the
@@ -98,6 +106,9 @@ class Partition:
         self.sequences.write_into(batch)
         self.pending.write_into(batch)
         batch.put(OFFSETS_KEY, msgspec.json.encode(dict(sorted(merged.items()))))
+        known = {**self._origins, **origins}
+        if known:
+            batch.put(ORIGINS_KEY, msgspec.json.encode(dict(sorted(known.items()))))
         try:
             self._db.write(batch)
         except Exception as error:  # rocksdict raises no narrower type
@@ -105,7 +116,7 @@ class Partition:
             raise StateError(
                 f"cannot write to {self._path}: {error}. Its last commit stands: open it again to go on."
             ) from error
-        self._offsets = merged
+        self._offsets, self._origins = merged, known
 
     def copy(self, directory: Path) -> None:
         """Copy the last commit to a directory that must not exist: hard links, where it is on the same file system.

@@ -62,11 +62,14 @@ class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         prefix: put before every topic's name, such as `shop-`.
         partitions: of each topic keyed by user; fixed once the topics exist.
         replication: replicas of each topic; -1 is the broker's default.
+        on_missing_records: what workers, trainer and monitor do when Kafka has removed records that they have not read:
+            `stop`, or `skip` them and count what is missing.
     """
 
     prefix: str = ""
     partitions: Count = 8
     replication: Annotated[int, Meta(ge=-1)] = 1
+    on_missing_records: Literal["stop", "skip"] = "stop"
 
 
 class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,7 +85,6 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             the state of a partition restores the newest copy.
         snapshot_interval_s: how often each partition is copied.
         snapshots_kept: newest copies kept of each partition.
-        on_missing_records: when Kafka has removed records that the state has not read: `stop`, or `skip` them.
     """
 
     directory: str = ".samstream/state"
@@ -92,7 +94,6 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     snapshots: str = ""
     snapshot_interval_s: Positive = 300.0
     snapshots_kept: Count = 3
-    on_missing_records: Literal["stop", "skip"] = "stop"
 
     def path(self, number: int) -> Path:
         """Return the directory of a partition's state."""

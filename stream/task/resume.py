@@ -1,8 +1,9 @@
 """Where a task resumes its partition: offsets to read from, and answers that were given before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stream.schema.events import Score
+from stream.schema.position import LogIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,8 @@ class ResumePoint:
         scores_end: the offset in `scores` behind them.
         committed_impressions: the group's committed offset: impressions below it have been answered.
         ends: input topic → its end offset at the start.
+        logs: topic → which log it is.
+        timestamps: topic → Kafka timestamp (ms) of the record before its offset, where it is known.
         stale_state: the group's offset is beyond the state: another worker went on, and the state's open requests are
             found in `scores` instead.
     """
@@ -24,4 +27,6 @@ class ResumePoint:
     scores_end: int
     committed_impressions: int
     ends: dict[str, int]
+    logs: dict[str, LogIdentity] = field(default_factory=dict)
+    timestamps: dict[str, int] = field(default_factory=dict)
     stale_state: bool = False

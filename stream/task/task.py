@@ -17,6 +17,7 @@ from state.behavior import BehaviorArray, category_key, item_key
 from state.partition import Partition
 from stream.errors import WorkerError
 from stream.schema.events import DECODE_ERRORS, Behavior, Impression, Outcome, Sample
+from stream.schema.position import Origin
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
@@ -91,6 +92,7 @@ class Task:
         self._resume = resume
         self._recovered: RecoveredAnswers[Entry] = RecoveredAnswers(resume, behaviors_end=resume.ends[topics.behaviors])
         self._offsets = dict(resume.offsets)
+        self._timestamps = dict(resume.timestamps)
         self._added = dict(resume.offsets)
         self._decoder = RecordDecoder(topics, settings, partitions=partitions)
         if resume.stale_state:
@@ -123,6 +125,18 @@ class Task:
         # While answers wait for their impressions to be read again, a crash must find them again.
         scores = self._recovered.scores_offset
         return self._offsets if scores is None else self._offsets | {self._topics.scores: scores}
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Topic → what its offset is an offset of, as text; see `stream.schema.position`."""
+        return {
+            topic: Origin(log, self._timestamps.get(topic, -1)).encode() for topic, log in self._resume.logs.items()
+        }
+
+    def positions(self) -> Iterator[tuple[str, int, int]]:
+        """Yield topic, next offset, and the Kafka timestamp (ms) of the record before it, where that is known."""
+        for topic, timestamp in self._timestamps.items():
+            yield topic, self._offsets[topic], timestamp
 
     @property
     def ends(self) -> dict[str, int]:
@@ -200,6 +214,7 @@ class Task:
         requests: list[ScoringRequest] = []
         for record, event in self._in_order(at_end, now, limit, drained=drained):
             self._offsets[record.topic] = record.offset + 1
+            self._timestamps[record.topic] = record.timestamp
             self.processed += 1
             if isinstance(event, Exception):
                 self._refuse(record, str(event))
@@ -253,7 +268,7 @@ class Task:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
         self._fold.flush()
         self._joiner.save()
-        self.partition.commit(self.offsets)
+        self.partition.commit(self.offsets, self.origins)
         self.changed = False
 
     def close(self) -> None:

@@ -132,7 +132,7 @@ class TaskConsumer:
     def commit(self, tasks: Mapping[int, Task], *, wait: bool) -> None:
         """Commit the offsets of the input topics that tasks have reached; `wait` waits for Kafka to have them."""
         offsets = [
-            TopicPartition(topic, number, task.offsets[topic])
+            TopicPartition(topic, number, task.offsets[topic], task.origins.get(topic))
             for number, task in tasks.items()
             for topic in self._topics
         ]

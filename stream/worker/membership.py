@@ -12,13 +12,14 @@ from state.partition import Partition
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
+from stream.kafka.identity import LogWatch
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
 from stream.worker.catchup import CatchUp
 from stream.worker.consumer import TaskConsumer
-from stream.worker.recovery import plan_recovery
+from stream.worker.recovery import RecoveryPlanner
 from stream.worker.snapshots import Snapshotter
 
 _logger = logging.getLogger("samstream.worker")
@@ -68,6 +69,7 @@ class Membership:
         self.tasks: dict[int, Task] = {}
         """Partition number → its task."""
         self._asker = new_consumer(settings.kafka, {"group.id": settings.worker.group})
+        self._watch = LogWatch(settings.kafka, self._asker)
         self.consumer = self._join()
         """Brings the records of these partitions; another one after `rejoin`."""
 
@@ -85,6 +87,36 @@ class Membership:
         """Raise what went wrong in a rebalance: what a callback raises does not come through the client unharmed."""
         if self._failure is not None:
             raise self._failure
+
+    def check_logs(self, now: float) -> None:
+        """See that the topics are still the ones that the tasks work on; asks Kafka every few seconds.
+
+        Args:
+            now: a monotonic clock, seconds.
+
+        Raises:
+            WorkerError: when one was made anew, or has another number of partitions.
+        """
+        found = self._watch.check(
+            now,
+            lambda: (
+                (topic, number, offset, timestamp)
+                for number, task in self.tasks.items()
+                for topic, offset, timestamp in task.positions()
+            ),
+        )
+        if found is None:
+            return
+        topic, difference = found
+        if difference == "partitions":
+            raise WorkerError(
+                f"the number of partitions of {topic} was changed while this worker ran. Users lie in other partitions"
+                " since then, away from their histories: make topics of another topics.prefix with the wanted number"
+            )
+        raise WorkerError(
+            f"{topic} was deleted and made anew while this worker ran. Start the worker again: it begins the new topic"
+            " at its oldest record, or says what to do with the state"
+        )
 
     def rejoin(self, error: ConsumerFatalError) -> None:
         """Go on with a new consumer, unless the last one has just met the same end.
@@ -148,10 +180,13 @@ class Membership:
 
     def _take_over(self, consumer: Consumer, numbers: list[int]) -> None:
         offsets = {}
+        topics = self._topics
+        logs = self._watch.begin((topics.behaviors, topics.impressions, topics.clicks, topics.scores))
+        planner = RecoveryPlanner(self._settings, consumer, logs, self._alive)
         for number in numbers:
             partition = self._open(number)
             try:
-                resume = plan_recovery(consumer, self._settings, number, partition.offsets, self._alive)
+                resume = planner.plan(number, partition.offsets, partition.origins)
             except BaseException:
                 partition.close()
                 raise

@@ -12,9 +12,11 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
+from stream.kafka.identity import compare
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, Score, decode_score
+from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import ResumePoint
@@ -24,66 +26,167 @@ _logger = logging.getLogger("samstream.worker")
 _WAIT_S = 30.0
 
 
-def plan_recovery(
-    consumer: Consumer,
-    settings: Settings,
-    number: int,
-    kept: Mapping[str, int],
-    alive: Callable[[], None] = lambda: None,
-) -> ResumePoint:
-    """Return where to resume a partition number.
-
-    Reading goes on where the state stands, or at the beginning where there is none. If the group went further in the
-    meantime, on another machine or before the state was lost, `behaviors` are caught up with; impressions, clicks and
-    answers are read again as far back as windows may still be open, even from before the state.
+class RecoveryPlanner:
+    """Finds out where to resume partitions, and whether what is kept of them belongs to the topics of now.
 
     Args:
-        consumer: a consumer of the workers' group.
         settings: the configuration.
-        number: the partition number.
-        kept: topic → offset, as the state has them; empty when there is none.
+        consumer: asks for offsets; of the workers' group.
+        logs: topic → which log it is now: the input topics and `scores`.
         alive: called while answers are read.
-
-    Raises:
-        WorkerError: when the state is ahead of Kafka or of other topics, or Kafka has removed what comes next for it.
-        KafkaClientError: when Kafka does not answer.
     """
-    topics = Topics(settings.topics.prefix)
-    if kept and topics.behaviors not in kept:
-        raise WorkerError(
-            f"the state of partition {number} in {settings.state.directory} is of other topics"
-            f" ({', '.join(sorted(kept))}): give each topics.prefix a state.directory of its own"
+
+    def __init__(
+        self,
+        settings: Settings,
+        consumer: Consumer,
+        logs: Mapping[str, LogIdentity],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.topics.prefix)
+        self._consumer = consumer
+        self._logs = logs
+        self._alive = alive
+
+    def plan(self, number: int, kept: Mapping[str, int], origins: Mapping[str, str]) -> ResumePoint:
+        """Return where to resume a partition number.
+
+        Reading goes on where the state stands, or at the beginning where there is none. If the group went further in
+        the meantime, on another machine or before the state was lost, `behaviors` are caught up with; impressions,
+        clicks and answers are read again as far back as windows may still be open, even from before the state.
+
+        Args:
+            number: the partition number.
+            kept: topic → offset, as the state has them; empty when there is none.
+            origins: topic → what that offset is an offset of, as the state has it.
+
+        Raises:
+            WorkerError: when the state belongs to other topics or another cluster, when the number of partitions has
+                changed, or when Kafka has removed what comes next for it.
+            KafkaClientError: when Kafka does not answer.
+        """
+        topics, settings = self._topics, self._settings
+        if kept and topics.behaviors not in kept:
+            raise WorkerError(
+                f"the state of partition {number} in {settings.state.directory} is of other topics"
+                f" ({', '.join(sorted(kept))}): give each topics.prefix a state.directory of its own"
+            )
+        kept = {topic: offset for topic, offset in kept.items() if self._is_ours(topic, number, offset, origins)}
+        committed = {topic: self._committed(topic, number) for topic in (topics.impressions, topics.clicks)}
+        answered = committed[topics.impressions]
+        stale = kept.get(topics.impressions, 0) < answered
+        offsets, ends = {}, {}
+        for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
+            low, high = watermarks(self._consumer, topic, number)
+            ends[topic] = high
+            wanted = kept.get(topic, low)
+            if stale and topic != topics.behaviors:
+                # A click is read with its impression, which may be a window older.
+                windows = 1 if topic == topics.clicks else 2
+                recent = offset_for_time(self._consumer, topic, number, _time_ms(settings, windows), high)
+                wanted = min(recent, committed.get(topic, high))
+            elif wanted < low and topic != topics.scores:
+                self._stop_or_skip(topic, number, wanted, low)
+            offsets[topic] = max(wanted, low)
+        begin = TopicPartition(topics.scores, number, offsets[topics.scores])
+        answers, scores_end = _answers(settings, begin, self._alive)
+        # Of an offset that goes on where the state stands, the record before it is the one that the state has seen.
+        known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
+        timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
+        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale)
+
+    def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
+        """Return whether an offset of the state is one of the topic of now; False when that topic was made anew.
+
+        A state from before origins were kept is only compared with the topic's end.
+        """
+        now = self._logs.get(topic)
+        if now is None:
+            return False  # of a topic that nothing reads any more
+        origin = decode_origin(origins.get(topic)) or Origin(LogIdentity(now.cluster, topic, "", now.partitions))
+        difference = compare(self._consumer, origin, now, number, offset)
+        directory = self._settings.state.directory
+        state = f"the state of partition {number} in {directory}"
+        if difference == "cluster":
+            raise WorkerError(
+                f"{state} is of another Kafka cluster ({origin.log.cluster}; this one is {now.cluster}): give each"
+                f" cluster a state.directory of its own, or move {directory} away"
+            )
+        if difference == "partitions":
+            raise _partitions_changed(state, topic, origin.log.partitions, now.partitions)
+        if difference == "end":
+            raise WorkerError(
+                f"{state} has read {topic} up to offset {offset}, which is beyond its end: Kafka has lost records. Move"
+                f" {directory} away to start from what Kafka has."
+            )
+        if difference and topic == self._topics.behaviors:
+            raise WorkerError(
+                f"{state} has read {topic} up to offset {offset}, and the topic was made anew since (id"
+                f" {origin.log.topic_id or 'unknown'}, now {now.topic_id or 'unknown'}). Move {directory} away to start"
+                " from what Kafka has."
+            )
+        if difference:
+            log(
+                _logger,
+                "topic_made_anew",
+                logging.WARNING,
+                topic=topic,
+                partition=number,
+                dropped_offset=offset,
+                was=origin.log.topic_id or "unknown",
+                now=now.topic_id or "unknown",
+                begins="at the oldest record",
+            )
+        return not difference
+
+    def _committed(self, topic: str, number: int) -> int:
+        """Return the group's committed offset of a partition; 0 when it has none that belongs to the topic of now."""
+        asked = [TopicPartition(topic, number)]
+        [known] = with_retries(lambda: self._consumer.committed(asked, timeout=5.0), "committed offsets")
+        if known.error is not None:
+            raise KafkaClientError(f"committed offset of {topic}/{number}: {known.error.str()}")
+        if known.offset <= 0:
+            return 0
+        now, group = self._logs[topic], self._settings.worker.group
+        origin = decode_origin(known.metadata)
+        difference = compare(self._consumer, origin, now, number, known.offset) if origin is not None else ""
+        if difference == "partitions" and origin is not None:
+            what = f"the committed offset of group {group} for partition {number}"
+            raise _partitions_changed(what, topic, origin.log.partitions, now.partitions)
+        _, end = watermarks(self._consumer, topic, number)
+        if not difference and known.offset <= end:
+            return known.offset
+        log(
+            _logger,
+            "committed_offset_ignored",
+            logging.WARNING,
+            group=group,
+            topic=topic,
+            partition=number,
+            offset=known.offset,
+            end=end,
+            reason=f"it is of an earlier {topic} or another cluster: what the topic has now is answered",
         )
-    committed = _committed(consumer, number, (topics.impressions, topics.clicks))
-    answered = committed[topics.impressions]
-    overtaken = kept.get(topics.impressions, 0) < answered
-    offsets, ends = {}, {}
-    for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
-        low, high = watermarks(consumer, topic, number)
-        ends[topic] = high
-        wanted = kept.get(topic, low)
-        if wanted > high:
-            raise _ahead(topic, number, wanted, high, settings)
-        if overtaken and topic != topics.behaviors:
-            # A click is read with its impression, which may be a window older.
-            windows = 1 if topic == topics.clicks else 2
-            recent = offset_for_time(consumer, topic, number, _time_ms(settings, windows), high)
-            wanted = min(recent, committed.get(topic, high))
-        elif wanted < low and topic != topics.scores:
-            _stop_or_skip(topic, number, wanted, low, settings)
-        offsets[topic] = max(wanted, low)
-    answers, scores_end = _answers(settings, TopicPartition(topics.scores, number, offsets[topics.scores]), alive)
-    return ResumePoint(offsets, answers, scores_end, answered, ends, overtaken)
+        return 0
+
+    def _stop_or_skip(self, topic: str, number: int, kept: int, low: int) -> None:
+        if self._settings.topics.on_missing_records == "stop":
+            directory = self._settings.state.directory
+            raise WorkerError(
+                f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then:"
+                f" its oldest record is {low}. Start with topics.on_missing_records=skip to go on without these"
+                f" {low - kept} records, or move {directory} away to begin with what Kafka has."
+            )
+        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - kept, oldest=low)
 
 
-def _committed(consumer: Consumer, number: int, topics: tuple[str, ...]) -> dict[str, int]:
-    """Return topic → the group's committed offset, 0 when it has none."""
-    asked = [TopicPartition(topic, number) for topic in topics]
-    known = with_retries(lambda: consumer.committed(asked, timeout=5.0), "committed offsets")
-    for partition in known:
-        if partition.error is not None:
-            raise KafkaClientError(f"committed offset of {partition.topic}/{number}: {partition.error.str()}")
-    return {partition.topic: max(0, partition.offset) for partition in known}
+def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:
+    return WorkerError(
+        f"{what} is of a time when {topic} had {before} partitions; now it has {now}. Users lie in other partitions"
+        " since then, away from their histories: partitions cannot be changed. Make topics of another topics.prefix"
+        " with the wanted number, and write the behaviours there again."
+    )
 
 
 def _time_ms(settings: Settings, windows: int) -> int:
@@ -91,23 +194,6 @@ def _time_ms(settings: Settings, windows: int) -> int:
     return round(
         1000 * (time.time() - windows * (settings.worker.attribution_window_s + settings.worker.allowed_lateness_s))
     )
-
-
-def _ahead(topic: str, number: int, kept: int, high: int, settings: Settings) -> WorkerError:
-    return WorkerError(
-        f"the state of partition {number} has read {topic} up to {kept}, Kafka has only {high}: the topic was made"
-        f" anew. Move {settings.state.directory} away to start from what Kafka has."
-    )
-
-
-def _stop_or_skip(topic: str, number: int, kept: int, low: int, settings: Settings) -> None:
-    if settings.state.on_missing_records == "stop":
-        raise WorkerError(
-            f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then: its"
-            f" oldest record is {low}. Start with state.on_missing_records=skip to go on without these {low - kept}"
-            f" records, or move {settings.state.directory} away to begin with what Kafka has."
-        )
-    log(_logger, "gap", logging.WARNING, topic=topic, partition=number, skipped=low - kept, oldest=low)
 
 
 def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None]) -> tuple[dict[str, Score], int]:

@@ -152,6 +152,7 @@ class Worker:
         consumer, tasks = self._membership.consumer, self._membership.tasks
         messages = consumer.receive(min(_IDLE_POLL_S, self._settings.commit_interval_s))
         self._membership.check()
+        self._membership.check_logs(time.monotonic())
         consumer.dispatch(messages, tasks)
         if messages:
             self._metrics.batch.set(len(messages))

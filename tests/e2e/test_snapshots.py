@@ -78,8 +78,8 @@ def test_what_kafka_no_longer_has_stops_the_worker_until_it_is_told_to_skip(harn
         wait_for(lambda: worker.poll() is not None, "the worker to end")
         last = harness.processes.log("stops").read_text().splitlines()[-1]
         assert worker.returncode == 1
-        assert "state.on_missing_records=skip" in last
-        harness.start_worker("skips", *quick, "--set", "state.on_missing_records=skip")
+        assert "topics.on_missing_records=skip" in last
+        harness.start_worker("skips", *quick, "--set", "topics.on_missing_records=skip")
         assert "gap topic=" in harness.processes.log("skips").read_text()
         harness.traffic(3)
 

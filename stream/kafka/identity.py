@@ -1,0 +1,169 @@
+"""Asks Kafka which logs its topics are now, and whether a kept offset still belongs to one."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+
+from confluent_kafka import Consumer, KafkaException, TopicCollection
+from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined]
+
+from stream.errors import KafkaClientError, TopicError
+from stream.kafka.clients import admin, list_topics
+from stream.kafka.connection import ConnectionHealth
+from stream.kafka.offsets import offset_for_time, watermarks
+from stream.schema.position import Difference, LogIdentity, Origin
+
+_WAIT_S = 30.0
+_ANSWER_S = 10.0
+_NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+"""The id of a broker that has no topic ids: 16 zero bytes in base64."""
+
+
+class IdentityClient:
+    """Asks one cluster for the identities of topics.
+
+    Args:
+        kafka: librdkafka properties.
+    """
+
+    def __init__(self, kafka: Mapping[str, str]) -> None:
+        self._health = ConnectionHealth(kafka, log_errors=False)
+        self._client = admin(kafka, self._health)
+        self._asked: dict[str, Future[TopicDescription]] = {}
+        self._cluster = ""
+
+    def identify(self, topics: Iterable[str], *, wait_s: float = _WAIT_S) -> dict[str, LogIdentity]:
+        """Return topic → which log it is now.
+
+        Raises:
+            TopicError: when a topic does not exist, or may not be described.
+            KafkaClientError: when Kafka does not answer within `wait_s`, or refuses this client.
+        """
+        names = list(topics)
+        deadline = time.monotonic() + wait_s
+        list_topics(self._client, self._health, deadline)  # waits for a Kafka that starts
+        while True:
+            try:
+                self.ask(names)
+                return {name: self._described(future.result()) for name, future in self._asked.items()}
+            except KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise TopicError(f"{', '.join(names)}: {error.args[0].str()}") from None
+                time.sleep(0.2)
+            finally:
+                self._asked = {}
+
+    def ask(self, topics: Iterable[str]) -> None:
+        """Send the question; `answers` has the answers later."""
+        if not self._cluster:
+            self._cluster = self._client.list_topics(timeout=_ANSWER_S).cluster_id or ""
+        self._asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_S)
+
+    @property
+    def asking(self) -> bool:
+        """Whether a question was sent whose answers were not taken."""
+        return bool(self._asked)
+
+    def answers(self) -> dict[str, LogIdentity] | None:
+        """Return the answers to `ask`, without the topics that Kafka does not know; None while some are missing."""
+        if not all(future.done() for future in self._asked.values()):
+            return None
+        asked, self._asked = self._asked, {}
+        return {name: self._described(future.result()) for name, future in asked.items() if future.exception() is None}
+
+    def _described(self, found: TopicDescription) -> LogIdentity:
+        topic_id = str(found.topic_id)
+        return LogIdentity(self._cluster, found.name, "" if topic_id == _NO_ID else topic_id, len(found.partitions))
+
+
+def compare(consumer: Consumer, origin: Origin, now: LogIdentity, number: int, offset: int) -> Difference:
+    """Return how a partition differs from the one that an offset was kept of.
+
+    Where the broker has no topic ids, an offset beyond the end, or one whose last record's time has passed before
+    earlier offsets, is taken for one of a topic that was made anew.
+
+    Args:
+        consumer: asks for offsets; any consumer of the cluster.
+        origin: kept with the offset.
+        now: which log the topic is now.
+        number: the partition.
+        offset: the next offset to be read.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer.
+    """
+    if difference := origin.difference(now):
+        return difference
+    by_id = bool(origin.log.topic_id and now.topic_id)
+    _, end = watermarks(consumer, now.topic, number)
+    if offset > end:
+        return "end" if by_id else "id"
+    if not by_id and origin.timestamp >= 0:
+        # Records up to the offset are not younger than the last one, so the first younger one lies behind it.
+        younger = offset_for_time(consumer, now.topic, number, origin.timestamp + 1, end)
+        if younger < offset:
+            return "id"
+    return ""
+
+
+Position = tuple[str, int, int, int]
+"""Topic, partition, the next offset to be read, and the Kafka timestamp (ms) of the record before it, −1 if unknown."""
+
+
+class LogWatch:
+    """Notices, while a job runs, that a topic which it reads was made anew or has got more partitions.
+
+    Args:
+        kafka: librdkafka properties.
+        consumer: asks for offsets where the broker has no topic ids; not the one that fetches.
+        interval_s: how often Kafka is asked.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], consumer: Consumer, *, interval_s: float = 5.0) -> None:
+        self._client = IdentityClient(kafka)
+        self._consumer = consumer
+        self._interval_s = interval_s
+        self._next = 0.0
+        self.logs: dict[str, LogIdentity] = {}
+        """Topic → which log it was when `begin` was called."""
+
+    def begin(self, topics: Iterable[str]) -> dict[str, LogIdentity]:
+        """Ask which logs some topics are now, and watch them from now on.
+
+        Raises:
+            TopicError: when a topic does not exist, or may not be described.
+            KafkaClientError: when Kafka does not answer, or refuses this client.
+        """
+        self.logs = self._client.identify(topics)
+        self._next = time.monotonic() + self._interval_s
+        return self.logs
+
+    def check(self, now: float, positions: Callable[[], Iterable[Position]]) -> tuple[str, Difference] | None:
+        """Return a topic that differs from what it was, and how; None while there is none. Does not wait for Kafka.
+
+        Args:
+            now: a monotonic clock, seconds.
+            positions: where the job stands; only asked for where the broker has no topic ids.
+        """
+        if self._client.asking:
+            answers = self._client.answers()
+            for topic, log in (answers or {}).items():
+                if difference := Origin(self.logs[topic]).difference(log):
+                    return topic, difference
+        elif self.logs and now >= self._next:
+            self._next = now + self._interval_s
+            self._client.ask(self.logs)
+            if not all(log.topic_id for log in self.logs.values()):
+                return self._compare(positions())
+        return None
+
+    def _compare(self, positions: Iterable[Position]) -> tuple[str, Difference] | None:
+        for topic, number, offset, timestamp in positions:
+            log = self.logs[topic]
+            try:
+                difference = compare(self._consumer, Origin(log, timestamp), log, number, offset)
+            except KafkaClientError:
+                return None  # it is away: what reads from it says so
+            if difference:
+                return topic, difference
+        return None

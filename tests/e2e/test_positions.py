@@ -1,0 +1,129 @@
+"""A position is kept with what it is a position of: topics made anew, other clusters' names, more partitions."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
+
+from stream.client import Client
+from stream.kafka import topic_admin
+from stream.schema.topics import Topics
+from tests.conftest import PARTITIONS
+from tests.e2e.harness import Harness, wait_for
+
+
+@pytest.fixture
+def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path) -> Harness:
+    return Harness(kafka, topics, topic_prefix, tmp_path, worker={"model_wait_s": 0.0})
+
+
+def delete(kafka: dict[str, str], *names: str) -> None:
+    admin = AdminClient({**kafka, "log_level": 0})
+    for deleted in admin.delete_topics(list(names)).values():
+        deleted.result()
+    wait_for(lambda: not set(names) & admin.list_topics(timeout=10).topics.keys(), "the topics to be gone")
+
+
+def make_anew(kafka: dict[str, str], harness: Harness, *names: str) -> None:
+    """Delete topics and make them again; what was asked before lies in topics that are no more."""
+    harness.client.close()
+    delete(kafka, *names)
+    topic_admin.ensure(kafka, harness.topics, partitions=PARTITIONS, replication=1)
+    # An idempotent producer does not survive the loss of its topic on every broker.
+    harness.client = Client(kafka, harness.topics)
+    harness.asked.clear()
+    harness.answers.clear()
+    harness.clicked.clear()
+
+
+def end_of(harness: Harness, name: str) -> str:
+    """Wait until a process has ended with status 1; returns its last log line, which is no stack trace."""
+    process = harness.processes.release(name)
+    wait_for(lambda: process.poll() is not None, f"{name} to end")
+    log = harness.processes.log(name).read_text()
+    assert process.returncode == 1, log
+    assert "Traceback" not in log, log
+    return log.splitlines()[-1]
+
+
+@pytest.mark.parametrize("state", ["kept", "lost"])
+@pytest.mark.parametrize("asked_anew", [3, 60])
+def test_impressions_that_were_made_anew_are_all_answered(
+    kafka: dict[str, str], topics: Topics, harness: Harness, state: str, asked_anew: int
+) -> None:
+    """The group's committed offset, and the state's, are of the topic that was; fewer and more came since."""
+    with harness:
+        harness.start_worker("before")
+        harness.traffic(40)
+        harness.client.flush()
+        harness.processes.stop()
+        make_anew(kafka, harness, topics.impressions)
+        if state == "lost":
+            shutil.rmtree(harness.directory / "state")
+        for _ in range(asked_anew):
+            harness.ask()
+        harness.client.flush()
+        harness.start_worker("after")
+        harness.await_answers()
+        if state == "kept":
+            assert "topic_made_anew" in harness.processes.log("after").read_text()
+
+
+def test_a_topic_that_is_made_anew_under_a_worker_ends_it_and_the_next_one_answers_everything(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    with harness:
+        harness.start_worker("first")
+        harness.traffic(20)
+        make_anew(kafka, harness, topics.impressions)
+        for _ in range(40):
+            harness.ask()
+        harness.client.flush()
+        assert topics.impressions in end_of(harness, "first")
+        harness.start_worker("second")
+        harness.await_answers()
+
+
+def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    with harness:
+        harness.start_worker("before")
+        harness.wander(200)
+        harness.traffic(3)
+        harness.processes.stop()
+        make_anew(kafka, harness, topics.behaviors)
+        harness.wander(300)
+        harness.client.flush()
+        harness.processes.start("after", "worker")
+        last = end_of(harness, "after")
+        assert topics.behaviors in last
+        assert "made anew" in last
+        assert f"Move {harness.directory / 'state'} away" in last
+        shutil.move(harness.directory / "state", harness.directory / "moved")
+        harness.start_worker("afresh")
+        harness.traffic(3)
+        harness.processes.stop()
+        harness.check_sequences()
+
+
+@pytest.mark.parametrize("state", ["kept", "lost"])
+def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answered_from_a_foreign_one(
+    kafka: dict[str, str], topics: Topics, harness: Harness, state: str
+) -> None:
+    with harness:
+        harness.start_worker("first")
+        harness.traffic(20)
+        admin = AdminClient({**kafka, "log_level": 0})
+        keyed = [topic.name for topic in topics if topic.key == "user"]
+        for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
+            raised.result()
+        assert "number of partitions" in end_of(harness, "first")
+        if state == "lost":
+            shutil.rmtree(harness.directory / "state")
+        harness.processes.start("second", "worker")
+        last = end_of(harness, "second")
+        assert f"had {PARTITIONS} partitions; now it has {2 * PARTITIONS}" in last
+        answered = len(harness.answers)
+        assert len(harness.read(topics.scores)) == answered

@@ -221,7 +221,7 @@ class Client:
         """Receive from here on; an impression may be answered as soon as it is written, so this comes before it."""
         with self._arrived:
             if self._reader is None:
-                tail = TopicReader(self._kafka, [self._topics.scores])
+                tail = TopicReader(self._kafka, [self._topics.scores], on_missing="skip")
                 self._reader = threading.Thread(target=self._receive, args=(tail,), name="scores", daemon=True)
                 self._reader.start()
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from safetensors import SafetensorError
 from xxhash import xxh3_128_hexdigest
 
@@ -51,6 +51,7 @@ class Checkpoint:
     Attributes:
         epoch: life of the trainer that wrote it.
         offsets: partition of the samples → next offset to read.
+        origins: partition → what that offset is an offset of, as opaque text.
         arms: state of each arm by name.
         seen: (n,) uint64 ids of the samples that would be recognised as repeats.
         counts: counters by name.
@@ -61,6 +62,7 @@ class Checkpoint:
     arms: Mapping[str, ArmState]
     seen: npt.NDArray[np.uint64]
     counts: Mapping[str, int] = field(default_factory=dict)
+    origins: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     counts: dict[str, int]
     progress: dict[Name, dict[str, Any]]
     files: dict[str, _File]
+    origins: dict[int, str] | UnsetType = UNSET
+    """Unset in checkpoints from before it was kept: their checksums do not cover it."""
     checksum: str = ""
     """XXH3-128 of the manifest's own JSON with this field empty."""
 
@@ -154,6 +158,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
         epoch=checkpoint.epoch,
         offsets=dict(checkpoint.offsets),
         counts=dict(checkpoint.counts),
+        origins=dict(checkpoint.origins) or UNSET,
         progress={name: arm.progress for name, arm in checkpoint.arms.items()},
         files={name: _write(half / name, content) for name, content in tensors.items()},
     )
@@ -199,6 +204,7 @@ def load(path: Path) -> Checkpoint:
         arms={name: ArmState(tensors[_arm_file(name)], value) for name, value in manifest.progress.items()},
         seen=tensors[_SEEN]["ids"],
         counts=manifest.counts,
+        origins=manifest.origins or {},
     )
 
 

@@ -1,7 +1,9 @@
 """Reads whole topics outside of any consumer group: for the trainer, model feeds, clients and drivers."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Literal
 
 from confluent_kafka import KafkaError, Message, TopicPartition
 
@@ -9,6 +11,9 @@ from stream.errors import KafkaClientError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.connection import ConnectionHealth, is_final
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
+from stream.runtime.logs import log
+
+_logger = logging.getLogger("samstream.kafka")
 
 
 class TopicReader:
@@ -21,9 +26,11 @@ class TopicReader:
         offsets: (topic, partition) → offset to begin at, for those named.
         back: begin so many records before the end.
         since_ms: begin with the first record of this time (ms since the epoch) or later.
+        on_missing: when Kafka has removed records between an offset to go on from and its oldest record, at the start
+            or while it reads: `stop`, or `skip` them, log and count them.
 
     Raises:
-        KafkaClientError: for a topic that does not exist, or an offset beyond its end.
+        KafkaClientError: for a topic that does not exist, an offset beyond its end, or removed records (`stop`).
     """
 
     def __init__(
@@ -35,13 +42,20 @@ class TopicReader:
         offsets: Mapping[tuple[str, int], int] | None = None,
         back: int = 0,
         since_ms: int | None = None,
+        on_missing: Literal["stop", "skip"] = "stop",
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
-        own = {"group.id": "samstream-tail", "enable.partition.eof": "true"}
+        # It must not jump elsewhere by itself where its offset is gone.
+        own = {"group.id": "samstream-reader", "enable.partition.eof": "true", "auto.offset.reset": "error"}
+        self._on_missing = on_missing
         self._health = ConnectionHealth(kafka)
         self._consumer = consumer(kafka, own, self._health)
         self.positions: dict[tuple[str, int], int] = {}
         """(topic, partition) → the next offset to be read."""
+        self.timestamps: dict[tuple[str, int], int] = {}
+        """(topic, partition) → the Kafka timestamp (ms) of the last record that was read."""
+        self.missing = 0
+        """Records that Kafka had removed before they could be read."""
         self.removed: dict[tuple[str, int], int] = {}
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
@@ -62,6 +76,8 @@ class TopicReader:
                         f"{topic}/{partition} ends at {high}, before the offset {begin} to go on from: the topic was"
                         " made anew. Move what was kept of it (checkpoints, state) away to start afresh."
                     )
+                if (topic, partition) in (offsets or {}) and begin < low:
+                    self._miss(topic, partition, begin, low)
                 self.positions[topic, partition] = max(low, begin)
                 if begin <= low > 0:
                     self.removed[topic, partition] = low
@@ -74,7 +90,8 @@ class TopicReader:
         """Return what has come, at most `limit` messages; waits up to `timeout_s` for the first.
 
         Raises:
-            KafkaClientError: when Kafka refuses this client.
+            KafkaClientError: when Kafka refuses this client, no longer has the next record (`stop`), or has another log
+                than the one that was read.
         """
         self._health.check()
         messages = self._consumer.consume(limit, 0)
@@ -82,7 +99,10 @@ class TopicReader:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
         if messages:
             self._health.mark_reachable()
-        return [message for message in messages if self._advance(message)]
+        records = [message for message in messages if self._advance(message)]
+        if lost := list(_without_offset(messages)):
+            self._go_on(lost)
+        return records
 
     def at_end(self) -> bool:
         """Return whether everything is read that was there when reading began."""
@@ -110,6 +130,7 @@ class TopicReader:
         if error is None:
             record = to_record(message)
             self.positions[record.topic, record.partition] = record.offset + 1
+            self.timestamps[record.topic, record.partition] = record.timestamp
             return True
         if error.code() == KafkaError._PARTITION_EOF:
             # Beyond the last record where transaction markers follow it.
@@ -118,3 +139,36 @@ class TopicReader:
         elif is_final(error):
             raise KafkaClientError(f"{message.topic()}: {error.str()}")
         return False
+
+    def _go_on(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Go on in partitions whose next offset Kafka does not have, behind the removed records if that is allowed."""
+        for topic, partition in partitions:
+            low, high = watermarks(self._consumer, topic, partition)
+            position = self.positions[topic, partition]
+            if position > high:
+                raise KafkaClientError(
+                    f"{topic}/{partition} ends at {high}, before the offset {position} to go on from: the topic was"
+                    " made anew while it was read. Start again."
+                )
+            self._miss(topic, partition, position, max(low, position))
+            self.positions[topic, partition] = max(low, position)
+        self._consumer.assign([TopicPartition(*where, offset) for where, offset in self.positions.items()])
+
+    def _miss(self, topic: str, partition: int, position: int, low: int) -> None:
+        if self._on_missing == "stop":
+            raise KafkaClientError(
+                f"{topic}/{partition} was read up to {position}, and Kafka has removed what came then: its oldest"
+                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - position}"
+                " records."
+            )
+        self.missing += low - position
+        fields = {"topic": topic, "partition": partition, "missing": low - position, "oldest": low}
+        log(_logger, "records_missing", logging.WARNING, **fields)
+
+
+def _without_offset(messages: Iterable[Message]) -> Iterator[tuple[str, int]]:
+    """Yield the partitions in which Kafka does not have the next offset."""
+    for message in messages:
+        error = message.error()
+        if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+            yield message.topic() or "", message.partition() or 0

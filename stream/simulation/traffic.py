@@ -87,7 +87,7 @@ class Traffic:
     ) -> None:
         self._topics = topics
         self._client = Client(kafka, topics)
-        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters])
+        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters], on_missing="skip")
         self._trained_before = _trained(kafka, topics)
         self._world = world
         self._rate = rate
@@ -266,7 +266,7 @@ class Traffic:
 
 def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
-    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK)
+    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip")
     trained = 0
     try:
         while not tail.at_end():

@@ -2,13 +2,18 @@
 
 import logging
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+
+from confluent_kafka import Consumer
 
 from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
+from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.logs import log
+from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
@@ -20,18 +25,42 @@ _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
 
-def resume_training(training: Training, settings: Settings, stop: threading.Event) -> tuple[int, dict[int, int]]:
+@dataclass(frozen=True, slots=True)
+class TrainingStart:
+    """Where a trainer begins.
+
+    Attributes:
+        epoch: of this life of the trainer.
+        offsets: partition number → offset of `samples` to read on from; a partition not named begins at its oldest.
+        timestamps: partition number → Kafka timestamp (ms) of the record before that offset, where it is known.
+    """
+
+    epoch: int
+    offsets: dict[int, int]
+    timestamps: dict[int, int]
+
+
+def resume_training(
+    training: Training, settings: Settings, samples: LogIdentity, consumer: Consumer, stop: threading.Event
+) -> TrainingStart:
     """Take up the newest whole checkpoint and begin the next epoch.
 
-    Returns:
-        The epoch, and partition number → offset of `samples` to read on from; no offsets without a checkpoint.
+    Args:
+        training: the arms.
+        settings: the configuration.
+        samples: which log the topic `samples` is now.
+        consumer: asks for offsets.
+        stop: ends the search for the newest epoch.
 
     Raises:
-        CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models.
-        KafkaClientError: when `model-updates` cannot be read.
+        CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models,
+            of another topic or of another cluster.
+        KafkaClientError: when Kafka cannot be read.
     """
     saved = _load(Path(settings.trainer.directory))
+    origins: dict[int, Origin] = {}
     if saved is not None:
+        origins = _origins(saved, samples, consumer, Path(settings.trainer.directory))
         if forgotten := saved.arms.keys() - training.arms.keys():
             log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
         for name, arm in training.arms.items():
@@ -52,7 +81,42 @@ def resume_training(training: Training, settings: Settings, stop: threading.Even
         resumed=saved is not None,
         samples=training.counts["samples"],
     )
-    return epoch, dict(saved.offsets) if saved else {}
+    return TrainingStart(
+        epoch,
+        {number: saved.offsets[number] for number in origins} if saved else {},
+        {number: origin.timestamp for number, origin in origins.items()},
+    )
+
+
+def _origins(saved: Checkpoint, samples: LogIdentity, consumer: Consumer, directory: Path) -> dict[int, Origin]:
+    """Return partition number → origin of the offsets of a checkpoint that still are offsets of `samples`."""
+    kept = {}
+    for number, offset in saved.offsets.items():
+        # A checkpoint from before origins were kept is only compared with the topic's end.
+        unknown = Origin(LogIdentity(samples.cluster, samples.topic, "", samples.partitions))
+        origin = decode_origin(saved.origins.get(number)) or unknown
+        difference = compare(consumer, origin, samples, number, offset)
+        if difference in ("cluster", "topic"):
+            raise CheckpointError(
+                f"the checkpoints in {directory} have learned from topic {origin.log.topic!r} of cluster"
+                f" {origin.log.cluster}, and this trainer reads {samples.topic!r} of cluster {samples.cluster}: give"
+                " each topics.prefix and cluster a trainer.directory of its own, or move the checkpoints away"
+            )
+        if difference in ("", "partitions"):
+            kept[number] = origin
+            continue
+        log(
+            _logger,
+            "topic_made_anew",
+            logging.WARNING,
+            topic=samples.topic,
+            partition=number,
+            dropped_offset=offset,
+            was=origin.log.topic_id or "unknown",
+            now=samples.topic_id or "unknown",
+            begins="at the oldest record",
+        )
+    return kept
 
 
 def _load(directory: Path) -> Checkpoint | None:

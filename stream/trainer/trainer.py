@@ -8,7 +8,7 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -17,8 +17,10 @@ from prometheus_client import CollectorRegistry
 from model.device import prepare, resolve
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
-from stream.kafka.clients import to_record
+from stream.errors import TopicError
+from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
+from stream.kafka.identity import LogWatch
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
@@ -27,6 +29,7 @@ from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
 from stream.schema.events import DECODE_ERRORS, decode_sample
+from stream.schema.position import Origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.metrics import TrainerMetrics
@@ -63,14 +66,23 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     training = Training(settings, device=str(resolve(settings.trainer.device)))
     verify(settings.kafka, topics)
     sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
-    with (
-        closing(MetricsServer(settings.trainer.metrics, registry, health)),
-        checkpoint.sole_writer(Path(settings.trainer.directory)),
-    ):
-        epoch, offsets = resume_training(training, settings, stop)
-        read_from = {(topics.samples, number): offset for number, offset in offsets.items()}
-        with closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
-            Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
+    with ExitStack() as resources:
+        resources.enter_context(closing(MetricsServer(settings.trainer.metrics, registry, health)))
+        resources.enter_context(checkpoint.sole_writer(Path(settings.trainer.directory)))
+        asker = resources.enter_context(closing(consumer(settings.kafka, {"group.id": "samstream-trainer"})))
+        watch = LogWatch(settings.kafka, asker)
+        log_now = watch.begin([topics.samples])[topics.samples]
+        start = resume_training(training, settings, log_now, asker, stop)
+        samples = TopicReader(
+            settings.kafka,
+            [topics.samples],
+            from_beginning=True,
+            offsets={(topics.samples, number): offset for number, offset in start.offsets.items()},
+            on_missing=settings.topics.on_missing_records,
+        )
+        samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
+        resources.enter_context(closing(samples))
+        Trainer(settings, topics, training, samples, watch, sender, metrics, health, epoch=start.epoch).run(stop)
 
 
 class Trainer:
@@ -81,6 +93,7 @@ class Trainer:
         topics: the topic names.
         training: the arms, resumed.
         samples: reads `samples` on from the checkpoint.
+        watch: notices when `samples` is made anew.
         sender: where updates and dead letters go.
         metrics: the trainer's.
         health: the trainer's.
@@ -93,6 +106,7 @@ class Trainer:
         topics: Topics,
         training: Training,
         samples: TopicReader,
+        watch: LogWatch,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
         health: Health,
@@ -103,6 +117,7 @@ class Trainer:
         self._topics = topics
         self._training = training
         self._samples = samples
+        self._watch = watch
         self._sender = sender
         self._publisher = UpdatePublisher(sender, topics.model_updates, training)
         self._metrics = metrics
@@ -133,6 +148,7 @@ class Trainer:
 
     def _turn(self) -> None:
         """Gather samples, learn when there are enough, publish and save when it is time."""
+        self._check_log()
         settings, size = self._settings, self._settings.batch
         messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
         now = time.monotonic()
@@ -157,6 +173,28 @@ class Trainer:
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
+
+    def _check_log(self) -> None:
+        found = self._watch.check(
+            time.monotonic(),
+            lambda: (
+                (topic, number, offset, self._samples.timestamps.get((topic, number), -1))
+                for (topic, number), offset in self._samples.positions.items()
+            ),
+        )
+        if found is not None:
+            raise TopicError(
+                f"{found[0]} was made anew, or has another number of partitions, while this trainer ran. Start the"
+                " trainer again: it reads what the topic has now"
+            )
+
+    def _origins(self) -> dict[int, str]:
+        """Return partition number → what its offset is an offset of, as text."""
+        log, timestamps = self._watch.logs[self._topics.samples], self._samples.timestamps
+        return {
+            number: Origin(log, timestamps.get((topic, number), -1)).encode()
+            for topic, number in self._samples.positions
+        }
 
     def _learn(self) -> None:
         """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
@@ -208,6 +246,7 @@ class Trainer:
                 arms={name: arm.save() for name, arm in training.arms.items()},
                 seen=training.seen.to_array(),
                 counts=training.counts,
+                origins=self._origins(),
             ),
             keep=self._settings.keep,
         )

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import to_record
 from stream.kafka.connection import ConnectionHealth, is_final
+from stream.kafka.offsets import watermarks
 from stream.runtime.logs import log
 from stream.task.task import Task
 
@@ -32,10 +34,17 @@ class TaskConsumer:
         topics: the input topics.
         connection: the consumer's connection errors.
         asker: another consumer, with a connection of its own: a question behind a fetch waits until records come.
+        on_missing: what to do when Kafka has removed records that were not read: `stop`, or `skip` them.
     """
 
     def __init__(
-        self, consumer: Consumer, topics: Sequence[str], connection: ConnectionHealth, asker: Consumer
+        self,
+        consumer: Consumer,
+        topics: Sequence[str],
+        connection: ConnectionHealth,
+        asker: Consumer,
+        *,
+        on_missing: Literal["stop", "skip"] = "stop",
     ) -> None:
         self._consumer = consumer
         self._asker = asker
@@ -45,6 +54,9 @@ class TaskConsumer:
         self._fetched: set[Where] = set()
         self._ends: set[Where] = set()
         self._paused: set[Where] = set()
+        self._on_missing = on_missing
+        self.missing = 0
+        """Records that Kafka had removed before they could be read."""
 
     def begin(self, starts: Mapping[int, Mapping[str, int]]) -> None:
         """Read on from these offsets: partition number → topic → offset."""
@@ -86,11 +98,14 @@ class TaskConsumer:
         """
         reached: dict[Where, int] = {}
         ended: dict[Where, int] = {}
+        lost: list[Where] = []
         for message in messages:
             if (error := message.error()) is not None:
                 number = message.partition()
                 where = message.topic() or "", -1 if number is None else number
-                if error.code() != KafkaError._PARTITION_EOF:
+                if error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    lost.append(where)
+                elif error.code() != KafkaError._PARTITION_EOF:
                     _raise_or_log(error, where)
                 elif where[1] in tasks:
                     ended[where] = message.offset() or 0
@@ -108,6 +123,33 @@ class TaskConsumer:
                 self._positions[where] = offset
                 self._ends.add(where)
         self._fetched |= reached.keys() | ended.keys()
+        for where in lost:
+            self._go_on(where)
+
+    def _go_on(self, where: Where) -> None:
+        """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed."""
+        topic, number = where
+        position = self._positions[where]
+        low, high = watermarks(self._asker, topic, number)
+        if position > high:
+            raise WorkerError(
+                f"{topic}/{number} ends at {high}, before the offset {position} to go on from: the topic was made anew."
+                " Start the worker again: it begins the new topic at its oldest record, or says what to do with the"
+                " state"
+            )
+        if position < low and self._on_missing == "stop":
+            raise WorkerError(
+                f"{topic}/{number} was read up to {position}, and Kafka has removed what came then: its oldest record"
+                f" is {low}. Start with topics.on_missing_records=skip to go on without these {low - position} records"
+            )
+        if position < low:
+            missing = low - position
+            self.missing += missing
+            log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
+        self._positions[where] = max(low, position)
+        # A partition that failed cannot be sought in; a new assignment begins everywhere where this one stands.
+        self._consumer.assign([TopicPartition(*each, offset) for each, offset in self._positions.items()])
+        self._consumer.pause([TopicPartition(*each) for each in self._paused])
 
     def at_end(self, topic: str, number: int) -> bool:
         """Say whether a partition has been read to its end, as far as the client has heard."""
@@ -193,11 +235,6 @@ def _raise_or_log(error: KafkaError, where: Where) -> None:
     # What poll brings of a fatal error bears its code, but not its flag.
     if error.fatal() or error.code() == KafkaError._FATAL:
         raise ConsumerFatalError(error.str())
-    if error.code() == KafkaError._AUTO_OFFSET_RESET:
-        raise WorkerError(
-            f"{name}: Kafka does not have the next offset ({error.str()}). If retention removed it, start again to go"
-            " on with what is left; if the topic was made anew, move the state away first."
-        )
     if is_final(error):
         raise WorkerError(f"{name}: {error.str()}")
     log(_logger, "consume_error", logging.WARNING, where=name, error=error.str())

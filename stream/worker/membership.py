@@ -76,7 +76,8 @@ class Membership:
     @property
     def counts(self) -> Counter[str]:
         """What happened in all partitions that this worker has or had, by name."""
-        return sum((task.counts for task in self.tasks.values()), self._released_counts)
+        missing = Counter(records_missing=self.consumer.missing)
+        return sum((task.counts for task in self.tasks.values()), self._released_counts + missing)
 
     @property
     def processed(self) -> int:
@@ -134,6 +135,7 @@ class Membership:
         log(_logger, "joining_anew", logging.WARNING, error=error)
         self._before_lost()
         self._release()
+        self._released_counts["records_missing"] += self.consumer.missing
         self.consumer.close()
         self.consumer = self._join()
 
@@ -154,7 +156,8 @@ class Membership:
         consumer = new_consumer(self._settings.kafka, own, connection)
         inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
         consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        return TaskConsumer(consumer, inputs, connection, self._asker)
+        on_missing = self._settings.topics.on_missing_records
+        return TaskConsumer(consumer, inputs, connection, self._asker, on_missing=on_missing)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:

@@ -105,9 +105,11 @@ class ModelFeed:
 
     def _run(self) -> None:
         try:
+            # Updates that were removed leave a gap, and the next base closes it.
+            read = partial(TopicReader, self._kafka, [self._topic], on_missing="skip")
             recent = round(1000 * (time.time() - self._recent_s))
-            if not self._follow(TopicReader(self._kafka, [self._topic], since_ms=recent), needs_bases=True):
-                self._follow(TopicReader(self._kafka, [self._topic], from_beginning=True), needs_bases=False)
+            if not self._follow(read(since_ms=recent), needs_bases=True):
+                self._follow(read(from_beginning=True), needs_bases=False)
         except Exception as error:  # the thread that works raises it
             self._failure = error
 

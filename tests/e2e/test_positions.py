@@ -1,10 +1,12 @@
 """A position is kept with what it is a position of: topics made anew, other clusters' names, more partitions."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type: ignore[attr-defined]
 
 from stream.client import Client
 from stream.kafka import topic_admin
@@ -127,3 +129,95 @@ def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answ
         assert f"had {PARTITIONS} partitions; now it has {2 * PARTITIONS}" in last
         answered = len(harness.answers)
         assert len(harness.read(topics.scores)) == answered
+
+
+def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
+    """Have Kafka remove all but the newest records of each partition, as retention does; returns how many."""
+    admin = AdminClient({**kafka, "log_level": 0})
+    ends = {}
+    for number in range(PARTITIONS):
+        where = TopicPartition(topic, number)
+        [latest] = admin.list_offsets({where: OffsetSpec.latest()}).values()  # type: ignore[no-untyped-call]
+        ends[number] = latest.result().offset
+    asked = [TopicPartition(topic, number, max(0, end - keep)) for number, end in ends.items()]
+    try:
+        for deleted in admin.delete_records(asked).values():
+            deleted.result()
+    except KafkaException as error:
+        pytest.skip(f"this broker removes no records on demand: {error}")
+    return sum(partition.offset for partition in asked)
+
+
+@pytest.mark.durable_broker  # the embedded one never says that an offset is out of range, and never removes records
+@pytest.mark.parametrize("setting", ["stop", "skip"])
+@pytest.mark.parametrize("job", ["worker", "trainer"])
+def test_records_that_kafka_removed_under_a_running_job_stop_it_or_are_counted(
+    kafka: dict[str, str], topics: Topics, harness: Harness, job: str, setting: str
+) -> None:
+    """A job is frozen until what it reads next is gone, as one that falls behind retention."""
+    with harness:
+        skip = ("--set", f"topics.on_missing_records={setting}")
+        trainer = harness.processes.start("trainer", "trainer", *skip)
+        worker = harness.start_worker("worker", *skip)
+        harness.traffic(20)
+        frozen = worker if job == "worker" else trainer
+        topic = topics.behaviors if job == "worker" else topics.samples
+        frozen.send_signal(signal.SIGSTOP)
+        if job == "worker":
+            harness.wander(2000)
+            harness.client.flush()
+        else:
+            harness.traffic(60)
+        remove_records(kafka, topic, keep=1)
+        frozen.send_signal(signal.SIGCONT)
+        log = harness.processes.log(job)
+        if setting == "stop":
+            last = end_of(harness, job)
+            assert topic in last
+            assert "topics.on_missing_records=skip" in last
+        else:
+            wait_for(lambda: f"records_missing topic={topic}" in log.read_text(), "the gap to be logged")
+            harness.traffic(5)
+            harness.processes.check()
+
+
+def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(
+    kafka: dict[str, str], topics: Topics, harness: Harness, topic_prefix: str
+) -> None:
+    other = Topics(f"{topic_prefix}other-")
+    topic_admin.ensure(kafka, other, partitions=PARTITIONS, replication=1)
+    with harness:
+        harness.processes.start("trainer", "trainer")
+        harness.start_worker("worker")
+        harness.traffic(20)
+        harness.close_windows()
+        wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
+        harness.processes.stop()
+        harness.processes.start("elsewhere", "trainer", "--set", f"topics.prefix={topic_prefix}other-")
+        last = end_of(harness, "elsewhere")
+        assert topics.samples in last
+        assert other.samples in last
+
+
+def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    with harness:
+        harness.processes.start("trainer", "trainer")
+        harness.start_worker("worker")
+        harness.traffic(20)
+        harness.close_windows()
+        wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
+        learned = harness.trained()
+        harness.processes.stop()
+        make_anew(kafka, harness, topics.samples)
+        harness.start_worker("again")
+        harness.traffic(60)
+        harness.close_windows()
+        harness.processes.start("afresh", "trainer")
+        wait_for(
+            lambda: harness.trained() >= learned + len(harness.shown()),
+            "all that was shown since to be trained",
+            processes=harness.processes,
+        )
+        assert f"topic_made_anew topic={topics.samples}" in harness.processes.log("afresh").read_text()

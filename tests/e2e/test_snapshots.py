@@ -80,7 +80,7 @@ def test_what_kafka_no_longer_has_stops_the_worker_until_it_is_told_to_skip(harn
         assert worker.returncode == 1
         assert "topics.on_missing_records=skip" in last
         harness.start_worker("skips", *quick, "--set", "topics.on_missing_records=skip")
-        assert "gap topic=" in harness.processes.log("skips").read_text()
+        assert "records_missing topic=" in harness.processes.log("skips").read_text()
         harness.traffic(3)
 
 

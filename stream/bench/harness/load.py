@@ -97,7 +97,7 @@ class Load:
     def __init__(self, kafka: Mapping[str, str], topics: Topics, population: Population, *, seed: int = 0) -> None:
         self._population = population
         self._client = Client(kafka, topics)
-        self._updates = TopicReader(kafka, [topics.model_updates])
+        self._updates = TopicReader(kafka, [topics.model_updates], on_missing="skip")
         self._rng = np.random.default_rng(seed)
         self._candidates = [Candidate(f"item-{item}", f"category-{item % _CATEGORIES}") for item in range(_ITEMS)]
 

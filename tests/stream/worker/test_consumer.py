@@ -32,7 +32,6 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
     ("code", "error"),
     [
         (KafkaError._FATAL, ConsumerFatalError),
-        (KafkaError._AUTO_OFFSET_RESET, WorkerError),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, WorkerError),
         (KafkaError._TRANSPORT, None),
     ],

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         Target("A/A, any time, worst kind of world", max(row[_PEEKING] for row in alike), "of worlds", ALPHA),
         Target("A/A, with CUPED, worst kind", max(row[_CUPED] for row in alike), "of worlds", ALPHA),
     ]
-    return Findings(rows, targets, lambda: _curves(rows), [_describe(worlds)])
+    return Findings({"results": rows}, lambda: _curves(rows), targets, [_describe(worlds)])
 
 
 def found(worlds: Worlds, *, seed: int) -> dict[str, float]:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         "clicks that the last answer of a round does not know are left out: no answer came that could",
     ]
     together = {rate: list(chain.from_iterable(each)) for rate, each in ages.items()}
-    return Findings(rows, targets, _picture(together), notes)
+    return Findings({"results": rows}, _picture(together), targets, notes)
 
 
 def freshness(answers: Sequence[Answered], announced: Sequence[Announcement]) -> list[float]:

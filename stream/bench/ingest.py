@@ -82,16 +82,18 @@ def _findings(spreads: Mapping[str, Spread | None], notes: list[str], users: int
         return own.median / peer.median if peer else None
 
     return Findings(
-        rows=[
-            {
-                "system": name,
-                "records/s": spread.median if spread else None,
-                "least": spread.least if spread else None,
-                "most": spread.most if spread else None,
-                "samstream is faster by": None if name == "samstream" else ratio(name),
-            }
-            for name, spread in spreads.items()
-        ],
+        tables={
+            "results": [
+                {
+                    "system": name,
+                    "records/s": spread.median if spread else None,
+                    "least": spread.least if spread else None,
+                    "most": spread.most if spread else None,
+                    "samstream is faster by": None if name == "samstream" else ratio(name),
+                }
+                for name, spread in spreads.items()
+            ]
+        },
         targets=[
             Target("one worker", own.median, "behaviours/s", 100_000, "at least"),
             Target("against Faust", ratio("Faust"), "times", 20, "at least"),

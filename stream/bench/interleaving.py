@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     alarms = max(each[f"{design} decides"] for each in alike for design in ("interleaving", "A/B"))
     targets = [Target("A/A: names a ranking", alarms, "of worlds", ALPHA)]
     note = f"{worlds} worlds a row, {visits:,} visits of 400 users to {SLOTS} items each, a look every {EVERY}"
-    return Findings(rows, targets, lambda: _bars([each for each in rows if each not in alike], visits), [note])
+    decided = [each for each in rows if each not in alike]
+    return Findings({"results": rows}, lambda: _bars(decided, visits), targets, [note])
 
 
 def visit(config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, visits: int, seed: int) -> list[Visits]:

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         f"percentiles: medians over {rounds} round(s) of {seconds:g} s; p99.9 over all rounds together",
         "an answer counts from the moment at which its request was due, whatever kept it from being sent then",
     ]
-    return Findings(rows, [Target(f"p99 at {_RATE:g} a second", reached, "ms", _P99_MS)], _picture(rows), notes)
+    target = Target(f"p99 at {_RATE:g} a second", reached, "ms", _P99_MS)
+    return Findings({"results": rows}, _picture(rows), [target], notes)
 
 
 def summary(rate: float, rounds: Sequence[Sequence[Answered]]) -> dict[str, float | int | None]:

@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         f"peak of these threads, a product of {sizes.matrix}² matrices: {main['peak'].median:.0f} GFLOP/s",
         *(map(str, on_gpu.values()) if on_gpu else ["no GPU that has the kernel: its side is not measured"]),
     ]
-    return Findings(rows, targets, lambda: _picture(rows, sizes, speedup), notes)
+    return Findings({"results": rows}, lambda: _picture(rows, sizes, speedup), targets, notes)
 
 
 @contextmanager

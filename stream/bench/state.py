@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         "cold: neither in the cache of users nor, mostly, in RocksDB's; the operating system has the files in memory",
         "bytes written: log, flush and compaction, as Linux counts them, for single behaviours of random users",
     ]
-    return Findings(rows, targets, _picture({what: spreads[what][1] for what in labels}), notes)
+    return Findings({"results": rows}, _picture({what: spreads[what][1] for what in labels}), targets, notes)
 
 
 def _fill(path: Path, names: Sequence[str], rng: np.random.Generator) -> None:

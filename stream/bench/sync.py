@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         "trainer: encode; worker's thread of updates: assemble, prepare; worker's main thread: swap, the pause",
         f"the table holds {2 * most:,} items; the touched rows are known to the worker, but for the last column",
     ]
-    return Findings(rows, [target], _picture(pauses, fresh), notes)
+    return Findings({"results": rows}, _picture(pauses, fresh), [target], notes)
 
 
 class _Updates:

@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         f"mixed: {CLICKS:.0%} of the records are a click alone, the others {SHOWN - 2} items",
         f"table: `take` and `step` of {sizes.keys:,} keys, {sizes.distinct:,} distinct, 16 wide",
     ]
-    return Findings(rows, targets, lambda: _picture(rows, sizes, times), notes)
+    return Findings({"results": rows}, lambda: _picture(rows, sizes, times), targets, notes)
 
 
 def whole(count: int, length: int) -> Drawn:

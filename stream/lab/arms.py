@@ -10,11 +10,11 @@ from rich.console import Console
 
 from stream.experiment.statistics.intervals import Interval
 from stream.lab.engine import TICK_S, Played
-from stream.lab.findings import Findings, limits
 from stream.lab.plots import arms_picture
 from stream.lab.results import Judged
 from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
+from stream.report.findings import Findings, interval_columns
 from stream.simulation.config import WorldConfig
 
 ONLINE = TICK_S
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     rows = [_row(name, arms[name], arms["random"]) for name in ORDER]
     answers = [_answer(question, arms, worlds) for question in QUESTIONS]
     return Findings(
-        {"arms": rows, "answers: lift of the click rate": answers}, _notes(scenario, worlds),
-        lambda: arms_picture(rows, answers, PAPER),
+        {"arms": rows, "answers: lift of the click rate": answers},
+        lambda: arms_picture(rows, answers, PAPER), notes=_notes(scenario, worlds),
     )  # fmt: skip
 
 
@@ -105,9 +105,9 @@ def _row(name: str, arm: Judged, random: Judged) -> dict[str, Any]:
     blind = name in _NO_PROBABILITY
     return {
         "arm": name,
-        **limits("CTR", arm.click_rate()),
+        **interval_columns("CTR", arm.click_rate()),
         "over random": None if blind else arm.lift(random).value,
-        **limits("regret", arm.regret()),
+        **interval_columns("regret", arm.regret()),
         "log loss, shown": None if blind else arm.loss_shown().value,
         "log loss, all": None if blind else arm.loss().value,
         "AUC, all": arm.auc().value,
@@ -122,7 +122,7 @@ def _answer(question: Question, arms: dict[str, Judged], worlds: int) -> dict[st
         "question": question.asks,
         "arm": question.arm,
         "against": question.against,
-        **limits("lift", lift),
+        **interval_columns("lift", lift),
         "in each world": each,
     }
 

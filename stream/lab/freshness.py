@@ -16,12 +16,12 @@ from stream.datasets import open_dataset
 from stream.datasets.base import DatasetError
 from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.lab.engine import Played
-from stream.lab.findings import Findings, Rows, limits
 from stream.lab.journey import WARM_UP, Journey, Journeyed
 from stream.lab.plots import freshness_picture
 from stream.lab.results import Judged
 from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
+from stream.report.findings import Findings, Rows, interval_columns
 from stream.simulation.config import WorldConfig
 
 MODEL, JOURNEY_MODEL = "din-50", "din-1000"
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     if baskets:
         tables[f"The Complete Journey, {JOURNEY_MODEL}"] = baskets
     notes.append(f"{_MONOLITH}updates of a model that learns online, 79.42 to 79.44% for one trained in batches")
-    return Findings(tables, notes, lambda: freshness_picture(rows, baskets))
+    return Findings(tables, lambda: freshness_picture(rows, baskets), notes=notes)
 
 
 def world_rows(names: Sequence[str], results: Sequence[dict[str, Played]], worlds: int) -> Rows:
@@ -78,10 +78,10 @@ def world_rows(names: Sequence[str], results: Sequence[dict[str, Played]], world
     return [
         {
             "updates every": name,
-            **limits("CTR", arm.click_rate()),
-            **limits("lift over never", arm.lift(arms[NEVER])),
-            **limits("log loss, all", arm.loss()),
-            **limits("AUC, all", arm.auc()),
+            **interval_columns("CTR", arm.click_rate()),
+            **interval_columns("lift over never", arm.lift(arms[NEVER])),
+            **interval_columns("log loss, all", arm.loss()),
+            **interval_columns("AUC, all", arm.auc()),
         }
         for name, arm in arms.items()
     ]
@@ -93,8 +93,8 @@ def journey_rows(found: Journeyed) -> Rows:
     return [
         {
             "updates every": name,
-            **limits("AUC", clustered_auc(labels, scores, users)),
-            **limits("AUC more than never", auc_difference(labels, scores, never, users)),
+            **interval_columns("AUC", clustered_auc(labels, scores, users)),
+            **interval_columns("AUC more than never", auc_difference(labels, scores, never, users)),
             "samples": len(labels),
         }
         for name, scores in found.scores.items()

@@ -54,21 +54,22 @@ def test_a_request_that_was_given_up_knows_nothing() -> None:
 def test_the_benches_of_parts_run() -> None:
     for bench in (sync, state):
         findings = bench.run(quick(), QUIET)
-        assert findings.rows
+        assert findings.tables["results"]
         assert all(target.value is not None for target in findings.targets)
         assert findings.picture().startswith(PNG)
 
 
 def test_the_bench_of_latency_runs(broker: Broker) -> None:
     findings = latency.run(quick(broker.bootstrap), QUIET)
-    assert [row["requests a second"] for row in findings.rows] == [20, 40]
+    assert [row["requests a second"] for row in findings.tables["results"]] == [20, 40]
     assert all(
-        row["answers"] == rate * 3 and not row["unanswered"] for row, rate in zip(findings.rows, (20, 40), strict=True)
+        row["answers"] == rate * 3 and not row["unanswered"]
+        for row, rate in zip(findings.tables["results"], (20, 40), strict=True)
     )
     assert findings.picture().startswith(PNG)
 
 
 def test_the_bench_of_freshness_runs(broker: Broker) -> None:
     findings = freshness.run(quick(broker.bootstrap), QUIET)
-    assert (findings.rows[0]["clicks"] or 0) > 10
+    assert (findings.tables["results"][0]["clicks"] or 0) > 10
     assert findings.picture().startswith(PNG)

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.cli.outcomes import read_traffic
+from stream.cli.experiment_report import read_traffic
 from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger
 from stream.experiment.serving_cost import Answers

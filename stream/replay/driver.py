@@ -176,7 +176,7 @@ class Replay:
         for message in self._tail.read(timeout_s):
             topic, value = message.topic(), message.value() or b""
             if topic == topics.model_updates:
-                if announced := read_announcement(message):
+                if announced := read_announcement(message.headers()):
                     self.trained = max(self.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)

@@ -212,7 +212,7 @@ class Trainer:
             try:
                 while not tail.at_end() and not stop.is_set():
                     for message in tail.read(1.0):
-                        if announced := read_announcement(message):
+                        if announced := read_announcement(message.headers()):
                             newest = max(newest, announced.epoch)
             finally:
                 tail.close()

@@ -204,7 +204,7 @@ class Load:
         ]
 
     def _listen(self, found: Round) -> None:
-        announcements = (read_announcement(message) for message in self._updates.read(0))
+        announcements = (read_announcement(message.headers()) for message in self._updates.read(0))
         found.announced += [announced for announced in announcements if announced is not None]
 
     def _items(self, count: int) -> list[int]:

@@ -78,13 +78,6 @@ def add_simulation_options(parser: argparse.ArgumentParser, *, seconds: float, p
     parser.add_argument("--world", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
-def add_findings_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the options of `bench` and `lab`, which leave figures and a picture."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"the picture (default {command}-NAME.png)")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats, to see that it runs")
-
-
 def positive_int(text: str) -> int:
     """Read an integer of at least 1.
 

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.bench.harness.ab_worlds import Worlds
+from stream.bench.harness.ab_tests import ABTests
 from stream.cli.experiment import notes
 from stream.cli.main import main
 from stream.errors import ExperimentError, SettingsError
@@ -163,8 +163,8 @@ def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
     planned = experiment(minimum_effect=0.2, crowd=crowd)
     need = needs(planned)[0]
     looks = 40
-    worlds = Worlds(
-        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), likeness=0.05, activity=0.0,
+    worlds = ABTests(
+        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), icc=0.05, activity=0.0,
         lift=0.2,
     )  # fmt: skip
     effect = compare(*worlds.draw(11)).log_ratio

@@ -61,18 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
         settings = _settings(arguments, predictions)
         console.print(f"starting broker ({arguments.broker}), topics, {arguments.workers} worker(s) and trainer …")
         try:
-            with local_system(
-                settings, broker=arguments.broker, directory=directory, workers=arguments.workers
-            ) as system:
-                replay = Replay(system, dataset, speed=arguments.speed, visits=arguments.visits)
-                try:
-                    seconds = _run_with_progress(replay, console)
-                finally:
-                    replay.close()
+            with (
+                local_system(
+                    settings, broker=arguments.broker, directory=directory, workers=arguments.workers
+                ) as system,
+                Replay(system, dataset, speed=arguments.speed, visits=arguments.visits) as replay,
+            ):
+                seconds = _run_with_progress(replay, console)
         finally:
             keep_logs(directory, arguments.report)
         report, traces = replay_report(
-            replay,
+            replay.counts,
             {arm.name: predictions / f"{arm.name}.predictions" for arm in settings.models},
             dataset=arguments.dataset,
             seconds=seconds,
@@ -113,9 +112,9 @@ def _run_with_progress(replay: Replay, console: Console) -> float:
 
         def show(replay: Replay) -> None:
             signals.raise_if_interrupted()
-            progress.update(behaviors, completed=replay.behaviors)
-            progress.update(visits, completed=replay.visits)
-            progress.update(trained, completed=replay.trained)
+            progress.update(behaviors, completed=replay.counts.behaviors)
+            progress.update(visits, completed=replay.counts.visits)
+            progress.update(trained, completed=replay.counts.trained)
 
         seconds = replay.run(show)
         show(replay)

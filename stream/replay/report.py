@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from stream.replay.driver import Replay
+from stream.replay.closed_loop import Counts
 from stream.report.machine import this_machine
 from stream.report.schema import ReplayArm, ReplayReport, ReplayTrace
 from stream.trainer.predictions import read_predictions
@@ -18,7 +18,7 @@ _WARM_UP = 0.4
 
 
 def replay_report(
-    replay: Replay,
+    counts: Counts,
     predictions: Mapping[str, Path],
     *,
     dataset: str,
@@ -28,13 +28,13 @@ def replay_report(
     """Return the report, and the series of each arm.
 
     Args:
-        replay: a replay that has run.
+        counts: what the replay did.
         predictions: arm → the trainer's progressive log: each sample's prediction before it was learned from.
         dataset: its name.
         seconds: how long the replay took.
         settings: for the small print.
     """
-    start = evaluated_from(replay.asked)
+    start = evaluated_from(counts.impression_times)
     arms, traces = {}, {}
     for arm, path in predictions.items():
         rows = read_predictions(path)
@@ -54,11 +54,11 @@ def replay_report(
         title=f"samstream replay: {dataset}",
         dataset=dataset,
         seconds=seconds,
-        behaviors=replay.behaviors,
-        impressions=replay.visits,
-        clicks=replay.clicks,
+        behaviors=counts.behaviors,
+        impressions=counts.visits,
+        clicks=counts.clicks,
         judged="the last 60% of the impressions, each sample predicted before it was learned from",
-        dead_letters=replay.dead_letters,
+        dead_letters=counts.dead_letters,
         arms=arms,
         machine=this_machine(),
         settings=dict(settings),

@@ -30,7 +30,7 @@ def add_parser(actions: Commands) -> argparse.ArgumentParser:
     """Add `experiment report`, without the experiment's file."""
     text = "read the outcomes of live traffic from Kafka, and write the verdict and its report"
     parser = add_settings_command(actions, "report", run, text)
-    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for so long ago"
+    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for that long ago"
     parser.add_argument("--since", metavar="TIME", help=f"impressions from then on: {when} (default: all in Kafka)")
     parser.add_argument("--until", metavar="TIME", help="impressions before then (default: now)")
     text = "clicks from then until --since are pre-experiment data, which reduce the variance (CUPED)"

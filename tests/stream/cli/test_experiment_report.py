@@ -1,4 +1,4 @@
-"""Reading outcomes and scores: all that Kafka has of the times, and told when it has not everything."""
+"""Reading outcomes and scores: all that Kafka has of the wanted times, and a notice when some are missing."""
 
 import time
 

@@ -48,8 +48,8 @@ def intervals(*names: str) -> dict[str, float | None]:
     return {name: {"hour": HOUR_S, "hour again": HOUR_S, "day": 24 * HOUR_S, NEVER: None}[name] for name in names}
 
 
-def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
-    """A basket that leaked into its own scores, as history or as a lesson, would be foreseen."""
+def test_random_purchases_cannot_be_predicted() -> None:
+    """A basket that leaked into its own scores, as history or as a training example, would be predictable."""
     found = ProgressiveValidation("counts-50", intervals("hour", NEVER), Baskets(240))(lambda _: None)
     assert len(found.labels) == 5 * 180
     for scores in found.scores.values():
@@ -63,7 +63,7 @@ def test_an_update_brings_what_was_learned_and_none_brings_nothing() -> None:
     )
     early = slice(0, 5 * 4 * 20)  # twenty hours, within the first day
     hour, day, never = (found.scores[name] for name in ("hour", "day", NEVER))
-    assert np.array_equal(day[early], never[early]), "before its first update a scorer says what it said at the start"
+    assert np.array_equal(day[early], never[early]), "before its first update a scorer has its first parameters"
     assert not np.array_equal(day, never)
     assert auc(found.labels[early], hour[early]) > auc(found.labels[early], never[early]) + 0.05
     assert np.array_equal(hour, found.scores["hour again"]), "by deltas or by bases, the parameters are the same"

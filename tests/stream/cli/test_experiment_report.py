@@ -68,7 +68,7 @@ def test_reading_may_begin_late_and_topics_may_be_empty(kafka: dict[str, str], t
 def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
     kafka: dict[str, str], topics: Topics
 ) -> None:
-    before = round(1000 * time.time())
+    before = int(1000 * time.time())  # rounded up, it would lie after the first records' Kafka timestamps
     write(kafka, topics, range(70), before)
     first_left = round(1000 * time.time())
     write(kafka, topics, range(70, 140), first_left)

@@ -25,10 +25,10 @@ import msgspec
 
 from stream.errors import EventError, NoAnswerError
 from stream.kafka.clients import check_connection
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.schema.events import (
-    UNREADABLE,
+    DECODE_ERRORS,
     Behavior,
     Candidate,
     Click,
@@ -91,7 +91,7 @@ class Client:
         self._topics = topics
         self._clock = clock
         self._keep = keep
-        self._sender = Sender({**_PRODUCER, **kafka})
+        self._sender = ReliableProducer({**_PRODUCER, **kafka})
         self._arrived = threading.Condition()
         self._answers: OrderedDict[str, Arrival] = OrderedDict()
         self._reader: threading.Thread | None = None
@@ -236,11 +236,11 @@ class Client:
         """Start receiving, before the impression is written: its answer may come at once."""
         with self._arrived:
             if self._reader is None:
-                tail = Tail(self._kafka, [self._topics.scores])
+                tail = TopicReader(self._kafka, [self._topics.scores])
                 self._reader = threading.Thread(target=self._receive, args=(tail,), name="scores", daemon=True)
                 self._reader.start()
 
-    def _receive(self, tail: Tail) -> None:
+    def _receive(self, tail: TopicReader) -> None:
         try:
             while not self._stop.is_set():
                 if messages := tail.read(_READ_S):
@@ -258,7 +258,7 @@ class Client:
             for value in values:
                 try:
                     score = decode_score(value or b"")
-                except UNREADABLE:
+                except DECODE_ERRORS:
                     self.malformed += 1
                     continue
                 self._answers.setdefault(score.request_id, Arrival(score, received))

@@ -12,7 +12,7 @@ from stream.bench.harness.load import Population, TimedAnswer, loaded_system
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import picture
 from stream.report.plots.style import PALETTE, QUIET
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 
 _RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
 _RATES = (10.0, 20.0, 40.0, 60.0)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     return Findings({"results": rows}, _picture(together), targets, notes)
 
 
-def click_ages(answers: Sequence[TimedAnswer], announced: Sequence[Announcement]) -> list[float]:
+def click_ages(answers: Sequence[TimedAnswer], announced: Sequence[UpdateHeaders]) -> list[float]:
     """Return the age (s) of each announced click when the first answer of a model that has learned from it arrived.
 
     Clicks that no answer has learned from are left out.

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from stream.cli.options import Commands, add_settings_command, load_settings, offset_range, positive_int
 from stream.kafka.clients import check_connection
-from stream.kafka.dead_letters import Letter, read_letters
-from stream.kafka.producer import Sender
+from stream.kafka.dead_letters import DeadLetter, read_dead_letters
+from stream.kafka.producer import ReliableProducer
 from stream.runtime.logs import printable
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
     selected = [
         letter
-        for letter in read_letters(settings.kafka, topics)
+        for letter in read_dead_letters(settings.kafka, topics)
         if (origin is None or letter.origin.topic == origin)
         and (not arguments.reason or arguments.reason in letter.reason)
         and (arguments.offsets is None or letter.offset in arguments.offsets)
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _resend(selected, settings, console, dry_run=arguments.dry_run)
 
 
-def _list(letters: list[Letter], limit: int, console: Console) -> None:
+def _list(letters: list[DeadLetter], limit: int, console: Console) -> None:
     table = Table("offset", "refused record", "written (UTC)", "by", "reason", "key", "value")
     for letter in letters[-limit:]:
         record = letter.origin
@@ -72,8 +72,8 @@ def _list(letters: list[Letter], limit: int, console: Console) -> None:
     console.print(f"{min(limit, len(letters))} of {len(letters)} dead letters")
 
 
-def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry_run: bool) -> int:
-    sender = Sender(settings.kafka)
+def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, dry_run: bool) -> int:
+    sender = ReliableProducer(settings.kafka)
     topics = Topics(settings.topics.prefix)
     sources = {topics.behaviors, topics.impressions, topics.clicks, topics.samples}
     sent: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def _resend(letters: list[Letter], settings: Settings, console: Console, *, dry_
     return 1 if skipped else 0
 
 
-def _origin(letter: Letter) -> str:
+def _origin(letter: DeadLetter) -> str:
     record = letter.origin
     return printable(f"{record.topic}/{record.partition}, offset {record.offset}")
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from stream.cli.options import Commands, add_report_option, add_settings_command, load_settings
 from stream.errors import KafkaClientError, TimeError
 from stream.kafka.clients import check_connection, to_record
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.events import UNREADABLE, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def read_traffic(
     """
     from stream.experiment.ledger import Found
 
-    tail = Tail(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
+    tail = TopicReader(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
     found = Found(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
     progress = Progress(_logger, "reading", "records", total := tail.left())
@@ -111,7 +111,7 @@ def read_traffic(
                         cut.remove(record.partition)
                         found.whole_from = max(found.whole_from, record.timestamp)
                     ledger.add(record.partition, decode_outcome(record.value or b""))
-                except UNREADABLE:
+                except DECODE_ERRORS:
                     found.unreadable += record.topic == topics.outcomes
             progress.reach(total - tail.left())
             if time.monotonic() - last_message > _SILENT_S:

@@ -11,13 +11,13 @@ from typing import Self
 
 from stream.datasets.base import Dataset, Step, Totals, first_visits
 from stream.errors import ReplayError
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.local.system import System
 from stream.replay.closed_loop import ANSWER_S, ClosedLoop, Counts
 from stream.schema.events import Behavior, Click, Impression, decode_outcome, decode_score, encode_json
 from stream.schema.partitioner import partition_of
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 
 _MAX_WAITING = 256
 """Steps that may wait in all partitions together: how far one may run ahead of another."""
@@ -51,9 +51,9 @@ class Replay:
         self._visits = visits
         self.totals = _totals(dataset, visits)
         self.counts = Counts()
-        self._sender = Sender(system.settings.kafka)
+        self._sender = ReliableProducer(system.settings.kafka)
         topics = system.topics
-        self._tail = Tail(
+        self._tail = TopicReader(
             system.settings.kafka, [topics.scores, topics.outcomes, topics.model_updates, topics.dead_letters]
         )
         self._loops = [ClosedLoop(self._send, topics, self.counts) for _ in range(system.settings.topics.partitions)]
@@ -123,7 +123,7 @@ class Replay:
         for message in self._tail.read(timeout_s):
             topic, value = message.topic(), message.value() or b""
             if topic == topics.model_updates:
-                if announced := read_announcement(message.headers()):
+                if announced := read_update_headers(message.headers()):
                     self.counts.trained = max(self.counts.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)

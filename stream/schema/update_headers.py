@@ -13,7 +13,7 @@ _MOST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class UpdateHeaders:
     """An update's first part.
 
     Attributes:
@@ -45,11 +45,11 @@ class Announcement:
         ]
 
 
-def read_announcement(headers: Mapping[str, Any] | Sequence[tuple[str, Any]] | None) -> Announcement | None:
+def read_update_headers(headers: Mapping[str, Any] | Sequence[tuple[str, Any]] | None) -> UpdateHeaders | None:
     """Return what a record's headers announce; None for later parts of an update, and for what is no announcement."""
     values: dict[str, Any] = dict(headers or ())
     try:
-        announced = Announcement(
+        announced = UpdateHeaders(
             arm=values["arm"].decode(),
             kind=values["kind"].decode(),
             epoch=int(values["epoch"]),

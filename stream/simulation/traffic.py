@@ -14,10 +14,10 @@ import numpy as np
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
 from stream.experiment.preference import Ballots
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
 from stream.schema.topics import Topics
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
 
@@ -87,7 +87,7 @@ class Traffic:
     ) -> None:
         self._topics = topics
         self._client = Client(kafka, topics)
-        self._watched = Tail(kafka, [topics.model_updates, topics.dead_letters])
+        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters])
         self._trained_before = _trained(kafka, topics)
         self._world = world
         self._rate = rate
@@ -240,7 +240,7 @@ class Traffic:
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
                 self.tally.dead_letters += 1
-            elif announced := read_announcement(message.headers()):
+            elif announced := read_update_headers(message.headers()):
                 self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
                 if announced.clicks:
                     self._news[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
@@ -266,12 +266,12 @@ class Traffic:
 
 def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
-    tail = Tail(kafka, [topics.model_updates], back=_LOOK_BACK)
+    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK)
     trained = 0
     try:
         while not tail.at_end():
             for message in tail.read(1.0):
-                if announced := read_announcement(message.headers()):
+                if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
     finally:
         tail.close()

@@ -22,16 +22,16 @@ from model.serialization.parts import split
 from model.serialization.update import Update
 from stream.kafka import topic_admin as topics
 from stream.kafka.clients import to_record
-from stream.kafka.dead_letters import dead_letter
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.dead_letters import send_dead_letter
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.runtime.failpoints import failpoint
 from stream.runtime.logs import log
 from stream.runtime.metrics import Telemetry
 from stream.runtime.metrics_server import Server
-from stream.schema.events import UNREADABLE, decode_sample
+from stream.schema.events import DECODE_ERRORS, decode_sample
 from stream.schema.topics import RECORD_BYTES, Topics
-from stream.schema.update_headers import Announcement, read_announcement
+from stream.schema.update_headers import UpdateHeaders, read_update_headers
 from stream.settings import KEPT_DELTAS, Settings
 from stream.trainer.metrics import trainer_reading
 from stream.trainer.training import Lesson, Training
@@ -61,7 +61,7 @@ class Trainer:
         prepare(threads=settings.trainer.threads)
         self._training = Training(settings, device=str(resolve(settings.trainer.device)))
         self._directory = Path(settings.trainer.directory)
-        self._sender: Sender
+        self._sender: ReliableProducer
         self._epoch = 0
         self._saved: dict[tuple[str, int], int] = {}
         self._bases: Counter[str] = Counter()
@@ -85,10 +85,10 @@ class Trainer:
                 models, or when another trainer works in the same directory.
         """
         topics.verify(self._settings.kafka, self._topics)
-        self._sender = Sender(self._settings.kafka, topics.record_limits(self._settings.kafka, self._topics))
+        self._sender = ReliableProducer(self._settings.kafka, topics.record_limits(self._settings.kafka, self._topics))
         with closing(Server(self._settings.trainer.metrics, self._telemetry)), checkpoint.sole_writer(self._directory):
             offsets = self._resume(stop)
-            tail = Tail(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
+            tail = TopicReader(self._settings.kafka, [self._topics.samples], from_beginning=True, offsets=offsets)
             try:
                 self._publish_bases()
                 self._next_checkpoint = time.monotonic() + self._settings.trainer.checkpoint_interval_s
@@ -100,7 +100,7 @@ class Trainer:
             finally:
                 tail.close()
 
-    def _turn(self, tail: Tail) -> None:
+    def _turn(self, tail: TopicReader) -> None:
         size = self._settings.trainer.batch
         messages = tail.read(_POLL_S, limit=size - len(self._lessons))
         now = time.monotonic()
@@ -147,7 +147,7 @@ class Trainer:
         self._records += 1
         try:
             return self._training.take(decode_sample(message.value() or b""))
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             self._refuse(message, str(error))
             return None
 
@@ -163,7 +163,7 @@ class Trainer:
             offset=record.offset,
             reason=reason,
         )
-        dead_letter(self._sender, self._topics, record, reason, by="trainer")
+        send_dead_letter(self._sender, self._topics, record, reason, by="trainer")
 
     def _resume(self, stop: threading.Event) -> dict[tuple[str, int], int]:
         """Take up the newest whole checkpoint and begin the next epoch; returns the offsets to read on from."""
@@ -208,11 +208,13 @@ class Trainer:
         for whole in (False, True):
             if newest:
                 break
-            tail = Tail(self._settings.kafka, [self._topics.model_updates], from_beginning=whole, back=_LOOK_BACK)
+            tail = TopicReader(
+                self._settings.kafka, [self._topics.model_updates], from_beginning=whole, back=_LOOK_BACK
+            )
             try:
                 while not tail.at_end() and not stop.is_set():
                     for message in tail.read(1.0):
-                        if announced := read_announcement(message.headers()):
+                        if announced := read_update_headers(message.headers()):
                             newest = max(newest, announced.epoch)
             finally:
                 tail.close()
@@ -232,7 +234,7 @@ class Trainer:
                 self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", student.take_clicks())
 
     def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
-        announced = Announcement(
+        announced = UpdateHeaders(
             arm=update.arm,
             kind=update.kind,
             epoch=update.epoch,
@@ -246,7 +248,7 @@ class Trainer:
             headers = None if number else announced.headers()
             self._sender.send(self._topics.model_updates, part, key=f"{key}/{number}", partition=0, headers=headers)
 
-    def _save(self, tail: Tail) -> bool:
+    def _save(self, tail: TopicReader) -> bool:
         """Write a checkpoint of everything up to the offsets read, unless the last one says the same."""
         # Refused samples are in the dead letters before the offsets pass them.
         self._sender.flush()

@@ -232,7 +232,7 @@ def test_a_replay_of_a_small_folder_asks_and_judges_every_arm_the_same(tmp_path:
     folder, report = tmp_path / "baskets", tmp_path / "report"
     write_baskets(folder, baskets=150)
     arguments: list[str | Path] = ["complete-journey", "--data", folder, "--arms", "counts,mean-20", "--broker", ENGINE]
-    for quicker in ("worker.attribution_window_s=1", "worker.idle_s=0.5", "trainer.update_interval_s=0.2"):
+    for quicker in ("worker.attribution_window_s=1", "worker.idle_timeout_s=0.5", "trainer.update_interval_s=0.2"):
         arguments += ["--set", quicker]
     done = run("replay", *arguments, "--report", report, scratch=tmp_path / "scratch", timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

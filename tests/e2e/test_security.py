@@ -99,7 +99,7 @@ def attempts(secured: Secured) -> Iterator[dict[tuple[str, str], Future[Ended]]]
 @pytest.fixture(scope="module")
 def system(secured: Secured) -> Iterator[Harness]:
     """A worker and a trainer that came in over SASL_SSL; the worker says all that it can."""
-    quick = {"attribution_window_s": 1.0, "lateness_s": 0.0, "idle_s": 1.0}
+    quick = {"attribution_window_s": 1.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 1.0}
     directory = secured.directory / "said" / "system"
     kafka = secured.sasl() | {"debug": "security,conf"}
     with Harness(kafka, TOPICS, TOPICS.behaviors[:-9], directory, worker=quick) as harness:

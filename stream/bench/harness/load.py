@@ -21,12 +21,12 @@ from confluent_kafka.admin import AdminClient
 
 from stream.client import Client
 from stream.errors import SimulationError
-from stream.kafka.offsets import Lag
-from stream.kafka.reader import Tail
+from stream.kafka.offsets import GroupLag
+from stream.kafka.reader import TopicReader
 from stream.local.system import System, local_system
 from stream.schema.events import Candidate, Score, Spent
 from stream.schema.topics import Topics
-from stream.schema.update_headers import Announcement, read_announcement
+from stream.schema.update_headers import UpdateHeaders, read_update_headers
 from stream.settings import convert
 
 SLOTS = 10
@@ -38,7 +38,7 @@ _TIMEOUT_S = 20.0
 _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
-    "worker": {"attribution_window_s": 5.0, "lateness_s": 0.5, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
     "arms": [{"name": "sam", "preset": "sam"}],
 }
 """Short windows, so that negative labels come as in a long run; one arm, the default model at length 1000."""
@@ -76,7 +76,7 @@ class LoadResult:
     """The result of one run: answers in order of arrival, and the updates that the trainer announced."""
 
     answers: list[TimedAnswer] = field(default_factory=list)
-    announced: list[Announcement] = field(default_factory=list)
+    announced: list[UpdateHeaders] = field(default_factory=list)
 
     @property
     def unanswered(self) -> int:
@@ -97,7 +97,7 @@ class LoadGenerator:
     def __init__(self, kafka: Mapping[str, str], topics: Topics, population: Population, *, seed: int = 0) -> None:
         self._population = population
         self._client = Client(kafka, topics)
-        self._updates = Tail(kafka, [topics.model_updates])
+        self._updates = TopicReader(kafka, [topics.model_updates])
         self._rng = np.random.default_rng(seed)
         self._candidates = [Candidate(f"item-{item}", f"category-{item % _CATEGORIES}") for item in range(_ITEMS)]
 
@@ -204,7 +204,7 @@ class LoadGenerator:
         ]
 
     def _read_announcements(self, result: LoadResult) -> None:
-        announcements = (read_announcement(message.headers()) for message in self._updates.read(0))
+        announcements = (read_update_headers(message.headers()) for message in self._updates.read(0))
         result.announced += [announced for announced in announcements if announced is not None]
 
     def _items(self, count: int) -> list[int]:
@@ -243,7 +243,7 @@ def loaded_system(
         local_system(settings, broker=broker, directory=Path(scratch)) as system,
         _removed_afterwards(system),
         LoadGenerator(system.settings.kafka, system.topics, population) as load,
-        closing(Lag(system.settings.kafka, settings.worker.group)) as lag,
+        closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,
     ):
         load.send_histories()
         while lag.of(system.topics.behaviors, settings.topics.partitions):

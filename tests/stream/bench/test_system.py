@@ -10,7 +10,7 @@ from stream.bench import freshness, latency, state, sync
 from stream.bench.harness.load import TimedAnswer
 from stream.local.broker import Broker
 from stream.schema.events import Spent
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())
@@ -24,8 +24,8 @@ def answered(due: float, received: float, version: int = 0) -> TimedAnswer:
     return TimedAnswer(due, received, (1, version), Spent(2.0, 0.5, 4.0))
 
 
-def announced(version: int, *clicks: int) -> Announcement:
-    return Announcement("sam", "delta", 1, version, 0, clicks)
+def announced(version: int, *clicks: int) -> UpdateHeaders:
+    return UpdateHeaders("sam", "delta", 1, version, 0, clicks)
 
 
 def test_latency_counts_from_when_the_request_was_due() -> None:

@@ -4,13 +4,15 @@ import time
 
 import pytest
 
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.schema.topics import Topics
-from stream.schema.update_headers import Announcement, read_announcement
+from stream.schema.update_headers import UpdateHeaders, read_update_headers
 
 Headers = list[tuple[str, str | bytes | None]]
-ANNOUNCED = Announcement(arm="din-50", kind="delta", epoch=3, version=17, samples=12_345, clicks=(1_700_000_000_123, 5))
+ANNOUNCED = UpdateHeaders(
+    arm="din-50", kind="delta", epoch=3, version=17, samples=12_345, clicks=(1_700_000_000_123, 5)
+)
 
 
 def as_read(headers: Headers | None) -> Headers | None:
@@ -19,17 +21,17 @@ def as_read(headers: Headers | None) -> Headers | None:
 
 
 def test_what_is_announced_through_kafka_is_read_again(kafka: dict[str, str], topics: Topics) -> None:
-    base = Announcement(arm="sam", kind="base", epoch=1, version=0, samples=0)
-    sender = Sender(kafka)
+    base = UpdateHeaders(arm="sam", kind="base", epoch=1, version=0, samples=0)
+    sender = ReliableProducer(kafka)
     for announced in (base, ANNOUNCED):
         sender.send(topics.model_updates, b"part 1", key="k/0", partition=0, headers=announced.headers())
         sender.send(topics.model_updates, b"part 2", key="k/1", partition=0)
     sender.flush()
-    tail = Tail(kafka, [topics.model_updates], from_beginning=True)
+    tail = TopicReader(kafka, [topics.model_updates], from_beginning=True)
     read, deadline = [], time.monotonic() + 20
     while not tail.at_end():
         assert time.monotonic() < deadline
-        read += [read_announcement(message.headers()) for message in tail.read(1.0)]
+        read += [read_update_headers(message.headers()) for message in tail.read(1.0)]
     tail.close()
     assert read == [base, None, ANNOUNCED, None]
 
@@ -37,8 +39,8 @@ def test_what_is_announced_through_kafka_is_read_again(kafka: dict[str, str], to
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 123_456])
 def test_of_many_clicks_an_even_choice_is_told(count: int) -> None:
     clicks = tuple(range(count))
-    announced = Announcement(arm="a", kind="delta", epoch=1, version=1, samples=count, clicks=clicks)
-    read = read_announcement(as_read(announced.headers()))
+    announced = UpdateHeaders(arm="a", kind="delta", epoch=1, version=1, samples=count, clicks=clicks)
+    read = read_update_headers(as_read(announced.headers()))
     assert read is not None
     assert len(read.clicks) <= 1000
     assert len(read.clicks) >= min(count, 500)
@@ -76,5 +78,5 @@ def changed(**values: str | bytes | None) -> Headers:
     ],
 )
 def test_a_foreign_record_announces_nothing(headers: Headers | None) -> None:
-    assert read_announcement(as_read(ANNOUNCED.headers())) == ANNOUNCED
-    assert read_announcement(as_read(headers)) is None
+    assert read_update_headers(as_read(ANNOUNCED.headers())) == ANNOUNCED
+    assert read_update_headers(as_read(headers)) is None

@@ -1,4 +1,17 @@
-"""What a front end needs: write behaviours, impressions and clicks, and receive the answers."""
+"""The client of an application: it writes behaviours, impressions and clicks, and receives scores.
+
+Example:
+    from stream.client import Client
+    from stream.schema.events import Candidate
+    from stream.schema.topics import Topics
+
+    with Client({"bootstrap.servers": "localhost:9092"}, Topics()) as client:
+        client.behavior("ada", "item-7", category="books")
+        request_id = client.impression("ada", [Candidate("item-1", "books"), Candidate("item-2", "films")], slots=1)
+        score = client.scores(request_id)
+        best = score.items[score.order[0]]
+        client.click(request_id, "ada", best)
+"""
 
 import threading
 import time
@@ -29,39 +42,38 @@ from stream.schema.events import (
 )
 from stream.schema.topics import Topics
 
-# Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
+# Unlike a worker, an application should get an error when Kafka is down rather than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
 _READ_S = 0.1
 
 
 class Arrival(NamedTuple):
-    """An answer and when it arrived, in seconds of the client's clock."""
+    """A score, and when it was received, in seconds of the client's clock."""
 
     score: Score
     received: float
 
 
 class Client:
-    """A front end's connection: writes are handed to Kafka in the background, answers collected by a thread of its own.
+    """A connection to samstream's topics; threads may share it.
 
-    Events are checked before they are written, since a reader would put a wrong one among the dead letters.
-    Writes wait while the producer's buffer is full, and an event that Kafka did not take raises at the next
-    call, at the latest in `flush` or `close`. Answers are received from the first `impression`, `scores` or
-    `poll_scores` on; those of other front ends arrive as well, so unclaimed answers are kept in a bounded
-    number, the oldest dropped first. After a crash a worker may answer a request again; the answers carry the
-    same `request_id`.
+    Events are validated before they are written, since a worker would send an invalid one to the dead letters. They are
+    sent in the background. A write blocks while the producer's buffer is full. When Kafka does not take an event, the
+    next call raises an error, `flush` or `close` at the latest.
 
-    Threads may share a client.
+    A thread receives scores from the first call of `impression`, `scores` or `poll_scores` on. It receives the scores
+    of all clients, so a limited number of scores that nobody has asked for is kept, and the oldest are dropped first.
+    After a crash, a worker may answer a request a second time, with the same `request_id`.
 
     Args:
         kafka: librdkafka properties.
-        topics: the names.
-        clock: seconds since the Unix epoch; the time of events that are given none, and of arrivals.
-        keep: how many unclaimed answers are kept.
-        wait_s: how long Kafka may take to answer at first, in seconds.
+        topics: the names of the topics.
+        clock: returns seconds since the Unix epoch; used for events without a time, and for the times of arrivals.
+        keep: how many unclaimed scores are kept.
+        wait_s: how long to wait for Kafka at the start, in seconds.
 
     Raises:
-        SettingsError: when librdkafka does not take the properties.
+        SettingsError: when librdkafka does not accept the properties.
         KafkaClientError: when Kafka does not answer within `wait_s`, or refuses this client.
     """
 
@@ -86,9 +98,9 @@ class Client:
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self.dropped = 0
-        """Answers that nobody claimed while `keep` newer ones arrived."""
+        """Number of scores that were dropped unclaimed."""
         self.malformed = 0
-        """Records of the scores topic that are no answers."""
+        """Number of records in the topic `scores` that are not scores."""
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -97,14 +109,14 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an error without waiting for Kafka, which may be what is wrong."""
+        """Close; after an error without flushing, since Kafka itself may be the cause."""
         self.close(flush=kind is None)
 
     def behavior(self, user: str, item: str, ts: int | None = None, category: str = "", action: str = "view") -> None:
-        """Write that `user` did `action` with `item` at `ts` (ms; now when None).
+        """Write that `user` did `action` with `item` at `ts` (ms since the Unix epoch; None: now).
 
         Raises:
-            EventError: for a field that no reader would accept.
+            EventError: for an invalid field.
             KafkaClientError: when Kafka did not take an earlier event.
         """
         event = Behavior(user, item, self._time(ts), category, action)
@@ -118,10 +130,13 @@ class Client:
         request_id: str | None = None,
         ts: int | None = None,
     ) -> str:
-        """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's id.
+        """Request the click probabilities of `candidates`, of which the best `slots` will be shown.
+
+        Returns:
+            The request's id, for `scores` and `click`.
 
         Raises:
-            EventError: for a field that no reader would accept.
+            EventError: for an invalid field.
             KafkaClientError: when Kafka did not take an earlier event.
         """
         self._listen()
@@ -139,10 +154,10 @@ class Client:
         category: str = "",
         action: str = "click",
     ) -> None:
-        """Write that `user` clicked `item` as shown by `request_id`, and the behaviour that the click is.
+        """Write that `user` clicked `item` of request `request_id`; also writes the click as a behaviour.
 
         Raises:
-            EventError: for a field that no reader would accept.
+            EventError: for an invalid field.
             KafkaClientError: when Kafka did not take an earlier event.
         """
         ts = self._time(ts)
@@ -152,11 +167,11 @@ class Client:
         self._sender.send(self._topics.behaviors, behavior, key=user)
 
     def scores(self, request_id: str, timeout: float = 5.0) -> Score:
-        """Wait for the answer to a request, and claim it.
+        """Wait for the score of a request, and claim it.
 
         Raises:
-            NoAnswerError: when none arrives within `timeout` seconds.
-            StreamError: when Kafka did not take an event, or answers can no longer be read.
+            NoAnswerError: when no score arrives within `timeout` seconds.
+            StreamError: when Kafka did not take an event, or scores can no longer be read.
         """
         self._listen()
         with self._arrived:
@@ -166,17 +181,17 @@ class Client:
         self._check()
         raise NoAnswerError(
             f"no answer to request {request_id!r} within {timeout:g} s: is a worker running (`samstream worker`),"
-            f" and did it accept the impression? What it refused is in {self._topics.dead_letters}, with the reason."
+            f" and did it accept the impression? Refused records are in {self._topics.dead_letters}, with the reason."
         )
 
     def poll_scores(self, timeout: float = 0.0) -> list[Arrival]:
-        """Claim all answers that have arrived, oldest first; waits up to `timeout` seconds for the first.
+        """Claim all scores that have arrived, oldest first; waits up to `timeout` seconds for the first.
 
-        For drivers that have many requests under way. It takes what `scores` in another thread would wait
-        for.
+        For applications with many open requests. It also claims scores that a call of `scores` in another thread is
+        waiting for.
 
         Raises:
-            StreamError: when Kafka did not take an event, or answers can no longer be read.
+            StreamError: when Kafka did not take an event, or scores can no longer be read.
         """
         self._listen()
         with self._arrived:
@@ -188,15 +203,15 @@ class Client:
         return arrivals
 
     def flush(self) -> None:
-        """Wait until Kafka has all events that were written.
+        """Wait until Kafka has acknowledged all events.
 
         Raises:
-            KafkaClientError: when it did not take one.
+            KafkaClientError: when it did not take an event.
         """
         self._sender.flush()
 
     def close(self, *, flush: bool = True) -> None:
-        """Flush, and stop receiving; without `flush`, what Kafka has not taken yet is dropped.
+        """Flush, and stop receiving; without `flush`, events that Kafka has not taken yet are dropped.
 
         Raises:
             KafkaClientError: when Kafka did not take an event.
@@ -218,7 +233,7 @@ class Client:
             raise self._failure
 
     def _listen(self) -> None:
-        """Receive from here on; an impression may be answered as soon as it is written, so this comes before it."""
+        """Start receiving, before the impression is written: its answer may come at once."""
         with self._arrived:
             if self._reader is None:
                 tail = TopicReader(self._kafka, [self._topics.scores], on_missing="skip")
@@ -254,7 +269,7 @@ class Client:
 
 
 def _checked(event: msgspec.Struct, decode: Callable[[bytes], Any]) -> bytes:
-    """Return an event's JSON after reading it as its readers will: constructing a Struct validates nothing."""
+    """Return an event's JSON, after decoding it as a reader does: the constructor of a Struct validates nothing."""
     try:
         value = encode_json(event)
         decode(value)

@@ -1,14 +1,14 @@
-"""Benchmarks: both sides in one run, medians with spread, targets beside what was reached."""
+"""Benchmarks, one file each: what is compared is measured in the same run; results are medians with quartiles."""
 
 BENCHES: dict[str, str] = {
-    "experiment": "how often an experiment names a winner, by the true lift; simulated, seeded, without a broker",
-    "interleaving": "impressions that interleaving and A/B need to tell two rankings apart; simulated, seeded",
-    "ingest": "behaviours from Kafka to committed sequences, a second; Faust and Quix Streams beside it",
-    "latency": "from an impression due to its score received, at rising request rates",
-    "freshness": "from a click produced to the first score of a model that has learned from it",
-    "sync": "bytes and time of a model update, and the pause of a worker that takes it",
-    "state": "reading, appending and committing sequences, and what they take of memory and disk",
-    "scoring": "the passes of SAM over a sequence: the literal form against the served one",
-    "training": "a learner's step: the literal form through autograd against the one that learns; memory, tables",
+    "experiment": "how often an A/B test names a winner, by the true lift; simulated, seeded, without a broker",
+    "interleaving": "impressions that interleaving and A/B tests need to find the better ranking; simulated, seeded",
+    "ingest": "behaviours a second from Kafka to committed sequences, compared with Faust and Quix Streams",
+    "latency": "time from the scheduled impression to the received score, at rising request rates",
+    "freshness": "time from a click to the first score of a model that has learned from it",
+    "sync": "size and time of a model update, and for how long a worker pauses to apply it",
+    "state": "time to read, append and commit sequences, and their memory and disk",
+    "scoring": "time of SAM's attention: the formulas taken literally against the served implementation",
+    "training": "time and memory of a training step: the literal form with autograd against the learner",
 }
-"""Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""
+"""Name → what it measures. Each is a module of this package with a function `run` (`stream.cli.findings.Case`)."""

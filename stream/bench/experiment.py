@@ -1,4 +1,4 @@
-"""How often experiments name a winner, by the true lift: false alarms where there is none, power where there is one."""
+"""`bench experiment`: how often A/B tests name a winner: false positives without a lift, power with one."""
 
 import argparse
 from dataclasses import replace
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import norm
 
-from stream.bench.harness.ab_worlds import Worlds
+from stream.bench.harness.ab_tests import ABTests
 from stream.experiment.statistics.confidence_sequence import p_value, spread_for
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.statistics.moments import Array, Moments
@@ -20,12 +20,12 @@ from stream.report.plots.style import PALETTE, QUIET
 
 ALPHA = 0.05
 LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
-BASE = Worlds(worlds=400, users=1000, looks=100, every=100, likeness=0.03, before=10_000)
+BASE = ABTests(worlds=400, users=1000, looks=100, every=100, icc=0.03, before=10_000)
 KINDS = {
     "users return": BASE,
     "users turn up one by one": replace(BASE, growing=True),
-    "users hardly alike in themselves": replace(BASE, likeness=0.002),
-    "users very alike in themselves": replace(BASE, likeness=0.15),
+    "users hardly alike in themselves": replace(BASE, icc=0.002),
+    "users very alike in themselves": replace(BASE, icc=0.15),
     "few users": replace(BASE, users=250),
 }
 _PEEKING, _ONCE, _NAIVE, _NAIVE_ONCE = "any time", "one look at the end", "naive, peeking", "naive, one look"
@@ -33,45 +33,45 @@ _CUPED = "any time, CUPED"
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Simulate all kinds of worlds without a lift, and the first kind with each lift."""
+    """Simulate every kind of A/B test without a lift, and the first kind with each lift."""
     worlds = 20 if arguments.quick else BASE.worlds
     cases = [(kind, 0.0) for kind in KINDS] + [("users return", lift) for lift in LIFTS if lift > 0]
     rows: list[dict[str, Any]] = [
-        {"world": kind, "lift": lift, **found(replace(KINDS[kind], worlds=worlds, lift=lift), seed=number)}
+        {"world": kind, "lift": lift, **winner_rates(replace(KINDS[kind], worlds=worlds, lift=lift), seed=number)}
         for number, (kind, lift) in enumerate(track(cases, "worlds", console=console, transient=True))
     ]
-    alike = [row for row in rows if row["lift"] == 0]
+    without_lift = [row for row in rows if row["lift"] == 0]
     targets = [
-        Target("A/A, any time, worst kind of world", max(row[_PEEKING] for row in alike), "of worlds", ALPHA),
-        Target("A/A, with CUPED, worst kind", max(row[_CUPED] for row in alike), "of worlds", ALPHA),
+        Target("A/A, any time, worst kind of world", max(row[_PEEKING] for row in without_lift), "of worlds", ALPHA),
+        Target("A/A, with CUPED, worst kind", max(row[_CUPED] for row in without_lift), "of worlds", ALPHA),
     ]
-    return Findings(rows, targets, lambda: _curves(rows), [_describe(worlds)])
+    return Findings({"results": rows}, lambda: _picture(rows), targets, [_describe(worlds)])
 
 
-def found(worlds: Worlds, *, seed: int) -> dict[str, float]:
-    """Return the share of the worlds in which each way to look names an arm."""
+def winner_rates(worlds: ABTests, *, seed: int) -> dict[str, float]:
+    """Return the share of the experiments in which each method names a winner."""
     arms = worlds.draw(seed)
     plain, adjusted = compare(*arms, adjust=False), compare(*arms)
     ready = enough(arms[0]) & enough(arms[1])
     naive = _naive(arms)
     z = np.abs(plain.log_ratio.value) / np.sqrt(plain.log_ratio.variance)
     return {
-        _PEEKING: _ever(ready & _sure(plain)),
-        _CUPED: _ever(ready & _sure(adjusted)),
+        _PEEKING: _ever(ready & _significant(plain)),
+        _CUPED: _ever(ready & _significant(adjusted)),
         _ONCE: float(np.mean(z[:, -1] > norm.ppf(1 - ALPHA / 2))),
         _NAIVE_ONCE: float(np.mean(naive[:, -1])),
         _NAIVE: _ever(naive),
     }
 
 
-def _sure(effect: Effect) -> Array:
+def _significant(effect: Effect) -> Array:
     spread = spread_for(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
-    sure: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
-    return sure
+    significant: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
+    return significant
 
 
 def _naive(arms: tuple[Moments, Moments]) -> Array:
-    """Where two proportions of items differ, as if all items were independent."""
+    """Return where a z-test of two proportions is significant, which takes all items as independent."""
     (shown, clicks), (other, others) = ((arm.total[..., SHOWN], arm.total[..., CLICKS]) for arm in arms)
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = (clicks + others) / (shown + other)
@@ -86,19 +86,19 @@ def _ever(looks: Array) -> float:
 
 def _describe(worlds: int) -> str:
     return (
-        f"{worlds} worlds a row, two equal arms, {BASE.looks * BASE.every:,} impressions of {BASE.slots} items, a look "
-        f"every {BASE.every}; {BASE.users:,} users where nothing else is said, click rate {BASE.rate:g}, likeness of a "
-        f"user's items {BASE.likeness:g}; as many impressions before the experiment"
+        f"{worlds} experiments a row, two equal arms, {BASE.looks * BASE.every:,} impressions of {BASE.slots} items, a "
+        f"look every {BASE.every}; by default {BASE.users:,} users, click rate {BASE.rate:g}, intraclass correlation "
+        f"of a user's clicks {BASE.icc:g}; as many impressions before the experiment"
     )
 
 
-def _curves(rows: list[dict[str, Any]]) -> bytes:
+def _picture(rows: list[dict[str, Any]]) -> bytes:
     curve = [row for row in rows if row["world"] == "users return"]
     lifts = [100 * row["lift"] for row in curve]
     least = next((f"{lift:g}%" for lift, row in zip(lifts, curve, strict=True) if row[_CUPED] >= 0.8), "none")
     title = f"Power: with CUPED, a lift of {least} is found in at least 80% of the experiments"
     subtitle = (
-        f"share of the experiments that name an arm, of {BASE.users:,} users and {BASE.looks * BASE.every:,} "
+        f"share of the experiments that name a winner, of {BASE.users:,} users and {BASE.looks * BASE.every:,} "
         f"impressions, with a look every {BASE.every}"
     )
     with picture(title, subtitle) as (axes, save):

@@ -1,4 +1,4 @@
-"""`bench freshness`: how long after a click the first answer comes from a model that has learned from it."""
+"""`bench freshness`: the time from a click to the first answer of a model that has learned from it."""
 
 import argparse
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from rich.console import Console
 
-from stream.bench.harness.load import Answered, Population, loaded_system
+from stream.bench.harness.load import Population, TimedAnswer, loaded_system
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import picture
 from stream.report.plots.style import PALETTE, QUIET
@@ -20,7 +20,7 @@ _ROUNDS, _SECONDS = 3, 30.0
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Let users ask and click at each rate in each round, and follow every click to the first answer that knows it."""
+    """Send requests and clicks at each rate in each round, and find for each click the first answer that knows it."""
     rates, rounds, seconds = ((20.0,), 1, 6.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
     population = Population(users=20, history=60) if arguments.quick else Population()
     ages: dict[float, list[list[float]]] = {rate: [] for rate in rates}
@@ -29,40 +29,40 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         load.run(rates[0], min(seconds, 5.0), system.check)
         for number in range(rounds):
             for rate in rates:
-                found = load.run(rate, seconds, system.check)
-                ages[rate].append(freshness(found.answers, found.announced))
-                console.print(f"round {number + 1}: {rate:g} a second, {len(ages[rate][-1])} clicks followed")
+                result = load.run(rate, seconds, system.check)
+                ages[rate].append(click_ages(result.answers, result.announced))
+                console.print(f"round {number + 1}: {rate:g} a second, {len(ages[rate][-1])} clicks learned")
     rows = [_row(rate, [each for each in ages[rate] if each]) for rate in rates]
-    judged = rows[rates.index(_RATE)] if _RATE in rates else rows[-1]
-    where = f"at {judged['requests a second']:g} a second"
+    target_row = rows[rates.index(_RATE)] if _RATE in rates else rows[-1]
+    where = f"at {target_row['requests a second']:g} a second"
     targets = [
-        Target(f"p50 {where}", judged["p50, s"], "s", _P50_S),
-        Target(f"p99 {where}", judged["p99, s"], "s", _P99_S),
+        Target(f"p50 {where}", target_row["p50, s"], "s", _P50_S),
+        Target(f"p99 {where}", target_row["p99, s"], "s", _P99_S),
     ]
     notes = [
-        f"medians over {rounds} round(s) of {seconds:g} s; from the click's time in Kafka to the answer received",
-        "clicks that the last answer of a round does not know are left out: no answer came that could",
+        f"medians over {rounds} round(s) of {seconds:g} s; from the click's Kafka timestamp to the answer received",
+        "clicks that no answer of a round has learned from are left out: the round ended before",
     ]
     together = {rate: list(chain.from_iterable(each)) for rate, each in ages.items()}
-    return Findings(rows, targets, _picture(together), notes)
+    return Findings({"results": rows}, _picture(together), targets, notes)
 
 
-def freshness(answers: Sequence[Answered], announced: Sequence[UpdateHeaders]) -> list[float]:
-    """Return for each announced click how old it was (s) when the first answer came of a model that knew it.
+def click_ages(answers: Sequence[TimedAnswer], announced: Sequence[UpdateHeaders]) -> list[float]:
+    """Return the age (s) of each announced click when the first answer of a model that has learned from it arrived.
 
-    Clicks that no answer knew are left out.
+    Clicks that no answer has learned from are left out.
     """
     in_order = sorted((answer.received, answer.version) for answer in answers if answer.spent is not None)
     times = np.array([received for received, _ in in_order])
-    # The newest version heard up to each answer never falls, so the first answer that knows can be searched for.
-    heard: list[tuple[int, int]] = []
+    # The newest version up to each answer never decreases, so a binary search finds the first answer.
+    newest: list[tuple[int, int]] = []
     for _, version in in_order:
-        heard.append(max(version, heard[-1]) if heard else version)
+        newest.append(max(version, newest[-1]) if newest else version)
     ages = []
-    for news in announced:
-        first = bisect_left(heard, (news.epoch, news.version))
-        if first < len(heard):
-            ages += [float(times[first]) - click / 1000 for click in news.clicks]
+    for update in announced:
+        first = bisect_left(newest, (update.epoch, update.version))
+        if first < len(newest):
+            ages += [float(times[first]) - click / 1000 for click in update.clicks]
     return ages
 
 
@@ -78,7 +78,9 @@ def _picture(ages: dict[float, list[float]]) -> Callable[[], bytes]:
     def draw() -> bytes:
         at = _RATE if _RATE in ages else max(ages)
         p50, p99 = np.percentile(ages[at], (50, 99)) if ages[at] else (np.nan, np.nan)
-        title = f"At {at:g} requests a second half of the clicks count within {p50:.2f} s, 99% within {p99:.2f} s"
+        title = (
+            f"At {at:g} requests a second, half of the clicks are learned within {p50:.2f} s, 99% within {p99:.2f} s"
+        )
         with picture(title, "share of clicks that an answer has learned from, by seconds since the click") as (
             axes,
             save,

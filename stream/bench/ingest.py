@@ -1,4 +1,4 @@
-"""Behaviours from Kafka to committed 1000-item sequences, beside the same rolling state on Faust and Quix Streams."""
+"""`bench ingest`: behaviours from Kafka to committed sequences, compared with Faust and Quix Streams."""
 
 import argparse
 import json
@@ -17,10 +17,10 @@ from rich.progress import track
 
 from state.behavior import BEHAVIOR
 from state.partition import Partition
-from stream.bench.harness.timing import Spread
+from stream.bench.harness.timing import Summary
 from stream.client import Client
 from stream.errors import StreamError
-from stream.kafka import topic_admin as topics_module
+from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
 from stream.local.broker import Broker, local_broker
 from stream.local.system import Processes
@@ -38,7 +38,7 @@ _PEERS = {"Faust": "faust_rolling", "Quix Streams": "quix_rolling"}
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Measure records a second of one worker process, and of the peers that are installed, in turn."""
+    """Measure records a second of one worker process, and in turn of the other systems that are installed."""
     rounds = 1 if arguments.quick else 3
     users = 200 if arguments.quick else USERS
     records = {"samstream": 200_000 if arguments.quick else 1_000_000, "Faust": 10_000, "Quix Streams": 60_000}
@@ -48,16 +48,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
         local_broker(arguments.broker, Path(scratch) / "broker") as broker,
     ):
-        stock = Path(scratch) / "full"
+        full_state = Path(scratch) / "full"
         settings = _settings(broker, f"ingest-{time.time_ns():x}-")
         names = Topics(settings.topics.prefix)
-        topics_module.ensure(settings.kafka, names, partitions=PARTITIONS, replication=1)
-        _fill(stock, settings, names, users, console)
+        topic_admin.ensure(settings.kafka, names, partitions=PARTITIONS, replication=1)
+        _fill(full_state, settings, names, users, console)
         _produce(settings, names, users, max(records.values()), console)
         for number in range(rounds):
             console.print(f"round {number + 1} of {rounds}")
             directory = Path(scratch) / f"round-{number}"
-            shutil.copytree(stock, directory / "state")
+            shutil.copytree(full_state, directory / "state")
             rates["samstream"].append(_worker_rate(settings, names, directory, records["samstream"], number))
             for name in _PEERS:
                 rate = _peer_rate(
@@ -69,35 +69,37 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 else:
                     rates[name].append(rate)
             shutil.rmtree(directory)
-    spreads = {name: Spread.of(values) if values else None for name, values in rates.items()}
-    return _findings(spreads, notes, users, arguments.broker)
+    summaries = {name: Summary.of(values) if values else None for name, values in rates.items()}
+    return _findings(summaries, notes, users, arguments.broker)
 
 
-def _findings(spreads: Mapping[str, Spread | None], notes: list[str], users: int, broker: str) -> Findings:
-    own = spreads["samstream"]
+def _findings(summaries: Mapping[str, Summary | None], notes: list[str], users: int, broker: str) -> Findings:
+    own = summaries["samstream"]
     assert own is not None
 
     def ratio(name: str) -> float | None:
-        peer = spreads[name]
+        peer = summaries[name]
         return own.median / peer.median if peer else None
 
     return Findings(
-        rows=[
-            {
-                "system": name,
-                "records/s": spread.median if spread else None,
-                "least": spread.least if spread else None,
-                "most": spread.most if spread else None,
-                "samstream is faster by": None if name == "samstream" else ratio(name),
-            }
-            for name, spread in spreads.items()
-        ],
+        tables={
+            "results": [
+                {
+                    "system": name,
+                    "records/s": summary.median if summary else None,
+                    "least": summary.min if summary else None,
+                    "most": summary.max if summary else None,
+                    "samstream is faster by": None if name == "samstream" else ratio(name),
+                }
+                for name, summary in summaries.items()
+            ]
+        },
         targets=[
             Target("one worker", own.median, "behaviours/s", 100_000, "at least"),
             Target("against Faust", ratio("Faust"), "times", 20, "at least"),
             Target("against Quix Streams", ratio("Quix Streams"), "times", 3, "at least"),
         ],
-        picture=lambda: _bars(spreads, users, broker),
+        picture=lambda: _bars(summaries, users, broker),
         notes=notes,
     )
 
@@ -115,7 +117,7 @@ def _settings(broker: Broker, prefix: str) -> Settings:
 
 
 def _fill(directory: Path, settings: Settings, names: Topics, users: int, console: Console) -> None:
-    """Write states in which every user has a full history, read up to the beginning of the topics."""
+    """Write states in which every user has a full history, and no record of the topics is read yet."""
     length, slack = settings.state.length, settings.state.slack
     rng = np.random.default_rng(0)
     history = np.zeros(length + slack, BEHAVIOR)
@@ -150,7 +152,7 @@ def _produce(settings: Settings, names: Topics, users: int, records: int, consol
 
 
 def _worker_rate(settings: Settings, names: Topics, directory: Path, records: int, number: int) -> float:
-    """Return records a second from the first commit to the last one."""
+    """Return the records a second between the first and the last commit."""
     group = f"{settings.topics.prefix}{number}"
     settings = msgspec.structs.replace(
         settings,
@@ -170,17 +172,17 @@ def _worker_rate(settings: Settings, names: Topics, directory: Path, records: in
             if behind == 0 and first is not None:
                 lag.close()
                 if not first[1]:
-                    raise StreamError(f"{records} records are too few: one commit took them all")
+                    raise StreamError(f"{records} records are too few: they were all in one commit")
                 return first[1] / (now - first[0])
             if now > deadline:
-                raise StreamError(f"the worker still has {behind} records to do after {_DEADLINE_S:.0f} s")
+                raise StreamError(f"the worker has not read {behind} records after {_DEADLINE_S:.0f} s")
             time.sleep(0.02)
 
 
 def _peer_rate(
     python: str, name: str, broker: Broker, names: Topics, records: int, directory: Path, number: int
 ) -> float | str:
-    """Return a peer's records a second after its first tenth, or why there is none."""
+    """Return the records a second of another system, without the first tenth; or the reason why there is none."""
     script = Path(__file__).with_name("peers") / f"{_PEERS[name]}.py"
     group = f"{names.behaviors}-{name.split()[0].lower()}-{number}"
     directory.mkdir(parents=True)
@@ -203,22 +205,22 @@ def _peer_rate(
         return f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
 
 
-def _bars(spreads: Mapping[str, Spread | None], users: int, broker: str) -> bytes:
-    there = {name: spread for name, spread in spreads.items() if spread}
+def _bars(summaries: Mapping[str, Summary | None], users: int, broker: str) -> bytes:
+    measured = {name: summary for name, summary in summaries.items() if summary}
     subtitle = f"behaviours from Kafka into the state of {users:,} users with 1000 each; one process; broker: {broker}"
     own, best = (
-        there["samstream"].median,
-        max((spread.median for name, spread in there.items() if name != "samstream"), default=math.nan),
+        measured["samstream"].median,
+        max((summary.median for name, summary in measured.items() if name != "samstream"), default=math.nan),
     )
     title = f"{own:,.0f} behaviours a second" + (f", {own / best:.0f} times the next" if best == best else "")
     with picture(title, subtitle, height=3.4) as (axes, save):
-        for place, ((name, spread), colour) in enumerate(zip(there.items(), PALETTE, strict=False)):
-            axes.barh(place, spread.median, color=colour, height=0.45)
+        for place, ((name, summary), colour) in enumerate(zip(measured.items(), PALETTE, strict=False)):
+            axes.barh(place, summary.median, color=colour, height=0.45)
             axes.text(0, place - 0.3, name, va="bottom", color=INK)
-            axes.plot([spread.least, spread.most], [place, place], color=INK, linewidth=1.2)
-            axes.text(spread.most, place, f"  {spread.median:,.0f}", va="center", fontweight="bold", color=colour)
+            axes.plot([summary.min, summary.max], [place, place], color=INK, linewidth=1.2)
+            axes.text(summary.max, place, f"  {summary.median:,.0f}", va="center", fontweight="bold", color=colour)
         axes.set_yticks([])
-        axes.set_ylim(len(there) - 0.6, -0.75)
+        axes.set_ylim(len(measured) - 0.6, -0.75)
         axes.grid(visible=False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         return save()

@@ -1,7 +1,7 @@
-"""How many impressions interleaving and A/B need to tell two rankings apart, on the same visits of simulated users.
+"""`bench interleaving`: impressions until interleaving and A/B tests find the better of two rankings.
 
-The rankings count how often a candidate's category is among the newest behaviours, one over more of them than the
-other: what a long memory is worth, without a model that has to learn first.
+Both see the same visits of simulated users. The rankings count how often a candidate's category occurs among the newest
+behaviours, one over more of them than the other: the value of a long history, without a model that must learn first.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 
 ALPHA, SLOTS, EVERY = 0.05, 10, 100
-TEMPERS = (0.3, 1.0)
-"""How much users differ in how much they click: as in the demo, and much."""
+USER_EFFECT_SDS = (0.3, 1.0)
+"""Standard deviation of the users' effect on the log odds of a click: as in the demo, and large."""
 LENGTHS = ((1000, 50), (1000, 200), (1000, 1000))
-"""Behaviours that the two rankings look at; the last is A against A, with another lot among equal counts."""
+"""Behaviours that the two rankings count; the last pair is an A/A test, whose rankings break ties differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """The same visits under each design, (n,) each: user, vote on the interleaved list, clicks on either's own list."""
+    """The same n visits under each design: user, vote on the interleaved list, clicks on each ranking's own list."""
 
     users: Array
     votes: Array
@@ -42,26 +42,31 @@ class Visits:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Simulate worlds whose users differ little and much, with every pair of rankings in each."""
+    """Simulate worlds with a small and a large user effect, with every pair of rankings in each."""
     worlds, visits = (2, 1000) if arguments.quick else (8, 6000)
-    cases = [(temper, seed) for temper in TEMPERS for seed in range(worlds)]
-    found: dict[float, list[list[dict[str, int | None]]]] = {temper: [] for temper in TEMPERS}
-    for temper, seed in track(cases, "worlds", console=console, transient=True):
-        found[temper].append([needed(each) for each in visit(WorldConfig(temper=temper), visits=visits, seed=seed)])
+    cases = [(sd, seed) for sd in USER_EFFECT_SDS for seed in range(worlds)]
+    found: dict[float, list[list[dict[str, int | None]]]] = {sd: [] for sd in USER_EFFECT_SDS}
+    for sd, seed in track(cases, "worlds", console=console, transient=True):
+        found[sd].append(
+            [impressions_to_decide(each) for each in simulate_visits(WorldConfig(temper=sd), visits=visits, seed=seed)]
+        )
     rows = [
-        {"temper": temper, **row(pair, [world[place] for world in found[temper]], visits)}
-        for temper in TEMPERS
+        {"temper": sd, **summary_row(pair, [world[place] for world in found[sd]], visits)}
+        for sd in USER_EFFECT_SDS
         for place, pair in enumerate(LENGTHS)
     ]
-    alike = [each for each in rows if each["rankings"] == _name(LENGTHS[-1])]
-    alarms = max(each[f"{design} decides"] for each in alike for design in ("interleaving", "A/B"))
-    targets = [Target("A/A: names a ranking", alarms, "of worlds", ALPHA)]
+    same_ranking = [each for each in rows if each["rankings"] == _name(LENGTHS[-1])]
+    false_positives = max(each[f"{design} decides"] for each in same_ranking for design in ("interleaving", "A/B"))
+    targets = [Target("A/A: names a ranking", false_positives, "of worlds", ALPHA)]
     note = f"{worlds} worlds a row, {visits:,} visits of 400 users to {SLOTS} items each, a look every {EVERY}"
-    return Findings(rows, targets, lambda: _bars([each for each in rows if each not in alike], visits), [note])
+    decided = [each for each in rows if each not in same_ranking]
+    return Findings({"results": rows}, lambda: _bars(decided, visits), targets, [note])
 
 
-def visit(config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, visits: int, seed: int) -> list[Visits]:
-    """Let users of a world visit, and see what each design would have been told of each pair of rankings."""
+def simulate_visits(
+    config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, visits: int, seed: int
+) -> list[Visits]:
+    """Simulate visits, and return for each pair of rankings what each design observes."""
     world, rng = World(config, seed=seed), np.random.default_rng([seed, 6])
     history = world.history()
     pasts = [history.categories[history.users == user].tolist() for user in range(config.users)]
@@ -83,8 +88,8 @@ def visit(config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, vi
     return [Visits(*of_pair.T) for of_pair in np.array(rows).transpose(1, 0, 2)]
 
 
-def needed(visits: Visits, *, alpha: float = ALPHA) -> dict[str, int | None]:
-    """Return after how many impressions each design first names a ranking, and which: 1 the first, −1 the second."""
+def impressions_to_decide(visits: Visits, *, alpha: float = ALPHA) -> dict[str, int | None]:
+    """Return the impressions until each design names a ranking, and which one: 1 the first, −1 the second."""
     found: dict[str, int | None] = dict.fromkeys(("interleaving", "interleaving names", "A/B", "A/B names"))
     for look in range(EVERY, len(visits.users) + 1, EVERY):
         if found["interleaving"] is None:
@@ -96,17 +101,17 @@ def needed(visits: Visits, *, alpha: float = ALPHA) -> dict[str, int | None]:
     return found
 
 
-def row(pair: tuple[int, int], worlds: list[dict[str, int | None]], visits: int) -> dict[str, Any]:
-    """Return one row of the table: how often each design decides, after how many impressions, and how often alike."""
+def summary_row(pair: tuple[int, int], worlds: list[dict[str, int | None]], visits: int) -> dict[str, Any]:
+    """Return one row: how often each design decides, after how many impressions, and how often both agree."""
     both = [each for each in worlds if each["interleaving"] and each["A/B"]]
-    alike = sum(each["interleaving names"] == each["A/B names"] for each in both)
+    agreed = sum(each["interleaving names"] == each["A/B names"] for each in both)
     found: dict[str, Any] = {"rankings": _name(pair)}
     for design in ("interleaving", "A/B"):
         looks = [each[design] or 2 * visits for each in worlds]
         median = float(np.median(looks))
         found[f"{design} decides"] = sum(each[design] is not None for each in worlds) / len(worlds)
         found[f"{design}, median impressions"] = median if median <= visits else None
-    return found | {"both decide": len(both), "and agree": alike}
+    return found | {"both decide": len(both), "and agree": agreed}
 
 
 def _name(pair: tuple[int, int]) -> str:
@@ -120,7 +125,7 @@ def _ranking(past: list[int], categories: Array, config: WorldConfig, rng: np.ra
 
 
 def _ab(visits: Visits, look: int, alpha: float) -> int:
-    """Which ranking A/B names, half of the users seeing each: 1, −1, or 0 for none."""
+    """Return which ranking the A/B test names, each shown to half of the users: 1, −1, or 0 for none."""
     arms = []
     for remainder, clicks in ((0, visits.clicks_a), (1, visits.clicks_b)):
         mine = np.flatnonzero(visits.users[:look] % 2 == remainder)
@@ -128,19 +133,19 @@ def _ab(visits: Visits, look: int, alpha: float) -> int:
     if not (enough(arms[0]) and enough(arms[1])):
         return 0
     ratio = compare(*arms).log_ratio
-    sure = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
-    return int(np.sign(ratio.value)) if sure else 0
+    significant = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
+    return int(np.sign(ratio.value)) if significant else 0
 
 
 def _bars(rows: list[dict[str, Any]], visits: int) -> bytes:
-    title = "How soon interleaving, and how soon A/B, tells two rankings apart"
-    subtitle = f"impressions, median over worlds; a bar that reaches {visits:,} stands for undecided until then"
+    title = "Impressions until interleaving and A/B tests find the better ranking"
+    subtitle = f"median over worlds; a bar of {visits:,} stands for undecided until then"
     with picture(title, subtitle) as (axes, save):
         places = np.arange(len(rows))
         for offset, (design, colour) in enumerate((("interleaving", PALETTE[0]), ("A/B", PALETTE[1]))):
             heights = [each[f"{design}, median impressions"] or visits for each in rows]
             axes.bar(places + 0.38 * offset, heights, width=0.36, color=colour, label=design)
-        names = [f"{each['rankings']}\ntemper {each['temper']:g}" for each in rows]
+        names = [f"{each['rankings']}\nuser effect {each['temper']:g}" for each in rows]
         axes.set_xticks(places + 0.19, names)
         axes.legend(frameon=False)
         return save()

@@ -1,4 +1,4 @@
-"""`bench latency`: how long an answer takes while the rate of requests rises, and where that time goes."""
+"""`bench latency`: the time from a request to its answer at rising request rates, and its parts."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from stream.bench.harness.load import Answered, Population, loaded_system
+from stream.bench.harness.load import Population, TimedAnswer, loaded_system
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import pictures
 from stream.report.plots.style import PALETTE, QUIET
@@ -16,42 +16,43 @@ _RATE, _P99_MS = 40.0, 30.0
 _RATES = (5.0, 20.0, 40.0, 80.0, 120.0, 180.0, 260.0, 360.0)
 _ROUNDS, _SECONDS = 3, 20.0
 _PARTS = ("to and from Kafka", "wait", "read state", "score")
-_ENOUGH = 1000
-"""Answers below which a percentile of 99.9 means nothing."""
+_P999_ANSWERS = 1000
+"""Fewer answers than this have no meaningful p99.9."""
 
 Floats = npt.NDArray[np.float64]
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Ask at each rate in each round, with one worker and one trainer that learns from the clicks."""
+    """Send requests at each rate in each round, with one worker and one trainer that learns from the clicks."""
     rates, rounds, seconds = ((20.0, 40.0), 1, 3.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
     population = Population(users=20, history=60) if arguments.quick else Population()
-    answers: dict[float, list[list[Answered]]] = {rate: [] for rate in rates}
+    answers: dict[float, list[list[TimedAnswer]]] = {rate: [] for rate in rates}
     console.print(f"starting a system on {arguments.broker}, {population.users} users …")
     with loaded_system(arguments.broker, population) as (system, load):
-        load.run(rates[0], min(seconds, 5.0), system.check)  # the first answers compile and fill caches
+        load.run(rates[0], min(seconds, 5.0), system.check)  # warm up: the first answers fill caches
         for number in range(rounds):
             for rate in rates:
                 answers[rate].append(load.run(rate, seconds, system.check).answers)
                 p50, p99 = np.percentile(_latencies(answers[rate][-1]), (50, 99))
                 console.print(f"round {number + 1}: {rate:g} a second, p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-    rows = [summary(rate, answers[rate]) for rate in rates]
-    reached = {row["requests a second"]: row["p99, ms"] for row in rows}.get(_RATE)
+    rows = [summary_row(rate, answers[rate]) for rate in rates]
+    p99_at_rate = {row["requests a second"]: row["p99, ms"] for row in rows}.get(_RATE)
     notes = [
-        f"one worker, one trainer, the broker and the sender share the machine; {population.candidates} candidates,"
-        f" {population.history} behaviours a user",
+        "one worker, one trainer, the broker and the load generator share the machine; "
+        f"{population.candidates} candidates, {population.history} behaviours a user",
         f"percentiles: medians over {rounds} round(s) of {seconds:g} s; p99.9 over all rounds together",
-        "an answer counts from the moment at which its request was due, whatever kept it from being sent then",
+        "latency counts from the scheduled time of the request, even when it could not be sent then (open loop)",
     ]
-    return Findings(rows, [Target(f"p99 at {_RATE:g} a second", reached, "ms", _P99_MS)], _picture(rows), notes)
+    target = Target(f"p99 at {_RATE:g} a second", p99_at_rate, "ms", _P99_MS)
+    return Findings({"results": rows}, _picture(rows), [target], notes)
 
 
-def summary(rate: float, rounds: Sequence[Sequence[Answered]]) -> dict[str, float | int | None]:
-    """Return the row of one rate: percentiles of latency, and the median of each part of it."""
+def summary_row(rate: float, rounds: Sequence[Sequence[TimedAnswer]]) -> dict[str, float | int | None]:
+    """Return the row of one rate: percentiles of the latency, and the median of each of its parts."""
     together = [answer for answers in rounds for answer in answers]
     p50, p99 = np.median([np.percentile(_latencies(answers), (50, 99)) for answers in rounds], axis=0).tolist()
-    enough = len(together) >= _ENOUGH
-    parts = np.median([split(answer) for answer in together if answer.spent is not None], axis=0).tolist()
+    enough = len(together) >= _P999_ANSWERS
+    parts = np.median([latency_parts(answer) for answer in together if answer.spent is not None], axis=0).tolist()
     return {
         "requests a second": rate,
         "answers": len(together),
@@ -63,15 +64,15 @@ def summary(rate: float, rounds: Sequence[Sequence[Answered]]) -> dict[str, floa
     }
 
 
-def split(answer: Answered) -> tuple[float, float, float, float]:
-    """Return the milliseconds of each of `_PARTS`; what the worker did not spend was spent to and from Kafka."""
+def latency_parts(answer: TimedAnswer) -> tuple[float, float, float, float]:
+    """Return the milliseconds of each of `_PARTS`; the time outside the worker is that to and from Kafka."""
     spent = answer.spent
     if spent is None:
         return (0.0, 0.0, 0.0, 0.0)
     return (answer.latency_ms - spent.wait - spent.state - spent.score, spent.wait, spent.state, spent.score)
 
 
-def _latencies(answers: Sequence[Answered]) -> Floats:
+def _latencies(answers: Sequence[TimedAnswer]) -> Floats:
     return np.array([answer.latency_ms for answer in answers])
 
 
@@ -84,7 +85,7 @@ def _picture(rows: Sequence[dict[str, float | int | None]]) -> Callable[[], byte
 
         rates, p99 = column("requests a second"), column("p99, ms")
         at = int(np.abs(rates - _RATE).argmin())
-        title = f"At {rates[at]:g} requests a second, 99 of 100 answers come within {p99[at]:.0f} ms"
+        title = f"At {rates[at]:g} requests a second, 99% of the answers arrive within {p99[at]:.0f} ms"
         with pictures(2, title, "latency by request rate, ms, and the shares of its parts", height=4.8) as (axes, save):
             left, right = axes
             for colour, name in zip(PALETTE, ("p50, ms", "p99, ms", "p99.9, ms"), strict=False):

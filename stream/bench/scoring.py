@@ -1,4 +1,4 @@
-"""SAM over a user's sequence: the literal form against the served one; what a request and a micro-batch cost."""
+"""`bench scoring`: SAM's attention, the literal form against the served one; time of a request and a micro-batch."""
 
 import argparse
 import os
@@ -20,25 +20,25 @@ from model.kernels import native
 from model.learner import Learner
 from model.scorer import Scorer
 from model.spec import ModelSpec, preset
-from stream.bench import scoring_gpu
+from stream.bench.harness import scoring_gpu
 from stream.bench.harness.examples import example, mixed_lengths
-from stream.bench.harness.timing import Spread, alternate, alternate_for
+from stream.bench.harness.timing import Summary, time_alternately, time_alternately_for
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import pictures
 from stream.report.plots.style import PALETTE
 
 PRESET = "sam-3p+"
 THREADS = 2
-"""Of both sides; a worker has one unless set."""
+"""Threads of both sides; a worker has one by default."""
 USERS = 16
-"""Of a micro-batch, as many as a worker scores at once."""
+"""Users of a micro-batch, as a worker's default."""
 LITERAL_BYTES = 2**30
-"""The literal form is left out where its features alone need more."""
+"""The literal form is left out where its features alone need more memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is measured: candidates and lengths that are crossed, the pair that has targets, seconds for each cell."""
+class ScoringSizes:
+    """Candidates and lengths that are crossed, the pair that has targets, and seconds for each pair."""
 
     candidates: tuple[int, ...] = (1, 10, 100, 500)
     lengths: tuple[int, ...] = (50, 200, 1000, 4000)
@@ -49,12 +49,12 @@ class Sizes:
     matrix: int = 1024
 
 
-QUICK = Sizes((1, 4), (20, 80), (4, 20), seconds=0.02, requests=5, batches=2, matrix=64)
+QUICK = ScoringSizes((1, 4), (20, 80), (4, 20), seconds=0.02, requests=5, batches=2, matrix=64)
 
 
 @dataclass(slots=True)
 class _Case:
-    """Users of one length with as many candidates each, random numbers in every tensor."""
+    """A batch of users with sequences of one length and random tensors."""
 
     model: SparseAttentiveMemory
     users: int
@@ -82,24 +82,24 @@ class _Case:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions of the attention's matrix products, in the factored form."""
+        """Floating-point operations of the attention's matrix products, in the factored form."""
         hidden: int = cast("Any", self.model.attentions[0]).second.in_features
         rows = self.users * self.candidates * self.length
         return len(self.model.attentions) * rows * 2 * (hidden * (self.model.d + 1) + hidden + self.model.d)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Measure; see the module."""
-    # Without huge pages the literal form spends half its time on page faults: malloc keeps no tensor of its size.
+    """Measure all sizes on both sides, requests, micro-batches, and the GPU where there is one."""
+    # Without huge pages, the literal form spends half of its time on page faults: malloc does not reuse its tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    sizes = QUICK if arguments.quick else Sizes()
+    sizes = QUICK if arguments.quick else ScoringSizes()
     spec = preset(PRESET)
     with _threads(), torch.inference_mode():
         rows, main = _passes(sizes, spec, console)
         console.print("a request, and micro-batches")
         request, mixed = _requests(sizes, spec)
     on_gpu = scoring_gpu.measure(spec, (USERS, *sizes.main), sizes.seconds)
-    kernel = "with the compiled kernel" if native.library() else "in torch: the compiled kernel is not there"
+    kernel = "with the compiled kernel" if native.library() else "in torch: the compiled kernel is not installed"
     C, L = sizes.main
     at_main = {(row["candidates"], row["length"]): row for row in rows if row["users"] == 1}
     longest = max(sizes.lengths)
@@ -122,9 +122,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         f"{THREADS} threads on both sides; the served side {kernel}; preset {PRESET}, d = {spec.width}, fp32",
         f"one request through the scorer, embeddings and head included: {request.scaled(1000).median:.2f} ms",
         f"peak of these threads, a product of {sizes.matrix}² matrices: {main['peak'].median:.0f} GFLOP/s",
-        *(map(str, on_gpu.values()) if on_gpu else ["no GPU that has the kernel: its side is not measured"]),
+        *(map(str, on_gpu.values()) if on_gpu else ["no GPU with the kernel: it is not measured"]),
     ]
-    return Findings(rows, targets, lambda: _picture(rows, sizes, speedup), notes)
+    return Findings({"results": rows}, lambda: _picture(rows, sizes, speedup), targets, notes)
 
 
 @contextmanager
@@ -137,8 +137,8 @@ def _threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[str, Any]], dict[str, Spread]]:
-    """Return a row for each size, and the spreads of the main one, with `peak` in GFLOP/s."""
+def _passes(sizes: ScoringSizes, spec: ModelSpec, console: Console) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
+    """Return a row for each size, and the summaries of the main size, with `peak` in GFLOP/s."""
     torch.manual_seed(0)
     model = cast("SparseAttentiveMemory", build_interest(spec))
     matrix = torch.randn(sizes.matrix, sizes.matrix)
@@ -150,11 +150,11 @@ def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[
         sides: dict[str, Callable[[], object]] = {"served": case.served, "peak": lambda: matrix @ matrix}
         if case.literal_bytes <= LITERAL_BYTES and users == 1:
             sides["literal"] = case.literal
-        spreads = alternate_for(sides, sizes.seconds)
-        peak = 2e-9 * sizes.matrix**3 / spreads["peak"].median
-        speed = 1e-9 * case.operations / spreads["served"].median
-        literal = spreads["literal"].scaled(1000).median if "literal" in spreads else None
-        served = spreads["served"].scaled(1000)
+        summaries = time_alternately_for(sides, sizes.seconds)
+        peak = 2e-9 * sizes.matrix**3 / summaries["peak"].median
+        speed = 1e-9 * case.operations / summaries["served"].median
+        literal = summaries["literal"].scaled(1000).median if "literal" in summaries else None
+        served = summaries["served"].scaled(1000)
         rows.append(
             {
                 "users": users,
@@ -162,34 +162,34 @@ def _passes(sizes: Sizes, spec: ModelSpec, console: Console) -> tuple[list[dict[
                 "length": L,
                 "literal ms": literal,
                 "served ms": served.median,
-                "quartiles ms": f"{served.low:.3g} to {served.high:.3g}",
+                "quartiles ms": f"{served.q25:.3g} to {served.q75:.3g}",
                 "times": None if literal is None else literal / served.median,
                 "GFLOP/s": speed,
                 "% of peak": 100 * speed / peak,
             }
         )
         if (users, C, L) == (1, *sizes.main):
-            main = spreads | {"peak": Spread.of([peak])}
+            main = summaries | {"peak": Summary.of([peak])}
     return rows, main
 
 
-def _requests(sizes: Sizes, spec: ModelSpec) -> tuple[Spread, float]:
-    """Return the seconds of one request, and the time of a mixed micro-batch against its requests one by one."""
+def _requests(sizes: ScoringSizes, spec: ModelSpec) -> tuple[Summary, float]:
+    """Return the seconds of one request, and the time of a micro-batch over that of its requests one by one."""
     rng = np.random.default_rng(0)
     C, L = sizes.main
     one = example(rng, L, C, labelled=True)
     batch = [example(rng, length, C, labelled=True) for length in mixed_lengths(rng, USERS, min(20, L), L)]
-    scorer = _experienced(spec, [one, *batch])
-    request = alternate({"one": lambda: scorer.score([one])}, repeats=sizes.requests)["one"]
-    both = alternate(
+    scorer = _trained_scorer(spec, [one, *batch])
+    request = time_alternately({"one": lambda: scorer.score([one])}, repeats=sizes.requests)["one"]
+    both = time_alternately(
         {"batch": lambda: scorer.score(batch), "single": lambda: [scorer.score([each]) for each in batch]},
         repeats=sizes.batches,
     )
     return request, both["batch"].median / both["single"].median
 
 
-def _experienced(spec: ModelSpec, examples: list[Example]) -> Scorer:
-    """Return a scorer whose tables have a row for every key of the examples, as after some time of serving."""
+def _trained_scorer(spec: ModelSpec, examples: list[Example]) -> Scorer:
+    """Return a scorer whose tables have a row for every key of the examples."""
     with torch.inference_mode(mode=False):
         learner = Learner(spec)
         learner.begin_epoch(1)
@@ -199,7 +199,7 @@ def _experienced(spec: ModelSpec, examples: list[Example]) -> Scorer:
     return scorer
 
 
-def _picture(rows: list[dict[str, Any]], sizes: Sizes, speedup: float | None) -> bytes:
+def _picture(rows: list[dict[str, Any]], sizes: ScoringSizes, speedup: float | None) -> bytes:
     C, L = sizes.main
     fact = "" if speedup is None else f": {speedup:.0f} times the literal form at {C} candidates × {L} behaviours"
     subtitle = f"milliseconds over the length of the sequence, {THREADS} threads, d = 32, three passes"

@@ -1,4 +1,4 @@
-"""`bench sync`: what an update costs from the trainer to the worker, and for how long the worker pauses to take it."""
+"""`bench sync`: the cost of a model update from trainer to worker, and the worker's pause to apply it."""
 
 import argparse
 import time
@@ -18,7 +18,7 @@ from model.scorer import Scorer
 from model.serialization.parts import Assembler, split
 from model.serialization.update import Update
 from model.spec import preset
-from stream.bench.harness.timing import Spread
+from stream.bench.harness.timing import Summary
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import picture
 from stream.report.plots.style import PALETTE, QUIET
@@ -34,25 +34,25 @@ _CATEGORIES = 1_000
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Measure updates of ever more touched item rows on a table that has twice as many."""
+    """Measure updates of increasing numbers of touched item rows, on a table with twice as many rows."""
     prepare(threads=1)
     sizes = _QUICK if arguments.quick else _FULL
     repeats = 5 if arguments.quick else 40
-    maker = _Updates(2 * sizes[-1])
+    updates = _Updates(2 * sizes[-1])
     rows, pauses, fresh = [], {}, {}
     for size in sizes:
         console.print(f"{size:,} touched rows …")
-        steps = {step: Spread.of(taken).scaled(1000) for step, taken in maker.measure(size, repeats).items()}
+        steps = {step: Summary.of(taken).scaled(1000) for step, taken in updates.measure(size, repeats).items()}
         pauses[size] = steps["swap"]
-        fresh[size] = maker.pause_for_new(size, max(3, repeats // 4)).scaled(1000)
-        update = maker.delta(size)
+        fresh[size] = updates.pause_for_new(size, max(3, repeats // 4)).scaled(1000)
+        update = updates.delta(size)
         parts = split(update, RECORD_BYTES)
         rows.append(
             {
                 "touched rows": size,
                 "bytes": sum(map(len, parts)),
                 "records": len(parts),
-                **{f"{step}, ms": spread.median for step, spread in steps.items()},
+                **{f"{step}, ms": summary.median for step, summary in steps.items()},
                 "swap p99, ms": steps["swap"].p99,
                 "swap of new rows, ms": fresh[size].median,
             }
@@ -60,14 +60,14 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     most = sizes[-1]
     target = Target(f"pause at {most:,} touched rows, median", pauses[most].median, "ms", _PAUSE_MS)
     notes = [
-        "trainer: encode; worker's thread of updates: assemble, prepare; worker's main thread: swap, the pause",
-        f"the table holds {2 * most:,} items; the touched rows are known to the worker, but for the last column",
+        "trainer: encode; worker's update thread: assemble, prepare; worker's main thread: swap (the pause)",
+        f"the table has {2 * most:,} items; the worker has all touched rows already, except in the last column",
     ]
-    return Findings(rows, [target], _picture(pauses, fresh), notes)
+    return Findings({"results": rows}, _picture(pauses, fresh), [target], notes)
 
 
 class _Updates:
-    """Deltas of the default model, of item rows drawn from a table of `items`."""
+    """Generates deltas of the default model, of random item rows of a table of `items` rows."""
 
     def __init__(self, items: int) -> None:
         self._spec = preset("sam")
@@ -82,14 +82,14 @@ class _Updates:
         self._version = 0
 
     def delta(self, size: int, *, offset: int = 0) -> Update:
-        """Return the next delta of `size` random item rows; an offset makes them items that nobody knows."""
+        """Return the next delta of `size` random item rows; with an offset they are new items."""
         self._version += 1
         keys = {name: known[self._rng.permutation(len(known))[:size]] for name, known in self._keys.items()}
         keys["item"] = keys["item"] + np.uint64(offset)
         return self._update("delta", keys)
 
     def measure(self, size: int, repeats: int) -> dict[str, list[float]]:
-        """Return the seconds of each step for `repeats` deltas of `size` known rows."""
+        """Return the seconds of each step for `repeats` deltas of `size` existing rows."""
         scorer, assembler = self._scorer(), Assembler([_ARM])
         taken: dict[str, list[float]] = {step: [] for step in ("encode", "assemble", "prepare", "swap")}
         for _ in range(repeats):
@@ -100,14 +100,14 @@ class _Updates:
             _timed(taken["swap"], partial(scorer.commit, ready))
         return taken
 
-    def pause_for_new(self, size: int, repeats: int) -> Spread:
-        """Return the seconds of a swap when no row was known."""
+    def pause_for_new(self, size: int, repeats: int) -> Summary:
+        """Return the seconds of a swap when all rows are new."""
         scorer = self._scorer()
         taken: list[float] = []
         for number in range(1, repeats + 1):
             ready = scorer.prepare(self.delta(size, offset=number))
             _timed(taken, partial(scorer.commit, ready))
-        return Spread.of(taken)
+        return Summary.of(taken)
 
     def _scorer(self) -> Scorer:
         self._version = 0
@@ -126,7 +126,7 @@ class _Updates:
 def _assembled(assembler: Assembler, parts: list[bytes]) -> Update:
     *_, whole = [assembler.add(part) for part in parts]
     if whole is None:
-        raise ValueError("the parts make no whole update")
+        raise ValueError("the parts do not complete an update")
     return whole
 
 
@@ -137,29 +137,29 @@ def _timed(taken: list[float], work: Callable[[], T]) -> T:
     return result
 
 
-def _picture(pauses: dict[int, Spread], fresh: dict[int, Spread]) -> Callable[[], bytes]:
+def _picture(pauses: dict[int, Summary], fresh: dict[int, Summary]) -> Callable[[], bytes]:
     def draw() -> bytes:
         sizes = list(pauses)
-        title = f"A worker pauses for {pauses[sizes[-1]].median:.1f} ms to take an update of {sizes[-1]:,} rows"
+        title = f"A worker pauses for {pauses[sizes[-1]].median:.1f} ms to apply an update of {sizes[-1]:,} rows"
         with picture(title, "median and quartiles of the swap, ms, by touched rows") as (axes, save):
             axes.set_xscale("log")
             axes.set_yscale("log")
-            for known, colour in ((pauses, PALETTE[0]), (fresh, PALETTE[1])):
-                spreads = list(known.values())
+            for series, colour in ((pauses, PALETTE[0]), (fresh, PALETTE[1])):
+                summaries = list(series.values())
                 axes.fill_between(
                     sizes,
-                    [each.low for each in spreads],
-                    [each.high for each in spreads],
+                    [each.q25 for each in summaries],
+                    [each.q75 for each in summaries],
                     color=colour,
                     alpha=0.18,
                     lw=0,
                 )
-                axes.plot(sizes, [each.median for each in spreads], "o-", color=colour)
+                axes.plot(sizes, [each.median for each in summaries], "o-", color=colour)
             axes.axhline(_PAUSE_MS, color=QUIET, lw=1, ls=(0, (4, 3)))
             axes.annotate(f"target {_PAUSE_MS:g} ms", (sizes[0], _PAUSE_MS), xytext=(0, 5), textcoords="offset points",
                           color=QUIET)  # fmt: skip
-            for text, known, colour in (("known rows", pauses, PALETTE[0]), ("new rows", fresh, PALETTE[1])):
-                axes.annotate(text, (sizes[-1], known[sizes[-1]].median), xytext=(9, 0), textcoords="offset points",
+            for text, series, colour in (("existing rows", pauses, PALETTE[0]), ("new rows", fresh, PALETTE[1])):
+                axes.annotate(text, (sizes[-1], series[sizes[-1]].median), xytext=(9, 0), textcoords="offset points",
                               va="center", color=colour, fontweight="bold", annotation_clip=False)  # fmt: skip
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
             axes.yaxis.set_major_formatter("{x:g}")

@@ -1,4 +1,4 @@
-"""`bench training`: a learner's step against the literal form through autograd; its memory; the size of tables."""
+"""`bench training`: a training step, the learner against the literal form with autograd; memory; table sizes."""
 
 import argparse
 import os
@@ -25,22 +25,22 @@ from model.interest.sam_reference import literal_sam
 from model.learner import Learner
 from model.spec import preset
 from stream.bench.harness.examples import example
-from stream.bench.harness.timing import Spread, alternate, alternate_for
+from stream.bench.harness.timing import Summary, time_alternately, time_alternately_for
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import pictures
 from stream.report.plots.style import PALETTE
 
 PRESET = "sam"
 SHOWN = 10
-"""Labelled items of a request."""
+"""Labelled items in a request."""
 CLICKS = 5 / 8
-"""Share of records that are a click alone, in the mix: of 10 shown items 1.6 are clicked, one record each."""
+"""Share of records with a single click, in the mixed batch: of 10 shown items 1.6 are clicked, one record each."""
 _TIMES, _GROWTH = 5.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is measured; seconds are for each batch size, keys are those of one step."""
+class TrainingSizes:
+    """Batch sizes, with seconds for each; sizes of tables, with the keys of one step."""
 
     requests: tuple[int, ...] = (8, 32, 128)
     length: int = 1000
@@ -51,19 +51,23 @@ class Sizes:
     repeats: int = 100
 
 
-QUICK = Sizes((1, 4), 30, 0.05, (500, 2_000), 400, 100, 3)
+QUICK = TrainingSizes((1, 4), 30, 0.05, (500, 2_000), 400, 100, 3)
 
-Drawn = list[list[Example]]
+Batches = list[list[Example]]
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
-    """Measure; one thread, as the trainer has unless it is set."""
-    sizes = QUICK if arguments.quick else Sizes()
-    batches = {f"{count} requests": partial(whole, count, sizes.length) for count in sizes.requests}
-    batches[f"{sizes.requests[1]} records, mixed"] = partial(mixed, sizes.requests[1], sizes.length)
+    """Measure with one thread, the trainer's default."""
+    sizes = QUICK if arguments.quick else TrainingSizes()
+    batches = {f"{count} requests": partial(request_batches, count, sizes.length) for count in sizes.requests}
+    batches[f"{sizes.requests[1]} records, mixed"] = partial(stream_batches, sizes.requests[1], sizes.length)
     console.print("memory, a process for each figure …")
-    memory = {(name, side): _alone(draw, side) for name, draw in batches.items() for side in ("literal", "learner")}
-    # Without huge pages the literal form spends half its time on page faults: malloc keeps no tensor of its size.
+    memory = {
+        (name, side): _peak_in_new_process(draw, side)
+        for name, draw in batches.items()
+        for side in ("literal", "learner")
+    }
+    # Without huge pages, the literal form spends half of its time on page faults: malloc does not reuse its tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     threads = torch.get_num_threads()
     prepare(threads=1)
@@ -74,17 +78,17 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
             console.print(f"{name} …")
             drawn = draw()
             samples = sum(len(each.items) for each in drawn[0])
-            spreads = alternate_for(_sides(drawn), sizes.seconds)
-            times[name] = spreads["literal"].median / spreads["learner"].median
+            summaries = time_alternately_for(_sides(drawn), sizes.seconds)
+            times[name] = summaries["literal"].median / summaries["learner"].median
             rows += [
-                _row(f"step, {name}", side, spread, samples, memory[name, side]) for side, spread in spreads.items()
+                _row(f"step, {name}", side, summary, samples, memory[name, side]) for side, summary in summaries.items()
             ]
         console.print("tables …")
         steps = {f"{size:,}": _table_step(size, sizes) for size in sizes.tables}
-        tables = alternate(steps, repeats=sizes.repeats, warmups=10)
+        tables = time_alternately(steps, repeats=sizes.repeats, warmups=10)
     finally:
         torch.set_num_threads(threads)
-    rows += [_row(f"table of {size} rows", "learner", spread, None, None) for size, spread in tables.items()]
+    rows += [_row(f"table of {size} rows", "learner", summary, None, None) for size, summary in tables.items()]
     targets = [
         Target(f"literal / learner, {name}", ratio, "times", _TIMES, "at least") for name, ratio in times.items()
     ]
@@ -93,62 +97,62 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     targets.append(Target(f"table step, {most:,} rows / {least:,}", growth, "times", _GROWTH))
     notes = [
         f"preset {PRESET}, {sizes.length} behaviours, {SHOWN} items a request; one thread; both sides in turns",
-        "peak MB: most resident memory of a fresh process during three steps, less what it had before them",
-        f"mixed: {CLICKS:.0%} of the records are a click alone, the others {SHOWN - 2} items",
+        "peak MB: peak of the resident memory of a new process during three steps, less that before them",
+        f"mixed: {CLICKS:.0%} of the records are a single click, the others {SHOWN - 2} items",
         f"table: `take` and `step` of {sizes.keys:,} keys, {sizes.distinct:,} distinct, 16 wide",
     ]
-    return Findings(rows, targets, lambda: _picture(rows, sizes, times), notes)
+    return Findings({"results": rows}, lambda: _picture(rows, sizes, times), targets, notes)
 
 
-def whole(count: int, length: int) -> Drawn:
-    """Draw four batches of so many requests, all items of each in one record."""
+def request_batches(count: int, length: int) -> Batches:
+    """Draw four batches of `count` requests, with all items of a request in one record."""
     rng = np.random.default_rng(0)
     return [[example(rng, length, SHOWN, labelled=True) for _ in range(count)] for _ in range(4)]
 
 
-def mixed(count: int, length: int) -> Drawn:
-    """Draw four batches of so many records as a stream brings them: clicks alone, and what was left of a request."""
+def stream_batches(count: int, length: int) -> Batches:
+    """Draw four batches of `count` records as in a stream: single clicks, and the other items of a request."""
     rng = np.random.default_rng(0)
     clicks = round(CLICKS * count)
     items = [1] * clicks + [SHOWN - 2] * (count - clicks)
     return [[example(rng, length, c, labelled=True) for c in rng.permutation(items)] for _ in range(4)]
 
 
-def _sides(drawn: Drawn) -> dict[str, Callable[[], object]]:
+def _sides(drawn: Batches) -> dict[str, Callable[[], object]]:
     literal, learner = (Learner(preset(PRESET)) for _ in range(2))
     theirs, ours = cycle(drawn), cycle(drawn)
 
-    def literally() -> None:
+    def literal_step() -> None:
         with patch.object(SparseAttentiveMemory, "forward", _literal):
             literal.learn(next(theirs))
 
-    return {"literal": literally, "learner": lambda: learner.learn(next(ours))}
+    return {"literal": literal_step, "learner": lambda: learner.learn(next(ours))}
 
 
 def _literal(
     model: SparseAttentiveMemory, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None
 ) -> Tensor:
-    """Return what the literal form does, user by user: faster than all at once, whose features fit no cache."""
+    """Compute the literal form user by user, which is faster than all at once: that does not fit into caches."""
     parts = (torch.split(tensor, 1) for tensor in (keys, mask, targets))
     bonuses = [None] * len(keys) if match is None else torch.split(match, 1)
     return torch.cat([literal_sam(model, *user) for user in zip(*parts, bonuses, strict=True)])
 
 
-def _alone(draw: Callable[[], Drawn], side: str) -> float | None:
+def _peak_in_new_process(draw: Callable[[], Batches], side: str) -> float | None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak, draw, side).result()
+        return pool.submit(peak_memory, draw, side).result()
 
 
-def peak(draw: Callable[[], Drawn], side: str) -> float | None:
-    """Return the MB by which three steps raise this process's resident memory at most; None outside Linux."""
+def peak_memory(draw: Callable[[], Batches], side: str) -> float | None:
+    """Return the MB by which three steps raise the peak of this process's resident memory; None outside Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
     prepare(threads=1)
     drawn = draw()
     step = _sides(drawn)[side]
-    _sides([[example(np.random.default_rng(1), 10, 1, labelled=True)]])[side]()  # what the first step of all loads
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    _sides([[example(np.random.default_rng(1), 10, 1, labelled=True)]])[side]()  # loads what only the first step loads
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _kilobytes(status, "VmRSS")
     for _ in range(3):
         step()
@@ -160,7 +164,7 @@ def _kilobytes(status: Path, name: str) -> int:
     return int(line.split()[1])
 
 
-def _table_step(size: int, sizes: Sizes) -> Callable[[], object]:
+def _table_step(size: int, sizes: TrainingSizes) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     known = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
     table = LearnedTable(16, seed=0, max_rows=size)
@@ -176,20 +180,20 @@ def _table_step(size: int, sizes: Sizes) -> Callable[[], object]:
     return step
 
 
-def _row(what: str, side: str, spread: Spread, samples: int | None, memory: float | None) -> dict[str, Any]:
-    ms = spread.scaled(1000)
+def _row(what: str, side: str, summary: Summary, samples: int | None, memory: float | None) -> dict[str, Any]:
+    ms = summary.scaled(1000)
     return {
         "what": what,
         "side": side,
         "ms": ms.median,
-        "quartiles ms": f"{ms.low:.3g} to {ms.high:.3g}",
-        "samples/s": None if samples is None else samples / spread.median,
+        "quartiles ms": f"{ms.q25:.3g} to {ms.q75:.3g}",
+        "samples/s": None if samples is None else samples / summary.median,
         "peak MB": memory,
     }
 
 
 def _short(number: int) -> str:
-    """Return a round number in few characters.
+    """Return a round number, shortened.
 
     >>> _short(500), _short(10_000), _short(4_000_000)
     ('500', '10k', '4M')
@@ -200,7 +204,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _picture(rows: list[dict[str, Any]], sizes: Sizes, times: dict[str, float]) -> bytes:
+def _picture(rows: list[dict[str, Any]], sizes: TrainingSizes, times: dict[str, float]) -> bytes:
     main = f"{sizes.requests[1]} requests"
     title = f"For a step on {main}, the literal form takes {times[main]:.0f} times as long"
     subtitle = f"one thread, {sizes.length} behaviours, {SHOWN} items a request"

@@ -1,4 +1,4 @@
-"""`samstream dead-letters`: what was refused and why, and how it is sent again once the cause is mended."""
+"""`samstream dead-letters`: lists refused records with the reason, and sends them again once the cause is fixed."""
 
 import argparse
 import time
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream.cli.options import Commands, add_settings_command, load_settings, offset_range, positive_int
 from stream.kafka.clients import check_connection
 from stream.kafka.dead_letters import DeadLetter, read_dead_letters
 from stream.kafka.producer import ReliableProducer
@@ -18,12 +19,29 @@ from stream.settings import Settings
 _SHOWN_BYTES = 80
 
 
-def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
-    """List or resend the chosen dead letters; returns the exit status: 1 when some could not be sent again."""
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    text = "list the records that were refused, or send them again"
+    parser = add_settings_command(commands, "dead-letters", run, text)
+    parser.add_argument("action", choices=["list", "resend"], help="resend writes to the topics they came from")
+    parser.add_argument("--topic", metavar="NAME", help="only those from this topic (without the prefix)")
+    parser.add_argument("--reason", metavar="TEXT", help="only those whose reason contains this text")
+    parser.add_argument(
+        "--offsets", type=offset_range, metavar="A-B", help="only those at these offsets of the topic dead-letters"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, default=20, metavar="N", help="list only the newest (default %(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List or resend the selected dead letters; returns the exit status: 1 when some could not be sent again."""
+    settings = load_settings(arguments)
     topics = Topics(settings.topics.prefix)
     check_connection(settings.kafka)
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
-    chosen = [
+    selected = [
         letter
         for letter in read_dead_letters(settings.kafka, topics)
         if (origin is None or letter.origin.topic == origin)
@@ -32,9 +50,9 @@ def run_dead_letters(arguments: argparse.Namespace, settings: Settings) -> int:
     ]
     console = Console()
     if arguments.action == "list":
-        _list(chosen, arguments.limit, console)
+        _list(selected, arguments.limit, console)
         return 0
-    return _resend(chosen, settings, console, dry=arguments.dry_run)
+    return _resend(selected, settings, console, dry_run=arguments.dry_run)
 
 
 def _list(letters: list[DeadLetter], limit: int, console: Console) -> None:
@@ -47,45 +65,45 @@ def _list(letters: list[DeadLetter], limit: int, console: Console) -> None:
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.timestamp / 1000)),
             escape(printable(letter.refused_by)),
             escape(printable(letter.reason)),
-            escape(_head(record.key)),
-            escape(_head(record.value)),
+            escape(_shorten(record.key)),
+            escape(_shorten(record.value)),
         )
     console.print(table)
     console.print(f"{min(limit, len(letters))} of {len(letters)} dead letters")
 
 
-def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, dry: bool) -> int:
+def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, dry_run: bool) -> int:
     sender = ReliableProducer(settings.kafka)
     topics = Topics(settings.topics.prefix)
-    origins = {topics.behaviors, topics.impressions, topics.clicks, topics.samples}
+    sources = {topics.behaviors, topics.impressions, topics.clicks, topics.samples}
     sent: Counter[str] = Counter()
-    left = 0
+    skipped = 0
     for letter in letters:
-        if letter.origin.topic not in origins:  # the header is anybody's word
-            left += 1
-            console.print(f"offset {letter.offset}: no topic whose records we refuse: {escape(_where(letter))}")
+        if letter.origin.topic not in sources:  # anybody may have written this header
+            skipped += 1
+            console.print(f"offset {letter.offset}: not from a topic that samstream reads: {escape(_origin(letter))}")
             continue
         if letter.cut:
-            left += 1
-            console.print(f"offset {letter.offset}: only its head was kept; the whole is at {_where(letter)}")
+            skipped += 1
+            console.print(f"offset {letter.offset}: only its head was kept; the whole is at {_origin(letter)}")
             continue
-        if not dry:
+        if not dry_run:
             sender.send(letter.origin.topic, letter.origin.value, key=letter.origin.key)
         sent[letter.origin.topic] += 1
     sender.flush()
     for topic, count in sorted(sent.items()):
-        console.print(f"{topic}: {count} {'would be ' if dry else ''}sent again")
+        console.print(f"{topic}: {count} {'would be ' if dry_run else ''}sent again")
     if not sent:
         console.print("nothing to send")
-    return 1 if left else 0
+    return 1 if skipped else 0
 
 
-def _where(letter: DeadLetter) -> str:
+def _origin(letter: DeadLetter) -> str:
     record = letter.origin
     return printable(f"{record.topic}/{record.partition}, offset {record.offset}")
 
 
-def _head(content: bytes | None) -> str:
+def _shorten(content: bytes | None) -> str:
     if content is None:
         return "null"
     text = printable(content[:_SHOWN_BYTES].decode(errors="backslashreplace"))

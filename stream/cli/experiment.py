@@ -1,51 +1,80 @@
-"""`samstream experiment`: what an experiment's file means, what is wrong with it, and how many users it needs."""
+"""`samstream experiment`: checks an experiment's file, and says how many users it needs."""
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.experiment.plan import Experiment, read
-from stream.experiment.power import needs
-from stream.experiment.verdict import LEAST_USERS
-from stream.report.formatting import learning_words, model_words
+from stream.cli import experiment_report, simulate
+from stream.cli.options import Commands, add_command
+
+if TYPE_CHECKING:
+    from stream.experiment.plan import Experiment
 
 _UNEVEN = 1.5
 
 
-def run_experiment(arguments: argparse.Namespace) -> int:
-    """Do what `arguments.action` says with `arguments.file`; returns the exit status."""
+def add_parser(commands: Commands) -> None:
+    """Add the command and its actions: check, settings, run, report."""
+    text = "check an experiment's file, run it with simulated users, or report on live traffic"
+    parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "say what the file means, what is wrong with it, and how many users it needs"
+    for action in (
+        add_command(actions, "check", run_check, text),
+        add_command(actions, "settings", run_settings, "print its salt and arms, as settings for --config"),
+        simulate.add_experiment_parser(actions),
+        experiment_report.add_parser(actions),
+    ):
+        action.add_argument("file", type=Path, metavar="FILE", help="the experiment, such as experiment.toml")
+
+
+def run_settings(arguments: argparse.Namespace) -> int:
+    """Print the settings of `arguments.file`; returns the exit status."""
+    from stream.experiment.plan import read
+
+    settings = read(arguments.file).settings()
+    print(msgspec.json.format(msgspec.json.encode(settings), indent=2).decode())
+    return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Print what `arguments.file` means; returns the exit status."""
+    from stream.experiment.plan import read
+
     experiment = read(arguments.file)
-    if arguments.action == "settings":
-        print(msgspec.json.format(msgspec.json.encode(experiment.settings()), indent=2).decode())
-        return 0
     console = Console()
-    console.print(_arms(experiment))
-    for line in (*_meaning(experiment), *(f"note: {note}" for note in notes(experiment))):
+    console.print(_arms_table(experiment))
+    for line in (*_description(experiment), *(f"note: {note}" for note in notes(experiment))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def notes(experiment: Experiment) -> Iterator[str]:
-    """Yield what is allowed and perhaps not meant."""
+def notes(experiment: "Experiment") -> Iterator[str]:
+    """Yield what is allowed but may not be intended."""
+    from stream.experiment.power import needs
+    from stream.experiment.verdict import LEAST_USERS
+
     arms = list(experiment.compared)
     mixed = [arm for arm in experiment.arms if arm.interleave and arm.share > 0]
     seen: dict[bytes, str] = {}
     for arm in arms:
         if not arm.learn:
-            yield f"arm {arm.name} never learns: it keeps the parameters that it starts with"
+            yield f"arm {arm.name} never learns: it keeps its initial parameters"
         content = msgspec.json.encode((arm.settings().spec(), arm.learn, arm.learn_from, arm.optim))
-        if twin := seen.get(content):
-            yield f"arms {twin} and {arm.name} are alike: this is A against A, and should find nothing"
+        if same := seen.get(content):
+            yield f"arms {same} and {arm.name} are identical: this is an A/A test, and should find no difference"
         seen.setdefault(content, arm.name)
     for arm in experiment.arms:
         if arm.share <= 0 and not any(arm.name in other.interleave for other in mixed):
-            yield f"arm {arm.name} has no share: it answers nobody and is not compared"
+            yield f"arm {arm.name} has no share: it serves no users and is not compared"
     for arm in mixed:
         if model := next((each for each in experiment.arms if each.name in arm.interleave and each.share <= 0), None):
-            yield f"arm {model.name} has no share: it answers only together with another, in {arm.name}"
+            yield f"arm {model.name} has no share: it serves only interleaved lists, in {arm.name}"
     if len(arms) < 2:
         return
     need, _ = needs(experiment)
@@ -58,36 +87,41 @@ def notes(experiment: Experiment) -> Iterator[str]:
         yield f"there is no verdict before every arm has {LEAST_USERS} users"
 
 
-def _meaning(experiment: Experiment) -> Iterator[str]:
+def _description(experiment: "Experiment") -> Iterator[str]:
+    from stream.experiment.power import needs
+
     crowd = experiment.crowd
     better = crowd.rate * (1 + experiment.minimum_effect)
     yield (
-        f"Users are divided by XXH3 of '{experiment.salt}:ARM:USER'. The verdict may be looked at any time; it names a "
-        f"winner among arms that are alike in at most {100 * experiment.alpha:g} of 100 experiments."
+        f"Users are assigned to arms by the XXH3 hash of '{experiment.salt}:ARM:USER'. The verdict is valid at any "
+        f"time: among identical arms it names a winner in at most {100 * experiment.alpha:g} of 100 experiments."
     )
     for arm in experiment.arms:
         if arm.interleave:
-            yield f"Users of {arm.name} see lists that {' and '.join(arm.interleave)} have drafted in turn."
+            pair = " and ".join(arm.interleave)
+            yield f"Users of {arm.name} see lists interleaved from those of {pair} (team draft)."
     if len(experiment.compared) < 2:
         return
     anytime, once = needs(experiment)
     yield (
         f"A lift of {100 * experiment.minimum_effect:g}% (click rate {100 * crowd.rate:.4g}% to {100 * better:.4g}%) "
         f"is found with probability {experiment.power:g} within {_users(anytime.users)} "
-        f"({anytime.impressions:,} impressions). One look at the end would need {once.users:,}."
+        f"({anytime.impressions:,} impressions). A single analysis at the end would need {once.users:,}."
     )
     yield (
-        f"Expected: click rate {crowd.rate:g}, {crowd.slots} items shown, {crowd.visits:g} impressions a user, "
-        f"likeness of a user's items {crowd.likeness:g}. No verdict depends on it."
+        f"Assumed: click rate {crowd.rate:g}, {crowd.slots} items an impression, {crowd.visits:g} impressions a user, "
+        f"intraclass correlation of a user's clicks {crowd.likeness:g}. The verdict does not depend on these."
     )
 
 
-def _arms(experiment: Experiment) -> Table:
+def _arms_table(experiment: "Experiment") -> Table:
+    from stream.report.formatting import learning_words, model_words
+
     table = Table("arm", "share", "model", "length", "learns", title=f"{experiment.name}: click rate of")
     for arm in experiment.arms:
         if arm.interleave:
             pair = " and ".join(arm.interleave)
-            table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", pair, "", "from what each placed")
+            table.add_row(arm.name, f"{experiment.shares[arm.name]:.1%}", pair, "", "from the items that each placed")
             continue
         spec = arm.settings().spec()
         table.add_row(

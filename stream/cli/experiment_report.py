@@ -1,27 +1,55 @@
 """`samstream experiment report`: the verdict on live traffic, from the outcomes that Kafka has."""
 
 import argparse
+import logging
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from stream.cli.outcomes import read_traffic
-from stream.errors import TimeError
-from stream.experiment.ledger import Ledger
-from stream.experiment.plan import read
-from stream.experiment.serving_cost import Answers
-from stream.kafka.clients import check_connection
-from stream.report.formatting import headline
-from stream.report.live_report import live_report, missing_words
-from stream.report.question import Question
-from stream.report.writer import write_experiment
+from stream.cli.options import Commands, add_report_option, add_settings_command, load_settings
+from stream.errors import KafkaClientError, TimeError
+from stream.kafka.clients import check_connection, to_record
+from stream.kafka.reader import TopicReader
+from stream.runtime import signals
+from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
+from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_score
 from stream.schema.topics import Topics
-from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from stream.experiment.ledger import Found, Ledger
+    from stream.experiment.serving_cost import Answers
+
+_logger = logging.getLogger("samstream.report")
+_SILENT_S = 60.0
 
 
-def run_report(arguments: argparse.Namespace, settings: Settings) -> int:
+def add_parser(actions: Commands) -> argparse.ArgumentParser:
+    """Add `experiment report`, without the experiment's file."""
+    text = "read the outcomes of live traffic from Kafka, and write the verdict and its report"
+    parser = add_settings_command(actions, "report", run, text)
+    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for that long ago"
+    parser.add_argument("--since", metavar="TIME", help=f"impressions from then on: {when} (default: all in Kafka)")
+    parser.add_argument("--until", metavar="TIME", help="impressions before then (default: now)")
+    text = "clicks from then until --since are pre-experiment data, which reduce the variance (CUPED)"
+    parser.add_argument("--before", metavar="TIME", help=text)
+    add_report_option(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Read the outcomes of `arguments.file`'s experiment and write the report; returns the exit status."""
+    from stream.experiment.ledger import Ledger
+    from stream.experiment.plan import read
+    from stream.experiment.serving_cost import Answers
+    from stream.report.formatting import headline
+    from stream.report.live_report import live_report, missing_words
+    from stream.report.question import Question
+    from stream.report.writer import write_experiment
+
+    settings = load_settings(arguments)
     experiment = read(arguments.file)
     now = time.time()
     since, until, before = (
@@ -33,22 +61,70 @@ def run_report(arguments: argparse.Namespace, settings: Settings) -> int:
     check_connection(settings.kafka)
     ledger, answers = Ledger(since=since, until=until, before=before), Answers()
     earliest = before if before is not None else since
-    # An impression may be ahead of the clock by so much, and of its outcome with it.
+    # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
     found = read_traffic(settings.kafka, Topics(settings.topics.prefix), ledger, answers, begin=begin)
-    said: dict[str, str | int | float] = {"times": _times_words(since, until, before), "outcomes read": found.outcomes}
-    report, trace = live_report(Question.of(experiment), ledger, answers, found, salt=experiment.salt, settings=said)
+    facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
+    report, trace = live_report(Question.of(experiment), ledger, answers, found, salt=experiment.salt, settings=facts)
     if found.cut:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
-    for line in (headline(report), *(found.sentence for found in report.interleaving)):
+    for line in (headline(report), *(result.sentence for result in report.interleaving)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {write_experiment(arguments.report, report, trace)}")
     return 0
 
 
+def read_traffic(
+    kafka: Mapping[str, str], topics: Topics, ledger: "Ledger", answers: "Answers", *, begin: int | None
+) -> "Found":
+    """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        ledger: takes the outcomes, and decides which times count.
+        answers: takes the scores of those times.
+        begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
+
+    Raises:
+        KafkaClientError: when the topics do not exist, or when no record comes for a minute before the end.
+    """
+    from stream.experiment.ledger import Found
+
+    tail = TopicReader(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
+    cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
+    found = Found(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
+    progress = Progress(_logger, "reading", "records", total := tail.left())
+    last_message = time.monotonic()
+    try:
+        while not tail.at_end():
+            signals.raise_if_interrupted()
+            for message in tail.read(1.0):
+                last_message, record = time.monotonic(), to_record(message)
+                try:
+                    if record.topic == topics.scores:
+                        if ledger.within((score := decode_score(record.value or b"")).ts):
+                            answers.add(score)
+                        continue
+                    found.outcomes += 1
+                    if record.partition in cut:
+                        cut.remove(record.partition)
+                        found.whole_from = max(found.whole_from, record.timestamp)
+                    ledger.add(record.partition, decode_outcome(record.value or b""))
+                except DECODE_ERRORS:
+                    found.unreadable += record.topic == topics.outcomes
+            progress.reach(total - tail.left())
+            if time.monotonic() - last_message > _SILENT_S:
+                raise KafkaClientError(f"no record came for {_SILENT_S:.0f} s, and {tail.left()} records are not read")
+    finally:
+        progress.close()
+        tail.close()
+    return found
+
+
 def _check_order(since: int | None, until: int | None, before: int | None) -> None:
     if before is not None and since is None:
-        raise TimeError("--before is the time before the experiment: say with --since when that began")
+        raise TimeError("--before is a time before the experiment: --since must say when the experiment began")
     for (name, early), (other, late) in (
         (("--since", since), ("--until", until)),
         (("--before", before), ("--since", since)),
@@ -57,8 +133,8 @@ def _check_order(since: int | None, until: int | None, before: int | None) -> No
             raise TimeError(f"{name} is {time_words(early)}, {other} is {time_words(late)}: nothing lies between them")
 
 
-def _times_words(since: int | None, until: int | None, before: int | None) -> str:
-    said = "all that Kafka has" if since is None else f"from {time_words(since)}"
+def _times_text(since: int | None, until: int | None, before: int | None) -> str:
+    text = "all that Kafka has" if since is None else f"from {time_words(since)}"
     if until is not None:
-        said += f" until {time_words(until)}"
-    return said if before is None else f"{said}, users' time before from {time_words(before)}"
+        text += f" until {time_words(until)}"
+    return text if before is None else f"{text}, pre-experiment clicks from {time_words(before)}"

@@ -1,55 +1,36 @@
-"""`samstream lab`: runs one experiment of the laboratory, prints what it found, leaves it as JSON and as a picture."""
+"""`samstream lab`: runs one experiment in virtual time, prints its figures, writes JSON and a picture."""
 
 import argparse
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
 
-from rich.console import Console
-
-from stream.cli.bench import machine_line, said, table_of
+from stream.cli.findings import add_findings_command, run_case
+from stream.cli.options import Commands, positive_int
 from stream.lab import LABS
-from stream.lab.findings import Findings
-from stream.report.machine import this_machine
 
 
-class Lab(Protocol):
-    """The module of an experiment."""
-
-    def run(self, arguments: argparse.Namespace, console: Console) -> Findings:
-        """Find out; progress goes to the console. `arguments` are those of the command."""
-
-
-def run_lab(arguments: argparse.Namespace) -> int:
-    """Run the experiment `arguments.lab`; returns 0."""
-    machine = this_machine()
-    lab = cast("Lab", import_module(f"stream.lab.{arguments.lab}"))
-    findings = lab.run(arguments, Console(stderr=True))
-    out = Console()
-    out.print(f"[bold]{arguments.lab}[/bold]: {LABS[arguments.lab]}")
-    out.print(machine_line(machine))
-    for title, rows in findings.tables.items():
-        table = table_of([_folded(row) for row in rows])
-        table.title, table.title_justify = title, "left"
-        out.print(table)
-    for note in findings.notes:
-        out.print(f"note: {note}", highlight=False)
-    if arguments.json:
-        setting = {key: getattr(arguments, key) for key in ("quick", "seed", "worlds", "seconds", "visits")}
-        arguments.json.write_bytes(findings.to_json(arguments.lab, machine, setting))
-    picture: Path = arguments.plot or Path(f"lab-{arguments.lab}.png")
-    picture.write_bytes(findings.picture())
-    out.print(f"picture: {picture}")
-    return 0
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    text = "measure what long histories and frequent updates bring, with the real models in virtual time, without Kafka"
+    parser = add_findings_command(commands, "lab", run, text)
+    parser.add_argument("lab", metavar="NAME", choices=list(LABS), help="; ".join(f"{n}: {t}" for n, t in LABS.items()))
+    parser.add_argument("--seed", type=int, default=0, help="of the first world; the others have the next seeds")
+    text = "how many worlds (default: arms 2, freshness 1)"
+    parser.add_argument("--worlds", type=positive_int, metavar="N", help=text)
+    text = "measured virtual time (default: arms 450, freshness 2400)"
+    parser.add_argument("--seconds", type=float, metavar="S", help=text)
+    text = "freshness: stop after N visits of the real baskets (default all)"
+    parser.add_argument("--visits", type=positive_int, metavar="N", help=text)
+    text = "how many processes run in parallel (default %(default)s)"
+    parser.add_argument("--processes", type=positive_int, default=2, metavar="N", help=text)
+    text = "folder of The Complete Journey (default ../shared/data/complete_journey, else the installed package)"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
 
 
-def _folded(row: dict[str, Any]) -> dict[str, Any]:
-    """Put an interval, which has three columns, into one."""
-    folded = {}
-    for name, value in row.items():
-        if f"{name} low" in row:
-            low, high = row[f"{name} low"], row[f"{name} high"]
-            folded[name] = said(value) if low is None else f"{said(value)} [{said(low)}, {said(high)}]"
-        elif not name.endswith((" low", " high")):
-            folded[name] = value
-    return folded
+def run(arguments: argparse.Namespace) -> int:
+    """Run the experiment `arguments.lab`; returns the exit status."""
+    setting = {key: getattr(arguments, key) for key in ("quick", "seed", "worlds", "seconds", "visits")}
+    return run_case(
+        arguments,
+        LABS,
+        lambda findings: {"setting": setting, "tables": findings.tables, "notes": findings.notes},
+    )

@@ -1,58 +1,82 @@
-"""`samstream replay`: a data set through the whole loop on this machine, judged progressively, with a report."""
+"""`samstream replay`: a data set through a whole system on this machine, with a progressive validation as a report."""
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model import metrics
-from stream.datasets import open_dataset
+from stream.cli.options import (
+    Commands,
+    add_local_system_options,
+    add_report_option,
+    add_settings_command,
+    load_settings,
+    positive_int,
+)
+from stream.datasets import NAMES, open_dataset
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
-from stream.report.formatting import replay_headline
-from stream.report.machine import replay_trace, this_machine
-from stream.report.schema import ReplayArm, ReplayReport, ReplayTrace
-from stream.report.writer import write_replay
-from stream.runtime import signals as interrupts
-from stream.settings import Settings, load
-from stream.trainer.predictions import read_predictions
-
-_WARM_UP = 0.4
-"""Share of the impressions that comes before the judged ones."""
+from stream.runtime import signals
+from stream.settings import Settings
 
 REPLAY: dict[str, Any] = {
-    # Event time leaps from visit to visit; a click has the time of its impression.
+    # Event time jumps from visit to visit; a click has the time of its impression.
     "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0},
     "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
 }
-"""What a replay prefers to the general defaults."""
+"""Defaults of a replay that differ from the general ones."""
 
 
-def run_replay(arguments: argparse.Namespace) -> int:
-    """Replay a data set through a system on this machine and write the report; returns the exit status."""
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    text = "stream a data set of real users through a whole system on this machine (progressive validation)"
+    parser = add_settings_command(commands, "replay", run, text)
+    parser.add_argument("dataset", choices=NAMES, help="which data set")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with its files")
+    parser.add_argument("--arms", default="sam,din-50,counts", help="presets to compare (default %(default)s)")
+    add_report_option(parser)
+    add_local_system_options(parser)
+    text = "seconds of event time in a second (default: as fast as it goes)"
+    parser.add_argument("--speed", type=float, help=text)
+    parser.add_argument("--visits", type=positive_int, metavar="N", help="stop after N visits")
+    text = "chooses the visits that are asked, and the initial parameters"
+    parser.add_argument("--seed", type=int, default=0, help=text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay a data set through a system on this machine, and write the report; returns the exit status."""
+    from stream.replay.report import replay_report
+    from stream.report.formatting import replay_headline
+    from stream.report.writer import write_replay
+
     console = Console()
     console.print(f"reading {arguments.dataset} …")
     dataset = open_dataset(arguments.dataset, arguments.data, seed=arguments.seed)
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)
-        settings = _settings(arguments, directory / "predictions")
+        predictions = directory / "predictions"
+        settings = _settings(arguments, predictions)
         console.print(f"starting broker ({arguments.broker}), topics, {arguments.workers} worker(s) and trainer …")
         try:
-            with local_system(
-                settings, broker=arguments.broker, directory=directory, workers=arguments.workers
-            ) as system:
-                replay = Replay(system, dataset, speed=arguments.speed, visits=arguments.visits)
-                try:
-                    seconds = _run(replay, console)
-                finally:
-                    replay.close()
+            with (
+                local_system(
+                    settings, broker=arguments.broker, directory=directory, workers=arguments.workers
+                ) as system,
+                Replay(system, dataset, speed=arguments.speed, visits=arguments.visits) as replay,
+            ):
+                seconds = _run_with_progress(replay, console)
         finally:
             keep_logs(directory, arguments.report)
-        report, traces = _report(arguments, settings, replay, seconds, directory / "predictions")
+        report, traces = replay_report(
+            replay.counts,
+            {arm.name: predictions / f"{arm.name}.predictions" for arm in settings.models},
+            dataset=arguments.dataset,
+            seconds=seconds,
+            settings={name: getattr(arguments, name) for name in ("seed", "arms", "workers", "broker")},
+        )
     console.print(replay_headline(report), highlight=False, soft_wrap=True)
     for name, arm in report.arms.items():
         console.print(
@@ -65,27 +89,14 @@ def run_replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def judged_from(times: Sequence[int]) -> int:
-    """Return the event time from which on the last 60% of the impressions at `times` are judged.
-
-    >>> judged_from([5, 4, 3, 2, 1])
-    3
-    """
-    return sorted(times)[int(_WARM_UP * len(times))]
-
-
 def _settings(arguments: argparse.Namespace, predictions: Path) -> Settings:
     arms = [{"name": name, "preset": name, "learn_from": "all"} for name in arguments.arms.split(",")]
-    defaults = REPLAY | {
-        "arms": arms,
-        "seed": arguments.seed,
-        "trainer": REPLAY["trainer"] | {"progressive_log": str(predictions)},
-    }
-    return load(arguments.config, overrides=arguments.set, defaults=defaults)
+    trainer = REPLAY["trainer"] | {"progressive_log": str(predictions)}
+    return load_settings(arguments, defaults=REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer})
 
 
-def _run(replay: Replay, console: Console) -> float:
-    """Run with a progress bar; returns the seconds it took."""
+def _run_with_progress(replay: Replay, console: Console) -> float:
+    """Run the replay; returns the seconds it took."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,51 +111,11 @@ def _run(replay: Replay, console: Console) -> float:
         trained = progress.add_task("samples learned", total=totals.samples)
 
         def show(replay: Replay) -> None:
-            interrupts.check()
-            progress.update(behaviors, completed=replay.behaviors)
-            progress.update(visits, completed=replay.visits)
-            progress.update(trained, completed=replay.trained)
+            signals.raise_if_interrupted()
+            progress.update(behaviors, completed=replay.counts.behaviors)
+            progress.update(visits, completed=replay.counts.visits)
+            progress.update(trained, completed=replay.counts.trained)
 
         seconds = replay.run(show)
         show(replay)
     return seconds
-
-
-def _report(
-    arguments: argparse.Namespace, settings: Settings, replay: Replay, seconds: float, directory: Path
-) -> tuple[ReplayReport, dict[str, ReplayTrace]]:
-    start = judged_from(replay.asked)
-    arms, traces = {}, {}
-    for arm in settings.models:
-        rows = read_predictions(directory / f"{arm.name}.predictions")
-        traces[arm.name] = replay_trace(rows["label"], rows["probability"])
-        judged = rows[rows["ts"] >= start]
-        labels, probabilities = judged["label"].astype(float), judged["probability"]
-        arms[arm.name] = ReplayArm(
-            samples=len(judged),
-            positives=int(labels.sum()),
-            auc=metrics.auc(labels, probabilities),
-            gauc=metrics.gauc(labels, probabilities, judged["user"]),
-            ne=metrics.normalised_entropy(labels, probabilities),
-            log_loss=metrics.log_loss(labels, probabilities),
-            calibration=metrics.calibration(labels, probabilities),
-        )
-    report = ReplayReport(
-        title=f"samstream replay: {arguments.dataset}",
-        dataset=arguments.dataset,
-        seconds=seconds,
-        behaviors=replay.behaviors,
-        impressions=replay.visits,
-        clicks=replay.clicks,
-        judged="the last 60% of the impressions, each sample predicted before it was learned from",
-        dead_letters=replay.dead_letters,
-        arms=arms,
-        machine=this_machine(),
-        settings={
-            "seed": arguments.seed,
-            "arms": arguments.arms,
-            "workers": arguments.workers,
-            "broker": arguments.broker,
-        },
-    )
-    return report, traces

@@ -1,4 +1,4 @@
-"""`samstream demo`, `experiment run` and `simulate`: simulated users, a live view, and a report at the end."""
+"""`samstream demo`, `simulate` and `experiment run`: simulated users, a live view, and a report at the end."""
 
 import argparse
 import tempfile
@@ -7,27 +7,26 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from stream.cli.options import (
+    Commands,
+    add_local_system_options,
+    add_settings_command,
+    add_simulation_options,
+    load_settings,
+)
 from stream.errors import ExperimentError
-from stream.experiment.plan import Experiment, read
 from stream.kafka.offsets import GroupLag
 from stream.local.system import keep_logs, local_system
-from stream.report.formatting import headline
-from stream.report.machine import user_sums
-from stream.report.question import Question
-from stream.report.writer import write_experiment
 from stream.schema.topics import Topics
-from stream.settings import Settings, load
-from stream.simulation.before import time_before
-from stream.simulation.config import WorldConfig, with_changes
-from stream.simulation.observer import Observer
-from stream.simulation.report import simulation_report
-from stream.simulation.traffic import Traffic
-from stream.simulation.viewer import Viewer
-from stream.simulation.world import World
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from stream.experiment.plan import Experiment
+    from stream.report.question import Question
 
 SLOTS = 10
 _TRAINING_S = 60.0
@@ -38,48 +37,75 @@ LOCAL: dict[str, Any] = {
     "trainer": {"checkpoint_interval_s": 15.0},
     "monitor": {"window_s": 5.0},
 }
-"""What a run of a minute or two prefers to the general defaults: short windows."""
+"""Defaults of a run of a minute or two: short windows."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `demo` and `simulate`."""
+    text = "a whole system on this machine, with simulated traffic and a report"
+    _add_local_options(add_settings_command(commands, "demo", run_demo, text))
+    text = "simulated users against a system that is already running"
+    simulate = add_settings_command(commands, "simulate", run_simulation, text)
+    add_simulation_options(simulate, seconds=60.0, pre_impressions=0)
+
+
+def add_experiment_parser(actions: Commands) -> argparse.ArgumentParser:
+    """Add `experiment run`, without the experiment's file."""
+    text = "run it on this machine, with simulated users and a report"
+    parser = add_settings_command(actions, "run", run_experiment, text)
+    _add_local_options(parser)
+    return parser
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """Run the experiment that comes with the package; returns the exit status."""
     with as_file(files("stream.cli").joinpath("demo.toml")) as file:
-        return _run(arguments, file)
+        return _run_locally(arguments, file)
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
     """Run the experiment of `arguments.file`; returns the exit status."""
-    return _run(arguments, arguments.file)
+    return _run_locally(arguments, arguments.file)
 
 
 def run_simulation(arguments: argparse.Namespace) -> int:
-    """Send simulated users through a system that runs already, write the report; returns the exit status."""
-    settings = load(arguments.config, overrides=arguments.set)
+    """Send simulated users through a system that is already running, and write the report; returns the exit status."""
+    from stream.report.question import Question
+
+    settings = load_settings(arguments)
     console = Console()
     path = _simulate(arguments, settings, Question.of_settings(settings), console, lambda: None)
     console.print(f"report: {path}")
     return 0
 
 
-def _settings(arguments: argparse.Namespace, experiment: Experiment, file: Path) -> Settings:
-    """Return the settings with which an experiment runs on this machine.
+def _add_local_options(parser: argparse.ArgumentParser) -> None:
+    add_local_system_options(parser)
+    parser.add_argument("--no-monitor", action="store_true", help="without the monitor and its live page")
+    add_simulation_options(parser, seconds=110.0, pre_impressions=4000)
+
+
+def _settings(arguments: argparse.Namespace, experiment: "Experiment", file: Path) -> Settings:
+    """Return the settings of an experiment that runs on this machine.
 
     Raises:
-        ExperimentError: when the settings state other arms or another salt than the experiment's file.
-        SettingsError: as `settings.load`.
+        ExperimentError: when --config, --set or the environment has other arms or another salt than the file.
+        SettingsError: as `load_settings`.
     """
-    stated = experiment.settings()
     state = {"length": max(experiment.longest, Settings().state.length)}
-    settings = load(arguments.config, overrides=arguments.set, defaults=LOCAL | stated | {"state": state})
+    settings = load_settings(arguments, defaults=LOCAL | experiment.settings() | {"state": state})
     if settings.salt != experiment.salt or settings.arms != tuple(arm.settings() for arm in experiment.arms):
         raise ExperimentError(
-            f"{file} states arms and salt, and --config, --set or the environment other ones: state them in one place"
+            f"{file} sets the arms and the salt, and --config, --set or the environment others: set them in one place"
         )
     return settings
 
 
-def _run(arguments: argparse.Namespace, file: Path) -> int:
+def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
     """Start a system on this machine, send simulated users through it, write the report."""
+    from stream.experiment.plan import read
+    from stream.report.question import Question
+
     experiment = read(file)
     settings = _settings(arguments, experiment, file)
     console = Console()
@@ -98,7 +124,7 @@ def _run(arguments: argparse.Namespace, file: Path) -> int:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
                 path = _simulate(arguments, system.settings, Question.of(experiment), console, system.check)
                 for name in system.processes.lost():
-                    console.print(f"note: the {name} ended before the run; see {arguments.report}/logs/{name}.log")
+                    console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:
             keep_logs(directory, arguments.report)
     console.print(f"report: {path}")
@@ -108,11 +134,22 @@ def _run(arguments: argparse.Namespace, file: Path) -> int:
 def _simulate(
     arguments: argparse.Namespace,
     settings: Settings,
-    question: Question,
+    question: "Question",
     console: Console,
     check: Callable[[], None],
 ) -> Path:
-    """Run the simulation against a system that `check` watches; returns the report's path."""
+    """Run the simulation; returns the report's path. `check` raises when the system has failed."""
+    from stream.report.formatting import headline
+    from stream.report.machine import user_sums
+    from stream.report.writer import write_experiment
+    from stream.simulation.before import time_before
+    from stream.simulation.config import WorldConfig, with_changes
+    from stream.simulation.observer import Observer
+    from stream.simulation.report import simulation_report
+    from stream.simulation.traffic import Traffic
+    from stream.simulation.viewer import Viewer
+    from stream.simulation.world import World
+
     config = with_changes(WorldConfig(users=arguments.users, history=arguments.history), arguments.world)
     world = World(config, seed=arguments.seed, start=round(1000 * time.time()))
     topics = Topics(settings.topics.prefix)
@@ -143,7 +180,7 @@ def _simulate(
         )
     if not complete:
         console.print(f"note: the trainer has not announced {traffic.untrained} of the shown items as learned")
-    said = {
+    facts = {
         "seed": arguments.seed,
         "impressions a second": arguments.rate,
         "users": config.users,
@@ -159,8 +196,8 @@ def _simulate(
         began=started,
         seconds=arguments.seconds,
         before=before,
-        settings=said,
+        settings=facts,
     )
-    for line in (headline(report), *(found.sentence for found in report.interleaving)):
+    for line in (headline(report), *(result.sentence for result in report.interleaving)):
         console.print(line, highlight=False, soft_wrap=True)
     return write_experiment(arguments.report, report, trace)

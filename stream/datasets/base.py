@@ -1,27 +1,28 @@
-"""What a dataset gives to a replay: visits, asked before their truth is revealed, and mere observations."""
+"""What a data set consists of: visits, whose candidates are scored before their clicks are known, and observations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from stream.errors import StreamError
 from stream.schema.events import Behavior, Click, Impression
 
 
 class DatasetError(StreamError):
-    """A dataset is not there, or its files are not what they should be."""
+    """A data set is missing, or its files are malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One impression to be asked before its truth is revealed.
+    """One impression, whose clicks must not be sent before it is scored.
 
     Attributes:
-        impression: what to ask; its `request_id` is the same in every run, and its `slots` cover every
-            candidate, so that every candidate is labelled.
-        clicks: the truth, to be revealed after the score was received.
-        behaviors: all that the user did in this visit, to be revealed after the clicks; never empty.
+        impression: the request; its `request_id` is the same in every run, and its `slots` cover all candidates,
+            so that every candidate gets a label.
+        clicks: the user's clicks, to be sent after the score has arrived.
+        behaviors: everything that the user did in this visit, to be sent after the clicks are labelled; never
+            empty.
     """
 
     impression: Impression
@@ -31,7 +32,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Behaviours of one user at one moment that only make history: no question is asked. Never empty."""
+    """Behaviours of one user at one time that only extend the history; never empty."""
 
     behaviors: tuple[Behavior, ...]
 
@@ -41,7 +42,7 @@ Step = Visit | Observed
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """How much all steps of a dataset hold together.
+    """How much the steps of a data set contain.
 
     Attributes:
         behaviors: behaviours in visits and observations.
@@ -55,29 +56,51 @@ class Totals:
     samples: int
     positives: int
 
+    @classmethod
+    def of(cls, steps: Iterable[Step]) -> Self:
+        """Count the steps."""
+        behaviors = visits = samples = positives = 0
+        for step in steps:
+            behaviors += len(step.behaviors)
+            if isinstance(step, Visit):
+                visits += 1
+                samples += len(step.impression.candidates)
+                positives += len(step.clicks)
+        return cls(behaviors, visits, samples, positives)
+
 
 class Dataset(Protocol):
-    """Real data in event-time order, read and planned when it is made; its steps are the same every time.
+    """Real data in order of event time, read when it is constructed; its steps are the same every time.
 
     Attributes:
-        name: how `open_dataset` knows it.
-        totals: what `steps` will yield.
+        name: its name for `open_dataset`.
+        totals: how much `steps` yields.
     """
 
     name: str
     totals: Totals
 
     def steps(self) -> Iterator[Step]:
-        """Yield every visit and observation, in event-time order."""
+        """Yield every visit and observation, in order of event time."""
 
 
-def require(directory: Path, *names: str) -> None:
-    """Check that `directory` holds these files.
+def first_visits(steps: Iterable[Step], visits: int | None) -> Iterator[Step]:
+    """Yield the steps up to and including visit number `visits`, counted from 1; all steps for None."""
+    count = 0
+    for step in steps:
+        yield step
+        count += isinstance(step, Visit)
+        if count == visits:
+            return
+
+
+def require_files(directory: Path, *names: str) -> None:
+    """Check that `directory` has these files.
 
     Raises:
-        DatasetError: names what is missing.
+        DatasetError: names the files that are missing.
     """
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise DatasetError(
-            f"{directory} has no {' and no '.join(missing)}; give the folder that holds {', '.join(names)}"
+            f"{directory} has no {' and no '.join(missing)}; give the folder that has {', '.join(names)}"
         )

@@ -1,9 +1,8 @@
-"""Candidate lists for positives-only data: a basket's own items among popularity-matched negatives.
+"""Candidate lists for data with positives only: the items of a basket among popularity-sampled negatives.
 
-The items of an impression's basket are its positives; negatives are drawn from the list of past sale
-events, hence each with the probability of its popularity so far. Every candidate, positives too, was sold
-often enough before, so that "never seen" is no label; their order is random, so that the position is none
-either.
+The items of a basket are the positives of its impression. Negatives are drawn from all past sales, so an item's
+probability is its popularity so far. All candidates, positives included, were sold a minimum number of times before, so
+that a new item is not recognisable as a positive; their order is random, so that the position tells nothing.
 """
 
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class CandidateRules:
-    """How visits and their candidates are chosen.
+    """How visits and their candidates are sampled.
 
     Attributes:
-        history: share of the time span that only fills histories.
+        history: share of the time span, at the beginning, that only extends histories.
         asked: share of the later baskets that become impressions.
-        positives: most items of a basket that become candidates.
-        negatives: negatives drawn for each positive.
-        sold: how often every candidate was sold before.
+        positives: maximum number of a basket's items among the candidates.
+        negatives: negatives for each positive.
+        sold: minimum number of earlier sales of a candidate.
     """
 
     history: float = 0.4
@@ -37,52 +36,52 @@ RULES = CandidateRules()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandidateList:
     """The candidates of one basket: (C,) item codes in the order shown, and (C,) whether each was bought."""
 
     candidates: Codes
     bought: npt.NDArray[np.bool_]
 
 
-def plan_questions(
+def sample_candidates(
     items: Codes,
     starts: npt.NDArray[np.int64],
     times: npt.NDArray[np.int64],
     rules: CandidateRules,
     *,
     seed: int,
-) -> dict[int, Question]:
-    """Choose which baskets are asked about, and with which candidates.
+) -> dict[int, CandidateList]:
+    """Choose which baskets become impressions, and their candidates.
 
-    A basket is not asked about when none of its items was sold often enough; when the past has too few
-    other items, fewer of its own are asked.
+    A basket does not become an impression when none of its items was sold often enough before. When there are too few
+    items for the negatives, fewer of its own items become candidates.
 
     Args:
         items: (N,) item codes from 0, basket after basket.
         starts: (K + 1,) basket k is `items[starts[k]:starts[k + 1]]`.
         times: (K,) time of each basket, ascending.
-        rules: the protocol.
-        seed: makes the choice repeatable.
+        rules: the sampling rules.
+        seed: of the random numbers.
 
     Returns:
-        Basket index → question, in ascending order of baskets.
+        Basket index → candidates, in ascending order of baskets.
     """
     rng = np.random.default_rng(seed)
     asked = rng.random(len(times)) < rules.asked
     asked &= times >= times[0] + rules.history * (times[-1] - times[0])
     sold = np.zeros(int(items.max()) + 1, dtype=np.int32)
-    questions: dict[int, Question] = {}
+    lists: dict[int, CandidateList] = {}
     for basket in range(len(times)):
         past, bought = items[: starts[basket]], items[starts[basket] : starts[basket + 1]]
-        if asked[basket] and (question := _question(past, bought, sold, rules, rng)):
-            questions[basket] = question
+        if asked[basket] and (candidates := _candidates(past, bought, sold, rules, rng)):
+            lists[basket] = candidates
         np.add.at(sold, bought, 1)
-    return questions
+    return lists
 
 
-def _question(
+def _candidates(
     past: Codes, bought: Codes, sold: npt.NDArray[np.int32], rules: CandidateRules, rng: np.random.Generator
-) -> Question | None:
+) -> CandidateList | None:
     distinct = np.unique(bought)
     known = distinct[sold[distinct] >= rules.sold]
     others = int(np.count_nonzero(sold >= rules.sold)) - len(known)
@@ -93,7 +92,7 @@ def _question(
     negatives = _negatives(past, set(distinct.tolist()), sold, rules, rng, count * rules.negatives)
     candidates = np.concatenate((positives, np.array(negatives, dtype=np.int32)))
     order = rng.permutation(len(candidates))
-    return Question(candidates[order], order < count)
+    return CandidateList(candidates[order], order < count)
 
 
 def _negatives(
@@ -104,7 +103,7 @@ def _negatives(
     rng: np.random.Generator,
     count: int,
 ) -> list[int]:
-    # Ends: the caller saw that at least `count` other items were sold often enough.
+    # This ends: the caller has checked that at least `count` other items were sold often enough.
     chosen: dict[int, None] = {}
     while len(chosen) < count:
         drawn = past[rng.integers(len(past), size=2 * count)]

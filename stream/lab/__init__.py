@@ -1,7 +1,7 @@
-"""A laboratory in virtual time: the real models and joiner in simulated worlds and on real data, without Kafka."""
+"""Experiments in virtual time: the real models and joiner in simulated worlds and on real data, without Kafka."""
 
 LABS: dict[str, str] = {
-    "arms": "what length brings and what freshness brings: twin copies of a world, one for each way to rank",
-    "freshness": "click rate and AUC against the time between two updates, in a world and on real baskets",
+    "arms": "click rates of models with long and short histories, frozen and online, in the same simulated worlds",
+    "freshness": "click rate and AUC by the time between two updates, in a simulated world and on real baskets",
 }
-"""Name → what it finds out, in a line. Each is a module of this package with a function `run`, as in `stream.bench`."""
+"""Name → what it measures. Each is a module of this package with a function `run` (`stream.cli.findings.Case`)."""

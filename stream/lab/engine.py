@@ -1,8 +1,8 @@
-"""One copy of a world in virtual time: sequences, the real joiner, a ranker that learns and is updated by the clock.
+"""One copy of a simulated world in virtual time: users' sequences, the real joiner, and a ranker that learns.
 
-Time goes in ticks. Within a tick visits are answered in order by what the scorer knew at its beginning; at its end the
-labels that have come are learned, and where an update is due it is published. So a step of learning is at most a tick
-late, as in a system, and its cadence does not depend on how often updates are published.
+Time advances in ticks. All visits of a tick are answered by the parameters that the ranker had at its beginning. At its
+end the ranker learns from the labels that have come, and publishes an update when one is due. So learning is at most a
+tick late, as in a running system, and how often it learns does not depend on how often it publishes.
 """
 
 import copy
@@ -18,7 +18,7 @@ from state.behavior import BehaviorArray
 from state.layout import Ring, user_prefix
 from state.window import Window
 from stream.lab.rankers import Ranker
-from stream.lab.script import START, Script, behavior
+from stream.lab.script import START, Script, click_behavior
 from stream.schema.events import Click
 from stream.schema.record import Record
 from stream.simulation.hashing import Floats, Ints
@@ -26,30 +26,30 @@ from stream.simulation.world import item_name, user_name
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
 
 TICK_S = 0.5
-LENGTH = 1000
-"""Behaviours that a sequence holds."""
-_MICRO_BATCH, _LEARNED_TOGETHER = 16, 32  # as the worker and the trainer do, unless set otherwise
-_WINDOW_MS, _LATENESS_MS = 5_000, 500  # as in the demo, whose users click as soon
+SEQUENCE_LENGTH = 1000
+"""Behaviours that are kept of a user."""
+_MICRO_BATCH, _TRAIN_BATCH = 16, 32  # the defaults of worker and trainer
+_WINDOW_MS, _LATENESS_MS = 5_000, 500  # as in the demo
 
-_NOWHERE = Record("clicks", 0, 0, 0, None, None)
+_NO_RECORD = Record("clicks", 0, 0, 0, None, None)
 
-Watch = Callable[[int], None]
-"""Called with the number of visits that a tick brought."""
+OnProgress = Callable[[int], None]
+"""Called with the number of visits since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What came of the V measured visits, in the order of the script.
+class Rollout:
+    """The V measured visits as one ranker served them, in the order of the script.
 
     Attributes:
-        users: (V,) who came.
-        clicks: (V,) shown items that were clicked.
+        users: (V,) user indices.
+        clicks: (V,) clicks on the shown items.
         expected: (V,) true expected clicks on the shown items.
-        best: (V,) those of the truly best items.
+        best: (V,) true expected clicks on the best items.
         order: (V, C) candidates, best first; the first `slots` were shown.
-        scores: (V, C) float32 what the ranker said of every candidate, as served.
-        would_click: (V, C) whether each candidate is clicked if it is shown; the same in every arm.
-        slots: how many are shown.
+        scores: (V, C) float32 scores of all candidates, as served.
+        would_click: (V, C) whether each candidate is clicked if it is shown; the same for every ranker.
+        slots: items shown in a visit.
     """
 
     users: Ints
@@ -62,62 +62,62 @@ class Played:
     slots: int
 
 
-class Stage:
-    """A copy of the world of a script, from its start on.
+class Environment:
+    """The users' side of a script: what they did, what they were shown, and which labels follow.
 
     Args:
-        script: what happens whatever is shown.
+        script: what happens independently of what is shown.
     """
 
     def __init__(self, script: Script) -> None:
         self._script = script
-        ring = Ring.holding(LENGTH)
+        ring = Ring.holding(SEQUENCE_LENGTH)
         self._windows = [Window(ring, user_prefix(user_name(user)), 0, 0, b"") for user in range(len(script.histories))]
         for window, history in zip(self._windows, script.histories, strict=True):
             window.append(history.tobytes())
-        self._joiner = Joiner(_NoTable(), window_ms=_WINDOW_MS, lateness_ms=_LATENESS_MS)
+        self._joiner = Joiner(_NullTable(), window_ms=_WINDOW_MS, lateness_ms=_LATENESS_MS)
         self._open: dict[str, Example] = {}
         self._due: list[tuple[int, int, int]] = []
         self._visit = 0
         self._ticks = 0
-        self._order = np.zeros_like(script.lots)
+        self._order = np.zeros_like(script.permutations)
         self._scores = np.full(script.truth.shape, np.nan, dtype=np.float32)
 
-    def twin(self) -> "Stage":
-        """Return a copy of the world as it is now; what happens in one does not touch the other."""
-        twin = copy.copy(self)
-        twin._windows = [_copied(window) for window in self._windows]
-        twin._joiner = copy.deepcopy(self._joiner)
-        twin._open, twin._due = dict(self._open), list(self._due)
-        twin._order, twin._scores = self._order.copy(), self._scores.copy()
-        return twin
+    def fork(self) -> "Environment":
+        """Return an independent copy of the environment as it is now."""
+        fork = copy.copy(self)
+        fork._windows = [_copy_of(window) for window in self._windows]
+        fork._joiner = copy.deepcopy(self._joiner)
+        fork._open, fork._due = dict(self._open), list(self._due)
+        fork._order, fork._scores = self._order.copy(), self._scores.copy()
+        return fork
 
-    def warm_up(self, pupil: Ranker, watch: Watch) -> None:
-        """Show by lot until the warm-up ends; the pupil learns from it, and publishes at the end."""
-        while self._now < self._script.scenario.begins:
-            _learn(pupil, self._tick(None, watch))
-        pupil.publish()
+    def warm_up(self, ranker: Ranker, on_progress: OnProgress) -> None:
+        """Show random items until the warm-up ends; `ranker` learns from them, and publishes at the end."""
+        while self._now < self._script.scenario.warm_up_end:
+            _learn(ranker, self._tick(None, on_progress))
+        ranker.publish()
 
-    def play(self, ranker: Ranker, update_s: float | None, watch: Watch) -> Played:
+    def rollout(self, ranker: Ranker, update_s: float | None, on_progress: OnProgress) -> Rollout:
         """Let `ranker` rank until the script ends.
 
         Args:
             ranker: as it is after the warm-up.
-            update_s: seconds between two updates, a multiple of the tick; None freezes the ranker.
-            watch: told of progress.
+            update_s: seconds between two updates, a multiple of the tick; None: the ranker no longer learns.
+            on_progress: called after each tick.
         """
         script, first = self._script, self._script.measured
-        every = None if update_s is None else max(1, round(update_s / TICK_S))
-        begun = self._ticks
+        ticks_between = None if update_s is None else max(1, round(update_s / TICK_S))
+        first_tick = self._ticks
         while self._visit < len(script):
-            lessons = self._tick(ranker, watch)
-            if every is not None:
-                _learn(ranker, lessons)
-                if (self._ticks - begun) % every == 0:
+            labelled = self._tick(ranker, on_progress)
+            if ticks_between is not None:
+                _learn(ranker, labelled)
+                if (self._ticks - first_tick) % ticks_between == 0:
                     ranker.publish()
         order = self._order[first:]
         shown = order[:, : script.scenario.slots]
-        return Played(
+        return Rollout(
             users=script.users[first:],
             clicks=np.take_along_axis(script.would_click[first:], shown, axis=1).sum(axis=1),
             expected=np.take_along_axis(script.truth[first:], shown, axis=1).sum(axis=1),
@@ -132,30 +132,30 @@ class Stage:
     def _now(self) -> int:
         return START + round(1000 * TICK_S * self._ticks)
 
-    def _tick(self, ranker: Ranker | None, watch: Watch) -> list[Example]:
-        """Go on by one tick, ranking by lot without a ranker; returns what was labelled."""
+    def _tick(self, ranker: Ranker | None, on_progress: OnProgress) -> list[Example]:
+        """Advance by one tick; without a ranker the order is random. Returns the labelled examples."""
         self._ticks += 1
-        script, end, lessons, before = self._script, self._now, list[Example](), self._visit
+        script, end, labelled, before = self._script, self._now, list[Example](), self._visit
         waiting: dict[int, tuple[int, BehaviorArray]] = {}
         while self._visit < len(script) and (now := int(script.ts[self._visit])) < end:
             visit, user = self._visit, int(script.users[self._visit])
-            # Who comes again before the answer is known may have clicked meanwhile.
+            # A user who comes again may have clicked on the items of the visit before.
             if user in waiting or len(waiting) == _MICRO_BATCH:
-                lessons += self._answer(ranker, waiting)
-            lessons += self._click_until(now)
+                labelled += self._answer(ranker, waiting)
+            labelled += self._click_until(now)
             window = self._windows[user]
             if len(acts := script.acts[script.act_ends[visit] : script.act_ends[visit + 1]]):
                 window.append(acts.tobytes())
-            waiting[user] = visit, window.records(window.count - LENGTH, window.count)
+            waiting[user] = visit, window.records(window.count - SEQUENCE_LENGTH, window.count)
             self._visit += 1
-        lessons += self._answer(ranker, waiting)
-        lessons += self._click_until(end)
-        lessons += self._labelled(self._joiner.advance(end))
-        watch(self._visit - before)
-        return lessons
+        labelled += self._answer(ranker, waiting)
+        labelled += self._click_until(end)
+        labelled += self._examples_of(self._joiner.advance(end))
+        on_progress(self._visit - before)
+        return labelled
 
     def _answer(self, ranker: Ranker | None, waiting: dict[int, tuple[int, BehaviorArray]]) -> list[Example]:
-        script, slots, lessons = self._script, self._script.scenario.slots, list[Example]()
+        script, slots, labelled = self._script, self._script.scenario.slots, list[Example]()
         visits = [visit for visit, _ in waiting.values()]
         examples = [
             Example(sequence, int(script.ts[visit]), script.item_keys[visit], script.category_keys[visit])
@@ -164,18 +164,18 @@ class Stage:
         scores = ranker.score(examples, visits) if ranker and examples else None
         for place, (visit, example) in enumerate(zip(visits, examples, strict=True)):
             if scores is None:
-                order = script.lots[visit]
+                order = script.permutations[visit]
             else:
                 self._scores[visit] = scores[place]
                 order = np.argsort(-scores[place], kind="stable")
             self._order[visit] = order
             self._open[str(visit)] = example
-            lessons += self._labelled(self._joiner.impression(self._pending(visit, order)))
+            labelled += self._examples_of(self._joiner.impression(self._pending(visit, order)))
             for candidate in order[:slots][script.would_click[visit, order[:slots]]].tolist():
                 due = int(script.ts[visit] + script.delays[visit, candidate])
                 heapq.heappush(self._due, (due, visit, candidate))
         waiting.clear()
-        return lessons
+        return labelled
 
     def _pending(self, visit: int, order: Ints) -> PendingImpression:
         script = self._script
@@ -196,27 +196,27 @@ class Stage:
         )
 
     def _click_until(self, now: int) -> list[Example]:
-        """Let the clicks happen that are due: each is a label, and a behaviour in this copy's sequences."""
-        script, lessons = self._script, list[Example]()
+        """Process the clicks that are due: each is a label, and a behaviour in the user's sequence."""
+        script, labelled = self._script, list[Example]()
         while self._due and self._due[0][0] <= now:
             ts, visit, candidate = heapq.heappop(self._due)
             user = int(script.users[visit])
             keys = int(script.item_keys[visit, candidate]), int(script.category_keys[visit, candidate])
-            self._windows[user].append(behavior(*keys, ts).tobytes())
+            self._windows[user].append(click_behavior(*keys, ts).tobytes())
             item = item_name(int(script.items[visit, candidate]))
             click = Click(str(visit), user_name(user), item, ts)
-            lessons += self._labelled(self._joiner.click(click, _NOWHERE))
-        return lessons
+            labelled += self._examples_of(self._joiner.click(click, _NO_RECORD))
+        return labelled
 
-    def _labelled(self, labels: Iterable[LabelledItems | UnmatchedClick]) -> list[Example]:
-        lessons = []
+    def _examples_of(self, labels: Iterable[LabelledItems | UnmatchedClick]) -> list[Example]:
+        labelled = []
         for label in labels:
             if isinstance(label, UnmatchedClick):
-                raise AssertionError(f"a click of this world cannot be an orphan: {label.reason}")
+                raise AssertionError(f"no click of a simulated user can be an orphan: {label.reason}")
             request = label.pending.request_id
-            # The window's end is the last that is heard of a request.
+            # The labels at the end of the window are the last ones of a request.
             example = self._open[request] if label.label else self._open.pop(request)
-            lessons.append(
+            labelled.append(
                 replace(
                     example,
                     items=example.items[label.indices],
@@ -224,14 +224,14 @@ class Stage:
                     labels=np.full(len(label.indices), label.label, dtype=np.float32),
                 )
             )
-        return lessons
+        return labelled
 
 
-class _NoTable:
-    """Where the joiner would keep open requests for a restart."""
+class _NullTable:
+    """The table in which the joiner would keep open requests for a restart."""
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep nothing: a stage is never restarted."""
+        """Keep nothing: an environment is never restarted."""
 
     def delete(self, key: str) -> None:
         """Keep nothing."""
@@ -241,11 +241,11 @@ class _NoTable:
         return ()
 
 
-def _copied(window: Window) -> Window:
+def _copy_of(window: Window) -> Window:
     kept = window.records(0, window.count)
-    return Window(Ring.holding(LENGTH), window.prefix, window.count - len(kept), window.count, kept.tobytes())
+    return Window(Ring.holding(SEQUENCE_LENGTH), window.prefix, window.count - len(kept), window.count, kept.tobytes())
 
 
-def _learn(ranker: Ranker, lessons: list[Example]) -> None:
-    for start in range(0, len(lessons), _LEARNED_TOGETHER):
-        ranker.learn(lessons[start : start + _LEARNED_TOGETHER])
+def _learn(ranker: Ranker, labelled: list[Example]) -> None:
+    for start in range(0, len(labelled), _TRAIN_BATCH):
+        ranker.learn(labelled[start : start + _TRAIN_BATCH])

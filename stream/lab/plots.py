@@ -1,4 +1,4 @@
-"""The pictures of the laboratory."""
+"""The pictures of `samstream lab`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ _BASELINES = ("popularity", "random", "oracle")
 
 
 def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
-    """Draw the click rate of each arm, and the lifts that answer the questions, with 95% intervals."""
+    """Draw the click rate of each arm and the lifts of the comparisons, with 95% confidence intervals."""
     length = next(row for row in answers if row["question"] == "length")
     fresh = next(row for row in answers if row["question"] == "freshness")
     title = f"Length brings {_percent(length['lift'])} clicks, freshness {_percent(fresh['lift'])}"
-    subtitle = "simulated worlds, the same users in every arm; bars of error: 95% intervals over users"
+    subtitle = "simulated worlds, the same users in every arm; error bars: 95% confidence intervals over users"
     with pictures(2, title, subtitle, height=5.0) as ((left, right), save):
         figure = left.figure
         figure.subplots_adjust(left=0.16, right=0.97, top=0.77, wspace=0.52)
@@ -44,7 +44,9 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
             right.text(low if near else high, spot + 0.2, text, ha="left" if near else "right", fontsize=10)
         right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
         right.text(100 * paper, spots[-1] + 0.2, f"{100 * paper:+.2f}%", ha="center", fontsize=10)
-        right.set_yticks(spots, [*(label for label, _ in bars), "anchor, a real system:\nSAM online\n(CIKM 2022)"])
+        right.set_yticks(
+            spots, [*(label for label, _ in bars), "for comparison: SAM in an\nonline A/B test (CIKM 2022)"]
+        )
         right.set_ylim(-0.5, len(bars) + 0.6)
         right.axvline(0, color=QUIET, linewidth=1)
         span = max(100 * paper, *(100 * row["lift high"] for _, row in bars))
@@ -59,14 +61,14 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
 
 
 def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
-    """Draw what each time between updates brings beside none, in clicks and in AUC; the values stand at the points.
+    """Draw the gain in clicks and in AUC over no updates, by the time between updates; points have their values.
 
-    Without baskets, the world's AUC takes their place.
+    Without baskets, the second panel shows the AUC in the simulated world.
     """
     first = world[0]
     gain, low, high = (_percent(first[f"lift over never{end}"]) for end in ("", " low", " high"))
     title = f"Updates every {first['updates every']} bring {gain} clicks over none ({low} to {high})"
-    subtitle = "by the time between two updates; bands: 95% intervals over users, paired with no update at all"
+    subtitle = "by the time between two updates; bands: 95% confidence intervals over users, paired with no updates"
     with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
         left.figure.subplots_adjust(top=0.74, left=0.08, right=0.97)
         _band(left, world, "lift over never", PALETTE[0], [f"{100 * row['CTR']:.2f}%" for row in world])
@@ -83,13 +85,13 @@ def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
 
 
 def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[str]) -> None:
-    """One value an interval, evenly spaced, since the intervals grow by factors."""
+    """Draw one value for each interval, evenly spaced, since the intervals grow by factors."""
     places = list(range(len(rows)))
     low, value, high = ([row[f"{name}{end}"] for row in rows] for end in (" low", "", " high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(places, value, color=colour, marker="o", markersize=5)
     for place, at, label, before in zip(places, value, labels, [value[0], *value[:-1]], strict=True):
-        # Where the line comes down into a point, the label stands beside it and not on it.
+        # Where the line falls towards a point, the label stands beside the point, not on the line.
         offset, side = ((7, 5), "left") if at < before else ((0, 8), "center")
         axes.annotate(label, (place, at), xytext=offset, textcoords="offset points", ha=side, fontsize=9, color=INK)
     axes.set_xticks(places, [row["updates every"] for row in rows])

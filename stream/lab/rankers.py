@@ -1,4 +1,4 @@
-"""Ways to rank the candidates of a visit: learned models, and baselines that know less or everything."""
+"""Ways to rank the candidates of a visit: learned models, popularity, random, and the oracle."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,17 +18,17 @@ class Ranker(Protocol):
     """Scores candidates, learns from labelled ones, and publishes what it has learned."""
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> Predictions | list[Floats]:
-        """Return the (C,) click probabilities (or, where they are none, scores) of the candidates of each visit."""
+        """Return, for each visit, the (C,) click probabilities of its candidates (or scores, for some baselines)."""
 
     def learn(self, examples: Sequence[Example]) -> None:
-        """Take labelled items."""
+        """Learn from labelled items."""
 
     def publish(self) -> None:
-        """Score by what was learned up to now."""
+        """Make everything learned so far effective in `score`."""
 
 
-class Learned:
-    """A model as it runs in a system: a learner, and a scorer that knows what the last update said."""
+class ModelRanker:
+    """A model as a running system has it: a learner, and a scorer that follows it by updates."""
 
     def __init__(self, spec: ModelSpec, *, seed: int) -> None:
         self._spec, self._seed = spec, seed
@@ -36,84 +36,84 @@ class Learned:
         self._scorer = Scorer(spec, seed=seed)
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> Predictions:  # noqa: ARG002
-        """Return what the scorer says."""
+        """Return the scorer's probabilities."""
         return self._scorer.score(examples)
 
     def learn(self, examples: Sequence[Example]) -> None:
-        """Take one step."""
+        """Take one training step."""
         self._learner.learn(examples)
 
     def publish(self) -> None:
-        """Bring the scorer up to date with a delta."""
+        """Update the scorer with a delta."""
         if self._learner.changed:
             self._scorer.apply(self._learner.delta("lab"))
 
-    def twin(self) -> "Learned":
-        """Return a copy that goes on by itself; it knows what was learned up to now."""
-        twin = Learned(self._spec, seed=self._seed)
+    def fork(self) -> "ModelRanker":
+        """Return an independent copy, with everything that was learned so far published."""
+        fork = ModelRanker(self._spec, seed=self._seed)
         self.publish()
-        twin._learner.load_state(self._learner.state())
-        twin._scorer.apply(self._learner.base("lab"))
-        return twin
+        fork._learner.load_state(self._learner.state())
+        fork._scorer.apply(self._learner.base("lab"))
+        return fork
 
 
-class Popularity:
-    """Smoothed click rate of each item, from the labels seen so far; at once up to date.
+class PopularityRanker:
+    """Ranks by each item's smoothed click rate, which every label updates at once.
 
-    An item without labels, such as one just born, is taken for an average one: rate = (clicks + prior · mean) /
-    (shown + prior), with the mean click rate of everything seen so far.
+    rate = (clicks + prior · mean) / (shown + prior), where mean is the click rate of all items so far. So an item
+    without labels, such as a new one, has the mean rate.
     """
 
     def __init__(self, *, prior: float = 20.0) -> None:
         self._prior = prior
-        self._seen: dict[int, tuple[int, int]] = {}
+        self._counts: dict[int, tuple[int, int]] = {}
         self._shown = self._clicks = 0
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> list[Floats]:  # noqa: ARG002
-        """Return the click rates of the candidates."""
+        """Return the smoothed click rates of the candidates."""
         mean = (self._clicks + 1) / (self._shown + 2)
         rates = []
         for example in examples:
-            counts = np.array([self._seen.get(key, (0, 0)) for key in example.items.tolist()], dtype=np.float64)
+            counts = np.array([self._counts.get(key, (0, 0)) for key in example.items.tolist()], dtype=np.float64)
             rates.append((counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior))
         return rates
 
     def learn(self, examples: Sequence[Example]) -> None:
-        """Count."""
+        """Count items and clicks."""
         for example in examples:
             labels = [] if example.labels is None else example.labels.astype(int).tolist()
             for key, label in zip(example.items.tolist(), labels, strict=True):
-                shown, clicks = self._seen.get(key, (0, 0))
-                self._seen[key] = shown + 1, clicks + label
+                shown, clicks = self._counts.get(key, (0, 0))
+                self._counts[key] = shown + 1, clicks + label
                 self._shown += 1
                 self._clicks += label
 
     def publish(self) -> None:
-        """Do nothing: scores are always from the newest counts."""
+        """Do nothing: counts are effective at once."""
 
 
-class Told:
-    """Ranks by scores that the script knows: the truth (the oracle), or lots (random)."""
+class FixedScores:
+    """Ranks by scores that do not depend on what is learned: the true probabilities (oracle), or random numbers."""
 
     def __init__(self, scores: Floats) -> None:
         self._scores = scores
 
     @classmethod
-    def oracle(cls, script: Script) -> "Told":
-        """Return the ranker that knows the true probabilities."""
+    def oracle(cls, script: Script) -> "FixedScores":
+        """Return the ranker by true click probabilities."""
         return cls(script.truth)
 
     @classmethod
-    def random(cls, script: Script) -> "Told":
-        """Return the ranker that shows candidates by lot, each as likely as the other."""
-        return cls(script.lots.argsort(axis=1) / script.lots.shape[1])
+    def random(cls, script: Script) -> "FixedScores":
+        """Return the ranker that shows the candidates in a uniformly random order."""
+        return cls(script.permutations.argsort(axis=1) / script.permutations.shape[1])
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> list[Floats]:  # noqa: ARG002
-        """Return what is known of these visits."""
+        """Return the scores of these visits."""
         return list(self._scores[list(visits)])
 
     def learn(self, examples: Sequence[Example]) -> None:
-        """Do nothing: there is nothing to learn."""
+        """Do nothing: the scores are fixed."""
 
     def publish(self) -> None:
         """Do nothing."""

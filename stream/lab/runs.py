@@ -1,4 +1,4 @@
-"""One model or baseline through one world, alone or in several variants; courses run in processes side by side."""
+"""Runs of one ranker through one world, in one or several variants, and a pool of processes that executes them."""
 
 import multiprocessing
 import queue
@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from model import device
 from model.spec import preset
-from stream.lab.engine import Played, Stage, Watch
-from stream.lab.rankers import Learned, Popularity, Ranker, Told
-from stream.lab.script import Scenario, Script, write
+from stream.lab.engine import Environment, OnProgress, Rollout
+from stream.lab.rankers import FixedScores, ModelRanker, PopularityRanker, Ranker
+from stream.lab.script import Scenario, Script, generate_script
 
 Result = TypeVar("Result", covariant=True)
 
@@ -22,13 +22,13 @@ _POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """The same warm-up for all variants, then each in a twin of the world.
+class Run:
+    """One ranker in one world: a warm-up, then each variant in its own fork of the environment.
 
     Attributes:
-        scenario: which world, how long.
+        scenario: the world and how long it lasts.
         kind: `popularity`, `random`, `oracle`, or a preset of `model.spec`, such as `sam-50`.
-        variants: name → seconds between updates; None for frozen after the warm-up.
+        variants: name → seconds between updates; None: frozen after the warm-up.
     """
 
     scenario: Scenario
@@ -37,65 +37,65 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """About how many visits there are to be played."""
+        """About how many visits there are."""
         scenario = self.scenario
         seconds = scenario.warm_up_s + len(self.variants) * scenario.measured_s
         return round(scenario.rate * seconds)
 
-    def __call__(self, watch: Watch) -> dict[str, Played]:
-        """Return what came of each variant."""
-        script = write(self.scenario)
+    def __call__(self, on_progress: OnProgress) -> dict[str, Rollout]:
+        """Return the rollout of each variant."""
+        script = generate_script(self.scenario)
         ranker = _ranker(self.kind, script)
-        stage = Stage(script)
-        stage.warm_up(ranker, watch)
-        played = {}
+        environment = Environment(script)
+        environment.warm_up(ranker, on_progress)
+        rollouts = {}
         for name, update_s in self.variants[:-1]:
-            if not isinstance(ranker, Learned):
-                raise TypeError(f"{self.kind} does not learn from updates: it has one variant")
-            played[name] = stage.twin().play(ranker.twin(), update_s, watch)
+            if not isinstance(ranker, ModelRanker):
+                raise TypeError(f"{self.kind} has no updates, so it can have one variant only")
+            rollouts[name] = environment.fork().rollout(ranker.fork(), update_s, on_progress)
         name, update_s = self.variants[-1]
-        played[name] = stage.play(ranker, update_s, watch)
-        return played
+        rollouts[name] = environment.rollout(ranker, update_s, on_progress)
+        return rollouts
 
 
 class Job(Protocol[Result]):
-    """Something to be computed, in a process of its own if need be."""
+    """A computation that can run in another process."""
 
     @property
     def steps(self) -> int:
-        """About how often `watch` will hear of a step."""
+        """About how many steps it will report."""
 
-    def __call__(self, watch: Watch) -> Result:
-        """Compute; `watch` is told of steps done."""
+    def __call__(self, on_progress: OnProgress) -> Result:
+        """Compute the result; `on_progress` is called with the number of steps since its last call."""
 
 
 def run_all(jobs: Sequence[Job[Result]], console: Console, *, processes: int) -> list[Result]:
-    """Do all jobs under one progress bar, and return what they return, in their order.
+    """Run all jobs under one progress bar, and return their results in the order of the jobs.
 
-    With one process they run in this one. Raises what a job raises.
+    With `processes=1` they run in this process. An exception of a job is raised here.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"{len(jobs)} courses", total=sum(job.steps for job in jobs))
+        task = progress.add_task(f"{len(jobs)} runs", total=sum(job.steps for job in jobs))
 
-        def watch(steps: int) -> None:
+        def on_progress(steps: int) -> None:
             progress.advance(task, steps)
 
         if processes == 1:
             device.prepare(threads=1)
-            return [job(watch) for job in jobs]
-        return _side_by_side(jobs, watch, processes)
+            return [job(on_progress) for job in jobs]
+        return _run_in_pool(jobs, on_progress, processes)
 
 
-def _side_by_side(jobs: Sequence[Job[Result]], watch: Watch, processes: int) -> list[Result]:
+def _run_in_pool(jobs: Sequence[Job[Result]], on_progress: OnProgress, processes: int) -> list[Result]:
     context = multiprocessing.get_context("spawn")
-    heard: multiprocessing.Queue[int] = context.Queue()
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(heard,)) as pool:
-        futures = [pool.submit(_do, job) for job in jobs]
+    steps_done: multiprocessing.Queue[int] = context.Queue()
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process, initargs=(steps_done,)) as pool:
+        futures = [pool.submit(_run_job, job) for job in jobs]
         try:
             while wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION).not_done:
-                _drain(heard, watch)
+                _report_progress(steps_done, on_progress)
                 if any(future.done() and future.exception() for future in futures):
                     break
             return [future.result() for future in futures]
@@ -103,35 +103,35 @@ def _side_by_side(jobs: Sequence[Job[Result]], watch: Watch, processes: int) -> 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _drain(heard: "multiprocessing.Queue[int]", watch: Watch) -> None:
+def _report_progress(steps_done: "multiprocessing.Queue[int]", on_progress: OnProgress) -> None:
     try:
         while True:
-            watch(heard.get_nowait())
+            on_progress(steps_done.get_nowait())
     except queue.Empty:
         pass
 
 
-_tell: Callable[[int], None] = print
-"""Where a process of the pool says how far it is; set when it begins."""
+_report_steps: Callable[[int], None] = print
+"""Reports the steps that a process of the pool has done; set when the process starts."""
 
 
-def _begin(heard: "multiprocessing.Queue[int]") -> None:
-    global _tell
-    _tell = heard.put
+def _start_process(steps_done: "multiprocessing.Queue[int]") -> None:
+    global _report_steps
+    _report_steps = steps_done.put
     device.prepare(threads=1)
 
 
-def _do(job: Job[Any]) -> Any:
-    return job(_tell)
+def _run_job(job: Job[Any]) -> Any:
+    return job(_report_steps)
 
 
 def _ranker(kind: str, script: Script) -> Ranker:
     match kind:
         case "popularity":
-            return Popularity()
+            return PopularityRanker()
         case "random":
-            return Told.random(script)
+            return FixedScores.random(script)
         case "oracle":
-            return Told.oracle(script)
+            return FixedScores.oracle(script)
         case _:
-            return Learned(preset(kind), seed=script.scenario.seed)
+            return ModelRanker(preset(kind), seed=script.scenario.seed)

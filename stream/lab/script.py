@@ -1,8 +1,8 @@
-"""What happens in a world whatever is shown: who comes when, what is offered, and what would be clicked.
+"""What happens in a simulated world independently of what is shown: visits, candidates, and potential clicks.
 
-Every arm plays the same script. A click on an item is drawn before anybody ranks, for all candidates, so two arms
-that show the same item to the same user at the same moment see the same outcome. Only how often and when they show
-it differs, and the sequences, into which each arm's own clicks go.
+Every arm runs through the same script. Whether a user would click is drawn for all candidates before anything is ranked
+(common random numbers), so arms that show the same item in the same visit see the same outcome. Arms differ in what
+they show, and in the users' sequences, which contain the clicks of that arm only.
 """
 
 from dataclasses import dataclass, fields
@@ -19,20 +19,21 @@ from stream.simulation.hashing import Floats, Ints
 from stream.simulation.world import ACTIONS, Acts, World, category_name, item_name
 
 START = 1_800_000_000_000
-"""Where virtual time begins, ms since the Unix epoch."""
+"""When virtual time begins, ms since the Unix epoch."""
 
-_CLICK_AFTER_S, _CLICK_MEAN_S = 0.1, 0.3
+_CLICK_DELAY_S, _CLICK_DELAY_MEAN_S = 0.1, 0.3
+"""Least delay of a click, and the mean of the exponential delay after it."""
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
-    """How long a world is watched.
+    """A world, its traffic, and how long each phase lasts.
 
     Attributes:
-        world: what is true.
+        world: parameters of the world.
         seed: of the world and of all that happens in it.
         rate: mean impressions a second (Poisson).
-        warm_up_s: how long items are shown by lot, and every model learns from that.
-        measured_s: how long each arm ranks by itself, after the warm-up.
+        warm_up_s: length of the warm-up, in which random items are shown and every model learns from them.
+        measured_s: length of the phase after it, in which each arm shows what it ranks best.
         slots: items shown in an impression.
     """
 
@@ -44,14 +45,24 @@ class Scenario(Struct, frozen=True, kw_only=True):
     slots: int = 10
 
     @property
-    def begins(self) -> int:
-        """The moment (ms) at which the warm-up ends."""
+    def warm_up_end(self) -> int:
+        """Time (ms) at which the warm-up ends."""
         return START + round(1000 * self.warm_up_s)
 
     @property
-    def ends(self) -> int:
-        """The moment (ms) of the end."""
-        return self.begins + round(1000 * self.measured_s)
+    def end(self) -> int:
+        """Time (ms) at which the scenario ends."""
+        return self.warm_up_end + round(1000 * self.measured_s)
+
+
+QUICK = Scenario(
+    world=WorldConfig(users=60, history=200, categories=12, items_per_category=10, interests=4, candidates=20),
+    rate=4.0,
+    warm_up_s=30.0,
+    measured_s=20.0,
+    slots=5,
+)
+"""A small and short scenario, to see that an experiment runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +70,18 @@ class Script:
     """V visits of C candidates each, in the order of time.
 
     Attributes:
-        scenario: what it is a script of.
-        users: (V,) who comes.
-        ts: (V,) when, ms.
+        scenario: what the script was generated from.
+        users: (V,) user indices.
+        ts: (V,) times, ms.
         items: (V, C) indices of the candidates.
         categories: (V, C) indices of their categories.
-        item_keys: (V, C) uint64 keys of the items, as models know them.
+        item_keys: (V, C) uint64 keys of the items, as models get them.
         category_keys: (V, C) uint32 keys of the categories.
         truth: (V, C) true probabilities of a click.
         would_click: (V, C) whether the user clicks the item if it is shown.
-        delays: (V, C) how long after the impression a click comes, ms.
-        lots: (V, C) candidate indices in random order.
-        acts: packed behaviours that no impression led to, visit after visit.
+        delays: (V, C) time from the impression to a click, ms.
+        permutations: (V, C) candidate indices in a random order.
+        acts: packed behaviours that do not come from impressions, visit after visit.
         act_ends: (V + 1,) the acts before visit v are `acts[act_ends[v]:act_ends[v + 1]]`.
         histories: (users, history) packed behaviours of each user before the start.
         measured: index of the first visit after the warm-up.
@@ -86,7 +97,7 @@ class Script:
     truth: Floats
     would_click: npt.NDArray[np.bool_]
     delays: Ints
-    lots: Ints
+    permutations: Ints
     acts: BehaviorArray
     act_ends: Ints
     histories: BehaviorArray
@@ -102,25 +113,25 @@ class Script:
         return best
 
 
-def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
-    """Return the scenario with as many seconds that count; unchanged for None."""
+def with_measured_time(scenario: Scenario, seconds: float | None) -> Scenario:
+    """Return the scenario with another length of its measured phase; None changes nothing."""
     return scenario if seconds is None else msgspec.structs.replace(scenario, measured_s=seconds)
 
 
 @lru_cache(maxsize=2)
-def write(scenario: Scenario) -> Script:
-    """Return the script of a scenario, the same every time.
+def generate_script(scenario: Scenario) -> Script:
+    """Return the script of a scenario; the same scenario has the same script.
 
     Raises:
-        ValueError: for a world with position bias: whether a user clicks would depend on the place that an arm chooses.
+        ValueError: for a world with position bias, where a click would depend on the position that an arm chooses.
     """
     config = scenario.world
     if config.position_bias:
-        raise ValueError("the laboratory draws clicks before arms rank: position_bias must be 0")
+        raise ValueError("clicks are drawn before anything is ranked: position_bias must be 0")
     world, rng = World(config, seed=scenario.seed, start=START), np.random.default_rng([scenario.seed, 5])
     history = world.history()
-    count = int(rng.poisson(scenario.rate * (scenario.ends - START) / 1000))
-    ts = np.sort(rng.integers(START, scenario.ends, count))
+    count = int(rng.poisson(scenario.rate * (scenario.end - START) / 1000))
+    ts = np.sort(rng.integers(START, scenario.end, count))
     users = world.visitors(count)
     shape = count, config.candidates
     items, truth = np.empty(shape, np.int64), np.empty(shape)
@@ -132,8 +143,8 @@ def write(scenario: Scenario) -> Script:
         items[visit] = slate.items
         truth[visit] = world.click_probability(user, slate.items, now)
         would_click[visit] = world.clicks(user, slate.items, now)
-    together = _joined([history, *acts])
-    packed, past = _packed(together), len(history)
+    all_acts = _concatenated([history, *acts])
+    packed, past = _packed(all_acts), len(history)
     categories = world.catalogue.category(items.ravel()).reshape(shape)
     by_user = np.argsort(history.users, kind="stable")
     return Script(
@@ -146,21 +157,21 @@ def write(scenario: Scenario) -> Script:
         category_keys=_category_keys(categories),
         truth=truth,
         would_click=would_click,
-        delays=(1000 * (_CLICK_AFTER_S + rng.exponential(_CLICK_MEAN_S, shape))).astype(np.int64),
-        lots=rng.random(shape).argsort(axis=1),
+        delays=(1000 * (_CLICK_DELAY_S + rng.exponential(_CLICK_DELAY_MEAN_S, shape))).astype(np.int64),
+        permutations=rng.random(shape).argsort(axis=1),
         acts=packed[past:],
         act_ends=np.cumsum([0, *(len(each) for each in acts)]),
         histories=packed[:past][by_user].reshape(config.users, config.history),
-        measured=int(np.searchsorted(ts, scenario.begins)),
+        measured=int(np.searchsorted(ts, scenario.warm_up_end)),
     )
 
 
-def behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:
-    """Return the one behaviour that a click is."""
+def click_behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:
+    """Return the behaviour of a click, as an array of one."""
     return np.array([(item_key, category_key, action_key("click"), ts)], dtype=BEHAVIOR)
 
 
-def _joined(acts: list[Acts]) -> Acts:
+def _concatenated(acts: list[Acts]) -> Acts:
     columns = (np.concatenate([getattr(each, field.name) for each in acts]) for field in fields(Acts))
     return Acts(*columns)
 

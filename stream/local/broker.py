@@ -133,15 +133,6 @@ class Broker:
             self.process.kill()
             self.process.wait()
 
-    def restart(self) -> None:
-        """Stop the broker where it runs, and start it on the same data and port.
-
-        Raises:
-            BrokerError: for a broker that runs elsewhere, or when it does not come up again.
-        """
-        self.stop()
-        self.start()
-
     def _broken(self, how: str) -> BrokerError:
         engine, directory = self._own()
         log = directory / "broker.log"

@@ -86,7 +86,7 @@ class Reader:
                     self._board.take(decode_fragment(value))
                 elif record.topic == self._topics.experiment_metrics:
                     self._board.published(decode_arm_window(value))
-                elif (update := read_update_headers(message)) is not None:
+                elif (update := read_update_headers(message.headers())) is not None:
                     self._board.announced(update, record.timestamp)
             except DECODE_ERRORS:
                 continue  # another version's, or somebody else's

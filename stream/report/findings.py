@@ -1,17 +1,23 @@
-"""What a benchmark found: rows for people, the same rows and the targets for machines, a picture."""
+"""What a benchmark or a lab experiment found: tables, targets, a picture, and how they are printed and written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import msgspec
+from rich.console import Console
+from rich.table import Table
 
+from stream.experiment.statistics.intervals import Interval
 from stream.report.schema import Machine
+
+Rows = list[dict[str, Any]]
+"""Rows of a table, as column → text, number or None; all rows of a table have the same columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One figure beside what it should be: `at most` or `at least` `target`; None when it could not be measured."""
+    """A measured value and its target, `at most` or `at least`; None when it could not be measured."""
 
     name: str
     value: float | None
@@ -21,7 +27,7 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is reached; None when it could not be measured.
+        """Whether the target is met; None when the value could not be measured.
 
         >>> Target("p99", 9.0, "ms", 10.0).met, Target("speed", 9.0, "times", 10.0, "at least").met
         (True, False)
@@ -30,41 +36,102 @@ class Target:
             return None
         return self.value <= self.target if self.sense == "at most" else self.value >= self.target
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the target and whether it is met, for JSON."""
+        return {**asdict(self), "met": self.met}
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The outcome of one benchmark.
+    """The result of a benchmark or of a lab experiment.
 
     Attributes:
-        rows: one measurement each, as column → text, number or None. All rows have the same columns.
-        targets: the figures that matter, beside what they should be.
+        tables: title → rows.
         picture: draws the PNG.
-        notes: what a reader must know, such as a peer that is not installed.
+        targets: values with a target.
+        notes: what a reader must know, such as a system that is not installed.
     """
 
-    rows: list[dict[str, Any]]
-    targets: list[Target]
+    tables: Mapping[str, Rows]
     picture: Callable[[], bytes]
-    notes: list[str] = field(default_factory=list)
+    targets: Sequence[Target] = ()
+    notes: Sequence[str] = ()
 
-    def to_json(self, bench: str, machine: Machine) -> bytes:
-        """Return all but the picture."""
-        targets = [
-            {
-                "name": each.name,
-                "value": each.value,
-                "unit": each.unit,
-                "target": each.target,
-                "sense": each.sense,
-                "met": each.met,
-            }
-            for each in self.targets
-        ]
-        content = {
-            "bench": bench,
-            "machine": machine,
-            "results": self.rows,
-            "targets": targets,
-            "notes": self.notes,
-        }
-        return msgspec.json.format(msgspec.json.encode(content), indent=2)
+
+def print_findings(console: Console, findings: Findings, machine: Machine) -> None:
+    """Print the machine, the tables, the targets and the notes."""
+    console.print(machine_line(machine))
+    for title, rows in findings.tables.items():
+        table = to_table([_with_intervals(row) for row in rows])
+        table.title, table.title_justify = title, "left"
+        console.print(table)
+    if findings.targets:
+        console.print(_targets_table(findings.targets))
+    for note in findings.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """Return JSON that people can read as well."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2)
+
+
+def machine_line(machine: Machine) -> str:
+    """Return one line about the machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    return f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, Python {machine.python}; {versions}"
+
+
+def to_table(rows: Rows) -> Table:
+    """Return rows as a table for the terminal."""
+    columns = list(rows[0]) if rows else []
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(cell_text(row[column]) for column in columns))
+    return table
+
+
+def cell_text(value: object) -> str:
+    """Return a value as people read it; a dash for None.
+
+    >>> cell_text(None), cell_text(0.12345), cell_text(123456.7), cell_text(1000)
+    ('–', '0.123', '123,457', '1,000')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, float | None]:
+    """Return an interval as three columns; None where it is undefined.
+
+    >>> interval_columns("CTR", Interval(0.2, 0.1, 0.3))
+    {'CTR': 0.2, 'CTR low': 0.1, 'CTR high': 0.3}
+    """
+    value, low, high = (each if each == each else None for each in interval)
+    return {name: value, f"{name} low": low, f"{name} high": high}
+
+
+def _with_intervals(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the three columns of each interval into one text."""
+    merged = {}
+    for name, value in row.items():
+        if f"{name} low" in row:
+            low, high = row[f"{name} low"], row[f"{name} high"]
+            merged[name] = (
+                cell_text(value) if low is None else f"{cell_text(value)} [{cell_text(low)}, {cell_text(high)}]"
+            )
+        elif not name.endswith((" low", " high")):
+            merged[name] = value
+    return merged
+
+
+def _targets_table(targets: Sequence[Target]) -> Table:
+    table = Table("target", "measured", "wanted", "", title="targets", title_justify="left")
+    verdicts = {True: "[green]met[/green]", False: "[red]missed[/red]", None: "not measured"}
+    for each in targets:
+        wanted = f"{each.sense} {cell_text(each.target)} {each.unit}"
+        table.add_row(each.name, f"{cell_text(each.value)} {each.unit}", wanted, verdicts[each.met])
+    return table

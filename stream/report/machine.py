@@ -4,17 +4,15 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from model.metrics import auc, normalised_entropy
 from stream.experiment.statistics.intervals import clustered_rate, percentiles
 from stream.experiment.user_sums import UserSums
 from stream.report.formatting import learning_words, model_words
-from stream.report.schema import ArmPlan, ArmResult, ArmTrace, Machine, Percentiles, ReplayTrace
+from stream.report.schema import ArmPlan, ArmResult, ArmTrace, Machine, Percentiles
 from stream.report.series import missed
 from stream.settings import ArmSettings
 
@@ -84,19 +82,6 @@ def mean(values: Sequence[float]) -> float:
 def spread(values: npt.ArrayLike) -> Percentiles:
     """Return median and 99th percentile."""
     return Percentiles(*percentiles(values, (50, 99)))
-
-
-def replay_trace(labels: npt.NDArray[np.uint8], predictions: npt.NDArray[np.float32], windows: int = 25) -> ReplayTrace:
-    """Cut (n,) labels and predictions, in the order of learning, into equal windows and judge each."""
-    edges = np.linspace(0, len(labels), windows + 1).astype(int)
-    parts = [
-        (labels[low:high].astype(np.float64), predictions[low:high]) for low, high in pairwise(edges) if high > low
-    ]
-    return ReplayTrace(
-        samples=[int(high) for low, high in pairwise(edges) if high > low],
-        auc=[auc(*part) for part in parts],
-        ne=[normalised_entropy(*part) for part in parts],
-    )
 
 
 def this_machine(device: str = "cpu") -> Machine:

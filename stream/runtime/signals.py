@@ -1,31 +1,48 @@
-"""Ctrl-C for commands that drive a system: remembered, since what is raised in a callback out of C may be swallowed."""
+"""Signals: jobs end in order on SIGTERM or Ctrl-C, and commands that drive a system never lose a Ctrl-C.
+
+A KeyboardInterrupt that is raised inside a callback from C (librdkafka, for one) may be swallowed, so Ctrl-C is also
+recorded, and loops call `raise_if_interrupted`.
+"""
 
 import signal
 import threading
 
-_heard = threading.Event()
+_interrupted = threading.Event()
 
 
-def remember() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt, as always, and be remembered."""
-    signal.signal(signal.SIGINT, _hear)
+def stop_event() -> threading.Event:
+    """Return an event that SIGTERM or Ctrl-C sets, so that a job can end in order; a second one ends it at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
 
 
-def heard() -> bool:
-    """Say whether there was a Ctrl-C."""
-    return _heard.is_set()
+def catch_ctrl_c() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, as always, and be recorded."""
+    signal.signal(signal.SIGINT, _interrupt)
 
 
-def check() -> None:
-    """Come back to a Ctrl-C that was swallowed; for loops that call it a few times a second.
+def was_interrupted() -> bool:
+    """Return whether there was a Ctrl-C."""
+    return _interrupted.is_set()
+
+
+def raise_if_interrupted() -> None:
+    """Raise again for a Ctrl-C that was swallowed; loops call it a few times a second.
 
     Raises:
         KeyboardInterrupt: when there was one.
     """
-    if _heard.is_set():
+    if _interrupted.is_set():
         raise KeyboardInterrupt
 
 
-def _hear(_number: int, _frame: object) -> None:
-    _heard.set()
+def _interrupt(_number: int, _frame: object) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt

@@ -1,10 +1,10 @@
 """What the headers of a `model-updates` record say, so that who only watches need not decode parameters."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Message
 
 _CLICKS = 1000
 """Most click times told with one update; of more, an even choice."""
@@ -45,9 +45,9 @@ class UpdateHeaders:
         ]
 
 
-def read_update_headers(message: Message) -> UpdateHeaders | None:
-    """Return what a record announces; None for the later parts of an update, and for what is no announcement."""
-    values: dict[str, Any] = dict(message.headers() or ())
+def read_update_headers(headers: Mapping[str, Any] | Sequence[tuple[str, Any]] | None) -> UpdateHeaders | None:
+    """Return what a record's headers announce; None for later parts of an update, and for what is no announcement."""
+    values: dict[str, Any] = dict(headers or ())
     try:
         announced = UpdateHeaders(
             arm=values["arm"].decode(),

@@ -240,7 +240,7 @@ class Traffic:
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
                 self.tally.dead_letters += 1
-            elif announced := read_update_headers(message):
+            elif announced := read_update_headers(message.headers()):
                 self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
                 if announced.clicks:
                     self._news[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
@@ -271,7 +271,7 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     try:
         while not tail.at_end():
             for message in tail.read(1.0):
-                if announced := read_update_headers(message):
+                if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
     finally:
         tail.close()

@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from stream.runtime import signals as interrupts
+from stream.runtime import signals
 from stream.simulation.terminal_view import Snapshot, plain_line, render
 
 _LINE_S = 5.0
@@ -46,7 +46,7 @@ class Viewer:
         Raises:
             KeyboardInterrupt: when there was a Ctrl-C that did not come through.
         """
-        interrupts.check()
+        signals.raise_if_interrupted()
         if self._live is not None:
             self._live.update(render(snapshot))
         elif time.monotonic() >= self._next_line or snapshot.phase != self._phase:

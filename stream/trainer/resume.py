@@ -143,7 +143,7 @@ def _published_epoch(settings: Settings, stop: threading.Event) -> int:
         try:
             while not tail.at_end() and not stop.is_set():
                 for message in tail.read(1.0):
-                    if announced := read_update_headers(message):
+                    if announced := read_update_headers(message.headers()):
                         newest = max(newest, announced.epoch)
         finally:
             tail.close()

@@ -174,7 +174,8 @@ def test_no_secret_is_ever_said(
 @pytest.mark.slow
 def test_a_password_that_is_no_longer_good_ends_a_worker_that_works(secured: Secured, system: Harness) -> None:
     secured.change_password(WRONG)
-    secured.broker.restart()
+    secured.broker.stop()
+    secured.broker.start()
     worker = system.processes._children["worker"]
     assert worker.wait(BOUND_S) == 1
     last = system.processes.log("worker").read_text().splitlines()[-1]

@@ -1,1 +1,1 @@
-"""What the benchmarks share: timing, examples, load on a system, worlds of an A/B test."""
+"""What the benchmarks share: timing, examples, load on a system, simulated A/B tests, the GPU's side of scoring."""

@@ -1,4 +1,4 @@
-"""Requests of made-up users, for benchmarks of the model: their content does not change what they cost."""
+"""Random requests for benchmarks of the model, whose cost does not depend on the content."""
 
 import numpy as np
 

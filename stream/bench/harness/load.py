@@ -1,7 +1,7 @@
-"""A whole system under open-loop load: requests come when they are due, however slow the answers to earlier ones are.
+"""Open-loop load on a whole system: requests are sent on schedule, however slow earlier answers are.
 
-Latency counts from the moment at which a request was due, so time that the sender itself lost is in it: nothing is left
-out because the system was slow (Tene's "coordinated omission").
+Latency counts from the scheduled time of a request, so delays of the load generator itself are included, and slow
+phases of the system are not under-represented (Tene's "coordinated omission").
 """
 
 import heapq
@@ -34,19 +34,19 @@ _CLICK_RATE = 0.1
 _CLICK_DELAY_S = 0.4
 _BEHAVIORS = 3
 _ITEMS, _CATEGORIES = 3000, 60
-_GIVE_UP_S = 20.0
+_TIMEOUT_S = 20.0
 _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
     "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
     "arms": [{"name": "sam", "preset": "sam"}],
 }
-"""Short windows, so that negatives flow as they would for hours; one arm, the default model at length 1000."""
+"""Short windows, so that negative labels come as in a long run; one arm, the default model at length 1000."""
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """How many users there are, how many behaviours each has, how many candidates a request names."""
+    """Number of users, behaviours in each user's history, and candidates in each request."""
 
     users: int = 400
     history: int = 1000
@@ -54,10 +54,10 @@ class Population:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A request and its answer; times in seconds of the wall clock.
+class TimedAnswer:
+    """A request and its answer; times in seconds since the Unix epoch.
 
-    `received` is when it was given up where no answer came, and `spent` is None then.
+    Without an answer, `received` is when the request was given up, and `spent` is None.
     """
 
     due: float
@@ -67,31 +67,31 @@ class Answered:
 
     @property
     def latency_ms(self) -> float:
-        """Milliseconds from due to received."""
+        """Milliseconds from the scheduled to the received time."""
         return 1000 * (self.received - self.due)
 
 
 @dataclass(slots=True)
-class Round:
-    """What one run of load brought: answers in the order in which they came, and what the trainer announced."""
+class LoadResult:
+    """The result of one run: answers in order of arrival, and the updates that the trainer announced."""
 
-    answers: list[Answered] = field(default_factory=list)
+    answers: list[TimedAnswer] = field(default_factory=list)
     announced: list[UpdateHeaders] = field(default_factory=list)
 
     @property
     def unanswered(self) -> int:
-        """Requests that were given up."""
+        """Number of requests that were given up."""
         return sum(answer.spent is None for answer in self.answers)
 
 
-class Load:
-    """Users who ask at given times, click a tenth of what they are shown, and do other things besides.
+class LoadGenerator:
+    """Simulated users: requests on a schedule, clicks on a tenth of the shown items, and other behaviours.
 
     Args:
         kafka: librdkafka properties.
         topics: the names.
         population: the users.
-        seed: of all that is drawn.
+        seed: of all random numbers.
     """
 
     def __init__(self, kafka: Mapping[str, str], topics: Topics, population: Population, *, seed: int = 0) -> None:
@@ -108,31 +108,31 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what is left, unless something went wrong, and stop listening."""
+        """Flush, unless there was an error, and close."""
         self._client.close(flush=kind is None)
         self._updates.close()
 
-    def give_histories(self) -> None:
-        """Send every user's history; returns when Kafka has it."""
+    def send_histories(self) -> None:
+        """Send every user's history; returns when Kafka has acknowledged it."""
         start = round(1000 * time.time()) - 1000 * self._population.history
         for step in range(self._population.history):
             items = self._items(self._population.users)
             for user, item in enumerate(items):
-                self._behave(f"user-{user}", item, start + 1000 * step)
+                self._send_behavior(f"user-{user}", item, start + 1000 * step)
         self._client.flush()
 
-    def run(self, rate: float, seconds: float, check: Callable[[], None]) -> Round:
-        """Ask `rate` times a second (Poisson arrivals) for so many seconds, then wait for the last answers.
+    def run(self, rate: float, seconds: float, check: Callable[[], None]) -> LoadResult:
+        """Send `rate` requests a second (Poisson arrivals) for `seconds`, then wait for the last answers.
 
         Args:
             rate: mean requests a second.
-            seconds: how long.
+            seconds: length of the run.
             check: called a few times a second; what it raises ends the run.
 
         Raises:
-            SimulationError: when nothing is answered.
+            SimulationError: when no request is answered.
         """
-        found = Round()
+        result = LoadResult()
         waiting: dict[str, float] = {}
         clicks: list[tuple[float, str, str, int]] = []
         schedule = self._schedule(rate, seconds)
@@ -142,7 +142,7 @@ class Load:
         while upcoming is not None or waiting or clicks:
             while upcoming is not None and began + upcoming[0] <= now:
                 due = began + upcoming[0]
-                waiting[self._ask(*upcoming[1:])] = due
+                waiting[self._send_request(*upcoming[1:])] = due
                 upcoming = next(schedule, None)
             while clicks and clicks[0][0] <= now:
                 _, request_id, user, item = heapq.heappop(clicks)
@@ -152,7 +152,7 @@ class Load:
             next_due = min(next_due, clicks[0][0] if clicks else next_due)
             for score, received in self._client.poll_scores(min(max(0.0, next_due - time.time()), _WATCH_S)):
                 if (asked := waiting.pop(score.request_id, None)) is not None:
-                    found.answers.append(Answered(asked, received, (score.epoch, score.version), score.spent_ms))
+                    result.answers.append(TimedAnswer(asked, received, (score.epoch, score.version), score.spent_ms))
                     for item in self._clicked(score):
                         at = received + self._rng.exponential(_CLICK_DELAY_S)
                         heapq.heappush(clicks, (at, score.request_id, score.user, item))
@@ -160,18 +160,18 @@ class Load:
             if now >= next_check:
                 next_check = now + _WATCH_S
                 check()
-                self._listen(found)
-                if now > began + seconds + _GIVE_UP_S:
-                    found.answers += [Answered(due, now) for due in waiting.values()]
+                self._read_announcements(result)
+                if now > began + seconds + _TIMEOUT_S:
+                    result.answers += [TimedAnswer(due, now) for due in waiting.values()]
                     waiting.clear()
-        self._listen(found)
-        if found.unanswered == len(found.answers):
-            raise SimulationError(f"no request at {rate:g} a second was answered within {_GIVE_UP_S:.0f} s")
-        return found
+        self._read_announcements(result)
+        if result.unanswered == len(result.answers):
+            raise SimulationError(f"no request at {rate:g} a second was answered within {_TIMEOUT_S:.0f} s")
+        return result
 
     def _schedule(self, rate: float, seconds: float) -> Iterator[tuple[float, str, list[Candidate], list[int]]]:
-        """Yield when (s from the start), who, which candidates, and which items the user meets besides."""
-        # All is drawn before the first request, so that drawing delays none.
+        """Yield the time (s from the start), user, candidates, and the items of the user's other behaviours."""
+        # Everything is drawn before the first request, so that drawing delays no request.
         count = int(rate * seconds)
         times = np.cumsum(self._rng.exponential(1 / rate, count)).tolist()
         users = self._rng.integers(self._population.users, size=count).tolist()
@@ -186,12 +186,12 @@ class Load:
         ]
         return iter(visits)
 
-    def _ask(self, user: str, candidates: list[Candidate], met: list[int]) -> str:
-        for item in met:
-            self._behave(user, item)
+    def _send_request(self, user: str, candidates: list[Candidate], seen: list[int]) -> str:
+        for item in seen:
+            self._send_behavior(user, item)
         return self._client.impression(user, candidates, SLOTS)
 
-    def _behave(self, user: str, item: int, ts: int | None = None) -> None:
+    def _send_behavior(self, user: str, item: int, ts: int | None = None) -> None:
         candidate = self._candidates[item]
         self._client.behavior(user, candidate.item, ts, candidate.category)
 
@@ -203,12 +203,12 @@ class Load:
             if draw < _CLICK_RATE
         ]
 
-    def _listen(self, found: Round) -> None:
-        announcements = (read_update_headers(message) for message in self._updates.read(0))
-        found.announced += [announced for announced in announcements if announced is not None]
+    def _read_announcements(self, result: LoadResult) -> None:
+        announcements = (read_update_headers(message.headers()) for message in self._updates.read(0))
+        result.announced += [announced for announced in announcements if announced is not None]
 
     def _items(self, count: int) -> list[int]:
-        # Squared: some items are met far more often than others.
+        # Squared: some items are far more popular than others.
         items: list[int] = (self._rng.random(count) ** 2 * _ITEMS).astype(int).tolist()
         return items
 
@@ -218,8 +218,10 @@ class Load:
 
 
 @contextmanager
-def loaded_system(broker: str, population: Population, **sections: Mapping[str, Any]) -> Iterator[tuple[System, Load]]:
-    """Start a broker, one worker and one trainer, and fold every user's history.
+def loaded_system(
+    broker: str, population: Population, **sections: Mapping[str, Any]
+) -> Iterator[tuple[System, LoadGenerator]]:
+    """Start a broker, one worker and one trainer, and load every user's history into the state.
 
     Args:
         broker: as `local_system` takes it.
@@ -240,10 +242,10 @@ def loaded_system(broker: str, population: Population, **sections: Mapping[str, 
         tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
         local_system(settings, broker=broker, directory=Path(scratch)) as system,
         _removed_afterwards(system),
-        Load(system.settings.kafka, system.topics, population) as load,
+        LoadGenerator(system.settings.kafka, system.topics, population) as load,
         closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,
     ):
-        load.give_histories()
+        load.send_histories()
         while lag.of(system.topics.behaviors, settings.topics.partitions):
             system.check()
             time.sleep(_WATCH_S)
@@ -252,7 +254,7 @@ def loaded_system(broker: str, population: Population, **sections: Mapping[str, 
 
 @contextmanager
 def _removed_afterwards(system: System) -> Iterator[None]:
-    """Stop the processes and delete the topics at the end, where the broker is not ours to throw away."""
+    """At the end, stop the processes and delete the topics when the broker was not started here."""
     try:
         yield
     finally:

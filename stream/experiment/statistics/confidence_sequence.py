@@ -10,7 +10,7 @@ assumes: (1) enough users at the first look for the normal approximation; (2) us
 (3) an early and a late estimate have a covariance of at least the late one's variance. (3) holds when the late estimate
 is the better one and the early one adds nothing to it: for users who come one after another, and for users who return
 at steady rates. A larger covariance makes looks more alike, and the promise only safer (Slepian's inequality). The
-simulations in `stream.bench.harness.ab_worlds` check all three at once.
+simulations in `stream.bench.harness.ab_tests` check all three at once.
 
 `spread` is the standard deviation of the effects that are expected. Any value is valid if it is chosen before the data;
 a good one makes the interval narrow when it matters.

@@ -1,4 +1,4 @@
-"""`bench scoring` runs, and leaves figures that fit one another, and a picture."""
+"""`bench scoring` runs, and its figures are consistent."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.spec import preset
-from stream.bench import scoring_gpu
+from stream.bench.harness import scoring_gpu
 from stream.cli.main import main
 
 

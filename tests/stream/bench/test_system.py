@@ -1,4 +1,4 @@
-"""The benchmarks of running systems and of their parts: they run, and they count what they say."""
+"""The benchmarks of running systems and of their parts run, and measure what they claim."""
 
 import argparse
 import io
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from stream.bench import freshness, latency, state, sync
-from stream.bench.harness.load import Answered
+from stream.bench.harness.load import TimedAnswer
 from stream.local.broker import Broker
 from stream.schema.events import Spent
 from stream.schema.update_headers import UpdateHeaders
@@ -20,8 +20,8 @@ def quick(broker: str = "embedded") -> argparse.Namespace:
     return argparse.Namespace(quick=True, broker=broker)
 
 
-def answered(due: float, received: float, version: int = 0) -> Answered:
-    return Answered(due, received, (1, version), Spent(2.0, 0.5, 4.0))
+def answered(due: float, received: float, version: int = 0) -> TimedAnswer:
+    return TimedAnswer(due, received, (1, version), Spent(2.0, 0.5, 4.0))
 
 
 def announced(version: int, *clicks: int) -> UpdateHeaders:
@@ -31,44 +31,45 @@ def announced(version: int, *clicks: int) -> UpdateHeaders:
 def test_latency_counts_from_when_the_request_was_due() -> None:
     late = answered(10.0, 10.030)
     assert late.latency_ms == pytest.approx(30)
-    assert latency.split(late) == pytest.approx((23.5, 2.0, 0.5, 4.0))
+    assert latency.latency_parts(late) == pytest.approx((23.5, 2.0, 0.5, 4.0))
 
 
 def test_a_request_without_an_answer_counts_as_the_time_until_it_was_given_up() -> None:
-    row = latency.summary(5.0, [[answered(0, 0.01), answered(1, 1.01), Answered(2, 12)]])
+    row = latency.summary_row(5.0, [[answered(0, 0.01), answered(1, 1.01), TimedAnswer(2, 12)]])
     assert row["unanswered"] == 1
     assert row["p50, ms"] == pytest.approx(10)
     assert (row["p99, ms"] or 0) > 9_000
 
 
-def test_freshness_ends_with_the_first_answer_that_knows_the_click() -> None:
+def test_a_click_is_learned_with_the_first_answer_of_its_version() -> None:
     answers = [answered(0, 5.0, 3), answered(0, 6.0, 4), answered(0, 7.0, 6), answered(0, 8.0, 5)]
     news = [announced(4, 4_000, 4_500), announced(5, 6_500), announced(7, 6_900)]
-    assert freshness.freshness(answers, news) == pytest.approx([2.0, 1.5, 0.5])
+    assert freshness.click_ages(answers, news) == pytest.approx([2.0, 1.5, 0.5])
 
 
-def test_a_request_that_was_given_up_knows_nothing() -> None:
-    assert freshness.freshness([Answered(0, 5.0, (1, 9))], [announced(1, 1_000)]) == []
+def test_a_request_that_was_given_up_is_no_answer() -> None:
+    assert freshness.click_ages([TimedAnswer(0, 5.0, (1, 9))], [announced(1, 1_000)]) == []
 
 
 def test_the_benches_of_parts_run() -> None:
     for bench in (sync, state):
         findings = bench.run(quick(), QUIET)
-        assert findings.rows
+        assert findings.tables["results"]
         assert all(target.value is not None for target in findings.targets)
         assert findings.picture().startswith(PNG)
 
 
 def test_the_bench_of_latency_runs(broker: Broker) -> None:
     findings = latency.run(quick(broker.bootstrap), QUIET)
-    assert [row["requests a second"] for row in findings.rows] == [20, 40]
+    assert [row["requests a second"] for row in findings.tables["results"]] == [20, 40]
     assert all(
-        row["answers"] == rate * 3 and not row["unanswered"] for row, rate in zip(findings.rows, (20, 40), strict=True)
+        row["answers"] == rate * 3 and not row["unanswered"]
+        for row, rate in zip(findings.tables["results"], (20, 40), strict=True)
     )
     assert findings.picture().startswith(PNG)
 
 
 def test_the_bench_of_freshness_runs(broker: Broker) -> None:
     findings = freshness.run(quick(broker.bootstrap), QUIET)
-    assert (findings.rows[0]["clicks"] or 0) > 10
+    assert (findings.tables["results"][0]["clicks"] or 0) > 10
     assert findings.picture().startswith(PNG)

@@ -1,11 +1,11 @@
-"""`bench training` runs, and what it measures is what it says."""
+"""`bench training` runs, and measures what it claims."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from stream.bench.training import mixed
+from stream.bench.training import stream_batches
 from stream.cli.main import main
 
 
@@ -28,6 +28,6 @@ def test_a_quick_run_measures_both_sides_memory_and_tables(tmp_path: Path, capsy
     assert "picture" in capsys.readouterr().out
 
 
-def test_a_mixed_batch_holds_clicks_alone_and_the_rest_of_requests() -> None:
-    for batch in mixed(32, 5):
+def test_a_mixed_batch_has_single_clicks_and_the_other_items_of_requests() -> None:
+    for batch in stream_batches(32, 5):
         assert sorted(len(each.items) for each in batch) == [1] * 20 + [8] * 12

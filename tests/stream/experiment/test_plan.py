@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.bench.harness.ab_worlds import Worlds
+from stream.bench.harness.ab_tests import ABTests
 from stream.cli.experiment import notes
 from stream.cli.main import main
 from stream.errors import ExperimentError, SettingsError
@@ -134,7 +134,7 @@ def experiment(*arms: PlannedArm, **fields: object) -> Experiment:
 
 def test_notes_tell_twins_and_arms_that_are_off() -> None:
     said = list(notes(experiment(PlannedArm(name="a"), PlannedArm(name="b"), PlannedArm(name="off", share=0))))
-    assert any("a and b are alike" in note for note in said)
+    assert any("a and b are identical" in note for note in said)
     assert any("off has no share" in note for note in said)
     assert list(notes(experiment())) == []
 
@@ -163,8 +163,8 @@ def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
     planned = experiment(minimum_effect=0.2, crowd=crowd)
     need = needs(planned)[0]
     looks = 40
-    worlds = Worlds(
-        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), likeness=0.05, activity=0.0,
+    worlds = ABTests(
+        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), icc=0.05, activity=0.0,
         lift=0.2,
     )  # fmt: skip
     effect = compare(*worlds.draw(11)).log_ratio
@@ -196,9 +196,9 @@ def test_a_file_may_interleave_and_compare_nothing_else(tmp_path: Path, capsys: 
     path = written(tmp_path, INTERLEAVED)
     assert main(["experiment", "check", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "Users of sam-vs-din see lists that sam and din have drafted in turn." in said
-    assert "answers nobody" not in said
-    assert "answers only together with another, in sam-vs-din" in said
+    assert "Users of sam-vs-din see lists interleaved from those of sam and din (team draft)." in said
+    assert "serves no users" not in said
+    assert "serves only interleaved lists, in sam-vs-din" in said
     assert main(["experiment", "settings", str(path)]) == 0
     config = tmp_path / "settings.json"
     config.write_text(capsys.readouterr().out)

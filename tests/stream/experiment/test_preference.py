@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.bench.interleaving import needed, visit
+from stream.bench.interleaving import impressions_to_decide, simulate_visits
 from stream.experiment.preference import Ballots, agreement
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, judge
@@ -155,7 +155,11 @@ def test_users_of_an_interleaved_arm_are_divided_as_others_and_compared_with_not
 
 def test_where_users_differ_interleaving_decides_sooner_than_ab_and_alike() -> None:
     """The ranking that looks at 1000 behaviours is better than the one that looks at 200 of them."""
-    found = [needed(each) for seed in range(3) for each in visit(DIFFERENT, [(1000, 200)], visits=3000, seed=seed)]
+    found = [
+        impressions_to_decide(each)
+        for seed in range(3)
+        for each in simulate_visits(DIFFERENT, [(1000, 200)], visits=3000, seed=seed)
+    ]
     assert [each["interleaving names"] for each in found] == [1, 1, 1]
     assert {each["A/B names"] for each in found} <= {None, 1}
     assert sum(each["A/B"] is None for each in found) >= 2, "users are too different for A/B"

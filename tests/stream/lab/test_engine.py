@@ -1,4 +1,4 @@
-"""A world in virtual time: twins are alike until something else is shown, and rankers know what they may, no more."""
+"""Environments in virtual time: forks are independent, and rankers see exactly what a running system would show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,80 +10,83 @@ import pytest
 from model.example import Example
 from model.spec import preset
 from state.behavior import action_key
-from stream.lab.engine import Played, Stage
-from stream.lab.rankers import Learned, Popularity, Ranker, Told
-from stream.lab.results import Judged
-from stream.lab.script import START, Scenario, Script, write
+from stream.lab.engine import Environment, Rollout
+from stream.lab.rankers import FixedScores, ModelRanker, PopularityRanker, Ranker
+from stream.lab.results import ArmResults
+from stream.lab.script import START, Scenario, Script, generate_script
 from stream.simulation.config import WorldConfig
 
 WORLD = WorldConfig(
     users=40, history=80, categories=10, items_per_category=6, interests=3, candidates=12, lifetime_s=40.0, base=-2.0
 )
 SCENARIO = Scenario(world=WORLD, seed=3, rate=8.0, warm_up_s=25.0, measured_s=25.0, slots=4)
-SCRIPT = write(SCENARIO)
+SCRIPT = generate_script(SCENARIO)
 
 
 def quiet(_: int) -> None:
     pass
 
 
-def played(ranker: Ranker, update_s: float | None = 0.5, script: Script = SCRIPT) -> Played:
-    stage = Stage(script)
-    stage.warm_up(ranker, quiet)
-    return stage.play(ranker, update_s, quiet)
+def run_alone(ranker: Ranker, update_s: float | None = 0.5, script: Script = SCRIPT) -> Rollout:
+    environment = Environment(script)
+    environment.warm_up(ranker, quiet)
+    return environment.rollout(ranker, update_s, quiet)
 
 
 @dataclass
 class Spy:
-    """Ranks by lot, or always the other way round; keeps all that it was asked and told."""
+    """Ranks at random, or in the reverse of that order; records what it was asked and what it learned."""
 
     turned: bool = False
     asked: dict[int, Example] = field(default_factory=dict)
-    told: list[tuple[int, int]] = field(default_factory=list)
+    learned: list[tuple[int, int]] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> list[npt.NDArray[np.float64]]:
         self.asked.update(zip(visits, examples, strict=True))
-        lots = Told.random(SCRIPT).score(examples, visits)
-        return [-each for each in lots] if self.turned else lots
+        permutations = FixedScores.random(SCRIPT).score(examples, visits)
+        return [-each for each in permutations] if self.turned else permutations
 
     def learn(self, examples: Sequence[Example]) -> None:
         for example in examples:
             assert example.labels is not None
-            self.told += [(example.ts, int(label)) for label in example.labels]
+            self.learned += [(example.ts, int(label)) for label in example.labels]
 
     def publish(self) -> None:
-        self.published.append(len(self.told))
+        self.published.append(len(self.learned))
 
 
 def test_the_same_scenario_is_the_same_world_and_another_seed_another() -> None:
-    write.cache_clear()
-    again = write(SCENARIO)
+    generate_script.cache_clear()
+    again = generate_script(SCENARIO)
     assert all(np.array_equal(getattr(again, name), getattr(SCRIPT, name)) for name in ("ts", "items", "would_click"))
-    other = write(Scenario(world=WORLD, seed=4, rate=8.0, warm_up_s=25.0, measured_s=25.0))
+    other = generate_script(Scenario(world=WORLD, seed=4, rate=8.0, warm_up_s=25.0, measured_s=25.0))
     assert not np.array_equal(other.items[:50], SCRIPT.items[:50])
 
 
 def test_the_oracle_misses_nothing_and_nobody_beats_it() -> None:
-    oracle, lots, counted = (played(each) for each in (Told.oracle(SCRIPT), Told.random(SCRIPT), Popularity()))
-    assert Judged.of([oracle]).regret() == pytest.approx((0, 0, 0), abs=1e-9)
-    for other in (lots, counted):
+    oracle, permutations, counted = (
+        run_alone(each) for each in (FixedScores.oracle(SCRIPT), FixedScores.random(SCRIPT), PopularityRanker())
+    )
+    assert ArmResults.of([oracle]).regret() == pytest.approx((0, 0, 0), abs=1e-9)
+    for other in (permutations, counted):
         assert (other.expected <= oracle.best + 1e-9).all()
-    assert lots.clicks.sum() / lots.expected.sum() == pytest.approx(1, abs=0.15)
-    assert Judged.of([lots]).auc().value == pytest.approx(0.5, abs=0.04)
-    assert Judged.of([oracle]).lift(Judged.of([lots])).low > 0
+    assert permutations.clicks.sum() / permutations.expected.sum() == pytest.approx(1, abs=0.15)
+    assert ArmResults.of([permutations]).auc().value == pytest.approx(0.5, abs=0.04)
+    assert ArmResults.of([oracle]).lift(ArmResults.of([permutations])).low > 0
 
 
 def test_every_shown_item_is_learned_once_with_the_outcome_that_the_script_has() -> None:
     spy = Spy()
-    found = played(spy)
-    closed = SCRIPT.ts[SCRIPT.ts < SCENARIO.ends - 10_000]
+    found = run_alone(spy)
+    closed = SCRIPT.ts[SCRIPT.ts < SCENARIO.end - 10_000]
     for ts in np.unique(closed).tolist():
         visits = np.flatnonzero(SCRIPT.ts == ts)
-        labels = [label for at, label in spy.told if at == ts]
+        labels = [label for at, label in spy.learned if at == ts]
         assert len(labels) == SCENARIO.slots * len(visits)
         orders = [
-            SCRIPT.lots[visit] if visit < SCRIPT.measured else found.order[visit - SCRIPT.measured] for visit in visits
+            SCRIPT.permutations[visit] if visit < SCRIPT.measured else found.order[visit - SCRIPT.measured]
+            for visit in visits
         ]
         clicks = sum(
             int(SCRIPT.would_click[visit, order[: SCENARIO.slots]].sum())
@@ -94,7 +97,7 @@ def test_every_shown_item_is_learned_once_with_the_outcome_that_the_script_has()
 
 def test_a_sequence_is_what_came_before_and_holds_this_arm_s_clicks_alone() -> None:
     straight, turned = Spy(), Spy(turned=True)
-    first, second = played(straight), played(turned)
+    first, second = run_alone(straight), run_alone(turned)
     click = action_key("click")
     for spy in (straight, turned):
         for visit, example in spy.asked.items():
@@ -114,16 +117,16 @@ def test_a_sequence_is_what_came_before_and_holds_this_arm_s_clicks_alone() -> N
     assert np.array_equal(first.would_click, second.would_click)
 
 
-def test_a_twin_goes_its_own_way() -> None:
-    stage, alone = Stage(SCRIPT), Stage(SCRIPT)
-    for each in (stage, alone):
-        each.warm_up(Told.random(SCRIPT), quiet)
-    twin = stage.twin()
+def test_a_fork_is_independent() -> None:
+    environment, alone = Environment(SCRIPT), Environment(SCRIPT)
+    for each in (environment, alone):
+        each.warm_up(FixedScores.random(SCRIPT), quiet)
+    fork = environment.fork()
     spies = Spy(), Spy(), Spy(turned=True)
-    twin.play(spies[2], 0.5, quiet)
-    stage.play(spies[0], 0.5, quiet)
-    alone.play(spies[1], 0.5, quiet)
-    assert spies[0].told == spies[1].told
+    fork.rollout(spies[2], 0.5, quiet)
+    environment.rollout(spies[0], 0.5, quiet)
+    alone.rollout(spies[1], 0.5, quiet)
+    assert spies[0].learned == spies[1].learned
     for visit, example in spies[0].asked.items():
         assert np.array_equal(example.sequence, spies[1].asked[visit].sequence)
 
@@ -131,27 +134,27 @@ def test_a_twin_goes_its_own_way() -> None:
 @pytest.mark.parametrize(("update_s", "times"), [(0.5, 50), (5.0, 5), (10.0, 2), (None, 0)])
 def test_updates_come_as_often_as_they_are_asked_for(update_s: float | None, times: int) -> None:
     spy = Spy()
-    played(spy, update_s)
+    run_alone(spy, update_s)
     assert abs(len(spy.published) - 1 - times) <= 1, "one at the end of the warm-up, and these"
     if update_s is None:
-        assert len(spy.told) == spy.published[0], "who is frozen is told nothing"
+        assert len(spy.learned) == spy.published[0], "a frozen ranker learns nothing"
 
 
-def test_a_frozen_model_says_what_it_said_and_one_online_learns() -> None:
-    model = Learned(preset("mean-20"), seed=0)
-    stage = Stage(SCRIPT)
-    stage.warm_up(model, quiet)
-    frozen, online = model.twin(), model.twin()
+def test_a_frozen_model_keeps_its_scores_and_an_online_one_learns() -> None:
+    model = ModelRanker(preset("mean-20"), seed=0)
+    environment = Environment(SCRIPT)
+    environment.warm_up(model, quiet)
+    frozen, online = model.fork(), model.fork()
     asked = [Example(SCRIPT.histories[0], int(SCRIPT.ts[0]), SCRIPT.item_keys[0], SCRIPT.category_keys[0])]
     before = model.score(asked, [0])[0]
-    stage.twin().play(frozen, None, quiet)
-    stage.play(online, 0.5, quiet)
+    environment.fork().rollout(frozen, None, quiet)
+    environment.rollout(online, 0.5, quiet)
     assert np.array_equal(frozen.score(asked, [0])[0], before)
     assert not np.array_equal(online.score(asked, [0])[0], before)
 
 
-def test_popularity_takes_a_new_item_for_an_average_one() -> None:
-    popularity = Popularity(prior=10.0)
+def test_popularity_gives_a_new_item_the_mean_click_rate() -> None:
+    popularity = PopularityRanker(prior=10.0)
     keys, none = np.array([1, 2, 3], dtype=np.uint64), np.zeros(3, dtype=np.uint32)
 
     def seen(*labels: float) -> Example:

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream.replay.report import replay_trace
 from stream.report.formatting import headline, pair_lines, replay_headline
-from stream.report.machine import arm_result, replay_trace, this_machine, user_sums
+from stream.report.machine import arm_result, this_machine, user_sums
 from stream.report.plots.style import PALETTE, colours
 from stream.report.question import Question
 from stream.report.schema import ArmTrace, ExperimentReport, RatePoint, ReplayArm, ReplayReport, ReplayTrace, Trace

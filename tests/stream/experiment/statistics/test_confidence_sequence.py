@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from stream.bench.harness.ab_worlds import Worlds
+from stream.bench.harness.ab_tests import ABTests
 from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.statistics.moments import Array, Moments
@@ -45,7 +45,7 @@ def test_p_is_alpha_where_the_interval_ends_at_zero() -> None:
 
 
 @cache
-def drawn(worlds: Worlds) -> tuple[Moments, Moments]:
+def drawn(worlds: ABTests) -> tuple[Moments, Moments]:
     """Several tests look at the same worlds."""
     return worlds.draw(0)
 
@@ -69,14 +69,14 @@ def naive(arms: tuple[Moments, Moments]) -> Array:
 @pytest.mark.parametrize(
     ("worlds", "expected"),
     [
-        (Worlds(), 0.1),
-        (Worlds(growing=True), 0.1),
-        (Worlds(likeness=0.002), 0.3),
-        (Worlds(activity=2.0, growing=True), 0.5),
+        (ABTests(), 0.1),
+        (ABTests(growing=True), 0.1),
+        (ABTests(icc=0.002), 0.3),
+        (ABTests(activity=2.0, growing=True), 0.5),
     ],
     ids=["returning", "growing", "hardly alike", "a few come most"],
 )
-def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: Worlds, expected: float) -> None:
+def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: ABTests, expected: float) -> None:
     """200 worlds, 100 looks, one every 100 impressions."""
     arms = drawn(worlds)
     ours = found(compare(*arms), arms, spread_for(np.log1p(expected), ALPHA))
@@ -84,13 +84,13 @@ def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: Worlds,
 
 
 def test_tests_over_items_find_something_between_a_and_a() -> None:
-    plain = naive(drawn(Worlds()))
+    plain = naive(drawn(ABTests()))
     assert plain.any(axis=1).mean() > 0.5, "naive, looked at every 100 impressions"
     assert plain[:, -1].mean() > 0.2, "naive, looked at once: a user's impressions are not independent"
 
 
 def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> None:
-    effect = compare(*drawn(Worlds()))
+    effect = compare(*drawn(ABTests()))
     z = np.abs(effect.log_ratio.value) / np.sqrt(effect.log_ratio.variance)
     assert (z[:, -1] > 1.96).mean() < 0.10
     assert (z[:, 10:] > 1.96).any(axis=1).mean() > 0.15
@@ -98,7 +98,7 @@ def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> Non
 
 def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
     lift = 0.3
-    arms = Worlds(worlds=200, looks=60, every=200, lift=lift, before=5000).draw(1)
+    arms = ABTests(worlds=200, looks=60, every=200, lift=lift, before=5000).draw(1)
     effect = compare(*arms)
     half = half_width(effect.log_ratio.variance, SPREAD, ALPHA)
     outside = np.abs(effect.log_ratio.value - np.log1p(lift)) > half
@@ -111,7 +111,7 @@ def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
 @pytest.mark.parametrize("users", [150, 1000])
 @pytest.mark.parametrize("effect", [0.02, 0.1, 0.5])
 def test_a_against_a_in_many_kinds_of_worlds(likeness: float, users: int, effect: float) -> None:
-    arms = Worlds(worlds=400, users=users, looks=100, every=100, likeness=likeness, activity=1.0, before=3000).draw(2)
+    arms = ABTests(worlds=400, users=users, looks=100, every=100, icc=likeness, activity=1.0, before=3000).draw(2)
     ours = found(compare(*arms), arms, spread_for(np.log1p(effect), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
 

@@ -1,7 +1,7 @@
-"""Made-up experiments, many at once, in which the truth is known: what the promises of this package are checked on.
+"""Simulated A/B tests, many at once, whose true lift is known: error rates and power are measured on them.
 
-Users differ in how much they click (beta), and in how often they come (lognormal), and they return throughout, so the
-impressions of one user are alike and those of the whole are not independent.
+Users differ in their click rate (beta) and in their activity (lognormal), and return throughout the experiment, so the
+impressions of one user are correlated.
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from stream.experiment.statistics.moments import Floats, Moments
 
 
 @dataclass(frozen=True, slots=True)
-class Worlds:
-    """Experiments of two arms, seen at equally spaced looks.
+class ABTests:
+    """A/B tests of two arms, analysed at equally spaced looks.
 
     Attributes:
-        worlds: how many.
-        users: of each; halves of them, by lot, are in the two arms.
-        looks: how often each experiment is looked at.
+        worlds: how many experiments.
+        users: users of each experiment; a random half of them is in each arm.
+        looks: analyses of each experiment.
         every: impressions between two looks.
-        slots: items an impression shows.
-        rate: mean click rate without any lift.
-        likeness: correlation between two items of one user (intraclass).
-        activity: standard deviation of the logarithm of how often users come.
-        lift: of the first arm over the second.
-        growing: whether users turn up one after the other, rather than all from the beginning.
+        slots: items shown in an impression.
+        rate: mean click rate without lift.
+        icc: intraclass correlation of the clicks of one user.
+        activity: standard deviation of the logarithm of the users' activity.
+        lift: relative lift of the first arm over the second.
+        growing: whether users enter one after another rather than all at the beginning.
         before: impressions of all users together before the experiment.
     """
 
@@ -35,19 +35,19 @@ class Worlds:
     every: int = 100
     slots: int = 10
     rate: float = 0.1
-    likeness: float = 0.03
+    icc: float = 0.03
     activity: float = 0.7
     lift: float = 0.0
     growing: bool = False
     before: int = 0
 
     def draw(self, seed: int) -> tuple[Moments, Moments]:
-        """Return both arms' moments, (worlds, looks) of them, as everything up to each look adds up to."""
+        """Return both arms' cumulative moments at each look, (worlds, looks) of them."""
         drawn = [self._one(np.random.default_rng([seed, world])) for world in range(self.worlds)]
         return _stacked([first for first, _ in drawn]), _stacked([second for _, second in drawn])
 
     def _one(self, rng: np.random.Generator) -> tuple[Moments, Moments]:
-        strength = (1 - self.likeness) / self.likeness if self.likeness > 0 else np.inf
+        strength = (1 - self.icc) / self.icc if self.icc > 0 else np.inf
         own = np.full(self.users, self.rate)
         if np.isfinite(strength):
             own = rng.beta(self.rate * strength, (1 - self.rate) * strength, self.users)
@@ -68,7 +68,7 @@ class Worlds:
 
     @staticmethod
     def _seen(vectors: Floats) -> Moments:
-        """Moments over the users that were shown something by each look."""
+        """Return the moments over the users who were shown something up to each look."""
         seen = vectors[..., 0] > 0
         some = Moments.of(vectors * seen[..., None])
         return Moments(seen.sum(axis=-1).astype(np.float64), some.total, some.outer)

@@ -1,4 +1,4 @@
-"""The GPU's side of `bench scoring`: the kernel against the factored form in torch, on the same card."""
+"""The GPU part of `bench scoring`: the kernel against the factored form in torch, on the same GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from model.interest import SparseAttentiveMemory, build_interest
 from model.kernels import gpu
 from model.network import build_head
 from model.spec import ModelSpec
-from stream.bench.harness.timing import Spread, alternate_for
+from stream.bench.harness.timing import Summary, time_alternately_for
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class OnGpu:
-    """What the passes of one micro-batch take in one type of number.
+class GpuTiming:
+    """Timing of the attention of one micro-batch in one dtype.
 
     Attributes:
         dtype: its name.
         kernel: seconds with the kernel.
-        torch: seconds in torch, in the same type.
-        candidates: scored in that time.
-        deviation: largest difference of a click probability from torch's in fp32, by a head that has not learned.
-        sigmoids: of one micro-batch.
-        operations: multiplications and additions of its products.
-        bytes: that the kernel must read and write.
+        torch: seconds in torch, in the same dtype.
+        candidates: candidates in the micro-batch.
+        deviation: largest difference of a click probability from torch in fp32, with an untrained head.
+        sigmoids: sigmoids of the micro-batch.
+        operations: floating-point operations of its matrix products.
+        bytes: bytes that the kernel must read and write.
     """
 
     dtype: str
-    kernel: Spread
-    torch: Spread
+    kernel: Summary
+    torch: Summary
     candidates: int
     deviation: float
     sigmoids: int
@@ -52,15 +52,15 @@ class OnGpu:
             f"GPU, {self.dtype}: kernel {1e3 * seconds:.2f} ms, torch {1e3 * self.torch.median:.2f} ms, "
             f"{self.millions:.2f} million candidates/s, {1e-9 * self.sigmoids / seconds:.0f} G sigmoids/s, "
             f"{1e-9 * self.operations / seconds:.0f} GFLOP/s, {1e-9 * self.bytes / seconds:.1f} GB/s; "
-            f"probabilities differ from torch's in fp32 by {self.deviation:.1e} at most"
+            f"probabilities differ from torch in fp32 by {self.deviation:.1e} at most"
         )
 
 
 @torch.inference_mode()
 def measure(
     spec: ModelSpec, sizes: tuple[int, int, int], seconds: float, *, device: str = "cuda"
-) -> dict[str, OnGpu] | None:
-    """Measure `sizes` (B, C, L) of random keys in every type; None where the kernel cannot run."""
+) -> dict[str, GpuTiming] | None:
+    """Measure `sizes` (B, C, L) of random keys in every dtype; None where the kernel cannot run."""
     if device == "cuda" and not (torch.cuda.is_available() and gpu.usable(torch.empty(1, device=device))):
         return None
     B, C, L = sizes
@@ -91,14 +91,14 @@ def measure(
         if exact is None:
             exact = head(in_torch()).sigmoid()
         deviation = (head(served().float()).sigmoid() - exact).abs().max()
-        spreads = alternate_for({"kernel": served, "torch": in_torch}, seconds)
+        summaries = time_alternately_for({"kernel": served, "torch": in_torch}, seconds)
         passes, hidden = len(model.attentions), spec.attention_hidden
         pairs = passes * B * C * L
         moved = inputs[0].numel() + inputs[2].numel() + B * C * (hidden * (model.d + 1) + model.d)
-        found[name] = OnGpu(
+        found[name] = GpuTiming(
             dtype=name,
-            kernel=spreads["kernel"],
-            torch=spreads["torch"],
+            kernel=summaries["kernel"],
+            torch=summaries["torch"],
             candidates=B * C,
             deviation=float(deviation),
             sigmoids=pairs * (hidden + 1),

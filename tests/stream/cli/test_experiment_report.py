@@ -1,4 +1,4 @@
-"""Reading outcomes and scores: all that Kafka has of the times, and told when it has not everything."""
+"""Reading outcomes and scores: all that Kafka has of the wanted times, and a notice when some are missing."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.cli.outcomes import read_traffic
+from stream.cli.experiment_report import read_traffic
 from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger
 from stream.experiment.serving_cost import Answers
@@ -68,7 +68,7 @@ def test_reading_may_begin_late_and_topics_may_be_empty(kafka: dict[str, str], t
 def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
     kafka: dict[str, str], topics: Topics
 ) -> None:
-    before = round(1000 * time.time())
+    before = int(1000 * time.time())  # rounded up, it would lie after the first records' Kafka timestamps
     write(kafka, topics, range(70), before)
     first_left = round(1000 * time.time())
     write(kafka, topics, range(70, 140), first_left)

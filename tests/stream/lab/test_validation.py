@@ -1,4 +1,4 @@
-"""Freshness on baskets: nothing of a basket leaks into its own scores, and scorers know what they should, no more."""
+"""Progressive validation: nothing of a basket leaks into its own scores, and scorers follow at their intervals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import pytest
 from model.metrics import auc
 from stream.datasets.base import Totals, Visit
 from stream.experiment.statistics.auc import clustered_auc
-from stream.lab.freshness import NEVER, journey_rows
-from stream.lab.journey import WARM_UP, Journey, go_through
+from stream.lab.freshness import NEVER, basket_rows
+from stream.lab.validation import WARM_UP, ProgressiveValidation
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
 HOUR_S = 3600
@@ -48,9 +48,9 @@ def intervals(*names: str) -> dict[str, float | None]:
     return {name: {"hour": HOUR_S, "hour again": HOUR_S, "day": 24 * HOUR_S, NEVER: None}[name] for name in names}
 
 
-def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
-    """A basket that leaked into its own scores, as history or as a lesson, would be foreseen."""
-    found = go_through(Journey("counts-50", intervals("hour", NEVER), Baskets(240)), lambda _: None)
+def test_random_purchases_cannot_be_predicted() -> None:
+    """A basket that leaked into its own scores, as history or as a training example, would be predictable."""
+    found = ProgressiveValidation("counts-50", intervals("hour", NEVER), Baskets(240))(lambda _: None)
     assert len(found.labels) == 5 * 180
     for scores in found.scores.values():
         chance = clustered_auc(found.labels, scores, found.users)
@@ -58,16 +58,16 @@ def test_what_is_bought_by_chance_cannot_be_foreseen() -> None:
 
 
 def test_an_update_brings_what_was_learned_and_none_brings_nothing() -> None:
-    found = go_through(
-        Journey("mean-50", intervals("hour", "hour again", "day", NEVER), Baskets(240, turns=True)), lambda _: None
+    found = ProgressiveValidation("mean-50", intervals("hour", "hour again", "day", NEVER), Baskets(240, turns=True))(
+        lambda _: None
     )
     early = slice(0, 5 * 4 * 20)  # twenty hours, within the first day
     hour, day, never = (found.scores[name] for name in ("hour", "day", NEVER))
-    assert np.array_equal(day[early], never[early]), "before its first update a scorer says what it said at the start"
+    assert np.array_equal(day[early], never[early]), "before its first update a scorer has its first parameters"
     assert not np.array_equal(day, never)
     assert auc(found.labels[early], hour[early]) > auc(found.labels[early], never[early]) + 0.05
     assert np.array_equal(hour, found.scores["hour again"]), "by deltas or by bases, the parameters are the same"
-    rows = {row["updates every"]: row for row in journey_rows(found)}
+    rows = {row["updates every"]: row for row in basket_rows(found)}
     assert rows["hour"]["AUC more than never low"] > 0
     assert rows[NEVER]["AUC more than never"] == 0
     assert rows["day"]["AUC"] == pytest.approx(auc(found.labels, day))

@@ -1,0 +1,41 @@
+"""`samstream worker`, `trainer` and `monitor`: the jobs of the system, each until SIGTERM or Ctrl-C."""
+
+import argparse
+import os
+
+from stream.cli.options import Commands, add_settings_command, load_settings
+from stream.runtime.signals import stop_event
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the three commands."""
+    text = "keep users' sequences, answer impressions, label clicks"
+    add_settings_command(commands, "worker", run_worker, text)
+    add_settings_command(commands, "trainer", run_trainer, "learn from samples, publish updates, save checkpoints")
+    text = "compute the arms' results from the topics, publish them, and show them on a live page"
+    add_settings_command(commands, "monitor", run_monitor, text)
+
+
+def run_worker(arguments: argparse.Namespace) -> int:
+    """Run a worker; returns the exit status."""
+    from stream.worker.worker import run_worker
+
+    run_worker(load_settings(arguments), stop_event())
+    return 0
+
+
+def run_trainer(arguments: argparse.Namespace) -> int:
+    """Run the trainer; returns the exit status."""
+    from stream.trainer.trainer import run_trainer
+
+    settings = load_settings(arguments)
+    os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
+    run_trainer(settings, stop_event())
+    return 0
+
+
+def run_monitor(arguments: argparse.Namespace) -> int:
+    """Run the monitor; returns the exit status."""
+    from stream.monitor.run import run_monitor
+
+    return run_monitor(load_settings(arguments))

@@ -18,7 +18,7 @@ from tests.e2e.harness import Harness, wait_for
 from tests.e2e.secured import MARKER, WRONG, Secured, as_environment, secured_broker
 from tests.e2e.test_commands import command, write_baskets
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("secured")]  # one broker and one set of attempts for all
 
 TOPICS = Topics("secured-")
 COMMANDS = {

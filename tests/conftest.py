@@ -19,6 +19,9 @@ from stream.kafka import topic_admin as topics_module
 from stream.kafka.topic_admin import Topics
 from stream.local.broker import ENGINES, Broker, local_broker
 
+# Before torch is imported, as the command does: its threads that wait keep no core from the other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 PARTITIONS = 4
 """Of the topics keyed by user that the fixture `topics` makes."""
 

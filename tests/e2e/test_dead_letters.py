@@ -16,7 +16,7 @@ from stream.schema.record import Record
 from stream.trainer.training import Training
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter
-from tests.stream.trainer.test_training import poisoned, sample
+from tests.stream.trainer.support import poisoned, sample
 
 
 @pytest.fixture

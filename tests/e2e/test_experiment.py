@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.commands import child, run, running
 from tests.e2e.harness import wait_for
-from tests.e2e.test_commands import child, run, running
 
 FILE = """
 name = "short-or-shorter"

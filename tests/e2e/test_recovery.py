@@ -9,9 +9,10 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from stream.kafka.topic_admin import Topics
+from stream.local.broker import _free_port
 from stream.schema.events import Behavior, encode_json
 from tests.e2e.harness import Harness, wait_for
-from tests.e2e.test_metrics import free_port, served
+from tests.e2e.served import served
 
 MANY = 150_000
 
@@ -32,7 +33,7 @@ def test_a_worker_with_an_empty_disk_tells_how_far_it_is_and_is_healthy_meanwhil
     with harness:
         harness.wander(MANY)
         harness.client.flush()
-        port = free_port()
+        port = _free_port()
         options = ("--set", f"worker.metrics=127.0.0.1:{port}", "--set", "worker.model_wait_s=0")
         worker = harness.start_worker("worker-1", *options)
         log = harness.processes.log("worker-1")
@@ -91,7 +92,7 @@ def test_the_marker_of_a_transaction_is_no_record_that_waits(
 
     written(50)
     with harness:
-        port = free_port()
+        port = _free_port()
         harness.start_worker("worker-1", "--set", f"worker.metrics=127.0.0.1:{port}", "--set", "worker.model_wait_s=0")
         log = harness.processes.log("worker-1")
         wait_for(lambda: "caught_up" in log.read_text(), "the end of the replay", processes=harness.processes)

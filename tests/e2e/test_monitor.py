@@ -142,15 +142,13 @@ class Monitors:
 
     def kill(self, name: str) -> None:
         """Kill -9."""
-        child = self.processes._children[name]
-        self.processes.release(name)
+        child = self.processes.release(name)
         child.kill()
         child.wait()
 
     def end(self, name: str) -> None:
         """Let it end in order, which it does while there is traffic as well."""
-        child = self.processes._children[name]
-        self.processes.release(name)
+        child = self.processes.release(name)
         child.terminate()
         assert child.wait(30) == 0
 

@@ -261,7 +261,7 @@ def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
             processes=monitors.processes,
         )
 
-    traffic.write(600)
+    traffic.write(1200)  # 11 s of event time: the first windows close without waiting for silence
     monitors.start("a")
     wait_for(lambda: monitors.shown("a") > 0, "a to count", processes=monitors.processes)
     monitors.kill("a")

@@ -2,13 +2,16 @@
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 BIN := .venv/bin
 AUDIT := .venv/audit
 AUDITOR := pip-audit==2.10.1
 READY := .venv/.ready
+# Each process has a broker of its own; tests go one by one to whichever is free, but for those of an xdist_group.
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint audit clean
+.PHONY: help demo check test faults lint audit clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -16,8 +19,11 @@ help:  ## show this list
 demo: $(READY)  ## run the whole system on this machine (ARGS='--seconds 30 --plain' goes to samstream demo)
 	@$(BIN)/samstream demo $(ARGS)
 
-test: $(READY)  ## run the tests (ARGS='-k joiner' goes to pytest)
-	@$(BIN)/pytest $(ARGS)
+check: lint  ## lint, types and the tests that start neither a broker nor a system: what to run before each commit
+	@$(PYTEST) -m 'not slow and not broker' --ignore=tests/e2e --ignore=tests/stream/bench $(ARGS)
+
+test: $(READY)  ## run the tests in two processes (ARGS='-k joiner' goes to pytest, JOBS=4 for more of them)
+	@$(PYTEST) $(ARGS)
 
 faults: $(READY)  ## kill and freeze everything under traffic, then count (ARGS='--kills 100 --json FILE')
 	@$(BIN)/python -m tests.faults $(ARGS)

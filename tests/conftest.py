@@ -1,4 +1,4 @@
-"""Shared fixtures: one broker a session, and names of its own for each test.
+"""Shared fixtures: one broker for each process that runs tests, and names of its own for each test.
 
 `SAMSTREAM_TEST_BOOTSTRAP=HOST:PORT` takes a broker that runs already; `SAMSTREAM_TEST_BROKER` starts one of
 an engine: `embedded` (the default), `kafka` (needs `KAFKA_HOME` and Java) or `docker` (testcontainers). Tests
@@ -20,6 +20,9 @@ from stream.local.broker import Broker, local_broker
 from stream.local.engines import ENGINES
 from stream.schema.topics import Topics
 
+# Before torch is imported, as the command does: its threads that wait keep no core from the other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 PARTITIONS = 4
 """Of the topics keyed by user that the fixture `topics` makes."""
 
@@ -39,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The session's broker; a test that kills it starts it again."""
+    """The broker of this process (pytest-xdist has several); a test that kills it starts it again."""
     with ExitStack() as stack:
         wanted = _wanted()
         if wanted == "docker":

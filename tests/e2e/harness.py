@@ -112,6 +112,27 @@ class Harness:
         )
         return worker
 
+    def kill(self, name: str) -> None:
+        """Kill -9 a worker or a trainer."""
+        child = self.processes.release(name)
+        child.kill()
+        child.wait()
+
+    def end(self, name: str) -> None:
+        """Ask a worker or a trainer to end (SIGTERM), and see that it does so in order."""
+        child = self.processes.release(name)
+        child.terminate()
+        assert child.wait(30) == 0, self.processes.log(name).read_text()
+
+    def replace_worker(self, name: str, successor: str, *arguments: str) -> None:
+        """Kill -9 a worker that was started with `instance="one"`, and start another one in its place.
+
+        The successor of a static member (KIP-345) takes over at once; the embedded broker would let a dynamic one wait
+        for ever beside a member that was killed.
+        """
+        self.kill(name)
+        self.start_worker(successor, *arguments, instance="one")
+
     def close_windows(self) -> None:
         """Move event time past every window, once all clicks are processed: every user does one more thing, later."""
         self.client.flush()
@@ -215,11 +236,20 @@ class Harness:
         """Return the values of all usable records of a topic, in order within a partition."""
         return [record.value or b"" for record in self.records(topic) if record[:3] not in self.unusable]
 
-    def settle(self, state: str = "state") -> None:
-        """Wait until every shown item is trained, stop everything in order, and balance the accounts."""
+    def come_to_rest(self, deadline_s: float = DEADLINE_S) -> None:
+        """Close all windows, wait until every shown item is trained, and stop everything in order."""
         self.close_windows()
-        wait_for(lambda: self.trained() >= len(self.shown()), "all samples to be trained", processes=self.processes)
+        wait_for(
+            lambda: self.trained() >= len(self.shown()),
+            "all samples to be trained",
+            processes=self.processes,
+            deadline_s=deadline_s,
+        )
         self.processes.stop()
+
+    def settle(self, state: str = "state") -> None:
+        """Let everything come to rest, and balance the accounts."""
+        self.come_to_rest()
         assert self.trained() == len(self.shown())
         self.check_answers()
         self.check_samples()

@@ -1,12 +1,17 @@
-"""Writes what no client would write: any bytes, under any key, into any partition."""
+"""Writes what no client would write: any bytes, under any key, into any partition; and a sample to damage."""
 
+import time
 from collections.abc import Mapping
 from typing import Self
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from state.behavior import action_key, behaviors, category_key, item_key
 from stream.kafka.clients import to_record
+from stream.schema.events import Sample
 from stream.schema.record import Record
+from tests.e2e.harness import ITEMS, USERS
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -52,3 +57,27 @@ class RawWriter:
             raise KafkaException(errors[0])
         # The report's own value and key are not all there on every version of the client.
         return to_record(reports[0])._replace(key=key, value=value)
+
+
+def now_ms() -> int:
+    return round(1000 * time.time())
+
+
+def good_sample(request_id: str, ts: int | None = None) -> Sample:
+    """A sample that a trainer learns from."""
+    items = ITEMS[:2]
+    return Sample(
+        request_id=request_id,
+        user=USERS[0],
+        arm="sam",
+        ts=now_ms() if ts is None else ts,
+        epoch=1,
+        version=1,
+        clicked_at=0,
+        sequence=behaviors([(item_key("item-1"), category_key(""), action_key("view"), now_ms())]).tobytes(),
+        items=np.array([item_key(item) for item in items], "<u8").tobytes(),
+        categories=np.zeros(2, "<u4").tobytes(),
+        positions=np.arange(2, dtype="<u2").tobytes(),
+        probabilities=np.full(2, 0.5, "<f4").tobytes(),
+        labels=np.zeros(2, "u1").tobytes(),
+    )

@@ -1,22 +1,19 @@
 """Records that cannot be used, on a running system: nothing stops, nothing is lost, the good traffic is untouched."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from state.behavior import action_key, behaviors, category_key, item_key
 from stream.errors import EventError, KafkaClientError
 from stream.schema.events import Candidate, Sample, decode_score, encode_packed
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from tests.e2e.harness import ITEMS, SLOTS, USERS, WINDOW_S, Harness, wait_for
-from tests.e2e.raw import RawWriter
+from tests.e2e.raw import RawWriter, good_sample, now_ms
 
 PARTITIONS = 4
 FAR_S = 10 * WINDOW_S
@@ -51,10 +48,6 @@ class Bad:
 
 def text(**fields: object) -> bytes:
     return json.dumps(fields).encode()
-
-
-def now_ms() -> int:
-    return round(1000 * time.time())
 
 
 def bad_behaviors(topic: str) -> list[Bad]:
@@ -124,25 +117,6 @@ def bad_clicks(topic: str) -> list[Bad]:
 MARK = 0x0000_0123_4567_89AB
 TS = b"\xcf" + MARK.to_bytes(8, "big")
 """How MessagePack writes `MARK`."""
-
-
-def good_sample(request_id: str, ts: int | None = None) -> Sample:
-    items = ITEMS[:2]
-    return Sample(
-        request_id=request_id,
-        user=USERS[0],
-        arm="sam",
-        ts=now_ms() if ts is None else ts,
-        epoch=1,
-        version=1,
-        clicked_at=0,
-        sequence=behaviors([(item_key("item-1"), category_key(""), action_key("view"), now_ms())]).tobytes(),
-        items=np.array([item_key(item) for item in items], "<u8").tobytes(),
-        categories=np.zeros(2, "<u4").tobytes(),
-        positions=np.arange(2, dtype="<u2").tobytes(),
-        probabilities=np.full(2, 0.5, "<f4").tobytes(),
-        labels=np.zeros(2, "u1").tobytes(),
-    )
 
 
 def damaged_samples(topic: str) -> list[Bad]:
@@ -332,11 +306,9 @@ def test_junk_among_the_scores_stops_no_worker_that_starts_and_no_front_end(
                 for partition in range(PARTITIONS):
                     harness.unusable.add(raw.write(harness.topics.scores, value, partition=partition)[:3])
 
-        worker = harness.start_worker("worker-1", "--set", "worker.model_wait_s=0")
+        harness.start_worker("worker-1", "--set", "worker.model_wait_s=0")
         harness.traffic(3)
-        harness.processes.release("worker-1")
-        worker.terminate()
-        assert worker.wait(30) == 0
+        harness.end("worker-1")
         litter()  # behind the last answer that the state knows: a worker that starts reads it
         harness.start_worker("worker-2", "--set", "worker.model_wait_s=0")
         harness.traffic(3)

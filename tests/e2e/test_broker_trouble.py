@@ -109,9 +109,7 @@ def test_nothing_is_taken_as_done_that_a_frozen_broker_has_not_acknowledged(harn
             with frozen(broker):
                 # More than a commit interval: what the worker has in hand is scored meanwhile, and reaches nobody.
                 live(harness, 1.0)
-                worker = harness.processes.release(f"worker-{number}" if number else "worker")
-                worker.kill()
-                worker.wait(30)
+                harness.kill(f"worker-{number}" if number else "worker")
             harness.start_worker(f"worker-{number + 1}", instance="one")
             harness.await_answers()
         harness.settle()

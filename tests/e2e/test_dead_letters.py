@@ -16,7 +16,7 @@ from stream.schema.topics import Topics
 from stream.trainer.training import Training
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter
-from tests.stream.trainer.test_training import poisoned, sample
+from tests.stream.trainer.support import poisoned, sample
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_impressions_refused_for_a_limit_are_answered_after_it_was_raised_and_th
 ) -> None:
     narrow = ("--set", "worker.max_candidates=5", "--set", "worker.model_wait_s=0")
     with harness:
-        worker = harness.start_worker("narrow", *narrow)
+        harness.start_worker("narrow", *narrow)
         for _ in range(6):
             harness.ask()
         sender = ReliableProducer(harness.settings.kafka)
@@ -55,9 +55,7 @@ def test_impressions_refused_for_a_limit_are_answered_after_it_was_raised_and_th
         assert "1 of 1 dead letters" in command(harness, "list", "--topic", "behaviors")[1]
         assert "2 of 3 dead letters" in command(harness, "list", "--offsets", "1-3", "--limit", "2")[1]
 
-        harness.processes.release("narrow")
-        worker.terminate()
-        assert worker.wait(30) == 0
+        harness.end("narrow")
         harness.start_worker("wide", "--set", "worker.model_wait_s=0")
         assert "6 would be sent again" in command(harness, "resend", "--reason", "candidates", "--dry-run")[1]
         harness.react(0.5)
@@ -95,14 +93,12 @@ def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_
         return raw.write(harness.topics.samples, value, key=b"u")
 
     with harness, RawWriter(harness.settings.kafka) as raw:
-        trainer = harness.processes.start("trainer-1", "trainer")
+        harness.processes.start("trainer-1", "trainer")
         send(raw, "a")
         bad = send(raw, "b", 1, 999)
         send(raw, "c")
         wait_for(lambda: harness.trained() == 8, "a checkpoint behind the three", processes=harness.processes)
-        harness.processes.release("trainer-1")
-        trainer.kill()
-        trainer.wait()
+        harness.kill("trainer-1")
         assert [letter.origin for letter in letters()] == [bad]
 
         harness.processes.start("trainer-2", "trainer")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.commands import child, run, running
 from tests.e2e.harness import wait_for
-from tests.e2e.test_commands import child, run, running
 
 FILE = """
 name = "short-or-shorter"
@@ -117,8 +117,10 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
 
 @pytest.mark.broker
 def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
-    arguments = ("experiment", "run", file(tmp_path), *SMALL, "--seconds", "60", "--report", tmp_path / "report")
-    with running(*arguments, scratch=tmp_path / "scratch") as (process, printed):
+    quicker = ("monitor.window_s=1", "worker.attribution_window_s=1", "worker.allowed_lateness_s=0")
+    flags = [flag for setting in quicker for flag in ("--set", setting)]
+    arguments = (*SMALL, *flags, "--seconds", "60", "--report", str(tmp_path / "report"))
+    with running("experiment", "run", file(tmp_path), *arguments, scratch=tmp_path / "scratch") as (process, printed):
 
         def served() -> bool:
             address = re.search(r"http://127\.0\.0\.1:\d+", printed.read_text())

@@ -25,8 +25,8 @@ from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from tests.e2e.harness import WINDOW_S, Harness, wait_for
-from tests.e2e.test_bad_input import good_sample
-from tests.stream.task.test_fuzz import USERS, damaged, good
+from tests.e2e.raw import good_sample
+from tests.stream.task.hostile import USERS, damaged, good
 
 INPUTS = 20_000
 INTERNAL = 3_000

@@ -22,16 +22,13 @@ def test_teams_are_in_scores_and_outcomes_and_survive_a_killed_worker(
 ) -> None:
     with Harness(kafka, topics, topic_prefix, tmp_path, arms=ARMS) as harness:
         harness.processes.start("trainer", "trainer")
-        worker = harness.start_worker("worker-1", instance="one")
+        harness.start_worker("worker-1", instance="one")
         harness.wander(600)
         harness.traffic(40)
         for _ in range(20):
             harness.ask()
             harness.wander(3)
-        harness.processes.release("worker-1")
-        worker.kill()
-        worker.wait()
-        harness.start_worker("worker-2", instance="one")
+        harness.replace_worker("worker-1", "worker-2")
 
         def both_teams_have_learned() -> bool:
             harness.traffic(2)

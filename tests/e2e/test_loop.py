@@ -35,33 +35,26 @@ def test_two_workers_and_two_rebalances_lose_and_double_nothing(harness: Harness
 def test_a_killed_worker_answers_what_it_had_not_committed_and_doubles_nothing(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
-        # A static member (KIP-345): its successor takes over at once, on the embedded broker as well, which would let a
-        # dynamic one wait for ever beside a member that was killed.
-        worker = harness.start_worker("worker-1", instance="one")
+        harness.start_worker("worker-1", instance="one")
         harness.wander(1000)
         harness.traffic(40)
         for _ in range(20):
             harness.ask()
             harness.wander(5)
-        harness.processes.release("worker-1")
-        worker.kill()
-        worker.wait()
-        harness.start_worker("worker-2", instance="one")
+        harness.replace_worker("worker-1", "worker-2")
         harness.traffic(40)
         harness.settle()
 
 
 def test_a_killed_trainer_goes_on_from_its_checkpoint_and_learns_each_sample_once(harness: Harness) -> None:
     with harness:
-        trainer = harness.processes.start("trainer", "trainer")
+        harness.processes.start("trainer", "trainer")
         harness.start_worker("worker-1")
         harness.wander(1000)
         harness.traffic(60)
         wait_for(lambda: harness.trained() > 0, "a checkpoint with samples", processes=harness.processes)
         epoch = max(score.epoch for score in harness.answers.values())
-        harness.processes.release("trainer")
-        trainer.kill()
-        trainer.wait()
+        harness.kill("trainer")
         harness.processes.start("trainer-2", "trainer")
         harness.traffic(60)
 

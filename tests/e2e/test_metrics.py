@@ -1,31 +1,13 @@
 """What a worker and a trainer serve to Prometheus agrees with what was sent to them."""
 
 import json
-import socket
 import urllib.request
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def served(port: int) -> dict[tuple[str, ...], float]:
-    """Return name and label values → value of all that a job serves."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+from tests.e2e.served import served
 
 
 def test_what_is_served_agrees_with_what_was_sent(

@@ -143,15 +143,13 @@ class Monitors:
 
     def kill(self, name: str) -> None:
         """Kill -9."""
-        child = self.processes._children[name]
-        self.processes.release(name)
+        child = self.processes.release(name)
         child.kill()
         child.wait()
 
     def end(self, name: str) -> None:
         """Let it end in order, which it does while there is traffic as well."""
-        child = self.processes._children[name]
-        self.processes.release(name)
+        child = self.processes.release(name)
         child.terminate()
         assert child.wait(30) == 0
 
@@ -264,7 +262,7 @@ def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
             processes=monitors.processes,
         )
 
-    traffic.write(600)
+    traffic.write(1200)  # 11 s of event time: the first windows close without waiting for silence
     monitors.start("a")
     wait_for(lambda: monitors.shown("a") > 0, "a to count", processes=monitors.processes)
     monitors.kill("a")

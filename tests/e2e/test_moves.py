@@ -1,8 +1,6 @@
 """State that is moved, lost or of another place: taken up where that can be right, refused clearly where not."""
 
 import shutil
-import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -38,12 +36,6 @@ def click_late(harness: Harness, requests: list[str]) -> None:
     assert clicked == LATE_CLICKS
 
 
-def stop(harness: Harness, name: str, worker: subprocess.Popen[bytes]) -> None:
-    harness.processes.release(name)
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
-
-
 def answers_of(harness: Harness) -> Counter[str]:
     """Return how often each request was answered."""
     return Counter(decode_score(value).request_id for value in harness.read(harness.topics.scores))
@@ -52,16 +44,16 @@ def answers_of(harness: Harness) -> Counter[str]:
 def test_a_directory_that_was_away_is_taken_up_again_and_nothing_is_lost_or_learned_otherwise(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
-        a = harness.start_worker("a", *in_directory(harness, "a"), instance="one")
+        harness.start_worker("a", *in_directory(harness, "a"), instance="one")
         harness.wander(500)
         harness.traffic(25)
         first = list(harness.asked)
         for _ in range(10):
             harness.ask()
             harness.wander(3)
-        stop(harness, "a", a)
+        harness.end("a")
 
-        b = harness.start_worker("b", *in_directory(harness, "b"), instance="one")
+        harness.start_worker("b", *in_directory(harness, "b"), instance="one")
         harness.await_answers()
         click_late(harness, first)
         harness.wander(100)
@@ -70,11 +62,7 @@ def test_a_directory_that_was_away_is_taken_up_again_and_nothing_is_lost_or_lear
         for _ in range(10):
             harness.ask()
             harness.wander(3)
-        harness.processes.release("b")
-        b.kill()
-        b.wait()
-
-        harness.start_worker("a-again", *in_directory(harness, "a"), instance="one")
+        harness.replace_worker("b", "a-again", *in_directory(harness, "a"))
         harness.await_answers()
         click_late(harness, first)
         click_late(harness, second)
@@ -87,11 +75,11 @@ def test_a_directory_that_was_away_is_taken_up_again_and_nothing_is_lost_or_lear
 def test_lost_state_is_rebuilt_without_answering_again_and_open_windows_still_close(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
-        worker = harness.start_worker("worker-1")
+        harness.start_worker("worker-1")
         harness.wander(1500)
         harness.traffic(30)
         before = list(harness.asked)
-        stop(harness, "worker-1", worker)
+        harness.end("worker-1")
         shutil.rmtree(harness.directory / "state")
 
         harness.wander(200)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
+from stream.local.ports import free_port
 from stream.schema.events import Behavior, encode_json
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
-from tests.e2e.test_metrics import free_port, served
+from tests.e2e.served import served
 
 MANY = 150_000
 
@@ -34,7 +35,7 @@ def test_a_worker_with_an_empty_disk_tells_how_far_it_is_and_is_healthy_meanwhil
         harness.client.flush()
         port = free_port()
         options = ("--set", f"worker.metrics=127.0.0.1:{port}", "--set", "worker.model_wait_s=0")
-        worker = harness.start_worker("worker-1", *options)
+        harness.start_worker("worker-1", *options)
         log = harness.processes.log("worker-1")
         assert f"of={MANY} " in log.read_text()
         lefts: list[float] = []
@@ -58,9 +59,7 @@ def test_a_worker_with_an_empty_disk_tells_how_far_it_is_and_is_healthy_meanwhil
             return len({path.parent for path in tmp_path.glob("snapshots/partition-*/*.json")}) == 4
 
         wait_for(all_have_some, "a snapshot of each partition", processes=harness.processes)
-        harness.processes.release("worker-1")
-        worker.terminate()
-        assert worker.wait(30) == 0
+        harness.end("worker-1")
         shutil.rmtree(tmp_path / "state")
 
         harness.start_worker("worker-2", *options)

@@ -15,11 +15,11 @@ from stream.client import Client
 from stream.errors import EngineMissingError, KafkaClientError
 from stream.kafka.topic_admin import ensure, verify
 from stream.schema.topics import Topics
+from tests.e2e.commands import command, write_baskets
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.secured import MARKER, WRONG, Secured, as_environment, secured_broker
-from tests.e2e.test_commands import command, write_baskets
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("secured")]  # one broker and one set of attempts for all
 
 TOPICS = Topics("secured-")
 COMMANDS = {

@@ -1,7 +1,6 @@
 """A worker whose disk is lost begins with a snapshot; what is damaged, or gone from Kafka, is said."""
 
 import shutil
-import signal
 import sys
 from pathlib import Path
 from subprocess import run
@@ -33,14 +32,12 @@ def all_have_some(harness: Harness) -> bool:
 def test_a_lost_disk_is_restored_from_the_newest_whole_snapshot_and_the_log(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
-        worker = harness.start_worker("worker-1")
+        harness.start_worker("worker-1")
         harness.wander(1500)
         wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
         harness.wander(200)
         harness.traffic(10)
-        harness.processes.release("worker-1")
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        harness.end("worker-1")
         shutil.rmtree(harness.directory / "state")
         # The newest snapshot of one partition is damaged: the one before it, or the log alone, has to do.
         newest = max(path for path in snapshots(harness) if "partition-00001" in str(path))
@@ -86,12 +83,10 @@ def test_what_kafka_no_longer_has_stops_the_worker_until_it_is_told_to_skip(harn
 
 def test_the_command_lists_verifies_restores_and_shows(harness: Harness) -> None:
     with harness:
-        worker = harness.start_worker("worker-1", "--set", "worker.model_wait_s=0")
+        harness.start_worker("worker-1", "--set", "worker.model_wait_s=0")
         harness.wander(500)
         wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
-        harness.processes.release("worker-1")
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        harness.end("worker-1")
 
     def state(*arguments: str) -> tuple[int, str]:
         config = str(harness.directory / "settings.json")

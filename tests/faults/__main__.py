@@ -1,47 +1,33 @@
 """`python -m tests.faults`: run a fault campaign and print what was lost (nothing) and doubled (nothing)."""
 
-import argparse
-import json
 import logging
-import os
 import sys
-import tempfile
-from pathlib import Path
 
-from stream.local.broker import local_broker
 from tests.faults.campaign import Campaign
+from tests.faults.command import broker_and_directory, conclude, parser, tell
 
 
 def main() -> int:
     """Run it; returns 1 when the accounts do not balance."""
-    parser = argparse.ArgumentParser(prog="make faults ARGS=…", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="faults of each kind (default 10)")
-    parser.add_argument("--behaviors", type=int, default=50_000, help="behaviours to send, at least")
-    parser.add_argument("--impressions", type=int, default=2_000, help="impressions to send, at least")
-    parser.add_argument("--seed", type=int, default=0, help="of traffic and faults")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the accounts there")
-    parser.add_argument("--broker", default="kafka" if os.environ.get("KAFKA_HOME") else "embedded")
-    parser.add_argument("--directory", type=Path, help="keep state, logs and checkpoints there")
-    arguments = parser.parse_args()
+    flags = parser("make faults ARGS=…", __doc__)
+    flags.add_argument("--kills", type=int, default=10, help="faults of each kind (default 10)")
+    flags.add_argument("--behaviors", type=int, default=50_000, help="behaviours to send, at least")
+    flags.add_argument("--impressions", type=int, default=2_000, help="impressions to send, at least")
+    flags.add_argument("--seed", type=int, default=0, help="of traffic and faults")
+    arguments = flags.parse_args()
     # Brokers that are away are no news here.
     logging.getLogger("samstream.kafka").setLevel(logging.CRITICAL + 1)
-    with (
-        tempfile.TemporaryDirectory(prefix="samstream-faults-") as scratch,
-        local_broker(arguments.broker, Path(scratch) / "broker") as broker,
-    ):
+    with broker_and_directory(arguments) as (broker, directory):
         accounts = Campaign(
             broker,
-            arguments.directory or Path(scratch),
+            directory,
             kills=arguments.kills,
             behaviors=arguments.behaviors,
             impressions=arguments.impressions,
             seed=arguments.seed,
-            tell=lambda line: print(line, flush=True),
+            tell=tell,
         ).run()
-    print(accounts.table())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(accounts.as_dict(), indent=2))
-    return 0 if accounts.balanced() else 1
+    return conclude(arguments, accounts, accounts.as_dict())
 
 
 if __name__ == "__main__":

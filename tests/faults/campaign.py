@@ -187,7 +187,7 @@ class Campaign:
         return self._harness.processes.log(f"{name}.{self._lives[name]}").read_text(errors="replace")[-3000:]
 
     def _settle(self) -> None:
-        """Wait until all is answered and learned, then stop everything in order."""
+        """Wait until all is answered, then let everything come to rest."""
         harness = self._harness
 
         def all_answered() -> bool:
@@ -198,11 +198,4 @@ class Campaign:
         wait_for(all_answered, "all answers", processes=harness.processes, deadline_s=_SETTLE_S)
         for user in USERS:
             self._sent[user] += 1  # what close_windows writes
-        harness.close_windows()
-        wait_for(
-            lambda: harness.trained() >= len(harness.shown()),
-            "all samples to be trained",
-            processes=harness.processes,
-            deadline_s=_SETTLE_S,
-        )
-        harness.processes.stop()
+        harness.come_to_rest(_SETTLE_S)

@@ -5,13 +5,9 @@ fell into the change: from the request to join or leave until every partition an
 latency, the median of the quiet time before.
 """
 
-import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stream.kafka import topic_admin as topics_module
-from stream.local.broker import Broker, local_broker
+from stream.local.broker import Broker
 from stream.schema.events import Candidate
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from tests.e2e.harness import ITEMS, SLOTS, Harness, wait_for
 from tests.faults.accounts import Accounts, account
+from tests.faults.command import broker_and_directory, conclude, parser, tell
 
 PARTITIONS = 4
 USERS = [f"user-{number}" for number in range(120)]
@@ -178,7 +175,7 @@ class Scaling:
             self._latencies.append((number, asked, received - asked))
 
     def _settle(self) -> None:
-        """Wait until all is answered and learned, then stop everything in order."""
+        """Wait until all is answered, then let everything come to rest."""
         harness = self.harness
 
         def all_answered() -> bool:
@@ -187,44 +184,28 @@ class Scaling:
 
         wait_for(all_answered, "all answers", processes=harness.processes, deadline_s=_SETTLE_S)
         self._sent.update(USERS)  # what close_windows writes
-        harness.close_windows()
-        wait_for(
-            lambda: harness.trained() >= len(harness.shown()),
-            "all samples to be trained",
-            processes=harness.processes,
-            deadline_s=_SETTLE_S,
-        )
-        harness.processes.stop()
+        harness.come_to_rest(_SETTLE_S)
 
 
 def main() -> int:
     """Run it; returns 1 when the accounts do not balance."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.scaling", description=__doc__)
-    parser.add_argument("--broker", default="kafka" if os.environ.get("KAFKA_HOME") else "embedded")
-    parser.add_argument("--static", action="store_true", help="workers are static members (group.instance.id)")
-    parser.add_argument("--quiet", type=float, default=5.0, metavar="S", help="undisturbed traffic before each change")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the workers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write accounts and pauses there")
-    parser.add_argument("--directory", type=Path, help="keep state, logs and checkpoints there")
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="samstream-scaling-") as scratch,
-        local_broker(arguments.broker, Path(scratch) / "broker") as broker,
-    ):
+    flags = parser("python -m tests.faults.scaling", __doc__)
+    flags.add_argument("--static", action="store_true", help="workers are static members (group.instance.id)")
+    flags.add_argument("--quiet", type=float, default=5.0, metavar="S", help="undisturbed traffic before each change")
+    flags.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the workers")
+    arguments = flags.parse_args()
+    with broker_and_directory(arguments) as (broker, directory):
         scaling = Scaling(
             broker,
-            arguments.directory or Path(scratch),
+            directory,
             static=arguments.static,
             quiet_s=arguments.quiet,
-            tell=lambda line: print(line, flush=True),
+            tell=tell,
             arguments=[word for change in arguments.set for word in ("--set", change)],
         )
         accounts = scaling.run()
-    print(accounts.table())
-    if arguments.json:
-        found = {"accounts": accounts.as_dict(), "changes": [asdict(change) for change in scaling.changes]}
-        arguments.json.write_text(json.dumps(found, indent=2))
-    return 0 if accounts.balanced() else 1
+    found = {"accounts": accounts.as_dict(), "changes": [asdict(change) for change in scaling.changes]}
+    return conclude(arguments, accounts, found)
 
 
 if __name__ == "__main__":

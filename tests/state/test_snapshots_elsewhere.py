@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from state.errors import SnapshotError
 from state.partition import Partition
 from state.snapshots import Snapshots
-from tests.state.test_snapshots import contents, live, opened, save
+from tests.state.partitions import contents, live, opened, save
 
 
 class StoreError(Exception):

@@ -123,6 +123,7 @@ def test_two_at_the_same_time(kafka: dict[str, str], topic_prefix: str) -> None:
     assert verify(kafka, names) == 2
 
 
+@pytest.mark.broker
 def test_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
     with local_broker("embedded", tmp_path) as broker:
         broker.stop()

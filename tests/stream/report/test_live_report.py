@@ -14,7 +14,7 @@ from stream.report.question import Question
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings
-from tests.stream.experiment.test_ledger import SLOTS, Shown, lived, oracle, told, without_full, written
+from tests.stream.experiment.shown import SLOTS, Shown, lived, oracle, told, without_full, written
 
 SALT = "live-1"
 QUESTION = Question(name="live", arms=(ArmSettings(name="a"), ArmSettings(name="b", preset="din-50")), alpha=0.1)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
@@ -16,11 +15,11 @@ from model.metrics import log_loss
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from stream.schema.dedup import sample_ids
-from stream.schema.events import Sample, decode_sample, encode_packed
 from stream.settings import ArmSettings, Settings, convert
 from stream.trainer.predictions import PREDICTION, read_predictions
-from stream.trainer.training import ArmTrainer, Training, TrainingExample
+from stream.trainer.training import Training, TrainingExample
 from tests.model.learning import examples
+from tests.stream.trainer.support import poisoned, sample
 
 ARMS: list[dict[str, Any]] = [
     {"name": "own", "preset": "sam-10", "model": {"item_dim": 4, "category_dim": 4}},
@@ -44,28 +43,6 @@ def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[Traini
         )
         for number, example in enumerate(examples(count, seed=seed))
     ]
-
-
-def sample(request_id: str = "r", *items: int, **changes: Any) -> Sample:
-    """A sample of these item keys, of which the last was clicked, as it is read from Kafka."""
-    items = items or (1, 2, 3)
-    [example] = examples(1, seed=7)
-    made = Sample(
-        request_id=request_id,
-        user="u",
-        arm="own",
-        ts=10**9,
-        epoch=1,
-        version=2,
-        clicked_at=77,
-        sequence=example.sequence.tobytes(),
-        items=np.array(items, "<u8").tobytes(),
-        categories=np.arange(len(items), dtype="<u4").tobytes(),
-        positions=np.arange(len(items), dtype="<u2").tobytes(),
-        probabilities=np.full(len(items), 0.5, "<f4").tobytes(),
-        labels=np.array([0] * (len(items) - 1) + [1], "<u1").tobytes(),
-    )
-    return decode_sample(encode_packed(msgspec.structs.replace(made, **changes)))
 
 
 def same(one: Learner, other: Learner) -> bool:
@@ -229,17 +206,6 @@ def test_clicks_are_told_once_and_those_of_negatives_never() -> None:
     trainer = taught.arms["own"]
     assert trainer.take_clicks() == (1001, 1003, 1005)
     assert trainer.take_clicks() == ()
-
-
-def poisoned(trainer: ArmTrainer, key: int) -> None:
-    """Let the vector of one item be so large that no step on it is finite."""
-    state = trainer.learner.state() | {
-        "item/keys": np.array([key], np.uint64),
-        "item/vectors": np.full((1, 4), 3e38, np.float32),
-        "item/sums": np.zeros(1, np.float32),
-        "item/touched": np.zeros(1, np.bool_),
-    }
-    trainer.learner.load_state(state)
 
 
 def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_again() -> None:

@@ -1,31 +1,78 @@
 """Reading pauses when one topic runs far ahead of the others, and goes on when it is worked off; nothing is dropped."""
 
-from unittest.mock import MagicMock
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.connection import ConnectionHealth
-from stream.worker import consumer as module
+from stream.schema.topics import Topics
+from stream.task.task import Task
+from stream.worker import consumer as intake
 from stream.worker.consumer import TaskConsumer
 
-TOPICS = ("behaviors", "impressions", "clicks")
+NUMBER = 3
+"""Of the partition that is read."""
+DEADLINE_S = 20.0
 
 
-def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> None:
-    consumer = MagicMock(spec=Consumer)
-    waiting = dict.fromkeys(TOPICS, 0)
-    task = MagicMock(backlog=lambda topic: waiting[topic])
-    taken = TaskConsumer(consumer, TOPICS, ConnectionHealth({}), MagicMock(spec=Consumer))
-    most = module._MOST_WAITING
+@dataclass
+class Waiting:
+    """A task of which only the backlog of one topic counts."""
 
-    for count, paused in ((most, False), (most + 1, True), (most * 2, True), (most // 2, True), (most // 2 - 1, False)):
-        waiting["behaviors"] = count
-        taken.limit_backlogs({3: task})
-        assert consumer.pause.call_count - consumer.resume.call_count == paused, count
-    consumer.pause.assert_called_once_with([TopicPartition("behaviors", 3)])
-    consumer.resume.assert_called_once_with([TopicPartition("behaviors", 3)])
+    topic: str
+    count: int = 0
+
+    def backlog(self, topic: str) -> int:
+        return self.count if topic == self.topic else 0
+
+
+def client(kafka: dict[str, str]) -> Consumer:
+    return Consumer({**kafka, "group.id": "nobody's", "enable.partition.eof": True, "auto.offset.reset": "error"})
+
+
+@pytest.fixture
+def consumer(kafka: dict[str, str]) -> Iterator[Consumer]:
+    made = client(kafka)
+    yield made
+    made.close()
+
+
+def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off(
+    kafka: dict[str, str], topics: Topics, consumer: Consumer
+) -> None:
+    inputs = (topics.behaviors, topics.impressions, topics.clicks)
+    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), consumer)
+    taken.begin({NUMBER: dict.fromkeys(inputs, 0)})
+    producer = Producer(kafka)
+    task = Waiting(topics.behaviors)
+
+    def write(topic: str) -> None:
+        producer.produce(topic, b"{}", partition=NUMBER)
+        assert producer.flush(DEADLINE_S) == 0
+
+    def read(impressions: int, behaviors: int) -> list[str]:
+        """Read until so many of both have come; returns the topics of all that came."""
+        found: list[str] = []
+        deadline = time.monotonic() + DEADLINE_S
+        while found.count(topics.impressions) < impressions or found.count(topics.behaviors) < behaviors:
+            assert time.monotonic() < deadline, found
+            found += [message.topic() or "" for message in taken.receive(0.2) if message.error() is None]
+        return found
+
+    most, came = intake._MOST_WAITING, 0
+    steps = ((most, False), (most + 1, True), (most * 2, True), (most // 2, True), (most // 2 - 1, False))
+    for written, (count, paused) in enumerate(steps, 1):
+        task.count = count
+        taken.limit_backlogs({NUMBER: cast("Task", task)})
+        write(topics.behaviors)
+        write(topics.impressions)  # comes whether the other one does or not
+        came += read(1, 0 if paused else written - came).count(topics.behaviors)
+        assert came == (1 if paused else written), count
 
 
 @pytest.mark.parametrize(
@@ -37,11 +84,12 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off() -> N
     ],
 )
 def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int, error: type[Exception] | None) -> None:
-    message = MagicMock(partition=lambda: 0, topic=lambda: "behaviors", error=lambda: KafkaError(code))
-    taken = TaskConsumer(MagicMock(spec=Consumer), TOPICS, ConnectionHealth({}), MagicMock(spec=Consumer))
+    nobody = client({"bootstrap.servers": "127.0.0.1:1", "log_level": "0"})
+    said: Any = Message(topic="behaviors", partition=0, error=KafkaError(code))
+    taken = TaskConsumer(nobody, ("behaviors", "impressions", "clicks"), ConnectionHealth({}), nobody)
     if error is None:
-        taken.dispatch([message], {})
+        taken.dispatch([said], {})
     else:
         with pytest.raises(error) as caught:
-            taken.dispatch([message], {})
+            taken.dispatch([said], {})
         assert type(caught.value) is error

@@ -1,0 +1,16 @@
+"""What a job serves to Prometheus."""
+
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def served(port: int) -> dict[tuple[str, ...], float]:
+    """Return name and label values → value of all that a job serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

@@ -96,7 +96,7 @@ def _settings(arguments: argparse.Namespace, experiment: "Experiment", file: Pat
     settings = load_settings(arguments, defaults=LOCAL | experiment.settings() | {"state": state})
     if settings.salt != experiment.salt or settings.arms != tuple(arm.settings() for arm in experiment.arms):
         raise ExperimentError(
-            f"{file} sets the arms and the salt, and --config, --set or the environment others: set them in one place"
+            f"{file} sets the arms and the salt, and --config, --set or the environment others: state them in one place"
         )
     return settings
 

@@ -2,13 +2,17 @@
 
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 from confluent_kafka import Message
 
 from docs.generator.markdown import parts
@@ -21,6 +25,8 @@ from stream.report.findings import Findings, Target
 from stream.report.machine import this_machine, this_run
 from stream.schema.events import Score, Spent, decode_click, decode_impression, encode_json
 from stream.schema.topics import Topics
+from stream.simulation.config import WorldConfig
+from stream.simulation.world import World
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
@@ -89,7 +95,7 @@ def test_the_readmes_example_runs(kafka: dict[str, str], topics: Topics) -> None
     example = example.replace("timeout=5.0", "timeout=60.0")  # a slow machine is no fault of the example
     worker = threading.Thread(target=_answer_one, args=(kafka, topics))
     worker.start()
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), known)
     worker.join(60)
     clicks = TopicReader(kafka, [topics.clicks], from_beginning=True)
@@ -99,6 +105,23 @@ def test_the_readmes_example_runs(kafka: dict[str, str], topics: Topics) -> None
     clicks.close()
     [click] = [decode_click(message.value() or b"") for message in messages]
     assert (click.request_id, click.item) == (known["request"], "lamp")
+
+
+def test_the_assignment_can_be_written_again_from_the_page() -> None:
+    known: dict[str, Any] = {"math": math, "xxhash": xxhash}
+    text = (ROOT / "docs/experiments.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "experiments.md", "exec"), known)
+    found = [known["arm"](f"u{number}", "spring-test", {"sam": 1, "din": 1}) for number in range(1, 13)]
+    assert f"are in\n{', '.join(found)}." in text
+
+
+def test_the_simulated_world_can_be_asked_as_its_page_says() -> None:
+    known: dict[str, Any] = {"World": World, "WorldConfig": WorldConfig, "np": np, "ts": 0}
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/world.md").read_text(), re.DOTALL)
+    exec(compile(code, "world.md", "exec"), known)
+    assert known["truth"].shape[0] == 400
+    assert 0 < known["truth"].min() < known["truth"].max() < 1
 
 
 def test_a_benchmarks_json_becomes_an_entry_and_a_table(tmp_path: Path) -> None:

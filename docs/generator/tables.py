@@ -243,7 +243,7 @@ def _faults(measured: Measured) -> str:
     )
     kills = found["kills"]
     others = [
-        ("faults", f"{sum(kills.values())}: {', '.join(f'{count} × {kind}' for kind, count in sorted(kills.items()))}"),
+        ("faults", f"{sum(kills.values())}: {', '.join(f'{count} {kind}' for kind, count in sorted(kills.items()))}"),
         ("duration", "–" if found["seconds"] is None else f"{found['seconds'] / 60:.0f} minutes"),
         ("answers repeated (allowed)", figure(found["repeated_answers"])),
         ("clicks too late for their window (in `dead-letters`)", figure(found["late_clicks"])),

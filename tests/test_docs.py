@@ -25,6 +25,7 @@ from stream.report.findings import Findings, Target
 from stream.report.machine import this_machine, this_run
 from stream.schema.events import Score, Spent, decode_click, decode_impression, encode_json
 from stream.schema.topics import Topics
+from stream.settings import Settings
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 
@@ -71,6 +72,17 @@ def test_files_that_the_documents_name_are_there() -> None:
         if page.name != "CHANGELOG.md":
             for name in re.findall(r"`((?:stream|model|state|tests|docker)/[\w./-]+)`", page.read_text()):
                 assert (ROOT / name).exists() or (ROOT / f"{name}.py").exists(), f"{page.name} names {name}"
+
+
+def test_settings_that_the_documents_name_are_there() -> None:
+    sections = {name: type(getattr(Settings(), name)) for name in Settings.__struct_fields__}
+    named = re.compile(r"`(?:--set )?(topics|state|worker|trainer|monitor)\.([a-z_]+)[`=]")
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            for section, key in named.findall(page.read_text()):
+                known = sections[section].__struct_fields__
+                a_module = importlib.util.find_spec(section) and importlib.util.find_spec(f"{section}.{key}")
+                assert key in known or a_module, f"{page.name} names {section}.{key}; there are {', '.join(known)}"
 
 
 def test_modules_of_the_api_pages_are_there() -> None:

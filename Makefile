@@ -5,16 +5,17 @@ ARGS ?=
 JOBS ?= 2
 BIN := .venv/bin
 AUDIT := .venv/audit
+DOCS := .venv/docs
 AUDITOR := pip-audit==2.10.1
 READY := .venv/.ready
 # Each process has a broker of its own; tests go one by one to whichever is free, but for those of an xdist_group.
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test faults lint audit clean
+.PHONY: help demo check test faults lint audit docs docs-update clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## run the whole system on this machine (ARGS='--seconds 30 --plain' goes to samstream demo)
 	@$(BIN)/samstream demo $(ARGS)
@@ -40,8 +41,23 @@ audit: $(READY)  ## look the pinned packages up among known vulnerabilities
 	echo "== $(AUDITOR) cannot be installed, so the dependencies were NOT audited =="
 	@test ! -x $(AUDIT)/bin/pip-audit || $(AUDIT)/bin/python .ci/audit.py constraints.txt
 
+docs: $(DOCS)/.ready  ## build the pages and the API reference into site/ (strict: no dead link)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "built site/index.html"
+
+docs-update: $(READY)  ## write the generated parts of README and docs (ARGS='add FILE' takes up measurements)
+	@$(BIN)/python -m docs.generator $(ARGS)
+
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# An environment of its own: the pages are built from the sources alone, without torch and Kafka.
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+	["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS)/requirements.txt
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or \

@@ -45,7 +45,7 @@ def run_case(
         json_fields: what the JSON has besides the name and the machine.
     """
     from stream.report.findings import print_findings, to_json
-    from stream.report.machine import this_machine
+    from stream.report.machine import this_machine, this_run
 
     command: str = arguments.command
     name: str = getattr(arguments, command)
@@ -56,8 +56,23 @@ def run_case(
     console.print(f"[bold]{name}[/bold]: {cases[name]}")
     print_findings(console, findings, machine)
     if arguments.json:
-        arguments.json.write_bytes(to_json({command: name, "machine": machine, **json_fields(findings)}))
+        run = this_run(_command_line(arguments, command, name))
+        arguments.json.write_bytes(to_json({command: name, "machine": machine, "run": run, **json_fields(findings)}))
     picture: Path = arguments.plot or Path(f"{command}-{name}.png")
     picture.write_bytes(findings.picture())
     console.print(f"picture: {picture}")
     return 0
+
+
+def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str:
+    """Return the command that was run, without addresses and paths."""
+    words = ["samstream", command, name]
+    for key, value in sorted(vars(arguments).items()):
+        if key in _TOLD and value not in (None, False):
+            engine = "HOST:PORT" if key == "broker" and ":" in value else value
+            words += [f"--{key}"] if value is True else [f"--{key}", str(engine)]
+    return " ".join(words)
+
+
+_TOLD = frozenset({"broker", "processes", "quick", "seconds", "seed", "visits", "worlds"})
+"""The flags that a figure depends on."""

@@ -3,6 +3,9 @@
 import logging
 import sys
 
+import msgspec
+
+from stream.report.machine import this_machine, this_run
 from tests.faults.campaign import Campaign
 from tests.faults.command import broker_and_directory, conclude, parser, tell
 
@@ -27,7 +30,9 @@ def main() -> int:
             seed=arguments.seed,
             tell=tell,
         ).run()
-    return conclude(arguments, accounts, accounts.as_dict())
+    run = this_run(f"make faults ARGS='--kills {arguments.kills} --broker {arguments.broker}'")
+    figures = accounts.as_dict() | {"machine": msgspec.to_builtins(this_machine()), "run": run}
+    return conclude(arguments, accounts, figures)
 
 
 if __name__ == "__main__":

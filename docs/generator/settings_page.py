@@ -1,0 +1,193 @@
+"""`docs/settings.md`: every setting with type, default and meaning, from `stream.settings` and the model's specs."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec import inspect as types
+
+from docs.generator.markdown import table
+from model import spec
+from stream.settings import RESERVED, ArmSettings, Settings
+
+_HEAD = """# Settings
+
+*This page is written by `python -m docs.generator`; do not edit it.*
+
+Settings come from a file (TOML or JSON), then from the environment, then from `--set`; the later wins. Every command
+takes `--config FILE` and `--set`. An unknown key is an error that names it.
+
+| where | how `worker.commit_interval_s` is written |
+|---|---|
+| TOML file | `[worker]`, then `commit_interval_s = 0.2` |
+| JSON file | `{"worker": {"commit_interval_s": 0.2}}` |
+| environment | `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`: the prefix, the section, two underscores, the key |
+| flag | `--set worker.commit_interval_s=0.2`; the value as in TOML, text needs no quotes |
+
+`salt`, `seed` and `arms` have no section: they come from the file or a flag (`--set salt=spring-test`), not from the
+environment.
+
+```toml
+salt = "spring-test"             # with the user's id it decides the arm
+
+[kafka]                          # any librdkafka property
+"bootstrap.servers" = "kafka-1:9093,kafka-2:9093"
+"security.protocol" = "SASL_SSL"
+"sasl.mechanism" = "SCRAM-SHA-512"
+"sasl.username" = "samstream"
+"ssl.ca.location" = "/etc/ssl/kafka-ca.pem"
+
+[topics]
+partitions = 32
+replication = 3
+
+[[arms]]
+name = "sam-1000"
+share = 9
+
+[[arms]]
+name = "wide-sam"
+share = 1
+preset = "sam-500"
+model = { item_dim = 32, hidden = [128, 64] }
+learn_from = "all"
+optim = { dense_lr = 0.002 }
+```
+
+Worker and trainer must have the same `arms` and `seed`.
+
+## kafka
+
+Any librdkafka property, by default `bootstrap.servers = "localhost:9092"`. In the file its name may be quoted or not.
+In the environment its dots are underscores: `SAMSTREAM_KAFKA__SASL_PASSWORD` keeps the password out of the file. Values
+of this section are never printed, but for the address. [TLS and SASL](operations.md#tls-and-sasl) shows the usual ones.
+
+These belong to samstream, since its promises rest on them; setting one is an error: """
+
+_ARMS = """## arms
+
+A list; the first one and the only one is `sam` unless set. [Models](models.md) says which presets there are."""
+
+
+def settings_page() -> str:
+    """Return the page.
+
+    Raises:
+        ValueError: for a key without a description.
+    """
+    reserved = ", ".join(f"`{name}`" for name in sorted(RESERVED))
+    plain, sections = [], []
+    for each in types.type_info(Settings).fields:  # type: ignore[attr-defined]
+        if isinstance(each.type, types.StructType):
+            sections.append(_section(each.name, each.type.cls))
+        elif each.name not in ("kafka", "arms"):
+            plain.append(each.name)
+    general = f"## General\n\n{_table(Settings, plain)}"
+    arms = f"{_ARMS}\n\n{_table(ArmSettings)}"
+    model = f"### arms.model\n\n{_lead(spec.ModelSpec)}\n\n{_table(spec.ModelSpec)}"
+    optim = f"### arms.optim\n\n{_lead(spec.OptimSpec)}\n\n{_table(spec.OptimSpec)}"
+    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, arms, model, optim)) + "\n"
+
+
+def _section(name: str, cls: type[Struct]) -> str:
+    return f"## {name}\n\n{_lead(cls)}\n\n{_table(cls, prefix=f'{name}.')}"
+
+
+def _lead(cls: type[Struct]) -> str:
+    """Return what a docstring says before its attributes."""
+    return inspect.getdoc(cls).partition("\nAttributes:")[0].strip()  # type: ignore[union-attr]
+
+
+def _table(cls: type[Struct], names: list[str] | None = None, prefix: str = "") -> str:
+    meanings = attributes(cls)
+    rows = []
+    for each in types.type_info(cls).fields:  # type: ignore[attr-defined]
+        if names is not None and each.name not in names:
+            continue
+        if each.name not in meanings:
+            raise ValueError(f"{cls.__module__}.{cls.__name__}.{each.name} has no description under Attributes")
+        meaning = meanings[each.name]
+        kind, default = type_words(each.type), _default(each)
+        rows.append((f"`{prefix}{each.name}`", kind, default, meaning[:1].upper() + meaning[1:]))
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def attributes(cls: type[Struct]) -> dict[str, str]:
+    """Return what the section *Attributes* of a docstring says of each field.
+
+    >>> class Point(Struct):
+    ...     '''A point.
+    ...
+    ...     Attributes:
+    ...         x: to the right,
+    ...             in metres.
+    ...         y: upwards.
+    ...     '''
+    ...
+    ...     x: float
+    ...     y: float
+    >>> attributes(Point)
+    {'x': 'to the right, in metres.', 'y': 'upwards.'}
+    """
+    listed = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n    ")[0]
+    return dict(_items(listed))
+
+
+def _items(listed: str) -> Iterator[tuple[str, str]]:
+    for item in re.split(r"\n(?=    \w)", "\n" + listed.rstrip()):
+        names, _, text = item.strip().partition(":")
+        for name in filter(None, names.split(", ")):
+            yield name, " ".join(text.split())
+
+
+def type_words(kind: types.Type) -> str:
+    """Return a type as people say it.
+
+    >>> type_words(types.FloatType(gt=0)), type_words(types.IntType(ge=1, le=9)), type_words(types.BoolType())
+    ('number > 0', 'integer 1 to 9', 'true or false')
+    """
+    match kind:
+        case types.IntType() | types.FloatType():
+            return f"{'integer' if isinstance(kind, types.IntType) else 'number'}{_range(kind)}"
+        case types.BoolType():
+            return "true or false"
+        case types.LiteralType():
+            *others, last = (f"`{value}`" for value in kind.values)
+            return f"{', '.join(others)} or {last}" if others else last
+        case types.VarTupleType() | types.ListType():
+            return f"list of {type_words(kind.item_type)}"
+        case types.StrType():
+            return "name" if kind.pattern else "text"
+        case types.DictType():
+            return "table"
+        case types.StructType():
+            return "table"
+    raise TypeError(f"no words for {kind}")
+
+
+def _range(kind: types.IntType | types.FloatType) -> str:
+    low = f"> {kind.gt:g}" if kind.gt is not None else "" if kind.ge is None else f"≥ {kind.ge:g}".replace("-", "−")
+    high = None if kind.le is None or kind.le >= 1e9 else f"{kind.le:_}".removesuffix(".0")
+    if high is None:
+        return f" {low}" if low else ""
+    return f" {kind.ge:g} to {high}" if kind.ge is not None else f" {low}, ≤ {high}" if low else f" ≤ {high}"
+
+
+def _default(each: types.Field) -> str:
+    value: Any = each.default
+    if value is msgspec.NODEFAULT:
+        if each.default_factory is msgspec.NODEFAULT:
+            return "required"
+        value = each.default_factory()
+    if isinstance(value, Struct) or value in ({}, ()):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    if isinstance(value, int | float):
+        return f"{value:_}".removesuffix(".0")
+    return f"`{value}`" if value else "empty"

@@ -19,8 +19,7 @@ from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
 from stream.experiment.verdict import MINIMUM_EFFECT, enough
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE
+from stream.report.plots.figure import PALETTE, picture
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 

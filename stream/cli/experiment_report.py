@@ -8,12 +8,11 @@ from rich.console import Console
 from stream.cli.outcomes import read_traffic
 from stream.errors import TimeError
 from stream.experiment.ledger import Ledger
-from stream.experiment.plan import read
+from stream.experiment.plan import Question, read
 from stream.experiment.serving_cost import Answers
 from stream.kafka.clients import check_connection
-from stream.report.formatting import headline
 from stream.report.live_report import live_report, missing_words
-from stream.report.question import Question
+from stream.report.sentences import headline
 from stream.report.writer import write_experiment
 from stream.runtime.timestamps import parse_time, time_words
 from stream.schema.topics import Topics

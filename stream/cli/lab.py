@@ -9,14 +9,14 @@ from rich.console import Console
 
 from stream.cli.bench import machine_line, said, table_of
 from stream.lab import LABS
-from stream.lab.findings import Findings
+from stream.report.findings import LabFindings
 from stream.report.machine import this_machine
 
 
 class Lab(Protocol):
     """The module of an experiment."""
 
-    def run(self, arguments: argparse.Namespace, console: Console) -> Findings:
+    def run(self, arguments: argparse.Namespace, console: Console) -> LabFindings:
         """Find out; progress goes to the console. `arguments` are those of the command."""
 
 

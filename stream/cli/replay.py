@@ -13,9 +13,10 @@ from model import metrics
 from stream.datasets import open_dataset
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
-from stream.report.formatting import replay_headline
-from stream.report.machine import replay_trace, this_machine
+from stream.replay.report import replay_trace
+from stream.report.machine import this_machine
 from stream.report.schema import ReplayArm, ReplayReport, ReplayTrace
+from stream.report.sentences import replay_headline
 from stream.report.writer import write_replay
 from stream.runtime import signals as interrupts
 from stream.settings import Settings, load

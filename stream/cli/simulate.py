@@ -12,21 +12,18 @@ from typing import Any
 from rich.console import Console
 
 from stream.errors import ExperimentError
-from stream.experiment.plan import Experiment, read
+from stream.experiment.plan import Experiment, Question, read
 from stream.kafka.offsets import Lag
 from stream.local.system import keep_logs, local_system
-from stream.report.formatting import headline
-from stream.report.machine import user_sums
-from stream.report.question import Question
+from stream.report.sentences import headline
 from stream.report.writer import write_experiment
 from stream.schema.topics import Topics
 from stream.settings import Settings, load
-from stream.simulation.before import time_before
 from stream.simulation.config import WorldConfig, with_changes
 from stream.simulation.observer import Observer
-from stream.simulation.report import simulation_report
+from stream.simulation.report import simulation_report, time_before, user_sums
+from stream.simulation.terminal_view import Viewer
 from stream.simulation.traffic import Traffic
-from stream.simulation.viewer import Viewer
 from stream.simulation.world import World
 
 SLOTS = 10

@@ -14,7 +14,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from state.behavior import item_key
-from stream.experiment.preference import Ballots
+from stream.experiment.interleaving import Ballots
 from stream.experiment.user_sums import UserSums
 from stream.schema.dedup import SeenIds, sample_ids
 from stream.schema.events import Outcome

@@ -125,7 +125,7 @@ def judge(
         minimum_effect: smallest lift that is worth finding. Any value is valid if it was chosen before the data; the
             interval is narrowest for an effect of this size.
         interleaved: arms whose users see two others in one list. They take part in the division of the users, and are
-            compared with nothing (see `stream.experiment.preference`).
+            compared with nothing (see `stream.experiment.interleaving`).
     """
     candidates = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
     names = [name for name in candidates if name not in interleaved]

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from stream.experiment.statistics.intervals import Interval
 from stream.lab.engine import TICK_S, Played
-from stream.lab.findings import Findings, limits
 from stream.lab.plots import arms_picture
 from stream.lab.results import Judged
 from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
+from stream.report.findings import LabFindings, limits
 from stream.simulation.config import WorldConfig
 
 ONLINE = TICK_S
@@ -63,14 +63,14 @@ QUESTIONS = (
 )
 
 
-def run(arguments: argparse.Namespace, console: Console) -> Findings:
+def run(arguments: argparse.Namespace, console: Console) -> LabFindings:
     """Play every arm in every world, and compare."""
     scenario = lasting(_QUICK if arguments.quick else Scenario(), arguments.seconds)
     worlds = arguments.worlds or (1 if arguments.quick else 2)
     arms = judge(play(scenario, arguments.seed, worlds, console, 1 if arguments.quick else arguments.processes))
     rows = [_row(name, arms[name], arms["random"]) for name in ORDER]
     answers = [_answer(question, arms, worlds) for question in QUESTIONS]
-    return Findings(
+    return LabFindings(
         {"arms": rows, "answers: lift of the click rate": answers}, _notes(scenario, worlds),
         lambda: arms_picture(rows, answers, PAPER),
     )  # fmt: skip

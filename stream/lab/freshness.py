@@ -16,12 +16,12 @@ from stream.datasets import open_dataset
 from stream.datasets.base import DatasetError
 from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.lab.engine import Played
-from stream.lab.findings import Findings, Rows, limits
 from stream.lab.journey import WARM_UP, Journey, Journeyed
 from stream.lab.plots import freshness_picture
 from stream.lab.results import Judged
 from stream.lab.runs import Course, run_all
 from stream.lab.script import Scenario, lasting
+from stream.report.findings import LabFindings, Rows, limits
 from stream.simulation.config import WorldConfig
 
 MODEL, JOURNEY_MODEL = "din-50", "din-1000"
@@ -46,7 +46,7 @@ _QUICK = Scenario(
 _MONOLITH = "Monolith (arXiv 2209.07663), AUC on Criteo: 79.66% at 5 h, 79.78% at 1 h, 79.80% at 30 min between "
 
 
-def run(arguments: argparse.Namespace, console: Console) -> Findings:
+def run(arguments: argparse.Namespace, console: Console) -> LabFindings:
     """Go through the world once an interval, and once through the baskets for all of theirs."""
     scenario = lasting(_QUICK if arguments.quick else FULL, arguments.seconds)
     intervals = {name: INTERVALS[name] for name in ("0.5 s", "5 s", NEVER)} if arguments.quick else INTERVALS
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     if baskets:
         tables[f"The Complete Journey, {JOURNEY_MODEL}"] = baskets
     notes.append(f"{_MONOLITH}updates of a model that learns online, 79.42 to 79.44% for one trained in batches")
-    return Findings(tables, notes, lambda: freshness_picture(rows, baskets))
+    return LabFindings(tables, notes, lambda: freshness_picture(rows, baskets))
 
 
 def world_rows(names: Sequence[str], results: Sequence[dict[str, Played]], worlds: int) -> Rows:

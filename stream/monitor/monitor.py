@@ -1,9 +1,8 @@
 """The monitor as a Faust application: what it reads, the table it keeps, what it writes, and when."""
 
 import asyncio
-import uuid
 import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,9 @@ from stream.monitor import records
 from stream.monitor.aggregate import Board
 from stream.monitor.counting import Head, Plan, Window, fold
 from stream.monitor.credentials import connection
-from stream.monitor.latency import class_of
+from stream.monitor.latency import Latencies
 from stream.monitor.reader import Reader
-from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, SumsFragment, WindowFragment
+from stream.monitor.records import Fragment, HeadFragment, SumsFragment, WindowFragment
 from stream.monitor.users import User, Users, experiment_id
 from stream.monitor.web.server import Web, serve
 from stream.schema.events import UNREADABLE, Outcome, decode_outcome, decode_score
@@ -33,7 +32,6 @@ _BATCH = 2000
 """Outcomes of a partition that are counted at once at most; more only where more were read before."""
 _MOST_AGAIN = 10 * _BATCH
 """What was counted before is held until all of it is there, but not more than this: the topic may be another one."""
-_ANSWER_WINDOWS = 30
 _PUBLISH_S = 1.0
 _ROCKS = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_open_files": 64, "driver": "rocksdict"}
 
@@ -75,11 +73,9 @@ class Monitor:
         self._topics = Topics(settings.topics.prefix)
         self.plan = Plan.of(settings)
         self._experiment = experiment_id(settings)
-        self._run = uuid.uuid4().hex[:12]
         self._held: dict[int, list[EventT[Any]]] = defaultdict(list)
         self._behind: set[int] = set()
-        self._answers: dict[int, dict[int, dict[str, tuple[Counter[int], tuple[int, int]]]]] = defaultdict(dict)
-        self._answered: set[tuple[int, int]] = set()
+        self._latencies = Latencies()
         self.read_again = 0
         self.board = Board(self.plan, self._experiment)
         self.app = app = _app(settings)
@@ -131,15 +127,7 @@ class Monitor:
             except UNREADABLE:
                 continue
             start = self.plan.start(round(1000 * event.message.timestamp))
-            windows = self._answers[event.message.partition]
-            if start not in windows and len(windows) >= _ANSWER_WINDOWS:
-                if start < min(windows):
-                    continue
-                del windows[min(windows)]
-            counts, newest = windows.setdefault(start, {}).get(score.arm, (Counter(), (0, 0)))
-            counts[class_of(score.spent_ms.wait + score.spent_ms.state + score.spent_ms.score)] += 1
-            windows[start][score.arm] = counts, max(newest, (score.epoch, score.version))
-            self._answered.add((event.message.partition, start))
+            self._latencies.add(event.message.partition, start, score)
 
     async def _count(self) -> None:
         while not self.app.should_stop:
@@ -147,11 +135,7 @@ class Monitor:
                 if (events := self._held[partition]) and not self._is_behind(partition, events):
                     del self._held[partition]
                     await self._count_partition(partition, events)
-            for partition, start in sorted(self._answered):
-                arms = self._answers[partition].get(start, {})
-                said = {arm: Answers(sorted(counts.items()), *newest) for arm, (counts, newest) in arms.items()}
-                await self._send(AnswersFragment(self._run, partition, start, said))
-            self._answered.clear()
+            await self._send(*self._latencies.take_changes())
             await self.app.sleep(self.settings.monitor.write_interval_s)
 
     def _is_behind(self, partition: int, events: list[EventT[Any]]) -> bool:

@@ -7,15 +7,15 @@ import numpy as np
 
 from stream.experiment.assignment import Assignment
 from stream.experiment.ledger import Found, Ledger
+from stream.experiment.plan import Question
 from stream.experiment.serving_cost import Answers
 from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate
 from stream.experiment.statistics.intervals import one_look
+from stream.experiment.timeline import over_time
 from stream.report.checks import checks
 from stream.report.formatting import percent
-from stream.report.machine import plan_of, spread, this_machine
-from stream.report.question import Question
-from stream.report.schema import ArmResult, Check, ExperimentReport, Percentiles, Trace
-from stream.report.series import over_time
+from stream.report.machine import this_machine
+from stream.report.schema import ArmResult, Check, ExperimentReport, Percentiles, Trace, plan_of, spread
 from stream.runtime.timestamps import time_words
 
 LATENCY_IS = (

@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -13,12 +13,12 @@ import numpy as np
 
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
-from stream.experiment.preference import Ballots
+from stream.experiment.interleaving import Ballots
 from stream.kafka.reader import Tail
 from stream.report.schema import ArmTrace
+from stream.schema.events import Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_announcement
-from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
 
 _TURN_S = 0.002
@@ -276,3 +276,13 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     finally:
         tail.close()
     return trained
+
+
+def clicked_by_team(score: Score, clicked: Collection[int]) -> dict[str, list[str]]:
+    """Return team → those of its items that were clicked; nothing where the list was not interleaved.
+
+    Args:
+        score: the answer.
+        clicked: indices of the clicked candidates.
+    """
+    return {team.arm: [score.items[index] for index in team.members if index in clicked] for team in score.teams}

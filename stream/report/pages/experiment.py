@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 
-from stream.report.formatting import before_line, headline, interleaving_lines, number, pair_lines, percent, span_words
+from stream.report.formatting import number, percent, span_words
 from stream.report.pages.page import Cell, Figure, Page, Row, Section, Table, Tile
-from stream.report.plots.style import colours
+from stream.report.plots.figure import colours
 from stream.report.schema import ArmResult, ExperimentReport
+from stream.report.sentences import before_line, headline, interleaving_lines, pair_lines
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
 

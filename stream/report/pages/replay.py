@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from stream.report.formatting import number, replay_headline
+from stream.report.formatting import number
 from stream.report.pages.page import Cell, Figure, Page, Row, Section, Table, Tile
-from stream.report.plots.style import colours
+from stream.report.plots.figure import colours
 from stream.report.schema import ReplayArm, ReplayReport
+from stream.report.sentences import replay_headline
 
 
 def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.experiment.statistics.intervals import Interval
+from stream.experiment.timeline import OverTime
 from stream.report.formatting import percent, signed
 from stream.report.plots.common import freshness, latencies, throughput
-from stream.report.plots.figure import label_ends, picture, time_axis
-from stream.report.plots.style import QUIET, colours
-from stream.report.schema import ExperimentReport, OverTime, Trace
+from stream.report.plots.figure import QUIET, colours, label_ends, picture, time_axis
+from stream.report.schema import ExperimentReport, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,18 +12,17 @@ import pytest
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import prefer
 from stream.experiment.ledger import Found, Ledger
+from stream.experiment.plan import Question
 from stream.experiment.serving_cost import Answers
 from stream.report.live_report import live_report
 from stream.report.pages.experiment import experiment_page
 from stream.report.pages.page import render_page
-from stream.report.question import Question
 from stream.report.schema import ArmTrace, ExperimentReport
 from stream.report.writer import write_experiment
 from stream.schema.events import Outcome, Score, Spent, Team
 from stream.settings import ArmSettings
 from stream.simulation.report import simulation_report
-from stream.simulation.teams import clicked_by_team
-from stream.simulation.traffic import Tally
+from stream.simulation.traffic import Tally, clicked_by_team
 
 SALT = "mixed-1"
 SLOTS = 4

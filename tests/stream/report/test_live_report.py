@@ -8,9 +8,9 @@ import pytest
 
 from stream.experiment.assignment import Assignment
 from stream.experiment.ledger import Found, Ledger
+from stream.experiment.plan import Question
 from stream.experiment.serving_cost import Answers
 from stream.report.live_report import live_report
-from stream.report.question import Question
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings

@@ -11,14 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.report.formatting import headline, pair_lines, replay_headline
-from stream.report.machine import arm_result, replay_trace, this_machine, user_sums
-from stream.report.plots.style import PALETTE, colours
-from stream.report.question import Question
+from stream.experiment.plan import Question
+from stream.replay.report import replay_trace
+from stream.report.machine import this_machine
+from stream.report.plots.figure import PALETTE, colours
 from stream.report.schema import ArmTrace, ExperimentReport, RatePoint, ReplayArm, ReplayReport, ReplayTrace, Trace
+from stream.report.sentences import headline, pair_lines, replay_headline
 from stream.report.writer import write_experiment, write_replay
 from stream.settings import ArmSettings
-from stream.simulation.report import simulation_report
+from stream.simulation.report import arm_result, simulation_report, user_sums
 from stream.simulation.traffic import Tally
 
 PNG = b"\x89PNG\r\n\x1a\n"

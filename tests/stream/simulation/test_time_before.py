@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from stream.experiment.plan import Question
 from stream.experiment.user_sums import UserSums
-from stream.report.formatting import before_line
-from stream.report.question import Question
+from stream.report.sentences import before_line
 from stream.settings import ArmSettings
-from stream.simulation.before import time_before
 from stream.simulation.config import WorldConfig
+from stream.simulation.report import time_before
 from stream.simulation.world import World
 
 SLOTS = 5

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.bench.interleaving import needed, visit
-from stream.experiment.preference import Ballots, agreement
+from stream.experiment.interleaving import Ballots, agreement
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, judge
 from stream.schema.events import Outcome

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from stream.experiment.plan import Crowd, Experiment
 from stream.experiment.statistics.confidence_sequence import half_width, spread_for
+from stream.experiment.verdict import alpha_of_a_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def needs(experiment: Experiment) -> tuple[Need, Need]:
         raise ValueError("A/B compares two arms or more that have users")
     shares = [experiment.shares[arm.name] for arm in experiment.compared]
     effect = math.log1p(experiment.minimum_effect)
-    alpha = experiment.alpha / math.comb(len(shares), 2)
+    alpha = alpha_of_a_pair(experiment.alpha, len(shares))
     spread = spread_for(effect, alpha)
     worst = max(1 / one + 1 / other for one, other in combinations(shares, 2))
     unit = variance_of_a_user(experiment.crowd) * worst

@@ -79,6 +79,11 @@ class SpanMoments:
         """Names of the arms that users were seen in, sorted."""
         return tuple(sorted(self._arms))
 
+    @property
+    def edges(self) -> list[int]:
+        """Times at which the spans begin, and the time at which the last one ends."""
+        return [(self.first + span) * self.width for span in range(self.used + 1)]
+
     def reach(self, low: int, high: int) -> None:
         """See that the spans hold the times from `low` to `high`; neighbours become one as often as needed."""
         if self.used:
@@ -130,8 +135,8 @@ class SpanMoments:
         """Return the moments of (shown, clicks) in the first, in the second and in the last third of the time."""
         return self._within(arm, thirds_of(0, self.used))
 
-    def looks(self, arm: str) -> Moments:
-        """Return the moments of (shown, clicks) as they were at the end of each span: (used,) of them."""
+    def cumulative(self, arm: str) -> Moments:
+        """Return the (used,) moments of (shown, clicks) by the end of each span, over all users seen by then."""
         here = self._arms.get(arm, _Arm())
         until = np.cumsum(np.cumsum(here.outer, axis=0), axis=2)
         spans = np.arange(self.used)
@@ -141,8 +146,8 @@ class SpanMoments:
             until[spans, :, spans, :].astype(np.float64),
         )
 
-    def each(self, arm: str) -> Moments:
-        """Return the moments of (shown, clicks) within each span, over all users seen by its end: (used,) of them."""
+    def per_span(self, arm: str) -> Moments:
+        """Return the (used,) moments of (shown, clicks) within each span, over all users seen by its end."""
         here, spans = self._arms.get(arm, _Arm()), np.arange(self.used)
         return Moments(
             np.cumsum(here.newcomers)[spans].astype(np.float64),

@@ -135,19 +135,25 @@ class UserSums:
 
     @property
     def edges(self) -> list[int]:
-        """Times at which the spans from the first to the last that hold anything begin, and when the last ends."""
+        """Times at which the spans begin, and the time at which the last one ends."""
         low, high = self._used()
         return [(span + self._first) * self._width for span in range(low, high + 1)]
 
-    def spans(self, arm: str, edges: Sequence[int]) -> Moments:
-        """Return the (spans,) moments of (shown, clicks) between each two of some of the `edges`."""
-        return Moments.of(self._between(arm, edges))
+    def per_span(self, arm: str) -> Moments:
+        """Return the (spans,) moments of (shown, clicks) within each span, over all users seen by its end."""
+        counts = self._counts[self._members(arm)]
+        entered = self._entered(counts)
+        low, high = self._used()
+        return Moments.stack([Moments.of(counts[entered <= span, span]) for span in range(low, high)], 2)
 
-    def looks(self, arm: str, edges: Sequence[int]) -> Moments:
-        """Return the (spans,) moments, as of `moments`, of all that was done by the end of each span."""
-        done = np.cumsum(self._between(arm, edges), axis=0)
-        before = np.broadcast_to(self._before[self._members(arm)], done.shape)
-        return Moments.of(np.concatenate([done, before], axis=-1))
+    def cumulative(self, arm: str) -> Moments:
+        """Return the (spans,) moments, as of `moments`, by the end of each span, over all users seen by then."""
+        rows = self._members(arm)
+        done, before = np.cumsum(self._counts[rows], axis=1), self._before[rows]
+        entered = self._entered(self._counts[rows])
+        low, high = self._used()
+        vectors = (np.concatenate([done[:, span], before], axis=1)[entered <= span] for span in range(low, high))
+        return Moments.stack([Moments.of(each) for each in vectors], 4)
 
     def own_thirds(self, arm: str) -> Moments:
         """Return the moments of (shown, clicks) in the first and in the last third of the users' own time.
@@ -211,11 +217,12 @@ class UserSums:
         sums._width, sums._first, sums._empty = packed.width, packed.first, not counts.any()
         return sums
 
-    def _between(self, arm: str, edges: Sequence[int]) -> Ints:
-        """(spans, users, 2) what an arm's users did between each two edges."""
-        *starts, end = (edge // self._width - self._first for edge in edges)
-        counts = self._counts[self._members(arm), :end]
-        return np.add.reduceat(counts, starts, axis=1).swapaxes(0, 1) if starts else np.zeros((0, 0, 2), np.int64)
+    @staticmethod
+    def _entered(counts: Ints) -> npt.NDArray[np.intp]:
+        """(users,) the first span in which each was shown anything; `BINS` for none."""
+        seen = counts[..., 0] > 0
+        entered: npt.NDArray[np.intp] = np.where(seen.any(axis=1), seen.argmax(axis=1), BINS)
+        return entered
 
     def _members(self, arm: str) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self._place == self._arms[arm]) if arm in self._arms else np.array([], dtype=np.intp)

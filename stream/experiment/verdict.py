@@ -10,9 +10,9 @@ import numpy as np
 
 from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
 from stream.experiment.statistics.drift import Drift, drift
-from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
+from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, Estimate, click_rate, compare, effective_users
 from stream.experiment.statistics.intervals import Interval
-from stream.experiment.statistics.moments import Array, Moments
+from stream.experiment.statistics.moments import Array, Floats, Moments
 from stream.experiment.statistics.sample_ratio import mismatch
 
 LEAST_USERS = 50
@@ -180,11 +180,15 @@ def intervals(effect: Effect, *, spread: float, alpha: float) -> tuple[Interval,
     rate = (effect.first.value + effect.second.value) / 2
     half = float(half_width(effect.difference.variance, spread * rate, alpha))
     value = float(effect.difference.value)
-    log_value = float(effect.log_ratio.value)
-    log_half = float(half_width(effect.log_ratio.variance, spread, alpha))
+    lift = lift_limits(effect.log_ratio, spread=spread, alpha=alpha)
+    return Interval(value, value - half, value + half), Interval(*(float(limit) for limit in lift))
+
+
+def lift_limits(log_ratio: Estimate, *, spread: float, alpha: float) -> tuple[Floats, Floats, Floats]:
+    """Return the (...) lifts with their lower and upper any-time limits."""
+    half = half_width(log_ratio.variance, spread, alpha)
     with np.errstate(over="ignore"):  # of next to no data, the lift may be anything up to infinity
-        lift = np.expm1([log_value, log_value - log_half, log_value + log_half]).tolist()
-    return Interval(value, value - half, value + half), Interval(*lift)
+        return np.expm1(log_ratio.value), np.expm1(log_ratio.value - half), np.expm1(log_ratio.value + half)
 
 
 def enough(arm: Moments) -> Array:

@@ -11,7 +11,7 @@ from stream.experiment.plan import Question
 from stream.experiment.serving_cost import Answers
 from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate
 from stream.experiment.statistics.intervals import one_look
-from stream.experiment.timeline import over_time
+from stream.experiment.timeline import timeline
 from stream.report.checks import checks
 from stream.report.formatting import percent
 from stream.report.machine import this_machine
@@ -74,7 +74,7 @@ def live_report(
             *_others(ledger, arms),
             _complete(ledger, found),
         ],
-        over_time=over_time(sums, verdict, minimum_effect=question.minimum_effect, first=first, last=last),
+        over_time=timeline(sums, verdict, minimum_effect=question.minimum_effect).between(first, last),
         machine=this_machine(),
         settings=dict(settings),
     )

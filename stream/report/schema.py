@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from stream.experiment.interleaving import Preferred
 from stream.experiment.statistics.intervals import percentiles
-from stream.experiment.timeline import OverTime
+from stream.experiment.timeline import Timeline
 from stream.experiment.verdict import Verdict
 from stream.report.formatting import learning_words, model_words
 from stream.settings import ArmSettings
@@ -142,7 +142,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
     verdict: Verdict
     interleaving: list[Preferred] = []
     checks: list[Check]
-    over_time: OverTime
+    over_time: Timeline
     machine: Machine
     settings: dict[str, str | int | float]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stream.experiment.plan import Question
 from stream.experiment.statistics.intervals import clustered_rate
-from stream.experiment.timeline import OverTime, over_time
+from stream.experiment.timeline import Timeline, timeline
 from stream.experiment.user_sums import UserSums
 from stream.report.checks import checks
 from stream.report.machine import this_machine
@@ -55,7 +55,7 @@ def simulation_report(
     sums = user_sums(traces, before)
     verdict = question.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
-    spans = over_time(sums, verdict, minimum_effect=question.minimum_effect, first=0.0, last=last)
+    spans = timeline(sums, verdict, minimum_effect=question.minimum_effect).between(0.0, last)
     report = ExperimentReport(
         name=question.name,
         source="simulated",
@@ -139,7 +139,7 @@ def columns(trace: ArmTrace) -> Arrays:
     return users, shown, clicks
 
 
-def with_truth(spans: OverTime, traces: Mapping[str, ArmTrace]) -> OverTime:
+def with_truth(spans: Timeline, traces: Mapping[str, ArmTrace]) -> Timeline:
     """Return the spans with what only a simulation knows: levels of oracle and chance, regret, least log loss."""
     edges = np.array(spans.edges)
     if len(edges) < 2:

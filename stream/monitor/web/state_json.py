@@ -12,7 +12,7 @@ import numpy as np
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.statistics.effect import CLICKS, SHOWN, effective_users
 from stream.experiment.statistics.intervals import percentiles
-from stream.experiment.timeline import course, rate_so_far
+from stream.experiment.timeline import rate_so_far, timeline
 from stream.experiment.verdict import judge
 from stream.monitor.aggregate import Board
 from stream.monitor.counting import Counts, Plan
@@ -61,14 +61,18 @@ def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], se
     alpha, minimum = experiment.alpha, experiment.minimum_effect
     mixed = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
     verdict = judge(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
-    leader = verdict.pairs[0].arm if verdict.pairs else None
-    pairs = [(pair.arm, pair.against) for pair in verdict.pairs if pair.arm == leader]
-    over = sum(board.is_over((sums.first + span + 1) * sums.width) for span in range(sums.used))
+    over = sum(board.is_over(end) for end in sums.edges[1:])
+    course = timeline(sums, verdict, minimum_effect=minimum).first_spans(over)
     return {
         "experiment": experiment,
         "verdict": verdict,
         "interleaved": mixed,
-        "course": course(sums, list(verdict.users), pairs, over, alpha=alpha, minimum_effect=minimum),
+        "course": {
+            "ends": [int(edge) for edge in course.edges[1:]],
+            "width": sums.width,
+            "rates": course.ctr,
+            "lifts": [{"arm": course.leader, "against": other, "lift": lifts} for other, lifts in course.lift.items()],
+        },
     }
 
 

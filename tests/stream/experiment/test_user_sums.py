@@ -128,7 +128,7 @@ def test_bytes_that_do_not_fit_together_are_refused() -> None:
             UserSums.decode(damaged)
 
 
-def test_spans_and_looks_are_those_of_a_plain_loop() -> None:
+def test_sums_within_and_by_the_end_of_each_span_are_those_of_a_plain_loop() -> None:
     rng = np.random.default_rng(5)
     events = [
         (f"u{rng.integers(9)}", "a", 10, int(rng.integers(3)), float(time))
@@ -136,20 +136,22 @@ def test_spans_and_looks_are_those_of_a_plain_loop() -> None:
     ]
     sums = fed(events)
     sums.add_before(["u1", "u2"], [100, 50], [10, 5])
-    edges = sums.edges[::2] if len(sums.edges) % 2 else [*sums.edges[:-1:2], sums.edges[-1]]
+    edges = sums.edges
     assert edges[0] <= events[0][-1]
     assert edges[-1] > events[-1][-1]
-    spans, looks = sums.spans("a", edges), sums.looks("a", edges)
+    spans, looks = sums.per_span("a"), sums.cumulative("a")
     for place, (low, high) in enumerate(pairwise(edges)):
         within = [event for event in events if low <= event[4] < high]
         until = [event for event in events if event[4] < high]
+        users = {event[0] for event in until}
         assert spans.total[place].tolist() == [sum(event[2] for event in within), sum(event[3] for event in within)]
         assert looks.total[place].tolist() == [
             sum(event[2] for event in until),
             sum(event[3] for event in until),
-            150,
-            15,
+            100 * ("u1" in users) + 50 * ("u2" in users),
+            10 * ("u1" in users) + 5 * ("u2" in users),
         ]
+        assert spans.count[place] == looks.count[place] == len(users)
     np.testing.assert_array_equal(looks.outer[-1], sums.moments("a").outer)
 
 

@@ -10,10 +10,10 @@ from rich.progress import track
 from scipy.stats import norm
 
 from stream.bench.harness.ab_worlds import Worlds
-from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, enough
+from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
 
@@ -51,7 +51,7 @@ def found(worlds: Worlds, *, seed: int) -> dict[str, float]:
     """Return the share of the worlds in which each way to look names an arm."""
     arms = worlds.draw(seed)
     plain, adjusted = compare(*arms, adjust=False), compare(*arms)
-    ready = enough(arms[0]) & enough(arms[1])
+    ready = has_enough_data(arms[0]) & has_enough_data(arms[1])
     naive = _naive(arms)
     z = np.abs(plain.log_ratio.value) / np.sqrt(plain.log_ratio.variance)
     return {
@@ -64,7 +64,7 @@ def found(worlds: Worlds, *, seed: int) -> dict[str, float]:
 
 
 def _sure(effect: Effect) -> Array:
-    spread = spread_for(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
+    spread = mixture_scale(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
     sure: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
     return sure
 

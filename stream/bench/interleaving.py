@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 
 from stream.experiment.interleaving import interleave, prefer, seeded_coin, vote
-from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, enough
+from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, picture
 from stream.simulation.config import WorldConfig
@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     cases = [(temper, seed) for temper in TEMPERS for seed in range(worlds)]
     found: dict[float, list[list[dict[str, int | None]]]] = {temper: [] for temper in TEMPERS}
     for temper, seed in track(cases, "worlds", console=console, transient=True):
-        found[temper].append([needed(each) for each in visit(WorldConfig(temper=temper), visits=visits, seed=seed)])
+        found[temper].append(
+            [needed(each) for each in visit(WorldConfig(user_effect_sd=temper), visits=visits, seed=seed)]
+        )
     rows = [
         {"temper": temper, **row(pair, [world[place] for world in found[temper]], visits)}
         for temper in TEMPERS
@@ -67,7 +69,7 @@ def visit(config: WorldConfig, pairs: Sequence[tuple[int, int]] = LENGTHS, *, vi
     rows = []
     for number, user in enumerate(world.visitors(visits).tolist()):
         ts = 25 * number
-        pasts[user] += world.wander(user, ts).categories.tolist()
+        pasts[user] += world.browse(user, ts).categories.tolist()
         slate = world.impression(user, ts)
         liked = rng.random(len(slate.items)) < world.click_probability(user, slate.items, ts)
         looked = rng.random(SLOTS) < world.examination(SLOTS)
@@ -124,10 +126,10 @@ def _ab(visits: Visits, look: int, alpha: float) -> int:
     for remainder, clicks in ((0, visits.clicks_a), (1, visits.clicks_b)):
         mine = np.flatnonzero(visits.users[:look] % 2 == remainder)
         arms.append(Moments.of_observations(visits.users[mine], np.full(len(mine), SLOTS), clicks[mine]))
-    if not (enough(arms[0]) and enough(arms[1])):
+    if not (has_enough_data(arms[0]) and has_enough_data(arms[1])):
         return 0
     ratio = compare(*arms).log_ratio
-    sure = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
+    sure = p_value(ratio.value, ratio.variance, mixture_scale(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
     return int(np.sign(ratio.value)) if sure else 0
 
 

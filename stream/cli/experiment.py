@@ -7,9 +7,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.experiment.plan import Experiment, read
-from stream.experiment.power import needs
-from stream.experiment.verdict import LEAST_USERS
+from stream.experiment.plan import ExperimentPlan, read
+from stream.experiment.power import required_sample_sizes
+from stream.experiment.verdict import MIN_USERS
 from stream.report.formatting import learning_words, model_words
 
 _UNEVEN = 1.5
@@ -28,7 +28,7 @@ def run_experiment(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def notes(experiment: Experiment) -> Iterator[str]:
+def notes(experiment: ExperimentPlan) -> Iterator[str]:
     """Yield what is allowed and perhaps not meant."""
     arms = list(experiment.compared)
     mixed = [arm for arm in experiment.arms if arm.interleave and arm.share > 0]
@@ -48,17 +48,18 @@ def notes(experiment: Experiment) -> Iterator[str]:
             yield f"arm {model.name} has no share: it answers only together with another, in {arm.name}"
     if len(arms) < 2:
         return
-    need, _ = needs(experiment)
+    need, _ = required_sample_sizes(experiment)
     even = msgspec.structs.replace(experiment, arms=tuple(msgspec.structs.replace(arm, share=1.0) for arm in arms))
-    if need.users > _UNEVEN * needs(even)[0].users:
+    equal, _ = required_sample_sizes(even)
+    if need.users > _UNEVEN * equal.users:
         least = min(arms, key=lambda arm: arm.share)
-        yield (f"the share of {least.name} is small: with equal shares {_users(needs(even)[0].users)} would be enough")
+        yield (f"the share of {least.name} is small: with equal shares {_users(equal.users)} would be enough")
     smallest = min(experiment.shares[arm.name] for arm in arms)
-    if need.users * smallest < LEAST_USERS:
-        yield f"there is no verdict before every arm has {LEAST_USERS} users"
+    if need.users * smallest < MIN_USERS:
+        yield f"there is no verdict before every arm has {MIN_USERS} users"
 
 
-def _meaning(experiment: Experiment) -> Iterator[str]:
+def _meaning(experiment: ExperimentPlan) -> Iterator[str]:
     crowd = experiment.crowd
     better = crowd.rate * (1 + experiment.minimum_effect)
     yield (
@@ -70,7 +71,7 @@ def _meaning(experiment: Experiment) -> Iterator[str]:
             yield f"Users of {arm.name} see lists that {' and '.join(arm.interleave)} have drafted in turn."
     if len(experiment.compared) < 2:
         return
-    anytime, once = needs(experiment)
+    anytime, once = required_sample_sizes(experiment)
     yield (
         f"A lift of {100 * experiment.minimum_effect:g}% (click rate {100 * crowd.rate:.4g}% to {100 * better:.4g}%) "
         f"is found with probability {experiment.power:g} within {_users(anytime.users)} "
@@ -78,11 +79,11 @@ def _meaning(experiment: Experiment) -> Iterator[str]:
     )
     yield (
         f"Expected: click rate {crowd.rate:g}, {crowd.slots} items shown, {crowd.visits:g} impressions a user, "
-        f"likeness of a user's items {crowd.likeness:g}. No verdict depends on it."
+        f"likeness of a user's items {crowd.icc:g}. No verdict depends on it."
     )
 
 
-def _arms(experiment: Experiment) -> Table:
+def _arms(experiment: ExperimentPlan) -> Table:
     table = Table("arm", "share", "model", "length", "learns", title=f"{experiment.name}: click rate of")
     for arm in experiment.arms:
         if arm.interleave:

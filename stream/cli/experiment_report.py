@@ -8,8 +8,8 @@ from rich.console import Console
 from stream.cli.outcomes import read_traffic
 from stream.errors import TimeError
 from stream.experiment.ledger import Ledger
-from stream.experiment.plan import Question, read
-from stream.experiment.serving_cost import Answers
+from stream.experiment.plan import Experiment, read
+from stream.experiment.serving_cost import ServingCosts
 from stream.kafka.clients import check_connection
 from stream.report.live_report import live_report, missing_words
 from stream.report.sentences import headline
@@ -30,13 +30,13 @@ def run_report(arguments: argparse.Namespace, settings: Settings) -> int:
     _check_order(since, until, before)
     console = Console()
     check_connection(settings.kafka)
-    ledger, answers = Ledger(since=since, until=until, before=before), Answers()
+    ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
     earliest = before if before is not None else since
     # An impression may be ahead of the clock by so much, and of its outcome with it.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
     found = read_traffic(settings.kafka, Topics(settings.topics.prefix), ledger, answers, begin=begin)
     said: dict[str, str | int | float] = {"times": _times_words(since, until, before), "outcomes read": found.outcomes}
-    report, trace = live_report(Question.of(experiment), ledger, answers, found, salt=experiment.salt, settings=said)
+    report, trace = live_report(Experiment.of(experiment), ledger, answers, found, salt=experiment.salt, settings=said)
     if found.cut:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
     for line in (headline(report), *(found.sentence for found in report.interleaving)):

@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 
 from stream.errors import KafkaClientError
-from stream.experiment.ledger import Found, Ledger
-from stream.experiment.serving_cost import Answers
+from stream.experiment.ledger import Ledger, ReadSummary
+from stream.experiment.serving_cost import ServingCosts
 from stream.kafka.clients import to_record
 from stream.kafka.reader import Tail
 from stream.runtime import signals as interrupts
@@ -19,8 +19,8 @@ _SILENT_S = 60.0
 
 
 def read_traffic(
-    kafka: Mapping[str, str], topics: Topics, ledger: Ledger, answers: Answers, *, begin: int | None
-) -> Found:
+    kafka: Mapping[str, str], topics: Topics, ledger: Ledger, answers: ServingCosts, *, begin: int | None
+) -> ReadSummary:
     """Read `outcomes` into a ledger, and `scores` of the ledger's times into answers.
 
     Args:
@@ -35,7 +35,7 @@ def read_traffic(
     """
     tail = Tail(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
-    found = Found(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
+    found = ReadSummary(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
     progress = Progress(_logger, "reading", "records", total := tail.left())
     heard = time.monotonic()
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from stream.errors import ExperimentError
-from stream.experiment.plan import Experiment, Question, read
+from stream.experiment.plan import Experiment, ExperimentPlan, read
 from stream.kafka.offsets import Lag
 from stream.local.system import keep_logs, local_system
 from stream.report.sentences import headline
@@ -21,7 +21,7 @@ from stream.schema.topics import Topics
 from stream.settings import Settings, load
 from stream.simulation.config import WorldConfig, with_changes
 from stream.simulation.observer import Observer
-from stream.simulation.report import simulation_report, time_before, user_sums
+from stream.simulation.report import simulation_report, sums_of_traces, time_before
 from stream.simulation.terminal_view import Viewer
 from stream.simulation.traffic import Traffic
 from stream.simulation.world import World
@@ -53,12 +53,12 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     """Send simulated users through a system that runs already, write the report; returns the exit status."""
     settings = load(arguments.config, overrides=arguments.set)
     console = Console()
-    path = _simulate(arguments, settings, Question.of_settings(settings), console, lambda: None)
+    path = _simulate(arguments, settings, Experiment.of_settings(settings), console, lambda: None)
     console.print(f"report: {path}")
     return 0
 
 
-def _settings(arguments: argparse.Namespace, experiment: Experiment, file: Path) -> Settings:
+def _settings(arguments: argparse.Namespace, experiment: ExperimentPlan, file: Path) -> Settings:
     """Return the settings with which an experiment runs on this machine.
 
     Raises:
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace, file: Path) -> int:
             ) as system:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
-                path = _simulate(arguments, system.settings, Question.of(experiment), console, system.check)
+                path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check)
                 for name in system.processes.lost():
                     console.print(f"note: the {name} ended before the run; see {arguments.report}/logs/{name}.log")
         finally:
@@ -105,7 +105,7 @@ def _run(arguments: argparse.Namespace, file: Path) -> int:
 def _simulate(
     arguments: argparse.Namespace,
     settings: Settings,
-    question: Question,
+    experiment: Experiment,
     console: Console,
     check: Callable[[], None],
 ) -> Path:
@@ -115,7 +115,7 @@ def _simulate(
     topics = Topics(settings.topics.prefix)
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
     before = time_before(world, arguments.pre_impressions, SLOTS)
-    observer = Observer(lambda traces: question.verdict(user_sums(traces, before)))
+    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
     lag = Lag(settings.kafka, settings.worker.group)
     began = time.time()
 
@@ -150,7 +150,7 @@ def _simulate(
         "impressions before": arguments.pre_impressions,
     }
     report, trace = simulation_report(
-        question,
+        experiment,
         traffic.tally,
         observer.rates,
         began=started,

@@ -10,11 +10,11 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.experiment.statistics.confidence_sequence import half_width, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, radius
 from stream.experiment.statistics.effect import click_rate, compare
 from stream.experiment.statistics.intervals import Interval, critical_value
 from stream.experiment.statistics.moments import Floats, Moments
-from stream.experiment.verdict import Verdict, alpha_of_a_pair, enough, lift_limits
+from stream.experiment.verdict import Verdict, has_enough_data, lift_limits, pairwise_alpha
 
 
 class SumsOverTime(Protocol):
@@ -74,30 +74,30 @@ class Timeline(Struct, frozen=True, kw_only=True):
 def timeline(sums: SumsOverTime, verdict: Verdict, *, minimum_effect: float) -> Timeline:
     """Return the click rates of all arms, and the lift of the leading arm over each other one.
 
-    A lift and its interval are those that `verdict.judge` would have given at the end of the span, without the users
+    A lift and its interval are those that `verdict.analyse` would have given at the end of the span, without the users
     who have been seen in two arms since.
 
     Args:
         sums: what users did.
         verdict: on these sums; it says which arms are compared and which one leads.
-        minimum_effect: as given to `verdict.judge`.
+        minimum_effect: as given to `verdict.analyse`.
     """
     leader = verdict.pairs[0].arm if verdict.pairs else ""
-    alpha = alpha_of_a_pair(verdict.alpha, len(verdict.users))
-    spread = spread_for(math.log1p(minimum_effect), alpha)
+    alpha = pairwise_alpha(verdict.alpha, len(verdict.users))
+    scale = mixture_scale(math.log1p(minimum_effect), alpha)
     until = {arm: sums.cumulative(arm) for arm in verdict.users} if leader else {}
     return Timeline(
         edges=[float(edge) for edge in sums.edges],
         ctr={arm: _rates(sums.per_span(arm)) for arm in verdict.users},
         leader=leader,
-        lift={arm: _lifts(until[leader], other, spread, alpha) for arm, other in until.items() if arm != leader},
+        lift={arm: _lifts(until[leader], other, scale, alpha) for arm, other in until.items() if arm != leader},
     )
 
 
 def rate_so_far(arm: Moments, *, alpha: float, minimum_effect: float) -> Interval:
     """Return an arm's click rate with its any-time interval."""
     rate = click_rate(arm)
-    half = half_width(rate.variance, spread_for(math.log1p(minimum_effect), alpha) * rate.value, alpha)
+    half = radius(rate.variance, mixture_scale(math.log1p(minimum_effect), alpha) * rate.value, alpha)
     return _rate_intervals(rate.value, half)[0]
 
 
@@ -111,9 +111,9 @@ def _rate_intervals(rate: Floats, half: Floats) -> list[Interval]:
     return _intervals(rate, np.maximum(rate - half, 0.0), np.minimum(rate + half, 1.0))
 
 
-def _lifts(arm: Moments, against: Moments, spread: float, alpha: float) -> list[Interval]:
-    known = enough(arm) & enough(against)
-    limits = lift_limits(compare(arm, against).log_ratio, spread=spread, alpha=alpha)
+def _lifts(arm: Moments, against: Moments, scale: float, alpha: float) -> list[Interval]:
+    known = has_enough_data(arm) & has_enough_data(against)
+    limits = lift_limits(compare(arm, against).log_ratio, scale=scale, alpha=alpha)
     return _intervals(*(np.where(known, limit, np.nan) for limit in limits))
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from stream.monitor.records import Answers, AnswersFragment
+from stream.monitor.records import AnswerCounts, AnswersPartial
 from stream.schema.events import Score
 
 _FIRST_MS = 0.1
@@ -43,7 +43,7 @@ def percentile(counts: Iterable[Sequence[tuple[int, int]]], percent: float) -> f
     return math.nan
 
 
-class Latencies:
+class LatencyCounts:
     """Counts the answers that this process sees, by partition of `scores`, window and arm."""
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class Latencies:
         arm.newest = max(arm.newest, (score.epoch, score.version))
         self._changed.add((partition, start))
 
-    def take_changes(self) -> list[AnswersFragment]:
+    def take_changes(self) -> list[AnswersPartial]:
         """Return the windows that have changed since the last call, each with all that was counted in it."""
         changed = [
-            AnswersFragment(
+            AnswersPartial(
                 self._run,
                 partition,
                 start,
                 {
-                    name: Answers(sorted(arm.counts.items()), *arm.newest)
+                    name: AnswerCounts(sorted(arm.counts.items()), *arm.newest)
                     for name, arm in self._windows[partition].get(start, {}).items()
                 },
             )

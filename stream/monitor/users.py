@@ -21,7 +21,7 @@ def experiment_id(settings: Settings) -> int:
     return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}".encode())
 
 
-class User(Struct, array_like=True):
+class UserRow(Struct, array_like=True):
     """A user's row.
 
     Attributes:
@@ -39,7 +39,7 @@ class User(Struct, array_like=True):
     spans: list[tuple[int, int, int]]
 
 
-class Sums(Struct, array_like=True):
+class PartitionMoments(Struct, array_like=True):
     """The moments of a partition's users, up to an offset, in one experiment."""
 
     experiment: int
@@ -79,7 +79,7 @@ class _Row:
         return _Row(self.offset, self.arm, width, spans)
 
 
-class Users:
+class UserCounter:
     """The users of a partition while a batch is counted.
 
     Args:
@@ -88,7 +88,7 @@ class Users:
         load: name → row, where there is one.
     """
 
-    def __init__(self, experiment: int, sums: Sums | None, load: Callable[[str], User | None]) -> None:
+    def __init__(self, experiment: int, sums: PartitionMoments | None, load: Callable[[str], UserRow | None]) -> None:
         self._experiment = experiment
         self._known = sums.offset if sums and sums.experiment == experiment else -1
         self._moments = SpanMoments.unpack(sums.spans if sums and self._known >= 0 else PackedSpans())
@@ -115,7 +115,7 @@ class Users:
             self._touched.add(user)
         row.take(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
 
-    def closed(self, offset: int) -> tuple[Sums, dict[str, User]]:
+    def closed(self, offset: int) -> tuple[PartitionMoments, dict[str, UserRow]]:
         """Return the sums up to an offset, and the rows to write."""
         moments = self._moments
         if self._times:
@@ -133,7 +133,7 @@ class Users:
         for arm in before.keys() | after.keys():
             moments.change(arm, before.get(arm, []), after.get(arm, []))
         written = {
-            user: User(
+            user: UserRow(
                 self._experiment,
                 row.offset,
                 row.arm,
@@ -142,7 +142,7 @@ class Users:
             )
             for user, row in rows.items()
         }
-        return Sums(self._experiment, max(offset, self._known), moments.pack()), written
+        return PartitionMoments(self._experiment, max(offset, self._known), moments.pack()), written
 
     def _row(self, user: str) -> _Row | None:
         if user not in self._rows:

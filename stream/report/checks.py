@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from stream.experiment.statistics.drift import Drift, drift
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import DRIFT_ALPHA, LEAST_CLICKS, LEAST_USERS, Doubt, Verdict
-from stream.report.formatting import p_value, percent, signed
+from stream.experiment.verdict import DRIFT_ALPHA, MIN_CLICKS, MIN_USERS, FailedCheck, Verdict
+from stream.experiment.wording import signed_percent
+from stream.report.formatting import p_value, percent
 from stream.report.schema import Check
 
 _TOGETHER = 0.05
@@ -15,7 +16,7 @@ _TOGETHER = 0.05
 
 def checks(sums: UserSums, verdict: Verdict) -> list[Check]:
     """Return what speaks for and against a verdict on these sums, the gravest questions first."""
-    doubts: dict[str, Doubt] = {doubt.kind: doubt for doubt in verdict.doubts}
+    doubts: dict[str, FailedCheck] = {doubt.kind: doubt for doubt in verdict.doubts}
     return [
         _enough(doubts),
         _divided(verdict, doubts),
@@ -25,16 +26,14 @@ def checks(sums: UserSums, verdict: Verdict) -> list[Check]:
     ]
 
 
-def _enough(doubts: Mapping[str, Doubt]) -> Check:
+def _enough(doubts: Mapping[str, FailedCheck]) -> Check:
     question = "Are there enough users and clicks?"
     if doubt := doubts.get("few"):
         return Check("enough", question, f"No: {doubt.text}.", "fatal")
-    return Check(
-        "enough", question, f"Yes. Every arm has at least {LEAST_USERS} users and {LEAST_CLICKS} clicks.", "fine"
-    )
+    return Check("enough", question, f"Yes. Every arm has at least {MIN_USERS} users and {MIN_CLICKS} clicks.", "fine")
 
 
-def _divided(verdict: Verdict, doubts: Mapping[str, Doubt]) -> Check:
+def _divided(verdict: Verdict, doubts: Mapping[str, FailedCheck]) -> Check:
     question, p = "Are users divided as planned?", verdict.mismatch_p
     if doubt := doubts.get("mismatch"):
         return Check("divided", question, f"No: {doubt.text}.", "fatal", p)
@@ -42,7 +41,7 @@ def _divided(verdict: Verdict, doubts: Mapping[str, Doubt]) -> Check:
     return Check("divided", question, f"Yes: {said} users ({p_value(p)}).", "fine", p)
 
 
-def _crossed(doubts: Mapping[str, Doubt]) -> Check:
+def _crossed(doubts: Mapping[str, FailedCheck]) -> Check:
     question = "Did anyone see two arms?"
     if doubt := doubts.get("crossed"):
         return Check("crossed", question, f"Yes: {doubt.text}.", "fatal" if doubt.fatal else "note")
@@ -73,14 +72,14 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
     if not verdict.pairs:
         return []
     question, pair = "Does the gain wear off, or grow, as users get used to it?", verdict.pairs[0]
-    own: Drift = drift(sums.own_thirds(pair.arm), sums.own_thirds(pair.against))
+    own: Drift = drift(sums.thirds_since_first_visit(pair.arm), sums.thirds_since_first_visit(pair.against))
     if math.isnan(own.p):
         return [Check("novelty", question, "Not known: too few users were there for long.", "unknown")]
     first, last = (_lift(lift) for lift in own.lifts)
     found = f"{first} in the first third of users' own time, {last} in the last ({p_value(own.p)})"
-    if sums.latecomers < _TOGETHER:
+    if sums.late_share < _TOGETHER:
         together = (
-            f"Cannot be told: {percent(1 - sums.latecomers)} of the users came in the first third, so their own time "
+            f"Cannot be told: {percent(1 - sums.late_share)} of the users came in the first third, so their own time "
             f"is the experiment's time. It was {found}."
         )
         return [Check("novelty", question, together, "unknown", own.p)]
@@ -92,4 +91,4 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
 
 
 def _lift(lift: float) -> str:
-    return "an unknown change of" if math.isnan(lift) else signed(lift)
+    return "an unknown change of" if math.isnan(lift) else signed_percent(lift)

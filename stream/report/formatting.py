@@ -34,11 +34,6 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}%"
 
 
-def signed(value: float) -> str:
-    """Return a relative change as a signed percentage."""
-    return f"{100 * value:+.0f}%".replace("-", "−").replace("inf", "∞")
-
-
 def number(value: float, digits: int = 0) -> str:
     """Return a number with thousands apart; a dash when there is none."""
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"

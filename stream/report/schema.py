@@ -6,7 +6,7 @@ from typing import Literal
 import numpy.typing as npt
 from msgspec import Struct
 
-from stream.experiment.interleaving import Preferred
+from stream.experiment.interleaving import Preference
 from stream.experiment.statistics.intervals import percentiles
 from stream.experiment.timeline import Timeline
 from stream.experiment.verdict import Verdict
@@ -140,7 +140,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
     plan: dict[str, ArmPlan]
     arms: dict[str, ArmResult]
     verdict: Verdict
-    interleaving: list[Preferred] = []
+    interleaving: list[Preference] = []
     checks: list[Check]
     over_time: Timeline
     machine: Machine
@@ -242,7 +242,7 @@ class ReplayTrace(Struct, frozen=True):
     ne: list[float]
 
 
-def plan_of(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, ArmPlan]:
+def arm_plans(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, ArmPlan]:
     """Return what arms are, as a report says it; of those that were only seen, nothing is known."""
     total = sum(arm.share for arm in arms)
     planned = {arm.name: _planned(arm, arm.share / total) for arm in arms}
@@ -255,6 +255,6 @@ def _planned(arm: ArmSettings, share: float) -> ArmPlan:
     return ArmPlan(share, model_words(arm), arm.spec().length, learning_words(arm))
 
 
-def spread(values: npt.ArrayLike) -> Percentiles:
+def p50_p99(values: npt.ArrayLike) -> Percentiles:
     """Return median and 99th percentile."""
     return Percentiles(*percentiles(values, (50, 99)))

@@ -2,8 +2,9 @@
 
 import math
 
-from stream.experiment.verdict import Pair, Verdict
-from stream.report.formatting import p_value, percent, signed
+from stream.experiment.verdict import Verdict
+from stream.experiment.wording import lift_words, signed_percent
+from stream.report.formatting import p_value, percent
 from stream.report.schema import ExperimentReport, Machine, ReplayReport
 
 
@@ -20,8 +21,9 @@ def headline(report: ExperimentReport) -> str:
     first = verdict.pairs[0]
     lead = f"{verdict.winner} wins:" if verdict.winner else f"No winner yet: {first.arm} has"
     doubt = "" if first.lift.low > 0 else ", which may be chance"
-    low, high = signed(first.lift.low), signed(first.lift.high)
-    return f"{lead} {signed(first.lift.value)} clicks against {first.against} (any time: {low} to {high}){doubt}"
+    low, high = signed_percent(first.lift.low), signed_percent(first.lift.high)
+    value = signed_percent(first.lift.value)
+    return f"{lead} {value} clicks against {first.against} (any time: {low} to {high}){doubt}"
 
 
 def pair_lines(verdict: Verdict) -> list[str]:
@@ -30,7 +32,7 @@ def pair_lines(verdict: Verdict) -> list[str]:
         return []
     doubts = ("" if pair.lift.low > 0 else ", which may be chance" for pair in verdict.pairs)
     return [
-        f"{pair.arm} against {pair.against}: {gain(pair)}{doubt}."
+        f"{pair.arm} against {pair.against}: {lift_words(pair.lift)}{doubt}."
         for pair, doubt in zip(verdict.pairs, doubts, strict=True)
     ]
 
@@ -54,12 +56,6 @@ def interleaving_lines(report: ExperimentReport) -> list[str]:
         if found.agreement:
             lines.append(f"{found.agreement.sentence[0].upper()}{found.agreement.sentence[1:]}.")
     return lines
-
-
-def gain(pair: Pair) -> str:
-    """Return a lift with its interval: +25% (any time: +18% to +32%)."""
-    lift = pair.lift
-    return f"{signed(lift.value)} (any time: {signed(lift.low)} to {signed(lift.high)})"
 
 
 def replay_headline(report: ReplayReport) -> str:

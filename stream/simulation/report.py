@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.experiment.plan import Question
+from stream.experiment.plan import Experiment
 from stream.experiment.statistics.intervals import clustered_rate
 from stream.experiment.timeline import Timeline, timeline
 from stream.experiment.user_sums import UserSums
@@ -20,19 +20,19 @@ from stream.report.schema import (
     ExperimentReport,
     RatePoint,
     Trace,
-    plan_of,
-    spread,
+    arm_plans,
+    p50_p99,
 )
 from stream.simulation.hashing import Floats
-from stream.simulation.traffic import Tally
+from stream.simulation.traffic import TrafficTotals
 from stream.simulation.world import World
 
 LATENCY_IS = "from an impression produced to its score received, as the simulated front end measures it"
 
 
 def simulation_report(
-    question: Question,
-    tally: Tally,
+    experiment: Experiment,
+    tally: TrafficTotals,
     rates: Sequence[RatePoint],
     *,
     began: float,
@@ -43,39 +43,39 @@ def simulation_report(
     """Return the report and the series behind its pictures.
 
     Args:
-        question: what was asked.
+        experiment: its arms and how sure the answer shall be.
         tally: what was seen.
         rates: of records over time.
         began: when the traffic began, seconds since the epoch.
         seconds: how long users came.
-        before: what they did before, if that is known.
+        before: what they did in the pre-experiment period, if there was one.
         settings: for the small print.
     """
-    traces = {arm.name: ArmTrace() for arm in question.arms} | tally.traces()
-    sums = user_sums(traces, before)
-    verdict = question.verdict(sums)
+    traces = {arm.name: ArmTrace() for arm in experiment.arms} | tally.traces()
+    sums = sums_of_traces(traces, before)
+    verdict = experiment.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
-    spans = timeline(sums, verdict, minimum_effect=question.minimum_effect).between(0.0, last)
+    spans = timeline(sums, verdict, minimum_effect=experiment.minimum_effect).between(0.0, last)
     report = ExperimentReport(
-        name=question.name,
+        name=experiment.name,
         source="simulated",
         began=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         seconds=seconds,
-        alpha=question.alpha,
-        minimum_effect=question.minimum_effect,
+        alpha=experiment.alpha,
+        minimum_effect=experiment.minimum_effect,
         impressions=tally.impressions,
         scores=tally.answered,
         clicks=tally.clicks,
         behaviors=tally.behaviors,
         samples_trained=tally.trained,
         dead_letters=tally.dead_letters,
-        latency_ms=spread(list(chain.from_iterable(trace.latency for trace in traces.values()))),
+        latency_ms=p50_p99(list(chain.from_iterable(trace.latency for trace in traces.values()))),
         latency_is=LATENCY_IS,
-        freshness_s=spread([value for _, value in tally.freshness]),
-        plan=plan_of(question.arms, traces),
+        freshness_s=p50_p99([value for _, value in tally.freshness]),
+        plan=arm_plans(experiment.arms, traces),
         arms={name: arm_result(trace) for name, trace in traces.items()},
         verdict=verdict,
-        interleaving=question.preferences(tally.ballots, verdict),
+        interleaving=experiment.preferences(tally.interleaving_votes, verdict),
         checks=checks(sums, verdict),
         over_time=with_truth(spans, traces),
         machine=this_machine(),
@@ -109,7 +109,7 @@ def arm_result(trace: ArmTrace) -> ArmResult:
         ctr_best=per_item(trace.best),
         ctr_random=per_item(trace.random),
         regret=mean(missed(trace)),
-        latency_ms=spread(trace.latency),
+        latency_ms=p50_p99(trace.latency),
         cpu_s=mean(trace.cpu),
         timed=len(trace.latency),
         epoch=trace.epoch,
@@ -117,7 +117,7 @@ def arm_result(trace: ArmTrace) -> ArmResult:
     )
 
 
-def user_sums(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
+def sums_of_traces(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
     """Return what simulated users did, with their time before if there was one; times in ms since the start."""
     sums = UserSums()
     if before is not None:

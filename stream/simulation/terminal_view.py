@@ -41,7 +41,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     Attributes:
         phase: what is going on, for example "warming up".
         elapsed: seconds since the phase began.
-        total: seconds the phase takes; 0 when nobody knows.
+        total: seconds the phase takes; 0 when unknown.
         events: records a second into the system.
         scores: answers a second.
         clicks: clicks a second.
@@ -90,7 +90,7 @@ def render(snapshot: Snapshot) -> RenderableType:
 
 
 def plain_line(snapshot: Snapshot) -> str:
-    """Return the snapshot as one line, for a terminal that is none."""
+    """Return the snapshot as one line, for output that is no terminal."""
     parts = [
         f"{snapshot.elapsed:5.0f}s {snapshot.phase}",
         f"events/s {_number(snapshot.events)} scores/s {_number(snapshot.scores)} clicks/s {_number(snapshot.clicks)}",
@@ -192,7 +192,7 @@ _LINE_S = 5.0
 
 
 class Viewer:
-    """The place where snapshots are shown.
+    """Shows snapshots in a terminal.
 
     Args:
         console: where to.

@@ -11,9 +11,10 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from model.metrics import log_losses
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
-from stream.experiment.interleaving import Ballots
+from stream.experiment.interleaving import InterleavingVotes
 from stream.kafka.reader import Tail
 from stream.report.schema import ArmTrace
 from stream.schema.events import Score
@@ -35,7 +36,7 @@ def _nobody(_: "Traffic") -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OpenImpression:
     """An impression that is not answered yet: its user's index, what was offered, when (s, wall clock)."""
 
     user: int
@@ -44,7 +45,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Tally:
+class TrafficTotals:
     """What a simulation has seen so far. Times `at` are seconds since the start."""
 
     impressions: int = 0
@@ -57,7 +58,7 @@ class Tally:
     """(at, s) from a click produced to the first score received of a model that has learned from it."""
     dead_letters: int = 0
     arms: dict[str, ArmTrace] = field(default_factory=dict)
-    ballots: Ballots = field(default_factory=Ballots)
+    interleaving_votes: InterleavingVotes = field(default_factory=InterleavingVotes)
     """Votes of the users of interleaved arms."""
     versions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Arm → the newest (epoch, version) that answered."""
@@ -76,7 +77,7 @@ class Traffic:
     Args:
         kafka: librdkafka properties.
         topics: the names.
-        world: what is true.
+        world: the simulated world.
         rate: mean impressions a second (Poisson).
         slots: items shown of each answer.
         seed: of arrivals and delays.
@@ -93,11 +94,11 @@ class Traffic:
         self._rate = rate
         self._slots = slots
         self._rng = np.random.default_rng([seed, 4])
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, OpenImpression] = {}
         self._due: list[tuple[float, str, int, int]] = []
         self._news: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
         self._began = time.time()
-        self.tally = Tally()
+        self.tally = TrafficTotals()
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -131,7 +132,7 @@ class Traffic:
         self.tally.behaviors = 0
 
     def run(self, seconds: float, watch: Watch = _nobody) -> None:
-        """Let users come for so many seconds, then see their last answers and clicks through.
+        """Simulate visits for so many seconds, then wait for their last answers and clicks.
 
         Args:
             seconds: how long users come.
@@ -171,7 +172,7 @@ class Traffic:
         return time.time() - self._began
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """Impressions without an answer yet."""
         return len(self._asked)
 
@@ -184,12 +185,12 @@ class Traffic:
     def _visit(self, now: float) -> None:
         ts = round(now * 1000)
         user = int(self._world.visitors(1)[0])
-        for act in self._world.wander(user, ts).events():
+        for act in self._world.browse(user, ts).events():
             self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
             self.tally.behaviors += 1
         slate = self._world.impression(user, ts)
         request_id = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
-        self._asked[request_id] = Asked(user, slate, time.time())
+        self._asked[request_id] = OpenImpression(user, slate, time.time())
         self.tally.impressions += 1
 
     def _answered(self, arrival: Arrival) -> None:
@@ -206,15 +207,15 @@ class Traffic:
         ts = round(arrival.received * 1000)
         truth = self._world.shown_probability(asked.user, items, ts)
         clicked = self._world.clicks(asked.user, items, ts)
-        predicted = np.clip(np.array(score.probabilities)[shown], 1e-7, 1 - 1e-7)
+        predicted = np.array(score.probabilities)[shown]
         arm = self.tally.arms.setdefault(score.arm, ArmTrace())
         arm.at.append(at)
         arm.users.append(asked.user)
         arm.shown.append(len(shown))
         arm.clicks.append(int(clicked.sum()))
-        arm.losses.append(float(-np.log(np.where(clicked, predicted, 1 - predicted)).sum()))
+        arm.losses.append(float(log_losses(clicked.astype(np.float64), predicted).sum()))
         arm.floor.append(float(-(truth * np.log(truth) + (1 - truth) * np.log1p(-truth)).sum()))
-        best, even = self._world.best_and_even(asked.user, asked.slate, ts, self._slots)
+        best, even = self._world.best_and_random(asked.user, asked.slate, ts, self._slots)
         arm.best.append(best)
         arm.random.append(even)
         arm.expected.append(float(truth.sum()))
@@ -222,7 +223,7 @@ class Traffic:
         arm.cpu.append(score.spent_ms.cpu)
         self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
         won = clicked_by_team(score, shown[clicked].tolist())
-        self.tally.ballots.click(score.arm, score.user, score.request_id, won)
+        self.tally.interleaving_votes.click(score.arm, score.user, score.request_id, won)
         for index in np.flatnonzero(clicked):
             delay = 0.1 + self._rng.exponential(0.3)
             heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))

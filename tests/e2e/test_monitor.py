@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
+from stream.experiment.verdict import analyse
 from stream.kafka.producer import Sender
 from stream.kafka.reader import Tail
 from stream.local.broker import Broker
@@ -91,7 +91,7 @@ class Traffic:
     @property
     def verdict(self) -> Any:
         """The verdict on all that was written, as JSON says it."""
-        return json.loads(encode_json(judge(self.sums, {"sam": 1, "counts": 1}, minimum_effect=0.05)))
+        return json.loads(encode_json(analyse(self.sums, {"sam": 1, "counts": 1}, minimum_effect=0.05)))
 
     def close_windows(self) -> None:
         """Move event time past all windows so far: one more visit, much later."""

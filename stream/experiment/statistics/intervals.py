@@ -51,10 +51,10 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    return one_look(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
+    return normal_interval(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
 
 
-def one_look(estimate: Estimate, *, level: float = 0.95) -> Interval:
+def normal_interval(estimate: Estimate, *, level: float = 0.95) -> Interval:
     """Return one estimate with the normal distribution's interval, which holds for a single look at the end."""
     # Rounding can leave the variance of users who are all alike a little below 0.
     value, half = float(estimate.value), critical_value(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))

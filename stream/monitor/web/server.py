@@ -8,10 +8,10 @@ import faust
 from faust.web.base import Request, Response
 from faust.web.drivers import aiohttp
 
-from stream.monitor.aggregate import Board
-from stream.monitor.counting import Plan
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.counting import WindowPlan
 from stream.monitor.records import encode_json
-from stream.monitor.web.state_json import picture
+from stream.monitor.web.state_json import state_json
 from stream.settings import Settings
 
 
@@ -32,8 +32,8 @@ _FILES = (
 class Shown(Protocol):
     """What the page is about."""
 
-    board: Board
-    plan: Plan
+    aggregate: Aggregate
+    plan: WindowPlan
     settings: Settings
 
 
@@ -45,7 +45,7 @@ def serve(app: faust.App, shown: Shown) -> None:
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        said = picture(shown.board, shown.plan, shown.settings, now)
+        said = state_json(shown.aggregate, shown.plan, shown.settings, now)
         return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stream.report.formatting import number
-from stream.report.pages.page import Cell, Figure, Page, Row, Section, Table, Tile
+from stream.report.pages.page import ArmTable, Cell, Figure, Page, Row, Section, Tile
 from stream.report.plots.figure import colours
 from stream.report.schema import ReplayArm, ReplayReport
 from stream.report.sentences import replay_headline
@@ -30,7 +30,7 @@ def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:
             Tile(number(report.dead_letters), "dead letters"),
         ],
         sections=[
-            Section("The arms", table=Table(columns, rows)),
+            Section("The arms", table=ArmTable(columns, rows)),
             Section("What happened", figures=list(figures.values())),
         ],
         notes=[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _MIN_PER_WINDOW = 120
-"""Answers of an arm that make a window worth drawing."""
+"""ServingCosts of an arm that make a window worth drawing."""
 
 
 def replay_plots(traces: Mapping[str, ReplayTrace]) -> dict[str, bytes]:

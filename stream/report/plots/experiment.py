@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from stream.experiment.statistics.intervals import Interval
 from stream.experiment.timeline import Timeline
-from stream.report.formatting import percent, signed
+from stream.experiment.wording import signed_percent
+from stream.report.formatting import percent
 from stream.report.plots.common import freshness, latencies, throughput
 from stream.report.plots.figure import QUIET, colours, label_ends, picture, time_axis
 from stream.report.schema import ExperimentReport, Trace
@@ -66,7 +67,8 @@ def click_rates(spans: Timeline, rates: Mapping[str, float], palette: Mapping[st
 def lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the leader's lift over each other arm as it stood at each look, with its any-time interval."""
     ends = {other: intervals[-1] for other, intervals in spans.lift.items()}
-    named = ", ".join(f"{signed(end.value)} over {other}" for other, end in ends.items() if np.isfinite(end.value))
+    known = {other: end.value for other, end in ends.items() if np.isfinite(end.value)}
+    named = ", ".join(f"{signed_percent(value)} over {other}" for other, value in known.items())
     subtitle = f"of all clicks so far, with the interval that holds at every look; above 0, {spans.leader} is ahead"
     with picture(f"Gain of {spans.leader}: {named}", subtitle) as (axes, save):
         looks = np.array(spans.edges[1:]) / time_axis(axes, spans.edges[-1])
@@ -77,7 +79,7 @@ def lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
             labels.append((f"over {other}", colour, _band(axes, looks, intervals, colour)))
         axes.set_ylim(*_range(spans.lift.values()))
         label_ends(axes, looks[-1], labels)
-        axes.yaxis.set_major_formatter(lambda value, _: "0" if abs(value) < 1e-9 else signed(value))
+        axes.yaxis.set_major_formatter(lambda value, _: "0" if abs(value) < 1e-9 else signed_percent(value))
         return save()
 
 
@@ -127,10 +129,11 @@ def _band(axes: "Axes", at: Floats, intervals: Sequence[Interval], colour: str) 
 
 def _top(spans: Timeline) -> float:
     """Return a limit above all rates and most intervals: those of few users are wide."""
-    intervals = np.array([each for rates in spans.ctr.values() for each in rates])
-    values, highs = ([*column[np.isfinite(column)]] for column in (intervals[:, 0], intervals[:, 2]))
-    known = [*values, *(level for level in (*spans.best, *spans.random) if np.isfinite(level))]
-    return 1.08 * max(*known, float(np.quantile(highs, 0.9)) if highs else 0.0, 1e-3)
+    intervals = [each for rates in spans.ctr.values() for each in rates if np.isfinite(each.value)]
+    levels = [level for level in (*spans.best, *spans.random) if np.isfinite(level)]
+    highs = [each.high for each in intervals if np.isfinite(each.high)]
+    most = float(np.quantile(highs, 0.9)) if highs else 0.0
+    return 1.08 * max([1e-3, most, *levels, *(each.value for each in intervals)])
 
 
 def _range(lifts: Iterable[list[Interval]]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,8 +89,7 @@ def test_a_look_back_is_what_was_seen_then(visits: list[Visit]) -> None:
     moments = counted(visits)
     for arm in moments.arms:
         looks, each = moments.cumulative(arm), moments.per_span(arm)
-        for span in range(moments.used):
-            begin, end = ((moments.first + span + step) * moments.width for step in (0, 1))
+        for span, (begin, end) in enumerate(pairwise(moments.edges)):
             until = summed([visit for visit in visits if visit[4] < end]).moments(arm)
             same(Moments(looks.count[span], looks.total[span], looks.outer[span]), until)
             within = summed([visit for visit in visits if begin <= visit[4] < end]).moments(arm)

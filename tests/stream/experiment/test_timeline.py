@@ -6,7 +6,7 @@ from hypothesis import given
 
 from stream.experiment.timeline import Timeline, timeline
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
+from stream.experiment.verdict import analyse
 from tests.stream.experiment.test_span_moments import VISITS, Visit, counted, summed
 
 EQUAL = {"a": 1.0, "b": 1.0}
@@ -32,7 +32,7 @@ def assert_equal(one: Timeline, other: Timeline) -> None:
 def both(visits: list[Visit]) -> tuple[Timeline, Timeline]:
     """The timeline of the report's sums, and of the monitor's."""
     sums, moments = summed(visits), counted(visits, 3)
-    return tuple(timeline(each, judge(each, EQUAL), minimum_effect=0.1) for each in (sums, moments))  # type: ignore[return-value]
+    return tuple(timeline(each, analyse(each, EQUAL), minimum_effect=0.1) for each in (sums, moments))  # type: ignore[return-value]
 
 
 @given(visits=VISITS)
@@ -49,14 +49,14 @@ def test_report_and_monitor_have_the_same_one_of_many_visits() -> None:
 def test_a_lift_is_what_the_verdict_would_have_said_then_and_unknown_before_that() -> None:
     visits = experiment()
     moments = counted(visits, 10)
-    said = timeline(moments, judge(moments, EQUAL), minimum_effect=0.1)
+    said = timeline(moments, analyse(moments, EQUAL), minimum_effect=0.1)
     assert said.leader == "b"
     lifts = said.lift["a"]
     assert all(np.isnan(lifts[0])), "20 users are too few for a verdict"
     known = [(end, lift) for end, lift in zip(said.edges[1:], lifts, strict=True) if not np.isnan(lift.value)]
     assert len(known) > 5
     for end, lift in known:
-        then = judge(summed([visit for visit in visits if visit[4] < end]), EQUAL)
+        then = analyse(summed([visit for visit in visits if visit[4] < end]), EQUAL)
         assert not any(doubt.fatal for doubt in then.doubts)
         (pair,) = then.pairs
         expected = pair.lift if pair.arm == "b" else [1 / (1 + limit) - 1 for limit in pair.lift]
@@ -69,14 +69,14 @@ def test_with_a_time_before_only_users_seen_by_then_count() -> None:
     sums.add_before(*before)
     for visit in visits:
         sums.add(*visit)
-    said = timeline(sums, judge(sums, EQUAL), minimum_effect=0.1)
+    said = timeline(sums, analyse(sums, EQUAL), minimum_effect=0.1)
     for end, lift in list(zip(said.edges[1:], said.lift["a"], strict=True))[-5:]:
         then = UserSums()
         then.add_before(*before)
         for visit in visits:
             if visit[4] < end:
                 then.add(*visit)
-        (pair,) = judge(then, EQUAL).pairs
+        (pair,) = analyse(then, EQUAL).pairs
         assert lift == pytest.approx(pair.lift)
 
 
@@ -92,7 +92,7 @@ def test_a_rate_and_its_limits_lie_between_0_and_1() -> None:
 def test_its_parts_can_be_cut_and_its_times_moved() -> None:
     visits = experiment()
     sums = summed(visits)
-    said = timeline(sums, judge(sums, EQUAL), minimum_effect=0.1)
+    said = timeline(sums, analyse(sums, EQUAL), minimum_effect=0.1)
     part = said.first_spans(3)
     assert (len(part.edges), len(part.ctr["a"]), len(part.lift["a"])) == (4, 3, 3)
     moved = said.between(40.0, 59_980.0)

@@ -1,8 +1,8 @@
-"""Latencies are counted by partition, window and arm, and handed on once they have changed."""
+"""LatencyCounts are counted by partition, window and arm, and handed on once they have changed."""
 
 import pytest
 
-from stream.monitor.latency import Latencies, percentile
+from stream.monitor.latency import LatencyCounts, percentile
 from stream.schema.events import Score, Spent
 
 
@@ -11,7 +11,7 @@ def score(arm: str, latency_ms: float, version: int = 1) -> Score:
 
 
 def test_a_change_holds_all_that_was_counted_in_its_window() -> None:
-    latencies = Latencies()
+    latencies = LatencyCounts()
     latencies.add(0, 1000, score("a", 10, version=2))
     latencies.add(1, 1000, score("b", 500))
     first = latencies.take_changes()
@@ -26,7 +26,7 @@ def test_a_change_holds_all_that_was_counted_in_its_window() -> None:
 
 
 def test_the_oldest_windows_are_dropped_and_stay_dropped() -> None:
-    latencies = Latencies()
+    latencies = LatencyCounts()
     for start in range(40):
         latencies.add(0, start, score("a", 10))
     latencies.take_changes()

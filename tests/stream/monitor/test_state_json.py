@@ -4,26 +4,26 @@ import json
 
 import numpy as np
 
-from stream.experiment.ledger import Found, Ledger
-from stream.experiment.plan import Question
-from stream.experiment.serving_cost import Answers
-from stream.monitor.aggregate import Board
+from stream.experiment.ledger import Ledger, ReadSummary
+from stream.experiment.plan import Experiment
+from stream.experiment.serving_cost import ServingCosts
+from stream.monitor.aggregate import Aggregate
 from stream.monitor.records import encode_json
-from stream.monitor.web.state_json import picture
+from stream.monitor.web.state_json import state_json
 from stream.report.live_report import live_report
 from tests.stream.monitor.test_aggregate import PLAN, counted, settings, visits
 
 
 def test_monitor_and_report_draw_the_same_curve_of_the_same_outcomes() -> None:
     rows = visits()
-    board, ledger = Board(PLAN), Ledger()
-    counted(board, rows)
-    board.quiet(True)
+    aggregate, ledger = Aggregate(PLAN), Ledger()
+    counted(aggregate, rows)
+    aggregate.quiet(True)
     for row in rows:
         ledger.add(0, row)
-    state = json.loads(encode_json(picture(board, PLAN, settings("a", "b"), 0)))
-    question = Question.of_settings(settings("a", "b"))
-    report, _ = live_report(question, ledger, Answers(), Found(), salt="s", settings={})
+    state = json.loads(encode_json(state_json(aggregate, PLAN, settings("a", "b"), 0)))
+    question = Experiment.of_settings(settings("a", "b"))
+    report, _ = live_report(question, ledger, ServingCosts(), ReadSummary(), salt="s", settings={})
     course, spans = state["course"], report.over_time
     first = min(row.ts for row in rows)
     assert [(end - first) / 1000 for end in course["ends"][:-1]] == spans.edges[1:-1]

@@ -38,7 +38,7 @@ class Aggregate:
         self._published: dict[tuple[str, int], ArmWindow] = {}
         self._dirty: set[int] = set()
         self._event_time = 0
-        self._quiet = False
+        self._idle = False
         self.progress: dict[int, PartitionProgress] = {}
         self.answers: dict[int, dict[tuple[str, int], AnswersPartial]] = {}
         self.freshness: deque[tuple[int, int]] = deque(maxlen=_FRESH)
@@ -51,7 +51,7 @@ class Aggregate:
         """The newest `ts` of all partitions, ms."""
         return self._event_time
 
-    def take(self, partial: Partial) -> None:
+    def add(self, partial: Partial) -> None:
         """Add a partial; one that is older than what is known changes nothing."""
         match partial:
             case WindowPartial(window_ms, partition, window):
@@ -68,26 +68,26 @@ class Aggregate:
                 self.answers.setdefault(start, {})[run, partition] = partial
                 self._prune(self.answers, max(self.answers))
 
-    def announced(self, update: Announcement, time_ms: int) -> None:
+    def add_update(self, update: Announcement, time_ms: int) -> None:
         """Add an update that the trainer published at a (Kafka) time."""
         self.freshness.extend((time_ms, max(0, time_ms - click)) for click in update.clicks)
         state = update.epoch, update.version, time_ms
         self.learned[update.arm] = max(state, self.learned.get(update.arm, state))
 
-    def published(self, record: ArmWindow) -> None:
+    def add_published(self, record: ArmWindow) -> None:
         """Add a record read from `experiment-metrics`."""
         where = record.arm, record.start
         if where not in self._published or record.revision > self._published[where].revision:
             self._published[where] = record
             self._dirty.add(record.start)
 
-    def quiet(self, quiet: bool) -> None:
+    def set_idle(self, idle: bool) -> None:
         """Set whether nothing has come for so long that all windows count as closed."""
-        if quiet and not self._quiet:
+        if idle and not self._idle:
             self._dirty.update(self._windows)
-        self._quiet = quiet
+        self._idle = idle
 
-    def due(self) -> Iterator[ArmWindow]:
+    def due_records(self) -> Iterator[ArmWindow]:
         """Yield the records to publish: those of closed windows that are new or have changed."""
         for start in sorted(self._dirty):
             if start not in self._windows:
@@ -109,7 +109,7 @@ class Aggregate:
 
     def is_over(self, end: int) -> bool:
         """Say whether all outcomes of impressions before a time should have come."""
-        return self._quiet or end + self._plan.close_ms <= self._event_time
+        return self._idle or end + self._plan.close_ms <= self._event_time
 
     def sums(self) -> SpanMoments:
         """Return the moments of all users, of all partitions."""

@@ -210,13 +210,13 @@ def fold(
             read_again += 1
         elif end + plan.remember_ms <= progress.event_time:
             progress.too_late += unseen
-            users.take(offset, outcome, [])
+            users.add(offset, outcome, [])
             continue
         else:
             if window is None:
                 window = open_windows[start] = _OpenWindow(WindowCounts(start, arms={}))
             new = window.count(offset, outcome, late=end + plan.close_ms <= progress.event_time)
-        users.take(offset, outcome, new)
+        users.add(offset, outcome, new)
         progress.event_time = max(progress.event_time, outcome.ts)
         if start not in progress.windows:
             progress.windows = sorted([*progress.windows, start])

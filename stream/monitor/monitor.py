@@ -212,7 +212,7 @@ class Monitor:
                     last = now
                     sent = [
                         await metrics.send(key=due.arm.encode(), value=records.encode_json(due), partition=0)
-                        for due in self.aggregate.due()
+                        for due in self.aggregate.due_records()
                     ]
                     await asyncio.gather(*sent)
         finally:

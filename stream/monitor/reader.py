@@ -69,7 +69,7 @@ class AggregateReader:
         now = time.monotonic()
         if self._changes != self._aggregate.changes:
             self._changes, self._changed_at = self._aggregate.changes, now
-        self._aggregate.quiet(now - self._changed_at >= quiet_s)
+        self._aggregate.set_idle(now - self._changed_at >= quiet_s)
 
     def close(self) -> None:
         """Stop reading."""
@@ -83,11 +83,11 @@ class AggregateReader:
             value = record.value or b""
             try:
                 if record.topic == self._name:
-                    self._aggregate.take(decode_partial(value))
+                    self._aggregate.add(decode_partial(value))
                 elif record.topic == self._topics.experiment_metrics:
-                    self._aggregate.published(decode_arm_window(value))
+                    self._aggregate.add_published(decode_arm_window(value))
                 elif (update := read_announcement(message)) is not None:
-                    self._aggregate.announced(update, record.timestamp)
+                    self._aggregate.add_update(update, record.timestamp)
             except UNREADABLE:
                 continue  # written by another version or program
 

@@ -53,7 +53,7 @@ class _Row:
     def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
         self.offset, self.arm, self.width, self.spans = offset, arm, width, spans
 
-    def take(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
+    def add(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
         self.offset = offset
         if self.arm != arm:
             self.arm, self.spans = None, {}
@@ -98,7 +98,7 @@ class UserCounter:
         self._touched: set[str] = set()
         self._times: list[int] = []
 
-    def take(self, offset: int, outcome: Outcome, new: list[int]) -> None:
+    def add(self, offset: int, outcome: Outcome, new: list[int]) -> None:
         """Count what is new of an outcome, by index: nothing of what was counted before."""
         user = outcome.user
         row = self._row(user) if new or offset <= self._known else None
@@ -113,7 +113,7 @@ class UserCounter:
         if row is None:
             row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {})
             self._touched.add(user)
-        row.take(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
+        row.add(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
 
     def closed(self, offset: int) -> tuple[PartitionMoments, dict[str, UserRow]]:
         """Return the sums up to an offset, and the rows to write."""

@@ -10,7 +10,7 @@ from stream.experiment.wording import signed_percent
 from stream.report.formatting import p_value, percent
 from stream.report.schema import Check
 
-_TOGETHER = 0.05
+_MIN_LATE_SHARE = 0.05
 """Share of users who come late, below which their own time and the experiment's are the same."""
 
 
@@ -77,7 +77,7 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
         return [Check("novelty", question, "Not known: too few users were there for long.", "unknown")]
     first, last = (_lift(lift) for lift in own.lifts)
     found = f"{first} in the first third of users' own time, {last} in the last ({p_value(own.p)})"
-    if sums.late_share < _TOGETHER:
+    if sums.late_share < _MIN_LATE_SHARE:
         together = (
             f"Cannot be told: {percent(1 - sums.late_share)} of the users came in the first third, so their own time "
             f"is the experiment's time. It was {found}."

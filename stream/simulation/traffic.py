@@ -96,7 +96,7 @@ class Traffic:
         self._rng = np.random.default_rng([seed, 4])
         self._asked: dict[str, OpenImpression] = {}
         self._due: list[tuple[float, str, int, int]] = []
-        self._news: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
+        self._new_clicks: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
         self._began = time.time()
         self.tally = TrafficTotals()
 
@@ -149,20 +149,20 @@ class Traffic:
                 next_visit += self._rng.exponential(1 / self._rate)
             for arrival in self._client.poll_scores(_TURN_S):
                 self._answered(arrival)
-            self._click_what_is_due(time.time())
-            self._hear()
+            self._send_due_clicks(time.time())
+            self._read_updates()
             now = time.time()
             if now >= next_watch:
                 next_watch = now + _WATCH_S
                 watch(self)
-                self._give_up(now)
+                self._drop_unanswered(now)
         self._client.flush()
 
     def await_training(self, deadline_s: float, watch: Watch = _nobody) -> bool:
         """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
         deadline = time.monotonic() + deadline_s
         while self.untrained and time.monotonic() < deadline:
-            self._hear(_WATCH_S)
+            self._read_updates(_WATCH_S)
             watch(self)
         return not self.untrained
 
@@ -201,7 +201,7 @@ class Traffic:
         at = arrival.received - self._began
         self.tally.answered += 1
         version = (score.epoch, score.version)
-        self._refresh(score.arm, version, arrival.received)
+        self._note_freshness(score.arm, version, arrival.received)
         shown = np.array(score.order[: score.slots])
         items = asked.slate.items[shown]
         ts = round(arrival.received * 1000)
@@ -228,7 +228,7 @@ class Traffic:
             delay = 0.1 + self._rng.exponential(0.3)
             heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))
 
-    def _click_what_is_due(self, now: float) -> None:
+    def _send_due_clicks(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, request_id, user, item = heapq.heappop(self._due)
             category = int(self._world.catalogue.category(np.array([item]))[0])
@@ -236,7 +236,7 @@ class Traffic:
             self.tally.clicks += 1
             self.tally.behaviors += 1
 
-    def _hear(self, timeout_s: float = 0.0) -> None:
+    def _read_updates(self, timeout_s: float = 0.0) -> None:
         """Take what the trainer announces, and count dead letters."""
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
@@ -244,17 +244,17 @@ class Traffic:
             elif announced := read_announcement(message):
                 self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
                 if announced.clicks:
-                    self._news[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
+                    self._new_clicks[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
 
-    def _refresh(self, arm: str, version: tuple[int, int], received: float) -> None:
+    def _note_freshness(self, arm: str, version: tuple[int, int], received: float) -> None:
         """Note how old the clicks are that this answer is the first to know."""
-        news = self._news[arm]
-        while news and news[0][0] <= version:
-            _, clicks = news.pop(0)
+        new_clicks = self._new_clicks[arm]
+        while new_clicks and new_clicks[0][0] <= version:
+            _, clicks = new_clicks.pop(0)
             at = received - self._began
             self.tally.freshness += [(at, received - click / 1000) for click in clicks]
 
-    def _give_up(self, now: float) -> None:
+    def _drop_unanswered(self, now: float) -> None:
         late = [request_id for request_id, asked in self._asked.items() if now - asked.at > _ANSWER_S]
         for request_id in late:
             del self._asked[request_id]

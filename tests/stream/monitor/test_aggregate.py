@@ -61,8 +61,8 @@ def counted(aggregate: Aggregate, rows: list[Outcome], partitions: int = 3, expe
             PLAN, PartitionProgress(windows=[]), lambda _: None, UserCounter(experiment, None, lambda _: None), mine
         )
         for window in changes.written:
-            aggregate.take(WindowPartial(PLAN.window_ms, partition, replace(window, ids=b"")))
-        aggregate.take(decode_partial(encode_packed(MomentsPartial(partition, changes.sums))))
+            aggregate.add(WindowPartial(PLAN.window_ms, partition, replace(window, ids=b"")))
+        aggregate.add(decode_partial(encode_packed(MomentsPartial(partition, changes.sums))))
 
 
 def said(state: object) -> Any:
@@ -83,27 +83,27 @@ def part(partition: int, start: int, offset: int, *labels: int, user: str = "u",
 
 def test_the_whole_is_the_sum_of_the_newest_fragments_of_all_partitions() -> None:
     aggregate = Aggregate(PLAN)
-    aggregate.take(part(0, 0, 5, 1, 0))
-    aggregate.take(part(1, 0, 2, 0))
-    aggregate.take(part(0, 0, 4, 1, 1, 1, 1))
-    aggregate.take(replace(part(2, 0, 9, 1), window_ms=77))
+    aggregate.add(part(0, 0, 5, 1, 0))
+    aggregate.add(part(1, 0, 2, 0))
+    aggregate.add(part(0, 0, 4, 1, 1, 1, 1))
+    aggregate.add(replace(part(2, 0, 9, 1), window_ms=77))
     counts = aggregate.totals(0)["a"]
     assert (counts.requests, sum(counts.shown), sum(counts.clicks)) == (2, 3, 1)
 
 
 def test_a_closed_window_is_published_once_and_again_when_it_changes() -> None:
     aggregate = Aggregate(PLAN)
-    aggregate.take(part(0, 0, 1, 1, 0))
-    aggregate.take(part(0, 2999, 2, 0))
-    assert list(aggregate.due()) == []
-    aggregate.take(part(0, 3000, 3, 0))
-    [record] = aggregate.due()
+    aggregate.add(part(0, 0, 1, 1, 0))
+    aggregate.add(part(0, 2999, 2, 0))
+    assert list(aggregate.due_records()) == []
+    aggregate.add(part(0, 3000, 3, 0))
+    [record] = aggregate.due_records()
     assert (record.arm, record.start, record.end, record.revision) == ("a", 0, 1000, 1)
     assert (record.impressions, record.shown, record.clicks, record.ctr) == (1, 2, 1, 0.5)
     assert record.calibration == 0.5
-    assert list(aggregate.due()) == []
-    aggregate.take(part(1, 0, 1, 1))
-    [again] = aggregate.due()
+    assert list(aggregate.due_records()) == []
+    aggregate.add(part(1, 0, 1, 1))
+    [again] = aggregate.due_records()
     assert (again.revision, again.shown, aggregate.revised) == (2, 3, 1)
     assert decode_arm_window(encode_json(again)) == again
 
@@ -111,40 +111,40 @@ def test_a_closed_window_is_published_once_and_again_when_it_changes() -> None:
 def test_another_monitor_publishes_only_what_is_not_there() -> None:
     first, second = Aggregate(PLAN), Aggregate(PLAN)
     for partial in (part(0, 0, 1, 1, 0), part(1, 0, 1, 1, 0, arm="b"), part(0, 3000, 3, 0)):
-        first.take(partial)
-        second.take(decode_partial(encode_packed(partial)))
-    records = list(first.due())
-    second.published(records[0])
-    assert list(second.due()) == records[1:]
+        first.add(partial)
+        second.add(decode_partial(encode_packed(partial)))
+    records = list(first.due_records())
+    second.add_published(records[0])
+    assert list(second.due_records()) == records[1:]
 
 
 def test_silence_closes_all_windows() -> None:
     aggregate = Aggregate(PLAN)
-    aggregate.take(part(0, 0, 1, 1, 0))
-    aggregate.quiet(False)
-    assert list(aggregate.due()) == []
-    aggregate.quiet(True)
-    assert len(list(aggregate.due())) == 1
+    aggregate.add(part(0, 0, 1, 1, 0))
+    aggregate.set_idle(False)
+    assert list(aggregate.due_records()) == []
+    aggregate.set_idle(True)
+    assert len(list(aggregate.due_records())) == 1
 
 
 def test_old_windows_go() -> None:
     aggregate = Aggregate(PLAN)
-    aggregate.take(part(0, 0, 1, 1))
-    aggregate.take(part(0, 21_000, 2, 1))
+    aggregate.add(part(0, 0, 1, 1))
+    aggregate.add(part(0, 21_000, 2, 1))
     assert aggregate.starts() == [21_000]
 
 
 def test_the_picture_shows_closed_windows_and_says_what_was_refused() -> None:
     aggregate = Aggregate(PLAN)
     for offset in range(40):
-        aggregate.take(part(offset, 0, offset, 1, 0, 0, 0, user=f"u{offset}"))
-        aggregate.take(part(offset, 0, offset, 1, 1, 0, 0, user=f"u{offset}", arm="b"))
-    aggregate.take(part(0, 9000, 90, 1, 1))
-    aggregate.take(ProgressPartial(3, PartitionProgress(too_late=2, unreadable=1, windows=[])))
-    aggregate.take(
+        aggregate.add(part(offset, 0, offset, 1, 0, 0, 0, user=f"u{offset}"))
+        aggregate.add(part(offset, 0, offset, 1, 1, 0, 0, user=f"u{offset}", arm="b"))
+    aggregate.add(part(0, 9000, 90, 1, 1))
+    aggregate.add(ProgressPartial(3, PartitionProgress(too_late=2, unreadable=1, windows=[])))
+    aggregate.add(
         AnswersPartial("run", 0, 9000, {"b": AnswerCounts([(class_of(20.0), 9), (class_of(500.0), 1)], 2, 8)})
     )
-    aggregate.announced(Announcement("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
+    aggregate.add_update(Announcement("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
     state = said(state_json(aggregate, PLAN, settings("b", "a"), 9500))
     assert state["windows"] == {"closed": 1, "open": 1}
     by_name = {arm["name"]: arm for arm in state["arms"]}
@@ -195,7 +195,7 @@ def test_the_course_ends_where_outcomes_are_still_to_come() -> None:
     (pair,) = course["lifts"]
     assert (pair["arm"], pair["against"]) == ("a", "b")
     assert len(pair["lift"]) == len(course["rates"]["a"]) == len(course["ends"])
-    aggregate.quiet(True)
+    aggregate.set_idle(True)
     whole = said(state_json(aggregate, PLAN, settings("a", "b"), 0))
     assert whole["course"]["ends"][-1] > aggregate.event_time
     assert whole["course"]["lifts"][0]["lift"][-1] == pytest.approx(whole["verdict"]["pairs"][0]["lift"])
@@ -234,7 +234,7 @@ def test_the_name_and_the_salt_tell_experiments_apart() -> None:
 
 def test_windows_of_this_partition_are_told_apart_by_offset_only() -> None:
     aggregate = Aggregate(PLAN)
-    aggregate.take(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
+    aggregate.add(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
     before = aggregate.changes
-    aggregate.take(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
+    aggregate.add(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
     assert aggregate.changes == before

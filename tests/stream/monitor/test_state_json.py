@@ -18,7 +18,7 @@ def test_monitor_and_report_draw_the_same_curve_of_the_same_outcomes() -> None:
     rows = visits()
     aggregate, ledger = Aggregate(PLAN), Ledger()
     counted(aggregate, rows)
-    aggregate.quiet(True)
+    aggregate.set_idle(True)
     for row in rows:
         ledger.add(0, row)
     state = json.loads(encode_json(state_json(aggregate, PLAN, settings("a", "b"), 0)))

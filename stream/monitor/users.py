@@ -1,9 +1,9 @@
 """What each user of a partition was shown and clicked, and the moments of it over users; knows no Faust and no Kafka.
 
-Users' rows and the moments are values of their own, and a crash may come between writing the one and the other. Each
-says up to which offset it has counted. The moments are written first, then the users, then the windows that say what of
-an outcome is new. So whatever is lost, the moments know at least what every user knows, a user at least what the
-windows know, and a record that is read again is counted by those alone that do not know it.
+Users' rows and the moments are separate values, and a crash may come between their writes. Each holds the offset up to
+which it has counted. The moments are written first, then the users, then the windows, which decide what of an outcome
+is new. So after a crash the moments are at least as far as every user, and a user at least as far as the windows. A
+record that is read again is counted only by those that are not that far.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,7 +48,7 @@ class PartitionMoments(Struct, array_like=True):
 
 
 class _Row:
-    """A user in work. Spans are of the width that the row was loaded with."""
+    """A user's row while a batch is counted. Spans have the width that the row was loaded with."""
 
     def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
         self.offset, self.arm, self.width, self.spans = offset, arm, width, spans

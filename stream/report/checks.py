@@ -1,4 +1,4 @@
-"""What could make a verdict invalid, as questions with answers that a person without statistics understands."""
+"""Checks of an experiment, as questions and answers for people without statistics."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from stream.report.formatting import p_value, percent
 from stream.report.schema import Check
 
 _MIN_LATE_SHARE = 0.05
-"""Share of users who come late, below which their own time and the experiment's are the same."""
+"""Share of late users below which novelty cannot be told from a change over time."""
 
 
 def checks(sums: UserSums, verdict: Verdict) -> list[Check]:
-    """Return what speaks for and against a verdict on these sums, the gravest questions first."""
+    """Return the checks of a verdict on these sums, the most serious first."""
     doubts: dict[str, FailedCheck] = {doubt.kind: doubt for doubt in verdict.doubts}
     return [
         _enough(doubts),
@@ -54,17 +54,15 @@ def _steady(verdict: Verdict) -> list[Check]:
     question, pair = "Does the gain change over time?", verdict.pairs[0]
     lifts = ", then ".join(_lift(lift) for lift in pair.lifts)
     if math.isnan(pair.drift_p):
-        return [Check("steady", question, "Not known: too little happened in some third of the time.", "unknown")]
+        return [Check("steady", question, "Unknown: too few clicks in one third of the time.", "unknown")]
     if pair.drift_p <= DRIFT_ALPHA:
         answer = (
             f"Yes. In the three thirds of the time {pair.arm} had {lifts} clicks against {pair.against} "
-            f"({p_value(pair.drift_p)}). The gain above is a mean, and says little about tomorrow. "
-            "Arms that begin with nothing and learn change by nature."
+            f"({p_value(pair.drift_p)}). The gain above is a mean over the whole time, and may not hold later. "
+            "Arms that start untrained change as they learn."
         )
         return [Check("steady", question, answer, "note", pair.drift_p)]
-    answer = (
-        f"Not that it could be told from chance: {lifts} in the three thirds of the time ({p_value(pair.drift_p)})."
-    )
+    answer = f"No significant change: {lifts} in the three thirds of the time ({p_value(pair.drift_p)})."
     return [Check("steady", question, answer, "fine", pair.drift_p)]
 
 
@@ -74,20 +72,18 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
     question, pair = "Does the gain wear off, or grow, as users get used to it?", verdict.pairs[0]
     own: Drift = drift(sums.thirds_since_first_visit(pair.arm), sums.thirds_since_first_visit(pair.against))
     if math.isnan(own.p):
-        return [Check("novelty", question, "Not known: too few users were there for long.", "unknown")]
+        return [Check("novelty", question, "Unknown: too few users were seen long enough.", "unknown")]
     first, last = (_lift(lift) for lift in own.lifts)
-    found = f"{first} in the first third of users' own time, {last} in the last ({p_value(own.p)})"
+    found = f"{first} in the first third of the time since a user's first visit, {last} in the last ({p_value(own.p)})"
     if sums.late_share < _MIN_LATE_SHARE:
         together = (
-            f"Cannot be told: {percent(1 - sums.late_share)} of the users came in the first third, so their own time "
-            f"is the experiment's time. It was {found}."
+            f"Unknown: {percent(1 - sums.late_share)} of the users came in the first third, so the time since their "
+            f"first visit is the experiment's time. The gain was {found}."
         )
         return [Check("novelty", question, together, "unknown", own.p)]
     if own.p <= DRIFT_ALPHA:
-        return [
-            Check("novelty", question, f"Yes: {found}. A user's own time begins with the first visit.", "note", own.p)
-        ]
-    return [Check("novelty", question, f"Not that it could be told from chance: {found}.", "fine", own.p)]
+        return [Check("novelty", question, f"Yes: {found}.", "note", own.p)]
+    return [Check("novelty", question, f"No significant change: {found}.", "fine", own.p)]
 
 
 def _lift(lift: float) -> str:

@@ -1,4 +1,4 @@
-"""From what outcomes and answers say to the report on live traffic, where nobody knows the truth."""
+"""The report on live traffic, from outcomes and scores; true click rates are unknown there."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -143,7 +143,7 @@ def _complete(ledger: Ledger, found: ReadSummary) -> Check:
 
 
 def missing_words(found: ReadSummary) -> str:
-    """Say what retention may have taken."""
+    """Say what Kafka's retention may have removed."""
     since = f" From {time_words(found.whole_from)} on everything is there." if found.whole_from else ""
     return (
         f"Perhaps: Kafka has removed older outcomes from {found.cut} of {found.partitions} partitions, as their "

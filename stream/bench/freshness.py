@@ -11,7 +11,7 @@ from rich.console import Console
 from stream.bench.harness.load import Answered, Population, loaded_system
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 
 _RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
 _RATES = (10.0, 20.0, 40.0, 60.0)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     return Findings(rows, targets, _picture(together), notes)
 
 
-def freshness(answers: Sequence[Answered], announced: Sequence[Announcement]) -> list[float]:
+def freshness(answers: Sequence[Answered], announced: Sequence[UpdateHeaders]) -> list[float]:
     """Return for each announced click how old it was (s) when the first answer came of a model that knew it.
 
     Clicks that no answer knew are left out.

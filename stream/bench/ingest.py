@@ -21,7 +21,7 @@ from stream.bench.harness.timing import Spread
 from stream.client import Client
 from stream.errors import StreamError
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.offsets import Lag
+from stream.kafka.offsets import GroupLag
 from stream.local.broker import Broker, local_broker
 from stream.local.system import Processes
 from stream.report.findings import Findings, Target
@@ -156,7 +156,7 @@ def _worker_rate(settings: Settings, names: Topics, directory: Path, records: in
         state=msgspec.structs.replace(settings.state, directory=str(directory / "state")),
         worker=msgspec.structs.replace(settings.worker, group=group),
     )
-    lag = Lag(settings.kafka, group)
+    lag = GroupLag(settings.kafka, group)
     first: tuple[float, int] | None = None
     deadline = time.monotonic() + _DEADLINE_S
     with Processes(directory, settings) as processes:

@@ -8,10 +8,10 @@ from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.serving_cost import ServingCosts
 from stream.kafka.clients import to_record
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.runtime import signals as interrupts
 from stream.runtime.progress import Progress
-from stream.schema.events import UNREADABLE, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_score
 from stream.schema.topics import Topics
 
 _logger = logging.getLogger("samstream.report")
@@ -33,7 +33,7 @@ def read_traffic(
     Raises:
         KafkaClientError: for topics that do not exist, and when nothing comes any more from a Kafka that has more.
     """
-    tail = Tail(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
+    tail = TopicReader(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
     found = ReadSummary(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
     progress = Progress(_logger, "reading", "records", total := tail.left())
@@ -53,7 +53,7 @@ def read_traffic(
                         cut.remove(record.partition)
                         found.whole_from = max(found.whole_from, record.timestamp)
                     ledger.add(record.partition, decode_outcome(record.value or b""))
-                except UNREADABLE:
+                except DECODE_ERRORS:
                     found.unreadable += record.topic == topics.outcomes
             progress.reach(total - tail.left())
             if time.monotonic() - heard > _SILENT_S:

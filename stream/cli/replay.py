@@ -27,7 +27,7 @@ _WARM_UP = 0.4
 
 REPLAY: dict[str, Any] = {
     # Event time leaps from visit to visit; a click has the time of its impression.
-    "worker": {"attribution_window_s": 10.0, "lateness_s": 0.0, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0},
     "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
 }
 """What a replay prefers to the general defaults."""

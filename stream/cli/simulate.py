@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stream.errors import ExperimentError
 from stream.experiment.plan import Experiment, ExperimentPlan, read
-from stream.kafka.offsets import Lag
+from stream.kafka.offsets import GroupLag
 from stream.local.system import keep_logs, local_system
 from stream.report.sentences import headline
 from stream.report.writer import write_experiment
@@ -31,7 +31,7 @@ _TRAINING_S = 60.0
 
 LOCAL: dict[str, Any] = {
     "topics": {"partitions": 4},
-    "worker": {"attribution_window_s": 5.0, "lateness_s": 0.5, "idle_s": 2.0},
+    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
     "monitor": {"window_s": 5.0},
 }
@@ -116,7 +116,7 @@ def _simulate(
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
     before = time_before(world, arguments.pre_impressions, SLOTS)
     observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
-    lag = Lag(settings.kafka, settings.worker.group)
+    lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
 
     def show(phase: str, elapsed: float, total: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from model.metrics import log_losses
 from state.behavior import item_key
 from stream.experiment.interleaving import InterleavingVotes
 from stream.experiment.user_sums import UserSums
-from stream.schema.dedup import SeenIds, sample_ids
+from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Outcome
 
 _BATCH = 50_000
@@ -83,7 +83,7 @@ class Ledger:
         remember: int = 4_000_000,
     ) -> None:
         self._since, self._until, self._before = since, until, before
-        self._seen = SeenIds(remember)
+        self._seen = RecentIds(remember)
         self._waiting: dict[int, _Waiting] = defaultdict(_Waiting)
         self._batches: dict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
         self._earlier: list[tuple[str, int, int]] = []

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from stream.experiment.span_moments import SpanMoments
 from stream.monitor.counting import ArmCounts, PartitionProgress, WindowCounts, WindowPlan
 from stream.monitor.records import AnswersPartial, ArmWindow, MomentsPartial, Partial, ProgressPartial, WindowPartial
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 
 _FRESH = 2000
 """Clicks whose freshness is kept; the oldest are dropped."""
@@ -68,7 +68,7 @@ class Aggregate:
                 self.answers.setdefault(start, {})[run, partition] = partial
                 self._prune(self.answers, max(self.answers))
 
-    def add_update(self, update: Announcement, time_ms: int) -> None:
+    def add_update(self, update: UpdateHeaders, time_ms: int) -> None:
         """Add an update that the trainer published at a (Kafka) time."""
         self.freshness.extend((time_ms, max(0, time_ms - click)) for click in update.clicks)
         state = update.epoch, update.version, time_ms

@@ -48,8 +48,8 @@ class WindowPlan(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Settings) -> "WindowPlan":
         """Return the lengths that the settings ask for; ids are kept at least until all outcomes should have come."""
-        close_s = settings.worker.attribution_window_s + settings.worker.lateness_s
-        remember_s = max(close_s, settings.monitor.remember_s)
+        close_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
+        remember_s = max(close_s, settings.monitor.dedup_s)
         keep_s = max(remember_s, settings.monitor.keep_s)
         return cls(
             window_ms=round(1000 * settings.monitor.window_s),

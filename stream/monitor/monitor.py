@@ -23,7 +23,7 @@ from stream.monitor.reader import AggregateReader
 from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
 from stream.monitor.users import UserCounter, UserRow, experiment_id
 from stream.monitor.web.server import Web, serve
-from stream.schema.events import UNREADABLE, Outcome, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, Outcome, decode_outcome, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
@@ -125,7 +125,7 @@ class Monitor:
         async for event in stream.events():
             try:
                 score = decode_score(event.value)
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 continue
             start = self.plan.start(round(1000 * event.message.timestamp))
             self._latencies.add(event.message.partition, start, score)
@@ -201,7 +201,7 @@ class Monitor:
         await self._partials.maybe_declare()
         await self._reader.open()
         metrics = self._source(self._topics.experiment_metrics)
-        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_s
+        quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_timeout_s
         last = 0.0
         try:
             while not self.app.should_stop:
@@ -269,7 +269,7 @@ def _at_event(event: EventT[Any]) -> Iterator[None]:
 def _decoded(event: EventT[Any]) -> Outcome | None:
     try:
         return decode_outcome(event.value)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import to_record
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.records import decode_arm_window, decode_partial
-from stream.schema.events import UNREADABLE
+from stream.schema.events import DECODE_ERRORS
 from stream.schema.topics import Topics
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 
 _POLL_S = 0.2
 _WAIT_S = 30.0
@@ -35,7 +35,7 @@ class AggregateReader:
         self._topics = topics
         self._name = partials
         self._aggregate = aggregate
-        self._tails: list[Tail] = []
+        self._tails: list[TopicReader] = []
         self._changes = -1
         self._changed_at = 0.0
         self.caught_up = False
@@ -51,11 +51,11 @@ class AggregateReader:
         while not partials.at_end():
             await self._read(partials)
         since = min(self._aggregate.starts(), default=round(1000 * time.time()))
-        published = await asyncio.to_thread(Tail, self._kafka, [self._topics.experiment_metrics], since_ms=since)
+        published = await asyncio.to_thread(TopicReader, self._kafka, [self._topics.experiment_metrics], since_ms=since)
         self._tails.append(published)
         while not published.at_end():
             await self._read(published)
-        self._tails.append(await asyncio.to_thread(Tail, self._kafka, [self._topics.model_updates]))
+        self._tails.append(await asyncio.to_thread(TopicReader, self._kafka, [self._topics.model_updates]))
         self.caught_up = True
 
     async def read(self, quiet_s: float) -> None:
@@ -76,7 +76,7 @@ class AggregateReader:
         for tail in self._tails:
             tail.close()
 
-    async def _read(self, tail: Tail) -> None:
+    async def _read(self, tail: TopicReader) -> None:
         first = tail is self._tails[0]
         for message in await asyncio.to_thread(tail.read, _POLL_S if first else 0.0):
             record = to_record(message)
@@ -86,18 +86,18 @@ class AggregateReader:
                     self._aggregate.add(decode_partial(value))
                 elif record.topic == self._topics.experiment_metrics:
                     self._aggregate.add_published(decode_arm_window(value))
-                elif (update := read_announcement(message)) is not None:
+                elif (update := read_update_headers(message)) is not None:
                     self._aggregate.add_update(update, record.timestamp)
-            except UNREADABLE:
+            except DECODE_ERRORS:
                 continue  # written by another version or program
 
 
-async def _opened(kafka: Mapping[str, str], topic: str) -> Tail:
+async def _opened(kafka: Mapping[str, str], topic: str) -> TopicReader:
     """Begin to read a topic that may have been made a moment ago."""
     deadline = time.monotonic() + _WAIT_S
     while True:
         try:
-            return await asyncio.to_thread(Tail, kafka, [topic], from_beginning=True)
+            return await asyncio.to_thread(TopicReader, kafka, [topic], from_beginning=True)
         except KafkaClientError:
             if time.monotonic() > deadline:
                 raise

@@ -15,11 +15,11 @@ from model.metrics import log_losses
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
 from stream.experiment.interleaving import InterleavingVotes
-from stream.kafka.reader import Tail
+from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
 from stream.schema.events import Score
 from stream.schema.topics import Topics
-from stream.schema.update_headers import read_announcement
+from stream.schema.update_headers import read_update_headers
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
 
 _TURN_S = 0.002
@@ -88,7 +88,7 @@ class Traffic:
     ) -> None:
         self._topics = topics
         self._client = Client(kafka, topics)
-        self._watched = Tail(kafka, [topics.model_updates, topics.dead_letters])
+        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters])
         self._trained_before = _trained(kafka, topics)
         self._world = world
         self._rate = rate
@@ -241,7 +241,7 @@ class Traffic:
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
                 self.tally.dead_letters += 1
-            elif announced := read_announcement(message):
+            elif announced := read_update_headers(message):
                 self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
                 if announced.clicks:
                     self._new_clicks[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
@@ -267,12 +267,12 @@ class Traffic:
 
 def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
-    tail = Tail(kafka, [topics.model_updates], back=_LOOK_BACK)
+    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK)
     trained = 0
     try:
         while not tail.at_end():
             for message in tail.read(1.0):
-                if announced := read_announcement(message):
+                if announced := read_update_headers(message):
                     trained = max(trained, announced.samples)
     finally:
         tail.close()

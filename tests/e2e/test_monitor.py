@@ -17,8 +17,8 @@ import pytest
 
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import analyse
-from stream.kafka.producer import Sender
-from stream.kafka.reader import Tail
+from stream.kafka.producer import ReliableProducer
+from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
 from stream.local.ports import free_port
 from stream.local.system import Processes
@@ -39,7 +39,7 @@ class Traffic:
     """Outcomes as workers write them, in order of time, with repeats; and what they add up to."""
 
     def __init__(self, kafka: dict[str, str], topics: Topics) -> None:
-        self._sender = Sender(kafka)
+        self._sender = ReliableProducer(kafka)
         self._topic = topics.outcomes
         self._random = random.Random(3)
         self._lately: list[Outcome] = []
@@ -116,7 +116,7 @@ class Monitors:
                 "kafka": kafka,
                 "topics": {"prefix": prefix, "partitions": PARTITIONS},
                 "arms": [{"name": "sam"}, {"name": "counts"}],
-                "worker": {"attribution_window_s": CLOSE_S - 1, "lateness_s": 1},
+                "worker": {"attribution_window_s": CLOSE_S - 1, "allowed_lateness_s": 1},
                 "monitor": {
                     "group": f"{prefix}monitor",
                     "window_s": WINDOW_MS / 1000,
@@ -179,7 +179,7 @@ class Monitors:
 
     def published(self) -> dict[Pair, ArmWindow]:
         """Return (arm, start) → the newest record of `experiment-metrics`."""
-        tail = Tail(self._kafka, [self._topics.experiment_metrics], from_beginning=True)
+        tail = TopicReader(self._kafka, [self._topics.experiment_metrics], from_beginning=True)
         newest: dict[Pair, ArmWindow] = {}
         deadline = time.monotonic() + 20
         try:

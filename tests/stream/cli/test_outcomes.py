@@ -10,7 +10,7 @@ from stream.cli.outcomes import read_traffic
 from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger
 from stream.experiment.serving_cost import ServingCosts
-from stream.kafka.producer import Sender
+from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
@@ -31,7 +31,7 @@ def score(number: int, ts: int) -> bytes:
 
 
 def write(kafka: dict[str, str], topics: Topics, numbers: range, start: int) -> None:
-    sender = Sender(kafka)
+    sender = ReliableProducer(kafka)
     for number in numbers:
         partition, ts = number % 7 % PARTITIONS, start + 10 * number
         sender.send(topics.scores, score(number, ts), partition=partition)
@@ -45,7 +45,7 @@ def test_everything_of_the_times_is_read_and_what_is_no_outcome_is_counted(
 ) -> None:
     now = round(1000 * time.time())
     write(kafka, topics, range(70), now)
-    sender = Sender(kafka)
+    sender = ReliableProducer(kafka)
     sender.send(topics.outcomes, b"\x93nothing", partition=1)
     sender.send(topics.scores, b"{}", partition=1)
     sender.flush()

@@ -27,7 +27,7 @@ from stream.monitor.records import (
 from stream.monitor.users import UserCounter, experiment_id
 from stream.monitor.web.state_json import state_json
 from stream.schema.events import Outcome
-from stream.schema.update_headers import Announcement
+from stream.schema.update_headers import UpdateHeaders
 from stream.settings import Settings, convert
 
 PLAN = WindowPlan(window_ms=1000, close_ms=2000, remember_ms=10_000, keep_ms=20_000)
@@ -144,7 +144,7 @@ def test_the_picture_shows_closed_windows_and_says_what_was_refused() -> None:
     aggregate.add(
         AnswersPartial("run", 0, 9000, {"b": AnswerCounts([(class_of(20.0), 9), (class_of(500.0), 1)], 2, 8)})
     )
-    aggregate.add_update(Announcement("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
+    aggregate.add_update(UpdateHeaders("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
     state = said(state_json(aggregate, PLAN, settings("b", "a"), 9500))
     assert state["windows"] == {"closed": 1, "open": 1}
     by_name = {arm["name"]: arm for arm in state["arms"]}

@@ -18,9 +18,16 @@ _CLIP = 1e-7
 _LOGIT_LIMIT = 16.2  # a little more than the logit of 1 − _CLIP
 
 
+def log_losses(labels: Floats, predictions: Floats) -> npt.NDArray[np.float64]:
+    """Return the (n,) −(y log p + (1 − y) log(1 − p)) in nats; p is kept within [1e-7, 1 − 1e-7]."""
+    p = np.clip(predictions.astype(np.float64), _CLIP, 1 - _CLIP)
+    losses: npt.NDArray[np.float64] = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    return losses
+
+
 def log_loss(labels: Floats, predictions: Floats) -> float:
-    """Return the mean of −(y log p + (1 − y) log(1 − p)) in nats; p is kept within [1e-7, 1 − 1e-7]."""
-    return float(_losses(labels, predictions).mean()) if len(labels) else float("nan")
+    """Return the mean of `log_losses`."""
+    return float(log_losses(labels, predictions).mean()) if len(labels) else float("nan")
 
 
 def normalised_entropy(labels: Floats, predictions: Floats) -> float:
@@ -130,7 +137,7 @@ class _Tally:
         self.invalid += int(len(valid) - valid.sum())
         labels, predictions = labels[valid], predictions[valid].astype(np.float64)
         self.samples += len(labels)
-        self.loss += float(_losses(labels, predictions).sum())
+        self.loss += float(log_losses(labels, predictions).sum())
         self.predicted += float(predictions.sum())
         clipped = np.clip(predictions, _CLIP, 1 - _CLIP)
         place = (np.log(clipped / (1 - clipped)) + _LOGIT_LIMIT) / (2 * _LOGIT_LIMIT)
@@ -169,12 +176,6 @@ class _Tally:
         tally.loss, tally.predicted = state["loss"], state["predicted"]
         tally.histogram = np.array([state["negatives"], state["positives"]], np.int64)
         return tally
-
-
-def _losses(labels: Floats, predictions: Floats) -> npt.NDArray[np.float64]:
-    p = np.clip(predictions.astype(np.float64), _CLIP, 1 - _CLIP)
-    losses: npt.NDArray[np.float64] = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
-    return losses
 
 
 def _over_entropy(loss: float, rate: float) -> float:

@@ -10,13 +10,12 @@ from rich.progress import track
 from scipy.stats import norm
 
 from stream.bench.harness.ab_tests import ABTests
-from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, enough
+from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE, QUIET
+from stream.report.plots.figure import PALETTE, QUIET, picture
 
 ALPHA = 0.05
 LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -52,7 +51,7 @@ def winner_rates(worlds: ABTests, *, seed: int) -> dict[str, float]:
     """Return the share of the experiments in which each method names a winner."""
     arms = worlds.draw(seed)
     plain, adjusted = compare(*arms, adjust=False), compare(*arms)
-    ready = enough(arms[0]) & enough(arms[1])
+    ready = has_enough_data(arms[0]) & has_enough_data(arms[1])
     naive = _naive(arms)
     z = np.abs(plain.log_ratio.value) / np.sqrt(plain.log_ratio.variance)
     return {
@@ -65,7 +64,7 @@ def winner_rates(worlds: ABTests, *, seed: int) -> dict[str, float]:
 
 
 def _significant(effect: Effect) -> Array:
-    spread = spread_for(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
+    spread = mixture_scale(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
     significant: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
     return significant
 

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from stream.bench.harness.load import Population, TimedAnswer, loaded_system
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE, QUIET
+from stream.report.plots.figure import PALETTE, QUIET, picture
 from stream.schema.update_headers import UpdateHeaders
 
 _RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0

@@ -25,8 +25,7 @@ from stream.kafka.offsets import GroupLag
 from stream.local.broker import Broker, local_broker
 from stream.local.system import Processes
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import INK, PALETTE
+from stream.report.plots.figure import INK, PALETTE, picture
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from stream.settings import Settings, load

@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.progress import track
 
 from stream.experiment.interleaving import interleave, prefer, seeded_coin, vote
-from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, enough
+from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE
+from stream.report.plots.figure import PALETTE, picture
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 
@@ -48,7 +47,10 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     found: dict[float, list[list[dict[str, int | None]]]] = {sd: [] for sd in USER_EFFECT_SDS}
     for sd, seed in track(cases, "worlds", console=console, transient=True):
         found[sd].append(
-            [impressions_to_decide(each) for each in simulate_visits(WorldConfig(temper=sd), visits=visits, seed=seed)]
+            [
+                impressions_to_decide(each)
+                for each in simulate_visits(WorldConfig(user_effect_sd=sd), visits=visits, seed=seed)
+            ]
         )
     rows = [
         {"temper": sd, **summary_row(pair, [world[place] for world in found[sd]], visits)}
@@ -73,7 +75,7 @@ def simulate_visits(
     rows = []
     for number, user in enumerate(world.visitors(visits).tolist()):
         ts = 25 * number
-        pasts[user] += world.wander(user, ts).categories.tolist()
+        pasts[user] += world.browse(user, ts).categories.tolist()
         slate = world.impression(user, ts)
         liked = rng.random(len(slate.items)) < world.click_probability(user, slate.items, ts)
         looked = rng.random(SLOTS) < world.examination(SLOTS)
@@ -130,10 +132,10 @@ def _ab(visits: Visits, look: int, alpha: float) -> int:
     for remainder, clicks in ((0, visits.clicks_a), (1, visits.clicks_b)):
         mine = np.flatnonzero(visits.users[:look] % 2 == remainder)
         arms.append(Moments.of_observations(visits.users[mine], np.full(len(mine), SLOTS), clicks[mine]))
-    if not (enough(arms[0]) and enough(arms[1])):
+    if not (has_enough_data(arms[0]) and has_enough_data(arms[1])):
         return 0
     ratio = compare(*arms).log_ratio
-    significant = p_value(ratio.value, ratio.variance, spread_for(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
+    significant = p_value(ratio.value, ratio.variance, mixture_scale(float(np.log1p(MINIMUM_EFFECT)), alpha)) <= alpha
     return int(np.sign(ratio.value)) if significant else 0
 
 

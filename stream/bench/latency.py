@@ -9,8 +9,7 @@ from rich.console import Console
 
 from stream.bench.harness.load import Population, TimedAnswer, loaded_system
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import pictures
-from stream.report.plots.style import PALETTE, QUIET
+from stream.report.plots.figure import PALETTE, QUIET, pictures
 
 _RATE, _P99_MS = 40.0, 30.0
 _RATES = (5.0, 20.0, 40.0, 80.0, 120.0, 180.0, 260.0, 360.0)

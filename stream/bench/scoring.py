@@ -24,8 +24,7 @@ from stream.bench.harness import scoring_gpu
 from stream.bench.harness.examples import example, mixed_lengths
 from stream.bench.harness.timing import Summary, time_alternately, time_alternately_for
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import pictures
-from stream.report.plots.style import PALETTE
+from stream.report.plots.figure import PALETTE, pictures
 
 PRESET = "sam-3p+"
 THREADS = 2

@@ -15,8 +15,7 @@ from state.layout import CHUNK
 from state.partition import Partition
 from stream.bench.harness.timing import Summary, time_alternately
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE, QUIET
+from stream.report.plots.figure import PALETTE, QUIET, picture
 
 _COLD_US, _HOT_US = 60.0, 5.0
 _BATCH = 16

@@ -20,8 +20,7 @@ from model.serialization.update import Update
 from model.spec import preset
 from stream.bench.harness.timing import Summary
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import picture
-from stream.report.plots.style import PALETTE, QUIET
+from stream.report.plots.figure import PALETTE, QUIET, picture
 from stream.schema.topics import RECORD_BYTES
 
 T = TypeVar("T")

@@ -27,8 +27,7 @@ from model.spec import preset
 from stream.bench.harness.examples import example
 from stream.bench.harness.timing import Summary, time_alternately, time_alternately_for
 from stream.report.findings import Findings, Target
-from stream.report.plots.figure import pictures
-from stream.report.plots.style import PALETTE
+from stream.report.plots.figure import PALETTE, pictures
 
 PRESET = "sam"
 SHOWN = 10

@@ -1,4 +1,4 @@
-"""`samstream experiment`: checks an experiment's file, and says how many users it needs."""
+"""`samstream experiment`: checks an experiment's file, and says how many users it required_sample_sizes."""
 
 import argparse
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from stream.cli import experiment_report, simulate
 from stream.cli.options import Commands, add_command
 
 if TYPE_CHECKING:
-    from stream.experiment.plan import Experiment
+    from stream.experiment.plan import ExperimentPlan
 
 _UNEVEN = 1.5
 
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
     text = "check an experiment's file, run it with simulated users, or report on live traffic"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    text = "say what the file means, what is wrong with it, and how many users it needs"
+    text = "say what the file means, what is wrong with it, and how many users it required_sample_sizes"
     for action in (
         add_command(actions, "check", run_check, text),
         add_command(actions, "settings", run_settings, "print its salt and arms, as settings for --config"),
@@ -54,10 +54,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def notes(experiment: "Experiment") -> Iterator[str]:
+def notes(experiment: "ExperimentPlan") -> Iterator[str]:
     """Yield what is allowed but may not be intended."""
-    from stream.experiment.power import needs
-    from stream.experiment.verdict import LEAST_USERS
+    from stream.experiment.power import required_sample_sizes
+    from stream.experiment.verdict import MIN_USERS
 
     arms = list(experiment.compared)
     mixed = [arm for arm in experiment.arms if arm.interleave and arm.share > 0]
@@ -77,18 +77,19 @@ def notes(experiment: "Experiment") -> Iterator[str]:
             yield f"arm {model.name} has no share: it serves only interleaved lists, in {arm.name}"
     if len(arms) < 2:
         return
-    need, _ = needs(experiment)
+    need, _ = required_sample_sizes(experiment)
     even = msgspec.structs.replace(experiment, arms=tuple(msgspec.structs.replace(arm, share=1.0) for arm in arms))
-    if need.users > _UNEVEN * needs(even)[0].users:
+    equal, _ = required_sample_sizes(even)
+    if need.users > _UNEVEN * equal.users:
         least = min(arms, key=lambda arm: arm.share)
-        yield (f"the share of {least.name} is small: with equal shares {_users(needs(even)[0].users)} would be enough")
+        yield f"the share of {least.name} is small: with equal shares {_users(equal.users)} would be enough"
     smallest = min(experiment.shares[arm.name] for arm in arms)
-    if need.users * smallest < LEAST_USERS:
-        yield f"there is no verdict before every arm has {LEAST_USERS} users"
+    if need.users * smallest < MIN_USERS:
+        yield f"there is no verdict before every arm has {MIN_USERS} users"
 
 
-def _description(experiment: "Experiment") -> Iterator[str]:
-    from stream.experiment.power import needs
+def _description(experiment: "ExperimentPlan") -> Iterator[str]:
+    from stream.experiment.power import required_sample_sizes
 
     crowd = experiment.crowd
     better = crowd.rate * (1 + experiment.minimum_effect)
@@ -102,7 +103,7 @@ def _description(experiment: "Experiment") -> Iterator[str]:
             yield f"Users of {arm.name} see lists interleaved from those of {pair} (team draft)."
     if len(experiment.compared) < 2:
         return
-    anytime, once = needs(experiment)
+    anytime, once = required_sample_sizes(experiment)
     yield (
         f"A lift of {100 * experiment.minimum_effect:g}% (click rate {100 * crowd.rate:.4g}% to {100 * better:.4g}%) "
         f"is found with probability {experiment.power:g} within {_users(anytime.users)} "
@@ -110,11 +111,11 @@ def _description(experiment: "Experiment") -> Iterator[str]:
     )
     yield (
         f"Assumed: click rate {crowd.rate:g}, {crowd.slots} items an impression, {crowd.visits:g} impressions a user, "
-        f"intraclass correlation of a user's clicks {crowd.likeness:g}. The verdict does not depend on these."
+        f"intraclass correlation of a user's clicks {crowd.icc:g}. The verdict does not depend on these."
     )
 
 
-def _arms_table(experiment: "Experiment") -> Table:
+def _arms_table(experiment: "ExperimentPlan") -> Table:
     from stream.report.formatting import learning_words, model_words
 
     table = Table("arm", "share", "model", "length", "learns", title=f"{experiment.name}: click rate of")

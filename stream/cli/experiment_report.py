@@ -19,8 +19,8 @@ from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
-    from stream.experiment.ledger import Found, Ledger
-    from stream.experiment.serving_cost import Answers
+    from stream.experiment.ledger import Ledger, ReadSummary
+    from stream.experiment.serving_cost import ServingCosts
 
 _logger = logging.getLogger("samstream.report")
 _SILENT_S = 60.0
@@ -42,11 +42,10 @@ def add_parser(actions: Commands) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Read the outcomes of `arguments.file`'s experiment and write the report; returns the exit status."""
     from stream.experiment.ledger import Ledger
-    from stream.experiment.plan import read
-    from stream.experiment.serving_cost import Answers
-    from stream.report.formatting import headline
+    from stream.experiment.plan import Experiment, read
+    from stream.experiment.serving_cost import ServingCosts
     from stream.report.live_report import live_report, missing_words
-    from stream.report.question import Question
+    from stream.report.sentences import headline
     from stream.report.writer import write_experiment
 
     settings = load_settings(arguments)
@@ -59,13 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     _check_order(since, until, before)
     console = Console()
     check_connection(settings.kafka)
-    ledger, answers = Ledger(since=since, until=until, before=before), Answers()
+    ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
     earliest = before if before is not None else since
     # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
     found = read_traffic(settings.kafka, Topics(settings.topics.prefix), ledger, answers, begin=begin)
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
-    report, trace = live_report(Question.of(experiment), ledger, answers, found, salt=experiment.salt, settings=facts)
+    report, trace = live_report(Experiment.of(experiment), ledger, answers, found, salt=experiment.salt, settings=facts)
     if found.cut:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
     for line in (headline(report), *(result.sentence for result in report.interleaving)):
@@ -75,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_traffic(
-    kafka: Mapping[str, str], topics: Topics, ledger: "Ledger", answers: "Answers", *, begin: int | None
-) -> "Found":
+    kafka: Mapping[str, str], topics: Topics, ledger: "Ledger", answers: "ServingCosts", *, begin: int | None
+) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
 
     Args:
@@ -89,11 +88,11 @@ def read_traffic(
     Raises:
         KafkaClientError: when the topics do not exist, or when no record comes for a minute before the end.
     """
-    from stream.experiment.ledger import Found
+    from stream.experiment.ledger import ReadSummary
 
     tail = TopicReader(kafka, [topics.outcomes, topics.scores], from_beginning=begin is None, since_ms=begin)
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
-    found = Found(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
+    found = ReadSummary(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
     progress = Progress(_logger, "reading", "records", total := tail.left())
     last_message = time.monotonic()
     try:

@@ -49,7 +49,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Replay a data set through a system on this machine, and write the report; returns the exit status."""
     from stream.replay.report import replay_report
-    from stream.report.formatting import replay_headline
+    from stream.report.sentences import replay_headline
     from stream.report.writer import write_replay
 
     console = Console()

@@ -25,8 +25,7 @@ from stream.schema.topics import Topics
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.experiment.plan import Experiment
-    from stream.report.question import Question
+    from stream.experiment.plan import Experiment, ExperimentPlan
 
 SLOTS = 10
 _TRAINING_S = 60.0
@@ -70,11 +69,11 @@ def run_experiment(arguments: argparse.Namespace) -> int:
 
 def run_simulation(arguments: argparse.Namespace) -> int:
     """Send simulated users through a system that is already running, and write the report; returns the exit status."""
-    from stream.report.question import Question
+    from stream.experiment.plan import Experiment
 
     settings = load_settings(arguments)
     console = Console()
-    path = _simulate(arguments, settings, Question.of_settings(settings), console, lambda: None)
+    path = _simulate(arguments, settings, Experiment.of_settings(settings), console, lambda: None)
     console.print(f"report: {path}")
     return 0
 
@@ -85,7 +84,7 @@ def _add_local_options(parser: argparse.ArgumentParser) -> None:
     add_simulation_options(parser, seconds=110.0, pre_impressions=4000)
 
 
-def _settings(arguments: argparse.Namespace, experiment: "Experiment", file: Path) -> Settings:
+def _settings(arguments: argparse.Namespace, experiment: "ExperimentPlan", file: Path) -> Settings:
     """Return the settings of an experiment that runs on this machine.
 
     Raises:
@@ -103,8 +102,7 @@ def _settings(arguments: argparse.Namespace, experiment: "Experiment", file: Pat
 
 def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
     """Start a system on this machine, send simulated users through it, write the report."""
-    from stream.experiment.plan import read
-    from stream.report.question import Question
+    from stream.experiment.plan import Experiment, read
 
     experiment = read(file)
     settings = _settings(arguments, experiment, file)
@@ -122,7 +120,7 @@ def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
             ) as system:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
-                path = _simulate(arguments, system.settings, Question.of(experiment), console, system.check)
+                path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check)
                 for name in system.processes.lost():
                     console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:
@@ -134,20 +132,18 @@ def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
 def _simulate(
     arguments: argparse.Namespace,
     settings: Settings,
-    question: "Question",
+    question: "Experiment",
     console: Console,
     check: Callable[[], None],
 ) -> Path:
     """Run the simulation; returns the report's path. `check` raises when the system has failed."""
-    from stream.report.formatting import headline
-    from stream.report.machine import user_sums
+    from stream.report.sentences import headline
     from stream.report.writer import write_experiment
-    from stream.simulation.before import time_before
     from stream.simulation.config import WorldConfig, with_changes
     from stream.simulation.observer import Observer
-    from stream.simulation.report import simulation_report
+    from stream.simulation.report import simulation_report, sums_of_traces, time_before
+    from stream.simulation.terminal_view import Viewer
     from stream.simulation.traffic import Traffic
-    from stream.simulation.viewer import Viewer
     from stream.simulation.world import World
 
     config = with_changes(WorldConfig(users=arguments.users, history=arguments.history), arguments.world)
@@ -155,7 +151,7 @@ def _simulate(
     topics = Topics(settings.topics.prefix)
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
     before = time_before(world, arguments.pre_impressions, SLOTS)
-    observer = Observer(lambda traces: question.verdict(user_sums(traces, before)))
+    observer = Observer(lambda traces: question.verdict(sums_of_traces(traces, before)))
     lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
 

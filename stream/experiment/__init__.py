@@ -1,1 +1,1 @@
-"""The A/B laboratory: who is in which arm, what the arms are worth, and how sure that is. Knows no Kafka, no torch."""
+"""A/B tests: assignment, interleaving, verdicts over time, power. Imports `settings`, `schema` and below; no Kafka."""

@@ -1,4 +1,4 @@
-"""What outcomes say of an experiment: each (request, item) counted once, and only where the whole request is known.
+"""Counts outcomes of an experiment: each (request, item) once, and only when its request's window has closed.
 
 A click is an outcome at once, the items that were not clicked when the window closes. So the newest impressions seem to
 have clicks alone, and would make every arm look good at its end. Windows of a partition close in the order of time:
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from model.metrics import log_losses
 from state.behavior import item_key
-from stream.experiment.preference import Ballots
+from stream.experiment.interleaving import InterleavingVotes
 from stream.experiment.user_sums import UserSums
 from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Outcome
 
 _BATCH = 50_000
-_CLIP = 1e-7
 
 
 @dataclass(slots=True)
-class ArmCount:
+class ArmTotals:
     """Impressions of an arm, items shown in them, summed log loss of these, and the newest model that answered."""
 
     impressions: int = 0
@@ -35,22 +35,22 @@ class ArmCount:
 
 @dataclass(slots=True)
 class _Waiting:
-    """What a partition's outcomes leave open."""
+    """Outcomes of a partition whose request may be incomplete."""
 
     closed: int = -1
-    """Newest time (ms) of an impression that is known to be over."""
+    """Newest time (ms) of an impression whose window has closed."""
     outcomes: list[tuple[int, int, Outcome]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Found:
-    """What reading outcomes met.
+class ReadSummary:
+    """How many outcomes were read, and what was missing.
 
     Attributes:
         outcomes: records read.
-        unreadable: records among them that are no outcomes.
-        partitions: of `outcomes`.
-        cut: partitions of `outcomes` of which Kafka has removed records that may have been within the times.
+        unreadable: records that could not be decoded.
+        partitions: partitions of the topic `outcomes`.
+        cut: partitions from which retention has removed records that may belong to the report.
         whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
             nothing is anyway.
     """
@@ -63,15 +63,15 @@ class Found:
 
 
 class Ledger:
-    """The account of an experiment's outcomes; those of a partition come in its order.
+    """Counts the outcomes of an experiment; those of a partition must come in its order.
 
     Times are ms since the epoch, of impressions.
 
     Args:
-        since: what was before does not count; None counts everything.
-        until: what is from then on does not count; None counts everything.
-        before: what was from then on until `since` is the users' time before the experiment; None for no such time.
-        remember: labelled items by which repeats are recognised, the newest ones.
+        since: earlier impressions do not count; None counts all.
+        until: impressions from then on do not count; None counts all.
+        before: start of the pre-experiment period, which ends at `since`; None for no such period.
+        remember: how many of the newest labelled items are kept to recognise repeats.
     """
 
     def __init__(
@@ -89,16 +89,16 @@ class Ledger:
         self._earlier: list[tuple[str, int, int]] = []
         self._sums = UserSums()
         self._order = 0
-        self.arms: dict[str, ArmCount] = defaultdict(ArmCount)
+        self.arms: dict[str, ArmTotals] = defaultdict(ArmTotals)
         self.repeated = 0
-        """Items that were counted before, and were not again."""
-        self.ballots = Ballots()
+        """Items that came again and were not counted again."""
+        self.interleaving_votes = InterleavingVotes()
         """Votes of the interleaved requests that count."""
         self.first, self.last = math.inf, -math.inf
         """Times of the first and the last impression that counts."""
 
     def add(self, partition: int, outcome: Outcome) -> None:
-        """Take an outcome; it counts as soon as its whole request is known."""
+        """Add an outcome; it counts once its request's window has closed."""
         waiting = self._waiting[partition]
         if 0 in outcome.labels and outcome.ts > waiting.closed:
             waiting.closed = outcome.ts
@@ -109,12 +109,12 @@ class Ledger:
 
     @property
     def open(self) -> int:
-        """Requests that have clicks and whose window was not over."""
+        """Requests with clicks whose window has not closed."""
         return len({outcome.request_id for each in self._waiting.values() for _, _, outcome in each.outcomes})
 
     @property
     def sums(self) -> UserSums:
-        """What users did."""
+        """What each user was shown and clicked."""
         for arm in list(self._batches):
             self._flush(arm)
         if self._earlier:
@@ -123,7 +123,7 @@ class Ledger:
         return self._sums
 
     def within(self, ts: int) -> bool:
-        """Say whether a time is one of the experiment's."""
+        """Say whether a time (ms) is within the experiment."""
         return (self._since is None or ts >= self._since) and (self._until is None or ts < self._until)
 
     def _count(self, outcome: Outcome) -> None:
@@ -141,11 +141,12 @@ class Ledger:
         if earlier:
             self._earlier.append((outcome.user, shown, clicks))
             return
-        self.ballots.add(outcome)
+        self.interleaving_votes.add(outcome)
         arm = self.arms[outcome.arm]
         arm.impressions += first
         arm.shown += shown
-        arm.loss += sum(_log_loss(outcome.probabilities[index], outcome.labels[index]) for index in new)
+        labels, probabilities = np.array(outcome.labels, dtype=np.float64), np.array(outcome.probabilities)
+        arm.loss += float(log_losses(labels[new], probabilities[new]).sum())
         arm.newest = max(arm.newest, (outcome.epoch, outcome.version))
         self.first, self.last = min(self.first, outcome.ts), max(self.last, outcome.ts)
         batch = self._batches[outcome.arm]
@@ -157,8 +158,3 @@ class Ledger:
         if batch := self._batches.pop(arm, None):
             users, shown, clicks, times = (list(column) for column in zip(*batch, strict=True))
             self._sums.extend(arm, users, shown, clicks, times)
-
-
-def _log_loss(probability: float, label: int) -> float:
-    likely = min(1 - _CLIP, max(_CLIP, probability))
-    return -math.log(likely if label else 1 - likely)

@@ -1,13 +1,18 @@
-"""An experiment as a file, `experiment.toml`: what is compared, by what, and how sure the answer shall be."""
+"""An experiment: its file `experiment.toml`, and the part of it that a verdict and a report need."""
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError, SettingsError
+from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
+from stream.experiment.user_sums import UserSums
+from stream.experiment.verdict import MINIMUM_EFFECT, Verdict, analyse
 from stream.settings import ArmSettings, Count, Name, Positive, Settings, convert
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -26,23 +31,23 @@ class PlannedArm(ArmSettings, frozen=True, forbid_unknown_fields=True, kw_only=T
         return ArmSettings(**fields)
 
 
-class Crowd(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is expected of the users; only the numbers of users that are needed follow from it, never a verdict.
+class UserAssumptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Assumptions about the users; only the numbers of users that are needed follow from it, never a verdict.
 
     Attributes:
         rate: click rate.
         slots: items that an impression shows.
         visits: impressions of a user while the experiment runs.
-        likeness: correlation between two items of one user (intraclass): 0 when users are all alike.
+        icc: intraclass correlation: between two items of one user, 0 when users are all alike. `likeness` in a file.
     """
 
     rate: Share = 0.1
     slots: Count = 10
     visits: Positive = 20.0
-    likeness: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    icc: Annotated[float, Meta(ge=0, le=1)] = msgspec.field(default=0.02, name="likeness")
 
 
-class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One experiment.
 
     Attributes:
@@ -63,7 +68,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     power: Share = 0.8
-    crowd: Crowd = Crowd()
+    crowd: UserAssumptions = UserAssumptions()
 
     @property
     def compared(self) -> tuple[PlannedArm, ...]:
@@ -90,7 +95,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         }
 
 
-def read(path: Path) -> Experiment:
+def read(path: Path) -> ExperimentPlan:
     """Read an experiment.
 
     Raises:
@@ -102,7 +107,7 @@ def read(path: Path) -> Experiment:
     except (OSError, ValueError) as error:
         raise ExperimentError(f"{path}: {error}") from None
     try:
-        experiment = msgspec.convert(values, Experiment)
+        experiment = msgspec.convert(values, ExperimentPlan)
     except msgspec.ValidationError as error:
         raise ExperimentError(f"{path}: {error}") from None
     for arm in experiment.arms:
@@ -116,3 +121,55 @@ def read(path: Path) -> Experiment:
     if len(experiment.compared) < 2 and not interleaves:
         raise ExperimentError(f"{path}: fewer than two arms have a share above 0, so there is nothing to compare")
     return experiment
+
+
+class Experiment(Struct, frozen=True, kw_only=True):
+    """Which arms are compared under what name, and how sure the answer shall be (`verdict.analyse`)."""
+
+    name: str
+    arms: tuple[ArmSettings, ...]
+    alpha: float = 0.05
+    minimum_effect: float = MINIMUM_EFFECT
+
+    @classmethod
+    def of(cls, experiment: ExperimentPlan) -> Self:
+        """Return the experiment that a file plans."""
+        arms = tuple(arm.settings() for arm in experiment.arms)
+        return cls(name=experiment.name, arms=arms, alpha=experiment.alpha, minimum_effect=experiment.minimum_effect)
+
+    @classmethod
+    def of_settings(cls, settings: Settings) -> Self:
+        """Return the experiment that the settings describe."""
+        asked = settings.experiment
+        return cls(name=asked.name, arms=settings.arms, alpha=asked.alpha, minimum_effect=asked.minimum_effect)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each arm, as a weight."""
+        return {arm.name: arm.share for arm in self.arms}
+
+    @property
+    def interleaved(self) -> dict[str, tuple[str, ...]]:
+        """The arms that interleave two others, which these are."""
+        return {arm.name: arm.interleave for arm in self.arms if arm.interleave}
+
+    def verdict(self, sums: UserSums) -> Verdict:
+        """Return the verdict; when users were seen in other arms than these, the shares are taken as unknown."""
+        return self._analysed(sums, self.shares if set(sums.arms) <= self.shares.keys() else None)
+
+    def verdict_on_own_arms(self, sums: UserSums) -> Verdict:
+        """Return the verdict on the arms of this experiment, whatever other arms users were seen in."""
+        return self._analysed(sums, self.shares)
+
+    def preferences(self, votes: InterleavingVotes, verdict: Verdict) -> list[Preference]:
+        """Return what each interleaved arm that has users says, held against the A/B verdict."""
+        found = [
+            votes.analyse(arm.name, (arm.interleave[0], arm.interleave[1]), alpha=self.alpha)
+            for arm in self.arms
+            if arm.interleave and arm.share > 0
+        ]
+        return [replace(each, agreement=agreement(each, verdict)) for each in found]
+
+    def _analysed(self, sums: UserSums, shares: Mapping[str, float] | None) -> Verdict:
+        alpha, minimum = self.alpha, self.minimum_effect
+        return analyse(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=self.interleaved)

@@ -1,4 +1,4 @@
-"""How many users it takes to find an effect: before an experiment, and from what is expected of its users."""
+"""Sample size: how many users an experiment needs to find its minimum effect, from assumptions about them."""
 
 import math
 from dataclasses import dataclass
@@ -8,29 +8,30 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from stream.experiment.plan import Crowd, Experiment
-from stream.experiment.statistics.confidence_sequence import half_width, spread_for
+from stream.experiment.plan import ExperimentPlan, UserAssumptions
+from stream.experiment.statistics.confidence_sequence import mixture_scale, radius
+from stream.experiment.verdict import pairwise_alpha
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class SampleSize:
     """Users and impressions, of all arms together, to find the minimum effect with the wanted probability."""
 
     users: int
     impressions: int
 
 
-def variance_of_a_user(crowd: Crowd) -> float:
+def variance_per_user(crowd: UserAssumptions) -> float:
     """Return n times the variance of the logarithm of a click rate over n users.
 
-    Items of a user are alike, so a user with m of them is worth m / (1 + (m − 1) · likeness) independent ones. Users
+    Items of a user are alike, so a user with m of them is worth m / (1 + (m − 1) · icc) independent ones. Users
     are taken to come equally often; the more that differs, the more users it takes.
     """
     items = crowd.slots * crowd.visits
-    return (1 - crowd.rate) / crowd.rate * (1 + max(0.0, items - 1) * crowd.likeness) / items
+    return (1 - crowd.rate) / crowd.rate * (1 + max(0.0, items - 1) * crowd.icc) / items
 
 
-def anytime_variance(effect: float, *, spread: float, alpha: float, power: float) -> float:
+def sequential_variance(effect: float, *, scale: float, alpha: float, power: float) -> float:
     """Return the variance of the log ratio at which `effect` (a log ratio) has been found with probability `power`.
 
     It is an upper bound: a look before, or after, may have found it too.
@@ -39,18 +40,18 @@ def anytime_variance(effect: float, *, spread: float, alpha: float, power: float
 
     def short(log_variance: float) -> float:
         variance = np.exp(log_variance)
-        return float(half_width(variance, spread, alpha) + margin * np.sqrt(variance) - effect)
+        return float(radius(variance, scale, alpha) + margin * np.sqrt(variance) - effect)
 
     # From where the interval is far too wide, to where it is far too narrow to miss the effect.
     return float(np.exp(brentq(short, math.log(effect**2) - 20, math.log(effect**2) + 5)))
 
 
-def one_look_variance(effect: float, *, alpha: float, power: float) -> float:
+def fixed_sample_variance(effect: float, *, alpha: float, power: float) -> float:
     """Return the same for a test with one look at the end."""
     return float((effect / (norm.ppf(1 - alpha / 2) + norm.ppf(power))) ** 2)
 
 
-def needs(experiment: Experiment) -> tuple[Need, Need]:
+def required_sample_sizes(experiment: ExperimentPlan) -> tuple[SampleSize, SampleSize]:
     """Return what the any-time verdict needs at the latest, and what one look at the end would need.
 
     Both are for the two arms for which it takes longest, with alpha divided by the number of pairs. Of interleaved arms
@@ -63,14 +64,14 @@ def needs(experiment: Experiment) -> tuple[Need, Need]:
         raise ValueError("A/B compares two arms or more that have users")
     shares = [experiment.shares[arm.name] for arm in experiment.compared]
     effect = math.log1p(experiment.minimum_effect)
-    alpha = experiment.alpha / math.comb(len(shares), 2)
-    spread = spread_for(effect, alpha)
+    alpha = pairwise_alpha(experiment.alpha, len(shares))
+    scale = mixture_scale(effect, alpha)
     worst = max(1 / one + 1 / other for one, other in combinations(shares, 2))
-    unit = variance_of_a_user(experiment.crowd) * worst
+    unit = variance_per_user(experiment.crowd) * worst
     variances = (
-        anytime_variance(effect, spread=spread, alpha=alpha, power=experiment.power),
-        one_look_variance(effect, alpha=alpha, power=experiment.power),
+        sequential_variance(effect, scale=scale, alpha=alpha, power=experiment.power),
+        fixed_sample_variance(effect, alpha=alpha, power=experiment.power),
     )
     users = [math.ceil(unit / variance) for variance in variances]
-    first, second = (Need(count, math.ceil(count * experiment.crowd.visits)) for count in users)
+    first, second = (SampleSize(count, math.ceil(count * experiment.crowd.visits)) for count in users)
     return first, second

@@ -12,8 +12,8 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
+from stream.experiment.spans import BINS, Ints, TimeSpans
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.user_sums import BINS, Ints, fitting, thirds_of
 
 Spans = Mapping[int, Sequence[int]]
 """A user's row: number of the span (time // width) → [shown, clicks]."""
@@ -59,19 +59,16 @@ class _Arm:
 
 
 class SpanMoments:
-    """Moments of all users of each arm, told apart by spans of time; what `verdict.judge` asks for.
+    """Moments of all users of each arm, told apart by spans of time; what `verdict.analyse` asks for.
 
-    Spans are as in `sums.UserSums`: the same outcomes give the same spans, and the same verdict.
+    Spans are as in `user_sums.UserSums`: the same outcomes give the same spans, and the same verdict.
 
     Attributes:
-        width: length of a span, in units of time; a power of two.
-        first: number of the first span.
-        used: spans from the first to the last in which anything was shown.
         crossed: users who were seen in two arms, and count in none.
     """
 
     def __init__(self) -> None:
-        self.width, self.first, self.used, self.crossed = 1, 0, 0, 0
+        self._spans, self.crossed = TimeSpans(), 0
         self._arms: dict[str, _Arm] = {}
 
     @property
@@ -79,19 +76,19 @@ class SpanMoments:
         """Names of the arms that users were seen in, sorted."""
         return tuple(sorted(self._arms))
 
+    @property
+    def width(self) -> int:
+        """Length of a span, in units of time."""
+        return self._spans.width
+
+    @property
+    def edges(self) -> list[int]:
+        """Times at which the spans begin, and the time at which the last one ends."""
+        return self._spans.edges
+
     def reach(self, low: int, high: int) -> None:
         """See that the spans hold the times from `low` to `high`; neighbours become one as often as needed."""
-        if self.used:
-            low = min(low, self.first * self.width)
-            high = max(high, (self.first + self.used) * self.width - 1)
-        width = fitting(low, high, self.width)
-        first, used = low // width, high // width - low // width + 1
-        if (width, first) != (self.width, self.first):
-            places = (np.arange(self.used) + self.first) * self.width // width - first
-            before, self._arms = self._arms, {}
-            for name, arm in before.items():
-                self._arm(name).add(arm, places)
-        self.width, self.first, self.used = width, first, used
+        self._reach(self._spans.reaching(low, high))
 
     def change(self, arm: str, before: Sequence[Spans], after: Sequence[Spans]) -> None:
         """Put vectors of an arm's users in the place of others; both within the spans and of this `width`.
@@ -114,36 +111,33 @@ class SpanMoments:
     def merge(self, other: "SpanMoments") -> None:
         """Add other users, who are none of these; `other` stays as it is."""
         self.crossed += other.crossed
-        if not other.used:
-            return
-        self.reach(other.first * other.width, (other.first + other.used) * other.width - 1)
-        # A width is the least that fits, so ours is now at least the other's.
-        places = (np.arange(other.used) + other.first) * other.width // self.width - self.first
+        self._reach(self._spans.merged(other._spans))
+        places = other._spans.places_in(self._spans)
         for name, arm in other._arms.items():
             self._arm(name).add(arm, places)
 
     def moments(self, arm: str) -> Moments:
         """Return the moments of an arm's users: (shown, clicks)."""
-        return self._within(arm, [0, self.used])
+        return self._within(arm, [0, self._spans.used])
 
     def thirds(self, arm: str) -> Moments:
         """Return the moments of (shown, clicks) in the first, in the second and in the last third of the time."""
-        return self._within(arm, thirds_of(0, self.used))
+        return self._within(arm, self._spans.third_edges)
 
-    def looks(self, arm: str) -> Moments:
-        """Return the moments of (shown, clicks) as they were at the end of each span: (used,) of them."""
+    def cumulative(self, arm: str) -> Moments:
+        """Return the (used,) moments of (shown, clicks) by the end of each span, over all users seen by then."""
         here = self._arms.get(arm, _Arm())
         until = np.cumsum(np.cumsum(here.outer, axis=0), axis=2)
-        spans = np.arange(self.used)
+        spans = np.arange(self._spans.used)
         return Moments(
             np.cumsum(here.newcomers)[spans].astype(np.float64),
             np.cumsum(here.total, axis=0)[spans].astype(np.float64),
             until[spans, :, spans, :].astype(np.float64),
         )
 
-    def each(self, arm: str) -> Moments:
-        """Return the moments of (shown, clicks) within each span, over all users seen by its end: (used,) of them."""
-        here, spans = self._arms.get(arm, _Arm()), np.arange(self.used)
+    def per_span(self, arm: str) -> Moments:
+        """Return the (used,) moments of (shown, clicks) within each span, over all users seen by its end."""
+        here, spans = self._arms.get(arm, _Arm()), np.arange(self._spans.used)
         return Moments(
             np.cumsum(here.newcomers)[spans].astype(np.float64),
             here.total[spans].astype(np.float64),
@@ -152,14 +146,15 @@ class SpanMoments:
 
     def pack(self) -> PackedSpans:
         """Return the moments as they are kept."""
-        upper = np.triu_indices(2 * self.used)
+        spans, used = self._spans, self._spans.used
+        upper = np.triu_indices(2 * used)
 
         def packed(arm: _Arm) -> PackedArm:
-            outer = arm.outer[: self.used, :, : self.used].reshape(2 * self.used, 2 * self.used)[upper]
-            return PackedArm(*map(_bytes, (arm.newcomers[: self.used], arm.total[: self.used], outer)))
+            outer = arm.outer[:used, :, :used].reshape(2 * used, 2 * used)[upper]
+            return PackedArm(*map(_bytes, (arm.newcomers[:used], arm.total[:used], outer)))
 
         arms = {name: packed(arm) for name, arm in self._arms.items()}
-        return PackedSpans(self.width, self.first, self.used, self.crossed, arms)
+        return PackedSpans(spans.width, spans.first, used, self.crossed, arms)
 
     @classmethod
     def unpack(cls, packed: PackedSpans) -> "SpanMoments":
@@ -171,7 +166,7 @@ class SpanMoments:
         if packed.width < 1 or not 0 <= packed.used <= BINS:
             raise ValueError(f"{packed.used} spans of {packed.width}")
         whole, used = cls(), packed.used
-        whole.width, whole.first, whole.used, whole.crossed = packed.width, packed.first, used, packed.crossed
+        whole._spans, whole.crossed = TimeSpans(packed.width, packed.first, used), packed.crossed
         upper = np.triu_indices(2 * used)
         for name, each in packed.arms.items():
             arm, square = whole._arm(name), np.zeros((2 * used, 2 * used), dtype=np.int64)
@@ -181,6 +176,15 @@ class SpanMoments:
             arm.total[:used] = _ints(each.total, 2 * used).reshape(used, 2)
             arm.outer[:used, :, :used] = square.reshape(used, 2, used, 2)
         return whole
+
+    def _reach(self, spans: TimeSpans) -> None:
+        """Go over to spans that hold the present ones."""
+        if (spans.width, spans.first) != (self._spans.width, self._spans.first):
+            places = self._spans.places_in(spans)
+            before, self._arms = self._arms, {}
+            for name, arm in before.items():
+                self._arm(name).add(arm, places)
+        self._spans = spans
 
     def _arm(self, name: str) -> _Arm:
         if name not in self._arms:
@@ -192,7 +196,7 @@ class SpanMoments:
         vectors = np.zeros((len(rows), BINS, 2), dtype=np.int64)
         entries = [(place, span, *counts) for place, row in enumerate(rows) for span, counts in row.items()]
         table = np.array(entries, dtype=np.int64).reshape(-1, 4)
-        vectors[table[:, 0], table[:, 1] - self.first] = table[:, 2:]
+        vectors[table[:, 0], table[:, 1] - self._spans.first] = table[:, 2:]
         return vectors
 
     def _within(self, arm: str, edges: Sequence[int]) -> Moments:

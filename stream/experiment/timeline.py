@@ -1,97 +1,120 @@
-"""How an experiment has gone: click rates span by span, and the lift as it stood at the end of each."""
+"""How an experiment went over time: click rates within spans of time, and the lift as it stood at the end of each.
+
+The monitor and the report draw the same curve: the same sums give the same timeline, whichever of the two holds them.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
-from stream.experiment.span_moments import SpanMoments
-from stream.experiment.statistics.confidence_sequence import half_width, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, radius
 from stream.experiment.statistics.effect import click_rate, compare
-from stream.experiment.statistics.intervals import Interval
+from stream.experiment.statistics.intervals import Interval, critical_value
 from stream.experiment.statistics.moments import Floats, Moments
-from stream.experiment.verdict import alpha_of_a_pair, enough
-
-_Z = NormalDist().inv_cdf(0.975)
+from stream.experiment.verdict import Verdict, has_enough_data, lift_limits, pairwise_alpha
 
 
-@dataclass(frozen=True, slots=True)
-class PairCourse:
-    """The lift of an arm over another, at the end of each span, with its any-time interval; NaN while unknown."""
+class SumsOverTime(Protocol):
+    """What users did, span by span: `user_sums.UserSums` or `span_moments.SpanMoments`."""
 
-    arm: str
-    against: str
-    lift: list[Interval]
+    @property
+    def edges(self) -> list[int]:
+        """Times at which the spans begin, and the time at which the last one ends."""
+
+    def per_span(self, arm: str) -> Moments:
+        """Return the (spans,) moments of what users did within each span, over all users seen by its end."""
+
+    def cumulative(self, arm: str) -> Moments:
+        """Return the (spans,) moments of what users did by the end of each span, over all users seen by then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What each span of time says.
+class Timeline(Struct, frozen=True, kw_only=True):
+    """An experiment in spans of time; every list has one entry a span. What is not known has no entries, or is NaN.
 
     Attributes:
-        ends: of the spans, in units of time.
-        width: of a span.
-        rates: arm → click rate of what was shown within a span; 95% for one look, over users.
-        lifts: of pairs of arms, of all that was shown until the end of a span.
+        edges: the times between the spans; one more than there are spans.
+        ctr: arm → click rate within the span, with a 95% interval over users, for one look; it lies between 0 and 1.
+        leader: the arm that is compared with each other one: the one with the highest click rate at the end.
+        lift: other arm → lift of the leader over it by the end of the span, with its any-time interval. NaN while one
+            of the two has too few users or clicks for a verdict.
+        best: click rate to expect of the oracle within the span, over all arms.
+        random: the same of a random ranking.
+        regret: arm → clicks missed by the end of the span, a user of the arm.
+        log_loss: arm → mean over the items shown within the span.
+        log_loss_floor: the same of the true probabilities.
     """
 
-    ends: list[int]
-    width: int
-    rates: dict[str, list[Interval]]
-    lifts: list[PairCourse]
+    edges: list[float]
+    ctr: dict[str, list[Interval]]
+    leader: str = ""
+    lift: dict[str, list[Interval]] = {}
+    best: list[float] = []
+    random: list[float] = []
+    regret: dict[str, list[float]] = {}
+    log_loss: dict[str, list[float]] = {}
+    log_loss_floor: dict[str, list[float]] = {}
+
+    def first_spans(self, count: int) -> "Timeline":
+        """Return the rates and lifts of the first `count` spans."""
+        return Timeline(
+            edges=self.edges[: count + 1],
+            ctr={arm: rates[:count] for arm, rates in self.ctr.items()},
+            leader=self.leader,
+            lift={arm: lifts[:count] for arm, lifts in self.lift.items()},
+        )
+
+    def between(self, first: float, last: float) -> "Timeline":
+        """Return the same with edges in seconds since `first`, none before it or after `last`; all times in ms."""
+        return replace(self, edges=((np.clip(self.edges, first, last) - first) / 1000).tolist())
 
 
-def course(
-    sums: SpanMoments,
-    arms: Sequence[str],
-    pairs: Sequence[tuple[str, str]],
-    spans: int,
-    *,
-    alpha: float,
-    minimum_effect: float,
-) -> Course:
-    """Return how it has gone.
+def timeline(sums: SumsOverTime, verdict: Verdict, *, minimum_effect: float) -> Timeline:
+    """Return the click rates of all arms, and the lift of the leading arm over each other one.
+
+    A lift and its interval are those that `verdict.analyse` would have given at the end of the span, without the users
+    who have been seen in two arms since.
 
     Args:
         sums: what users did.
-        arms: all that are compared.
-        pairs: (arm, against) whose lift is asked for.
-        spans: how many of the first spans are complete.
-        alpha: as in `verdict.judge`, with the other arguments.
-        minimum_effect: likewise.
-
-    The intervals of the lifts are those that `judge` would have given at those times, users who have been seen in two
-    arms since then being left out.
+        verdict: on these sums; it says which arms are compared and which one leads.
+        minimum_effect: as given to `verdict.analyse`.
     """
-    pair_alpha = alpha_of_a_pair(alpha, len(arms))
-    spread = spread_for(math.log1p(minimum_effect), pair_alpha)
-    ends = [(sums.first + place + 1) * sums.width for place in range(spans)]
-    rates = {arm: _rates(sums.each(arm))[:spans] for arm in arms}
-    lifts = [PairCourse(*pair, _lifts(sums, *pair, spread, pair_alpha)[:spans]) for pair in pairs]
-    return Course(ends, sums.width, rates, lifts)
+    leader = verdict.pairs[0].arm if verdict.pairs else ""
+    alpha = pairwise_alpha(verdict.alpha, len(verdict.users))
+    scale = mixture_scale(math.log1p(minimum_effect), alpha)
+    until = {arm: sums.cumulative(arm) for arm in verdict.users} if leader else {}
+    return Timeline(
+        edges=[float(edge) for edge in sums.edges],
+        ctr={arm: _rates(sums.per_span(arm)) for arm in verdict.users},
+        leader=leader,
+        lift={arm: _lifts(until[leader], other, scale, alpha) for arm, other in until.items() if arm != leader},
+    )
 
 
 def rate_so_far(arm: Moments, *, alpha: float, minimum_effect: float) -> Interval:
     """Return an arm's click rate with its any-time interval."""
     rate = click_rate(arm)
-    half = half_width(rate.variance, spread_for(math.log1p(minimum_effect), alpha) * rate.value, alpha)
-    return _intervals(np.atleast_1d(rate.value), np.maximum(rate.value - half, 0), rate.value + half)[0]
+    half = radius(rate.variance, mixture_scale(math.log1p(minimum_effect), alpha) * rate.value, alpha)
+    return _rate_intervals(rate.value, half)[0]
 
 
 def _rates(spans: Moments) -> list[Interval]:
     rate = click_rate(spans)
-    half = _Z * np.sqrt(rate.variance)
-    return _intervals(rate.value, np.maximum(rate.value - half, 0), rate.value + half)
+    # Rounding can leave the variance of users who are all alike a little below 0.
+    return _rate_intervals(rate.value, critical_value() * np.sqrt(np.maximum(rate.variance, 0.0)))
 
 
-def _lifts(sums: SpanMoments, arm: str, against: str, spread: float, alpha: float) -> list[Interval]:
-    one, other = sums.looks(arm), sums.looks(against)
-    log_ratio = compare(one, other).log_ratio
-    value = np.where(enough(one) & enough(other), log_ratio.value, np.nan)
-    half = half_width(log_ratio.variance, spread, alpha)
-    return _intervals(np.expm1(value), np.expm1(value - half), np.expm1(value + half))
+def _rate_intervals(rate: Floats, half: Floats) -> list[Interval]:
+    return _intervals(rate, np.maximum(rate - half, 0.0), np.minimum(rate + half, 1.0))
+
+
+def _lifts(arm: Moments, against: Moments, scale: float, alpha: float) -> list[Interval]:
+    known = has_enough_data(arm) & has_enough_data(against)
+    limits = lift_limits(compare(arm, against).log_ratio, scale=scale, alpha=alpha)
+    return _intervals(*(np.where(known, limit, np.nan) for limit in limits))
 
 
 def _intervals(value: Floats, low: Floats, high: Floats) -> list[Interval]:

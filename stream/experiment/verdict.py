@@ -1,4 +1,4 @@
-"""The verdict on an experiment: which arm is better, by how much, how sure that is, and what speaks against it."""
+"""The verdict on an experiment: which arm is better, by how much, how sure that is, and which checks failed."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -8,27 +8,28 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value, radius
 from stream.experiment.statistics.drift import Drift, drift
-from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, click_rate, compare, effective_users
+from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, Estimate, click_rate, compare, effective_users
 from stream.experiment.statistics.intervals import Interval
-from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.statistics.sample_ratio import mismatch
+from stream.experiment.statistics.moments import Array, Floats, Moments
+from stream.experiment.statistics.sample_ratio import srm_p_value
+from stream.experiment.wording import lift_words, signed_percent
 
-LEAST_USERS = 50
+MIN_USERS = 50
 """Effective users an arm needs before anything is concluded: fewer do not make the normal approximation good."""
 
-LEAST_CLICKS = 50
+MIN_CLICKS = 50
 """Clicks an arm needs, for the same reason."""
 
-MISMATCH_ALPHA = 0.01
+SRM_ALPHA = 0.01
 DRIFT_ALPHA = 0.01
 MINIMUM_EFFECT = 0.1
-"""Lift that is worth finding, where nobody has said another."""
+"""Default of the smallest lift that is worth finding."""
 
 
-class Sums(Protocol):
-    """What users did, arm by arm, as far as a verdict needs it: `sums.UserSums` or `spans.SpanMoments`."""
+class ArmMoments(Protocol):
+    """What users did, arm by arm, as far as a verdict needs it: `user_sums.UserSums` or `span_moments.SpanMoments`."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -46,8 +47,8 @@ class Sums(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """Something that speaks against a verdict. A *fatal* one leaves no winner, whatever the numbers say."""
+class FailedCheck:
+    """A check of the experiment that failed. A *fatal* one leaves no winner, whatever the numbers say."""
 
     kind: Literal["mismatch", "few", "crossed", "drift"]
     text: str
@@ -64,9 +65,9 @@ class Pair:
         difference: click rate of `arm` less that of `against`, with its any-time interval.
         lift: the same relatively: 0.1 is 10% more. The interval is symmetric in the logarithm of the ratio.
         p: any-time p-value of "the click rates are equal"; at most `alpha` when the lift's interval leaves 0 out.
-        variance_left: variance of the difference with CUPED over that without; 1 where there is no time before.
+        variance_left: variance of the difference with CUPED over that without; 1 without a pre-experiment period.
         lifts: lift in each third of the time.
-        drift_p: p-value of "the lift is the same in all thirds", for one look; NaN where that cannot be said.
+        drift_p: p-value of "the lift is the same in all thirds", for one look; NaN where there are too few data.
     """
 
     arm: str
@@ -88,9 +89,9 @@ class Verdict:
         sentence: the same for a person.
         alpha: the probability, over the whole experiment, to name a winner among arms that are alike.
         users: of each arm; users who were seen in two arms are in none.
-        effective_users: of each arm: how many who come equally often would weigh as evenly.
+        effective_users: of each arm, Kish's effective sample size: fewer than `users` when a few users come most.
         pairs: every two arms; those of the arm with the highest click rate first.
-        doubts: what speaks against the verdict.
+        doubts: the checks that failed.
         mismatch_p: any-time p-value of "users are divided as the shares say"; 1 when shares are not known.
     """
 
@@ -100,12 +101,12 @@ class Verdict:
     users: dict[str, int]
     effective_users: dict[str, int]
     pairs: list[Pair]
-    doubts: list[Doubt]
+    doubts: list[FailedCheck]
     mismatch_p: float
 
 
-def judge(
-    sums: Sums,
+def analyse(
+    sums: ArmMoments,
     shares: Mapping[str, float] | None,
     *,
     alpha: float = 0.05,
@@ -124,8 +125,8 @@ def judge(
         alpha: as in `Verdict`.
         minimum_effect: smallest lift that is worth finding. Any value is valid if it was chosen before the data; the
             interval is narrowest for an effect of this size.
-        interleaved: arms whose users see two others in one list. They take part in the division of the users, and are
-            compared with nothing (see `stream.experiment.preference`).
+        interleaved: arms whose users see two others in one list. Their users count in the sample-ratio check, but
+            they are compared with nothing (see `stream.experiment.interleaving`).
     """
     candidates = list(sums.arms) if shares is None else [name for name, share in shares.items() if share > 0]
     names = [name for name in candidates if name not in interleaved]
@@ -133,13 +134,13 @@ def judge(
     users = {name: int(moments[name].count) for name in names}
     effective = {name: int(effective_users(moments[name])) for name in names}
     ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))
-    pair_alpha = alpha_of_a_pair(alpha, len(names))
+    pair_alpha = pairwise_alpha(alpha, len(names))
     pairs = [_pair(sums, moments, *two, alpha=pair_alpha, minimum=minimum_effect) for two in combinations(ranked, 2)]
     doubts = [*_few(moments), *_crossed(sums, users)]
     mismatch_p = 1.0
     if shares is not None:
         seen = {name: int(sums.moments(name).count) for name in shares}
-        mismatch_p = mismatch(list(seen.values()), list(shares.values()))
+        mismatch_p = srm_p_value(list(seen.values()), list(shares.values()))
         doubts += _unequal(seen, shares, mismatch_p)
     best = pairs[0].arm if pairs else None
     against = [pair for pair in pairs if pair.arm == best]
@@ -149,95 +150,101 @@ def judge(
     return Verdict(winner, _sentence(winner, pairs, doubts), alpha, users, effective, pairs, doubts, mismatch_p)
 
 
-def alpha_of_a_pair(alpha: float, arms: int) -> float:
+def pairwise_alpha(alpha: float, arms: int) -> float:
     """Return the alpha at which each two of so many arms are compared (Bonferroni)."""
     return alpha / max(1, math.comb(arms, 2))
 
 
-def _pair(sums: Sums, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float) -> Pair:
+def _pair(
+    sums: ArmMoments, moments: Mapping[str, Moments], one: str, other: str, *, alpha: float, minimum: float
+) -> Pair:
     effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
     if effect.difference.value < 0:  # CUPED has turned the order round
         one, other = other, one
         effect, plain = compare(moments[one], moments[other]), compare(moments[one], moments[other], adjust=False)
-    spread = spread_for(math.log1p(minimum), alpha)
-    difference, lift = intervals(effect, spread=spread, alpha=alpha)
+    scale = mixture_scale(math.log1p(minimum), alpha)
+    difference, lift = intervals(effect, scale=scale, alpha=alpha)
     log_ratio = effect.log_ratio
     left = float(effect.difference.variance / plain.difference.variance) if plain.difference.variance > 0 else 1.0
     steady: Drift = drift(sums.thirds(one), sums.thirds(other))
-    p = float(p_value(log_ratio.value, log_ratio.variance, spread))
+    p = float(p_value(log_ratio.value, log_ratio.variance, scale))
     return Pair(one, other, difference, lift, p, left, steady.lifts, steady.p)
 
 
-def intervals(effect: Effect, *, spread: float, alpha: float) -> tuple[Interval, Interval]:
+def intervals(effect: Effect, *, scale: float, alpha: float) -> tuple[Interval, Interval]:
     """Return the any-time intervals of the difference and of the lift.
 
     Args:
         effect: of two arms.
-        spread: of the lifts that are expected, on the logarithmic scale (`anytime.spread_for`). That of the differences
-            is this times the mean click rate.
+        scale: of the lifts that are expected, on the logarithmic scale (`confidence_sequence.mixture_scale`). That of
+            the differences is this times the mean click rate.
         alpha: 1 − confidence, over all looks.
     """
     rate = (effect.first.value + effect.second.value) / 2
-    half = float(half_width(effect.difference.variance, spread * rate, alpha))
+    half = float(radius(effect.difference.variance, scale * rate, alpha))
     value = float(effect.difference.value)
-    log_value = float(effect.log_ratio.value)
-    log_half = float(half_width(effect.log_ratio.variance, spread, alpha))
+    lift = lift_limits(effect.log_ratio, scale=scale, alpha=alpha)
+    return Interval(value, value - half, value + half), Interval(*(float(limit) for limit in lift))
+
+
+def lift_limits(log_ratio: Estimate, *, scale: float, alpha: float) -> tuple[Floats, Floats, Floats]:
+    """Return the (...) lifts with their lower and upper any-time limits."""
+    half = radius(log_ratio.variance, scale, alpha)
     with np.errstate(over="ignore"):  # of next to no data, the lift may be anything up to infinity
-        lift = np.expm1([log_value, log_value - log_half, log_value + log_half]).tolist()
-    return Interval(value, value - half, value + half), Interval(*lift)
+        return np.expm1(log_ratio.value), np.expm1(log_ratio.value - half), np.expm1(log_ratio.value + half)
 
 
-def enough(arm: Moments) -> Array:
-    """(...) whether an arm has the users and the clicks that it takes to say anything."""
-    some: Array = (effective_users(arm) >= LEAST_USERS) & (arm.total[..., CLICKS] >= LEAST_CLICKS)
+def has_enough_data(arm: Moments) -> Array:
+    """Return (...) whether an arm has enough users and clicks for the normal approximation."""
+    some: Array = (effective_users(arm) >= MIN_USERS) & (arm.total[..., CLICKS] >= MIN_CLICKS)
     return some & (arm.total[..., CLICKS] < arm.total[..., SHOWN])
 
 
-def _few(moments: Mapping[str, Moments]) -> list[Doubt]:
+def _few(moments: Mapping[str, Moments]) -> list[FailedCheck]:
     lacking = []
     for name, arm in moments.items():
-        if not enough(arm):
+        if not has_enough_data(arm):
             users, even = int(arm.count), int(effective_users(arm))
-            weight = f" (worth {even}, as a few come most)" if even < LEAST_USERS <= users else ""
+            weight = f" (worth {even}, as a few come most)" if even < MIN_USERS <= users else ""
             lacking.append(f"{name} has {users} users{weight} and {int(arm.total[CLICKS])} clicks")
     if not lacking:
         return []
-    return [Doubt("few", f"{'; '.join(lacking)}; {LEAST_USERS} and {LEAST_CLICKS} are needed", fatal=True)]
+    return [FailedCheck("few", f"{'; '.join(lacking)}; {MIN_USERS} and {MIN_CLICKS} are needed", fatal=True)]
 
 
-def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) -> list[Doubt]:
-    if p > MISMATCH_ALPHA:
+def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) -> list[FailedCheck]:
+    if p > SRM_ALPHA:
         return []
     total, seen = sum(shares.values()), sum(users.values())
     said = ", ".join(f"{name} {users[name]} (expected {seen * shares[name] / total:.0f})" for name in users)
     text = f"users are not divided as the shares say: {said}; p = {p:.2g}. Something loses or moves users"
-    return [Doubt("mismatch", text, fatal=True)]
+    return [FailedCheck("mismatch", text, fatal=True)]
 
 
-def _crossed(sums: Sums, users: Mapping[str, int]) -> list[Doubt]:
+def _crossed(sums: ArmMoments, users: Mapping[str, int]) -> list[FailedCheck]:
     if not sums.crossed:
         return []
     text = f"{sums.crossed} users were seen in two arms and are left out; shares or salt were changed meanwhile"
-    return [Doubt("crossed", text, fatal=sums.crossed > 0.01 * sum(users.values()))]
+    return [FailedCheck("crossed", text, fatal=sums.crossed > 0.01 * sum(users.values()))]
 
 
-def _unsteady(pairs: list[Pair]) -> list[Doubt]:
+def _unsteady(pairs: list[Pair]) -> list[FailedCheck]:
     doubts = []
     for pair in pairs:
         if pair.drift_p <= DRIFT_ALPHA:
-            thirds = ", ".join(_signed(lift) for lift in pair.lifts)
+            thirds = ", ".join(signed_percent(lift) for lift in pair.lifts)
             text = f"the lift of {pair.arm} over {pair.against} changes: {thirds} in the thirds of the time"
-            doubts.append(Doubt("drift", text, fatal=False))
+            doubts.append(FailedCheck("drift", text, fatal=False))
     return doubts
 
 
-def _sentence(winner: str | None, pairs: list[Pair], doubts: list[Doubt]) -> str:
+def _sentence(winner: str | None, pairs: list[Pair], doubts: list[FailedCheck]) -> str:
     if fatal := [doubt.text for doubt in doubts if doubt.fatal]:
         return f"No verdict: {'; '.join(fatal)}"
     if not pairs:
         return "No verdict: there is nothing to compare"
     first = pairs[0]
-    gain = f"{_signed(first.lift.value)} (any time: {_signed(first.lift.low)} to {_signed(first.lift.high)})"
+    gain = lift_words(first.lift)
     if winner is None:
         sentence = f"No winner yet: {first.arm} against {first.against} {gain}, which may be chance"
         if first.lift.low > 0:
@@ -247,8 +254,3 @@ def _sentence(winner: str | None, pairs: list[Pair], doubts: list[Doubt]) -> str
     else:
         sentence = f"{winner} wins: clicks against the next, {first.against}, {gain}"
     return sentence + "".join(f"; {doubt.text}" for doubt in doubts)
-
-
-def _signed(value: float) -> str:
-    """A relative change as a signed percentage; a dash when unknown."""
-    return "–" if math.isnan(value) else f"{100 * value:+.0f}%".replace("-", "−")

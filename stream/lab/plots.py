@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stream.report.plots.figure import pictures
-from stream.report.plots.style import INK, PALETTE, QUIET
+from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

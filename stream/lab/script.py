@@ -16,7 +16,7 @@ from msgspec import Struct
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key
 from stream.simulation.config import WorldConfig
 from stream.simulation.hashing import Floats, Ints
-from stream.simulation.world import ACTIONS, Acts, World, category_name, item_name
+from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, item_name
 
 START = 1_800_000_000_000
 """When virtual time begins, ms since the Unix epoch."""
@@ -136,9 +136,9 @@ def generate_script(scenario: Scenario) -> Script:
     shape = count, config.candidates
     items, truth = np.empty(shape, np.int64), np.empty(shape)
     would_click = np.empty(shape, np.bool_)
-    acts: list[Acts] = []
+    acts: list[BehaviorColumns] = []
     for visit, (user, now) in enumerate(zip(users.tolist(), ts.tolist(), strict=True)):
-        acts.append(world.wander(user, now))
+        acts.append(world.browse(user, now))
         slate = world.impression(user, now)
         items[visit] = slate.items
         truth[visit] = world.click_probability(user, slate.items, now)
@@ -171,12 +171,12 @@ def click_behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:
     return np.array([(item_key, category_key, action_key("click"), ts)], dtype=BEHAVIOR)
 
 
-def _concatenated(acts: list[Acts]) -> Acts:
-    columns = (np.concatenate([getattr(each, field.name) for each in acts]) for field in fields(Acts))
-    return Acts(*columns)
+def _concatenated(acts: list[BehaviorColumns]) -> BehaviorColumns:
+    columns = (np.concatenate([getattr(each, field.name) for each in acts]) for field in fields(BehaviorColumns))
+    return BehaviorColumns(*columns)
 
 
-def _packed(acts: Acts) -> BehaviorArray:
+def _packed(acts: BehaviorColumns) -> BehaviorArray:
     packed = np.empty(len(acts), dtype=BEHAVIOR)
     packed["item"] = _item_keys(acts.items)
     packed["category"] = _category_keys(acts.categories)

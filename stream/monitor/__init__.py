@@ -1,1 +1,1 @@
-"""The monitor: counts of `outcomes` per arm and window in Faust tables, `experiment-metrics`, and a live page."""
+"""A Faust application: counts of `outcomes`, `experiment-metrics`, a page. Imports `experiment`, `kafka` and below."""

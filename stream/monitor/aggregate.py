@@ -1,4 +1,4 @@
-"""The whole picture, put together from the fragments of all partitions; the same in every monitor. Knows no Kafka."""
+"""The counts of all partitions put together from their partials; the same in every monitor. Knows no Kafka."""
 
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -6,41 +6,41 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from stream.experiment.span_moments import SpanMoments
-from stream.monitor.counting import Counts, Head, Plan, Window
-from stream.monitor.records import AnswersFragment, ArmWindow, Fragment, HeadFragment, SumsFragment, WindowFragment
+from stream.monitor.counting import ArmCounts, PartitionProgress, WindowCounts, WindowPlan
+from stream.monitor.records import AnswersPartial, ArmWindow, MomentsPartial, Partial, ProgressPartial, WindowPartial
 from stream.schema.update_headers import UpdateHeaders
 
 _FRESH = 2000
-"""Clicks of which freshness is known; the oldest go."""
+"""Clicks whose freshness is kept; the oldest are dropped."""
 
 
-class Board:
-    """What all partitions have counted, by window; what was published of it, and what is to be.
+class Aggregate:
+    """Counts of all partitions by window, what of them was published, and what is due.
 
     Args:
-        plan: lengths of time; fragments of windows of another length are not its own.
-        experiment: nor are sums of another one (`users.experiment_id`).
+        plan: lengths of windows; partials of windows of another length are ignored.
+        experiment: moments of another one (`users.experiment_id`) are ignored.
 
     Attributes:
-        heads: partition → its head, without the list of windows.
-        answers: start of window (ms) → (run, partition) → the fragment.
-        freshness: of the newest clicks, (Kafka time of the update that knows it first, ms since its click).
+        progress: by partition, without the list of windows.
+        answers: start of window (ms) → (run, partition) → the partial.
+        freshness: of the newest clicks, (Kafka time of the first update that learned from it, ms since the click).
         learned: arm → (epoch, version, Kafka time in ms) of its newest update.
-        revised: how many records it has asked to publish again.
-        changes: how many fragments brought something new.
+        revised: how many records were published again.
+        changes: how many partials brought something new.
     """
 
-    def __init__(self, plan: Plan, experiment: int = 0) -> None:
+    def __init__(self, plan: WindowPlan, experiment: int = 0) -> None:
         self._plan = plan
         self._experiment = experiment
         self._sums: dict[int, tuple[int, SpanMoments]] = {}
-        self._windows: dict[int, dict[int, Window]] = {}
+        self._windows: dict[int, dict[int, WindowCounts]] = {}
         self._published: dict[tuple[str, int], ArmWindow] = {}
         self._dirty: set[int] = set()
         self._event_time = 0
-        self._quiet = False
-        self.heads: dict[int, Head] = {}
-        self.answers: dict[int, dict[tuple[str, int], AnswersFragment]] = {}
+        self._idle = False
+        self.progress: dict[int, PartitionProgress] = {}
+        self.answers: dict[int, dict[tuple[str, int], AnswersPartial]] = {}
         self.freshness: deque[tuple[int, int]] = deque(maxlen=_FRESH)
         self.learned: dict[str, tuple[int, int, int]] = {}
         self.revised = 0
@@ -51,44 +51,44 @@ class Board:
         """The newest `ts` of all partitions, ms."""
         return self._event_time
 
-    def take(self, fragment: Fragment) -> None:
-        """Take a fragment; an older one than what is there changes nothing."""
-        match fragment:
-            case WindowFragment(window_ms, partition, window):
+    def add(self, partial: Partial) -> None:
+        """Add a partial; one that is older than what is known changes nothing."""
+        match partial:
+            case WindowPartial(window_ms, partition, window):
                 if window_ms == self._plan.window_ms:
                     self._take_window(partition, window)
-            case HeadFragment(partition, head):
-                if partition not in self.heads or self.heads[partition].offset <= head.offset:
-                    self.heads[partition] = head
-            case SumsFragment(partition, sums):
-                # Unpacked here, where what does not fit together is refused.
+            case ProgressPartial(partition, progress):
+                if partition not in self.progress or self.progress[partition].offset <= progress.offset:
+                    self.progress[partition] = progress
+            case MomentsPartial(partition, sums):
+                # Unpacked here, where damaged moments are refused.
                 if sums.experiment == self._experiment and sums.offset >= self._sums.get(partition, (-1,))[0]:
                     self._sums[partition] = sums.offset, SpanMoments.unpack(sums.spans)
-            case AnswersFragment(run, partition, start, _):
-                self.answers.setdefault(start, {})[run, partition] = fragment
+            case AnswersPartial(run, partition, start, _):
+                self.answers.setdefault(start, {})[run, partition] = partial
                 self._prune(self.answers, max(self.answers))
 
-    def announced(self, update: UpdateHeaders, time_ms: int) -> None:
-        """Take note that the trainer has published an update at a (Kafka) time."""
+    def add_update(self, update: UpdateHeaders, time_ms: int) -> None:
+        """Add an update that the trainer published at a (Kafka) time."""
         self.freshness.extend((time_ms, max(0, time_ms - click)) for click in update.clicks)
         state = update.epoch, update.version, time_ms
         self.learned[update.arm] = max(state, self.learned.get(update.arm, state))
 
-    def published(self, record: ArmWindow) -> None:
-        """Take note of what `experiment-metrics` says."""
+    def add_published(self, record: ArmWindow) -> None:
+        """Add a record read from `experiment-metrics`."""
         where = record.arm, record.start
         if where not in self._published or record.revision > self._published[where].revision:
             self._published[where] = record
             self._dirty.add(record.start)
 
-    def quiet(self, quiet: bool) -> None:
-        """Say whether nothing has come for so long that all windows are over."""
-        if quiet and not self._quiet:
+    def set_idle(self, idle: bool) -> None:
+        """Set whether nothing has come for so long that all windows count as closed."""
+        if idle and not self._idle:
             self._dirty.update(self._windows)
-        self._quiet = quiet
+        self._idle = idle
 
-    def due(self) -> Iterator[ArmWindow]:
-        """Yield what is to be published now: closed windows that say what was not published yet."""
+    def due_records(self) -> Iterator[ArmWindow]:
+        """Yield the records to publish: those of closed windows that are new or have changed."""
         for start in sorted(self._dirty):
             if start not in self._windows:
                 self._dirty.discard(start)
@@ -108,8 +108,8 @@ class Board:
         return self.is_over(start + self._plan.window_ms)
 
     def is_over(self, end: int) -> bool:
-        """Say whether all outcomes of what was shown before a time should have come."""
-        return self._quiet or end + self._plan.close_ms <= self._event_time
+        """Say whether all outcomes of impressions before a time should have come."""
+        return self._idle or end + self._plan.close_ms <= self._event_time
 
     def sums(self) -> SpanMoments:
         """Return the moments of all users, of all partitions."""
@@ -122,9 +122,9 @@ class Board:
         """Return the starts of all windows that are kept, ascending."""
         return sorted(self._windows)
 
-    def totals(self, start: int) -> dict[str, Counts]:
+    def totals(self, start: int) -> dict[str, ArmCounts]:
         """Return arm → counts of a window over all partitions."""
-        totals: dict[str, Counts] = {}
+        totals: dict[str, ArmCounts] = {}
         for _, window in sorted(self._windows[start].items()):
             for arm, counts in window.arms.items():
                 totals[arm] = totals[arm] + counts if arm in totals else counts
@@ -138,12 +138,12 @@ class Board:
                 counts["repeated"] += window.repeated
                 counts["late"] += window.late
                 counts["unremembered"] += window.unremembered
-        for head in self.heads.values():
-            counts["too_late"] += head.too_late
-            counts["unreadable"] += head.unreadable
+        for progress in self.progress.values():
+            counts["too_late"] += progress.too_late
+            counts["unreadable"] += progress.unreadable
         return counts
 
-    def _take_window(self, partition: int, window: Window) -> None:
+    def _take_window(self, partition: int, window: WindowCounts) -> None:
         parts = self._windows.setdefault(window.start, {})
         if partition in parts and parts[partition].offset > window.offset:
             return
@@ -161,7 +161,7 @@ class Board:
                     del self._published[arm, start]
 
     def _prune(
-        self, by_start: dict[int, dict[int, Window]] | dict[int, dict[tuple[str, int], AnswersFragment]], now: int
+        self, by_start: dict[int, dict[int, WindowCounts]] | dict[int, dict[tuple[str, int], AnswersPartial]], now: int
     ) -> None:
         for start in [start for start in by_start if self._is_gone(start, now)]:
             del by_start[start]

@@ -8,31 +8,29 @@ ids. Counts, ids and offset are one value, so no crash can part them. The fold i
 What each user was shown and clicked is beside the windows, which say what of an outcome is new (`users`).
 """
 
-import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import numpy as np
 from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
+from model.metrics import log_losses
 from state.behavior import item_key
-from stream.monitor.users import Sums, User, Users
+from stream.monitor.users import PartitionMoments, UserCounter, UserRow
 from stream.schema.dedup import sample_ids
 from stream.schema.events import Outcome
 from stream.settings import Settings
 
-EDGES = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+BIN_EDGES = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Of the calibration curve's bins by predicted probability: narrow where click rates are."""
-BINS = len(EDGES) - 1
-MOST_IDS = 100_000
+BINS = len(BIN_EDGES) - 1
+MAX_IDS = 100_000
 """Ids that one window of one partition remembers; the value of it then takes 800,000 bytes."""
 
-_CLIP = 1e-7
 
-
-class Plan(Struct, frozen=True, kw_only=True):
+class WindowPlan(Struct, frozen=True, kw_only=True):
     """Lengths of time, all in milliseconds of event time.
 
     Attributes:
@@ -48,8 +46,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     keep_ms: int
 
     @classmethod
-    def of(cls, settings: Settings) -> "Plan":
-        """Return the plan that the settings ask for; nothing is forgotten before all outcomes should have come."""
+    def of(cls, settings: Settings) -> "WindowPlan":
+        """Return the lengths that the settings ask for; ids are kept at least until all outcomes should have come."""
         close_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
         remember_s = max(close_s, settings.monitor.dedup_s)
         keep_s = max(remember_s, settings.monitor.keep_s)
@@ -65,8 +63,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         return ts - ts % self.window_ms
 
 
-class Counts(Struct, array_like=True):
-    """What was counted; a sum of two is the count of both.
+class ArmCounts(Struct, array_like=True):
+    """Counts of an arm; they add up.
 
     `shown`, `clicks` and `predicted` (sum of probabilities) have `BINS` entries by predicted probability. `requests`
     counts impressions, `loss` is the sum of log losses (nats). `epoch` and `version` are the newest model state.
@@ -82,25 +80,25 @@ class Counts(Struct, array_like=True):
 
     @classmethod
     def zero(cls) -> Self:
-        """Return the count of nothing."""
+        """Return empty counts."""
         return cls(0, 0.0, [0] * BINS, [0] * BINS, [0.0] * BINS)
 
-    def add(self, outcome: Outcome, new: Iterable[int], *, request: bool) -> None:
+    def add(self, outcome: Outcome, new: Sequence[int], *, request: bool) -> None:
         """Count some items of an outcome, by index; `request`: and its request."""
         self.requests += request
         for index in new:
             probability, label = outcome.probabilities[index], outcome.labels[index]
-            place = bisect_right(EDGES, probability, 1, BINS) - 1
+            place = bisect_right(BIN_EDGES, probability, 1, BINS) - 1
             self.shown[place] += 1
             self.clicks[place] += label
             self.predicted[place] += probability
-            likely = min(1 - _CLIP, max(_CLIP, probability))
-            self.loss -= math.log(likely if label else 1 - likely)
+        labels, probabilities = np.array(outcome.labels, dtype=np.float64), np.array(outcome.probabilities)
+        self.loss += float(log_losses(labels[new], probabilities[new]).sum())
         self.epoch, self.version = max((self.epoch, self.version), (outcome.epoch, outcome.version))
 
-    def __add__(self, other: "Counts") -> "Counts":
+    def __add__(self, other: "ArmCounts") -> "ArmCounts":
         epoch, version = max((self.epoch, self.version), (other.epoch, other.version))
-        return Counts(
+        return ArmCounts(
             self.requests + other.requests,
             self.loss + other.loss,
             [a + b for a, b in zip(self.shown, other.shown, strict=True)],
@@ -111,7 +109,7 @@ class Counts(Struct, array_like=True):
         )
 
 
-class Window(Struct, array_like=True):
+class WindowCounts(Struct, array_like=True):
     """One window of one partition.
 
     Attributes:
@@ -121,28 +119,28 @@ class Window(Struct, array_like=True):
         arms: arm → counts.
         repeated: items that had been counted before, and were not again.
         late: outcomes that came when all should have come; they are counted.
-        unremembered: items beyond `MOST_IDS`: a repeat of them would count twice.
+        unremembered: items beyond `MAX_IDS`: a repeat of them would count twice.
         ids: uint64 ids of what is counted, packed; empty when it no longer takes outcomes.
     """
 
     start: int
     offset: int = -1
     newest: int = 0
-    arms: dict[str, Counts] = {}
+    arms: dict[str, ArmCounts] = {}
     repeated: int = 0
     late: int = 0
     unremembered: int = 0
     ids: bytes = b""
 
 
-class Head(Struct, array_like=True):
-    """What a partition knows besides its windows; it is to be written after them.
+class PartitionProgress(Struct, array_like=True):
+    """How far a partition is counted; it must be written after the partition's windows.
 
     Attributes:
         event_time: the newest `ts`, ms.
         offset: the last offset that was looked at.
         too_late: outcomes for windows that had forgotten their ids; they are not counted.
-        unreadable: records that are no outcomes.
+        unreadable: records that could not be decoded.
         windows: starts of the windows that are kept, ascending.
     """
 
@@ -153,32 +151,32 @@ class Head(Struct, array_like=True):
     windows: list[int] = []
 
 
-class Changes(Struct):
+class BatchChanges(Struct):
     """What a batch changed, in the order in which it is to be written; `removed` are starts of windows.
 
     The order keeps the sums at least as far as the users, and these as far as the windows, wherever a crash cuts it.
     """
 
-    sums: Sums
-    users: dict[str, User]
-    written: list[Window]
+    sums: PartitionMoments
+    users: dict[str, UserRow]
+    written: list[WindowCounts]
     removed: list[int]
-    head: Head
+    progress: PartitionProgress
     read_again: int = 0
 
 
 def fold(
-    plan: Plan,
-    head: Head,
-    load: Callable[[int], Window | None],
-    users: Users,
+    plan: WindowPlan,
+    progress: PartitionProgress,
+    load: Callable[[int], WindowCounts | None],
+    users: UserCounter,
     records: Iterable[tuple[int, Outcome | None]],
-) -> Changes:
+) -> BatchChanges:
     """Count a batch of one partition.
 
     Args:
         plan: lengths of time.
-        head: the partition's; it is changed.
+        progress: the partition's; it is changed.
         load: start → the window, where there is one; what it returns is changed.
         users: what the partition's users did; it is changed.
         records: (offset, outcome) in the partition's order; None for what could not be read. They must go at least to
@@ -189,20 +187,20 @@ def fold(
         What must be written. A window and a user are written again where a record was read again, since what was
         written of it before may have been lost on the way to its changelog.
     """
-    open_windows: dict[int, _Open] = {}
-    before = head.event_time
+    open_windows: dict[int, _OpenWindow] = {}
+    before = progress.event_time
     read_again = 0
 
-    def opened(start: int) -> _Open | None:
+    def opened(start: int) -> _OpenWindow | None:
         if start not in open_windows and (window := load(start)) is not None:
-            open_windows[start] = _Open(window)
+            open_windows[start] = _OpenWindow(window)
         return open_windows.get(start)
 
     for offset, outcome in records:
-        unseen = offset > head.offset
-        head.offset = max(head.offset, offset)
+        unseen = offset > progress.offset
+        progress.offset = max(progress.offset, offset)
         if outcome is None:
-            head.unreadable += unseen
+            progress.unreadable += unseen
             continue
         start = plan.start(outcome.ts)
         end = start + plan.window_ms
@@ -210,32 +208,32 @@ def fold(
         if window is not None and offset <= window.window.offset:
             new = []
             read_again += 1
-        elif end + plan.remember_ms <= head.event_time:
-            head.too_late += unseen
-            users.take(offset, outcome, [])
+        elif end + plan.remember_ms <= progress.event_time:
+            progress.too_late += unseen
+            users.add(offset, outcome, [])
             continue
         else:
             if window is None:
-                window = open_windows[start] = _Open(Window(start, arms={}))
-            new = window.count(offset, outcome, late=end + plan.close_ms <= head.event_time)
-        users.take(offset, outcome, new)
-        head.event_time = max(head.event_time, outcome.ts)
-        if start not in head.windows:
-            head.windows = sorted([*head.windows, start])
-    for start in head.windows:
+                window = open_windows[start] = _OpenWindow(WindowCounts(start, arms={}))
+            new = window.count(offset, outcome, late=end + plan.close_ms <= progress.event_time)
+        users.add(offset, outcome, new)
+        progress.event_time = max(progress.event_time, outcome.ts)
+        if start not in progress.windows:
+            progress.windows = sorted([*progress.windows, start])
+    for start in progress.windows:
         # Windows that this batch's event time has passed forget their ids.
-        if before < start + plan.window_ms + plan.remember_ms <= head.event_time and (window := opened(start)):
+        if before < start + plan.window_ms + plan.remember_ms <= progress.event_time and (window := opened(start)):
             window.forget()
-    removed = [start for start in head.windows if start + plan.window_ms + plan.keep_ms <= head.event_time]
-    head.windows = head.windows[len(removed) :]
+    removed = [start for start in progress.windows if start + plan.window_ms + plan.keep_ms <= progress.event_time]
+    progress.windows = progress.windows[len(removed) :]
     written = [window.closed() for start, window in sorted(open_windows.items()) if start not in removed]
-    return Changes(*users.closed(head.offset), written, removed, head, read_again)
+    return BatchChanges(*users.closed(progress.offset), written, removed, progress, read_again)
 
 
-class _Open:
-    """A window in work, with its ids as a set."""
+class _OpenWindow:
+    """A window while a batch is counted, with its ids as a set."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: WindowCounts) -> None:
         self.window = window
         self._ids = dict.fromkeys(np.frombuffer(window.ids, "<u8").tolist())
 
@@ -247,9 +245,9 @@ class _Open:
         new = [index for index, known in enumerate(ids) if known not in self._ids]
         request = xxh3_64_intdigest(outcome.request_id.encode())
         if new:
-            counts = window.arms.setdefault(outcome.arm, Counts.zero())
+            counts = window.arms.setdefault(outcome.arm, ArmCounts.zero())
             counts.add(outcome, new, request=request not in self._ids)
-        if len(self._ids) + len(new) < MOST_IDS:
+        if len(self._ids) + len(new) < MAX_IDS:
             self._ids.update(dict.fromkeys([request, *(ids[index] for index in new)]))
         else:
             window.unremembered += len(new)
@@ -262,6 +260,6 @@ class _Open:
     def forget(self) -> None:
         self._ids.clear()
 
-    def closed(self) -> Window:
+    def closed(self) -> WindowCounts:
         self.window.ids = np.fromiter(self._ids, dtype="<u8", count=len(self._ids)).tobytes()
         return self.window

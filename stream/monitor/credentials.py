@@ -1,4 +1,4 @@
-"""Section `kafka` of the settings, which is in librdkafka's words, as Faust takes it."""
+"""Translates section `kafka` of the settings, librdkafka properties, into Faust's settings."""
 
 import ssl
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
-def connection(kafka: Mapping[str, str]) -> dict[str, Any]:
+def faust_connection(kafka: Mapping[str, str]) -> dict[str, Any]:
     """Return Faust's settings for the same connection. Properties that only tune librdkafka have no counterpart.
 
     Raises:

@@ -1,9 +1,8 @@
 """The monitor as a Faust application: what it reads, the table it keeps, what it writes, and when."""
 
 import asyncio
-import uuid
 import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +15,24 @@ from msgspec.structs import replace
 
 from stream.errors import SettingsError
 from stream.monitor import records
-from stream.monitor.aggregate import Board
-from stream.monitor.counting import Head, Plan, Window, fold
-from stream.monitor.credentials import connection
-from stream.monitor.latency import class_of
-from stream.monitor.reader import Reader
-from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, SumsFragment, WindowFragment
-from stream.monitor.users import User, Users, experiment_id
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
+from stream.monitor.credentials import faust_connection
+from stream.monitor.latency import LatencyCounts
+from stream.monitor.reader import AggregateReader
+from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
+from stream.monitor.users import UserCounter, UserRow, experiment_id
 from stream.monitor.web.server import Web, serve
 from stream.schema.events import DECODE_ERRORS, Outcome, decode_outcome, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
-_HEAD, _SUMS = b"head", b"sums"
+# Keys and tags keep the words of older versions: they are on disk and in Kafka.
+_PROGRESS, _MOMENTS = b"head", b"sums"
 _BATCH = 2000
 """Outcomes of a partition that are counted at once at most; more only where more were read before."""
 _MOST_AGAIN = 10 * _BATCH
 """What was counted before is held until all of it is there, but not more than this: the topic may be another one."""
-_ANSWER_WINDOWS = 30
 _PUBLISH_S = 1.0
 _ROCKS = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_open_files": 64, "driver": "rocksdict"}
 
@@ -61,7 +60,7 @@ class Monitor:
     """One monitor process.
 
     Outcomes are held back for `monitor.write_interval_s` and then counted together, since one value holds a whole
-    window of a partition. They are acknowledged to Faust when the table's changelog and the fragments are in Kafka.
+    window of a partition. They are acknowledged to Faust when the table's changelog and the partials are in Kafka.
 
     Args:
         settings: the configuration.
@@ -73,15 +72,13 @@ class Monitor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._topics = Topics(settings.topics.prefix)
-        self.plan = Plan.of(settings)
+        self.plan = WindowPlan.of(settings)
         self._experiment = experiment_id(settings)
-        self._run = uuid.uuid4().hex[:12]
         self._held: dict[int, list[EventT[Any]]] = defaultdict(list)
         self._behind: set[int] = set()
-        self._answers: dict[int, dict[int, dict[str, tuple[Counter[int], tuple[int, int]]]]] = defaultdict(dict)
-        self._answered: set[tuple[int, int]] = set()
+        self._latencies = LatencyCounts()
         self.read_again = 0
-        self.board = Board(self.plan, self._experiment)
+        self.aggregate = Aggregate(self.plan, self._experiment)
         self.app = app = _app(settings)
         self._table = AcknowledgedTable(
             app,
@@ -93,7 +90,7 @@ class Monitor:
         )
         app.tables.add(self._table)
         self._outcomes = self._source(self._topics.outcomes)
-        self._fragments = app.topic(
+        self._partials = app.topic(
             f"{settings.monitor.group}-fragments",
             partitions=1,
             replicas=app.conf.topic_replication_factor,
@@ -104,7 +101,7 @@ class Monitor:
             key_serializer="raw",
             value_serializer="raw",
         )
-        self._reader = Reader(settings.kafka, self._topics, self._fragments.get_topic_name(), self.board)
+        self._reader = AggregateReader(settings.kafka, self._topics, self._partials.get_topic_name(), self.aggregate)
         app.agent(self._outcomes, name="outcomes")(self._take_outcomes)
         app.agent(self._source(self._topics.scores), name="scores")(self._take_scores)
         app.task(self._count)
@@ -131,15 +128,7 @@ class Monitor:
             except DECODE_ERRORS:
                 continue
             start = self.plan.start(round(1000 * event.message.timestamp))
-            windows = self._answers[event.message.partition]
-            if start not in windows and len(windows) >= _ANSWER_WINDOWS:
-                if start < min(windows):
-                    continue
-                del windows[min(windows)]
-            counts, newest = windows.setdefault(start, {}).get(score.arm, (Counter(), (0, 0)))
-            counts[class_of(score.spent_ms.wait + score.spent_ms.state + score.spent_ms.score)] += 1
-            windows[start][score.arm] = counts, max(newest, (score.epoch, score.version))
-            self._answered.add((event.message.partition, start))
+            self._latencies.add(event.message.partition, start, score)
 
     async def _count(self) -> None:
         while not self.app.should_stop:
@@ -147,73 +136,69 @@ class Monitor:
                 if (events := self._held[partition]) and not self._is_behind(partition, events):
                     del self._held[partition]
                     await self._count_partition(partition, events)
-            for partition, start in sorted(self._answered):
-                arms = self._answers[partition].get(start, {})
-                said = {arm: Answers(sorted(counts.items()), *newest) for arm, (counts, newest) in arms.items()}
-                await self._send(AnswersFragment(self._run, partition, start, said))
-            self._answered.clear()
+            await self._send(*self._latencies.take_changes())
             await self.app.sleep(self.settings.monitor.write_interval_s)
 
     def _is_behind(self, partition: int, events: list[EventT[Any]]) -> bool:
         """Say whether events do not go as far as what was counted before, so that the rest must be waited for."""
-        with _as_of(events[-1]):
-            sums = self._table.get(_SUMS)
-        known = records.decode_sums(sums).offset if sums else -1
+        with _at_event(events[-1]):
+            sums = self._table.get(_MOMENTS)
+        known = records.decode_moments(sums).offset if sums else -1
         behind = events[-1].message.offset < known and len(events) < _MOST_AGAIN
         (self._behind.add if behind else self._behind.discard)(partition)
         return behind
 
     async def _count_partition(self, partition: int, events: list[EventT[Any]]) -> None:
         """Count events of a partition, have it in Kafka, and acknowledge them."""
-        with _as_of(events[-1]):
-            head, sums = self._table.get(_HEAD), self._table.get(_SUMS)
+        with _at_event(events[-1]):
+            progress, sums = self._table.get(_PROGRESS), self._table.get(_MOMENTS)
             changes = fold(
                 self.plan,
-                records.decode_head(head) if head else Head(windows=[]),
+                records.decode_progress(progress) if progress else PartitionProgress(windows=[]),
                 self._load,
-                Users(self._experiment, records.decode_sums(sums) if sums else None, self._load_user),
+                UserCounter(self._experiment, records.decode_moments(sums) if sums else None, self._load_user),
                 ((event.message.offset, _decoded(event)) for event in events),
             )
-            fragments: list[Fragment] = [SumsFragment(partition, changes.sums)]
-            self._table[_SUMS] = records.encode_packed(changes.sums)
+            partials: list[Partial] = [MomentsPartial(partition, changes.sums)]
+            self._table[_MOMENTS] = records.encode_packed(changes.sums)
             for user, row in changes.users.items():
                 self._table[_user_key(user)] = records.encode_packed(row)
             for window in changes.written:
                 self._table[_key(window.start)] = records.encode_packed(window)
-                fragments.append(WindowFragment(self.plan.window_ms, partition, replace(window, ids=b"")))
+                partials.append(WindowPartial(self.plan.window_ms, partition, replace(window, ids=b"")))
             for start in changes.removed:
                 self._table.pop(_key(start), None)
-            self._table[_HEAD] = records.encode_packed(changes.head)
+            self._table[_PROGRESS] = records.encode_packed(changes.progress)
         self.read_again += changes.read_again
-        fragments.append(HeadFragment(partition, replace(changes.head, windows=[])))
-        # Whoever stops no longer writes, so what is not in Kafka by then is not waited for, and is counted again.
-        if not (await self.app.wait(self._written(fragments))).stopped:
+        partials.append(ProgressPartial(partition, replace(changes.progress, windows=[])))
+        # A monitor that stops no longer writes: what is not in Kafka by then is not waited for, and is counted again.
+        if not (await self.app.wait(self._written(partials))).stopped:
             for event in events:
                 event.ack()
 
-    async def _written(self, fragments: list[Fragment]) -> None:
-        await self._send(*fragments)
+    async def _written(self, partials: list[Partial]) -> None:
+        await self._send(*partials)
         await self._table.acknowledged()
 
-    def _load(self, start: int) -> Window | None:
+    def _load(self, start: int) -> WindowCounts | None:
         value = self._table.get(_key(start))
         return records.decode_window(value) if value else None
 
-    def _load_user(self, user: str) -> User | None:
+    def _load_user(self, user: str) -> UserRow | None:
         value = self._table.get(_user_key(user))
         return records.decode_user(value) if value else None
 
-    async def _send(self, *fragments: Fragment) -> None:
-        """Write fragments, and wait until Kafka has them."""
+    async def _send(self, *partials: Partial) -> None:
+        """Write partials, and wait until Kafka has them."""
         sent = [
-            await self._fragments.send(key=records.key_of(fragment), value=records.encode_packed(fragment), partition=0)
-            for fragment in fragments
+            await self._partials.send(key=records.key_of(partial), value=records.encode_packed(partial), partition=0)
+            for partial in partials
         ]
         await asyncio.gather(*sent)
 
     async def _publish(self) -> None:
         """Read what all monitors have counted; the one that has partition 0 publishes it."""
-        await self._fragments.maybe_declare()
+        await self._partials.maybe_declare()
         await self._reader.open()
         metrics = self._source(self._topics.experiment_metrics)
         quiet_s = (self.plan.window_ms + self.plan.close_ms) / 1000 + self.settings.worker.idle_timeout_s
@@ -227,7 +212,7 @@ class Monitor:
                     last = now
                     sent = [
                         await metrics.send(key=due.arm.encode(), value=records.encode_json(due), partition=0)
-                        for due in self.board.due()
+                        for due in self.aggregate.due_records()
                     ]
                     await asyncio.gather(*sent)
         finally:
@@ -247,7 +232,7 @@ def _app(settings: Settings) -> faust.App:
     directory.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         monitor.group,
-        **connection(settings.kafka),
+        **faust_connection(settings.kafka),
         datadir=directory,
         store="rocksdb://?driver=rocksdict",
         topic_partitions=settings.topics.partitions,
@@ -272,8 +257,8 @@ def _app(settings: Settings) -> faust.App:
 
 
 @contextmanager
-def _as_of(event: EventT[Any]) -> Iterator[None]:
-    """Let Faust's tables change the partition of an event, as in an agent that is at this event."""
+def _at_event(event: EventT[Any]) -> Iterator[None]:
+    """Let Faust's tables write to the partition of an event, as if an agent were processing it."""
     token = _current_event.set(weakref.ref(event))
     try:
         yield

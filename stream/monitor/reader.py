@@ -1,4 +1,4 @@
-"""What every monitor reads to its end, outside of the group: the fragments of all, what was published, and updates."""
+"""Reads, outside of the consumer group, what every monitor needs whole: partials, published records, updates."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from stream.errors import KafkaClientError
 from stream.kafka.clients import to_record
 from stream.kafka.reader import TopicReader
-from stream.monitor.aggregate import Board
-from stream.monitor.records import decode_arm_window, decode_fragment
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.records import decode_arm_window, decode_partial
 from stream.schema.events import DECODE_ERRORS
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
@@ -17,40 +17,40 @@ _POLL_S = 0.2
 _WAIT_S = 30.0
 
 
-class Reader:
-    """Brings a board up to date.
+class AggregateReader:
+    """Keeps an aggregate up to date.
 
     Args:
         kafka: librdkafka properties.
         topics: the names.
-        fragments: the monitors' own topic.
-        board: is changed in the event loop only.
+        partials: the monitors' own topic.
+        aggregate: is changed in the event loop only.
 
     Attributes:
-        caught_up: whether the board knows all that there was when reading began.
+        caught_up: whether the aggregate knows all that there was when reading began.
     """
 
-    def __init__(self, kafka: Mapping[str, str], topics: Topics, fragments: str, board: Board) -> None:
+    def __init__(self, kafka: Mapping[str, str], topics: Topics, partials: str, aggregate: Aggregate) -> None:
         self._kafka = {key: value for key, value in kafka.items() if key != "group.instance.id"}
         self._topics = topics
-        self._name = fragments
-        self._board = board
+        self._name = partials
+        self._aggregate = aggregate
         self._tails: list[TopicReader] = []
         self._changes = -1
         self._changed_at = 0.0
         self.caught_up = False
 
     async def open(self) -> None:
-        """Begin, and read all fragments that are there.
+        """Begin, and read all partials that are there.
 
         Raises:
             KafkaClientError: when a topic cannot be read.
         """
-        fragments = await _opened(self._kafka, self._name)
-        self._tails.append(fragments)
-        while not fragments.at_end():
-            await self._read(fragments)
-        since = min(self._board.starts(), default=round(1000 * time.time()))
+        partials = await _opened(self._kafka, self._name)
+        self._tails.append(partials)
+        while not partials.at_end():
+            await self._read(partials)
+        since = min(self._aggregate.starts(), default=round(1000 * time.time()))
         published = await asyncio.to_thread(TopicReader, self._kafka, [self._topics.experiment_metrics], since_ms=since)
         self._tails.append(published)
         while not published.at_end():
@@ -67,9 +67,9 @@ class Reader:
         for tail in self._tails:
             await self._read(tail)
         now = time.monotonic()
-        if self._changes != self._board.changes:
-            self._changes, self._changed_at = self._board.changes, now
-        self._board.quiet(now - self._changed_at >= quiet_s)
+        if self._changes != self._aggregate.changes:
+            self._changes, self._changed_at = self._aggregate.changes, now
+        self._aggregate.set_idle(now - self._changed_at >= quiet_s)
 
     def close(self) -> None:
         """Stop reading."""
@@ -83,13 +83,13 @@ class Reader:
             value = record.value or b""
             try:
                 if record.topic == self._name:
-                    self._board.take(decode_fragment(value))
+                    self._aggregate.add(decode_partial(value))
                 elif record.topic == self._topics.experiment_metrics:
-                    self._board.published(decode_arm_window(value))
+                    self._aggregate.add_published(decode_arm_window(value))
                 elif (update := read_update_headers(message.headers())) is not None:
-                    self._board.announced(update, record.timestamp)
+                    self._aggregate.add_update(update, record.timestamp)
             except DECODE_ERRORS:
-                continue  # another version's, or somebody else's
+                continue  # written by another version or program
 
 
 async def _opened(kafka: Mapping[str, str], topic: str) -> TopicReader:

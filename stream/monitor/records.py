@@ -1,12 +1,12 @@
-"""What the monitor writes: `experiment-metrics` for everybody, and fragments for the monitors themselves."""
+"""What the monitor writes: `experiment-metrics` for everybody, and partials for the monitors themselves."""
 
 import math
 
 import msgspec
 from msgspec import Struct
 
-from stream.monitor.counting import EDGES, Counts, Head, Window
-from stream.monitor.users import Sums, User
+from stream.monitor.counting import BIN_EDGES, ArmCounts, PartitionProgress, WindowCounts
+from stream.monitor.users import PartitionMoments, UserRow
 
 
 class CurvePoint(Struct, frozen=True):
@@ -54,7 +54,7 @@ class ArmWindow(Struct, frozen=True):
     version: int
 
     @classmethod
-    def of(cls, arm: str, start: int, end: int, counts: Counts, *, revision: int) -> "ArmWindow":
+    def of(cls, arm: str, start: int, end: int, counts: ArmCounts, *, revision: int) -> "ArmWindow":
         """Return the record that says `counts`, which are of something."""
         shown, clicks = sum(counts.shown), sum(counts.clicks)
         return cls(
@@ -74,13 +74,13 @@ class ArmWindow(Struct, frozen=True):
         )
 
 
-def calibration(counts: Counts) -> float | None:
+def calibration(counts: ArmCounts) -> float | None:
     """Return mean predicted / mean observed; None without a click."""
     clicks = sum(counts.clicks)
     return _rounded(sum(counts.predicted) / clicks) if clicks else None
 
 
-def curve(counts: Counts) -> list[CurvePoint]:
+def curve(counts: ArmCounts) -> list[CurvePoint]:
     """Return the calibration curve."""
     return [
         CurvePoint(
@@ -91,34 +91,34 @@ def curve(counts: Counts) -> list[CurvePoint]:
             _rounded(clicks / shown) if shown else None,
         )
         for low, high, shown, clicks, predicted in zip(
-            EDGES, EDGES[1:], counts.shown, counts.clicks, counts.predicted, strict=False
+            BIN_EDGES, BIN_EDGES[1:], counts.shown, counts.clicks, counts.predicted, strict=False
         )
     ]
 
 
-class WindowFragment(Struct, frozen=True, array_like=True, tag="window"):
+class WindowPartial(Struct, frozen=True, array_like=True, tag="window"):
     """One partition's part of a window, without ids; the one of the highest offset holds."""
 
     window_ms: int
     partition: int
-    window: Window
+    window: WindowCounts
 
 
-class HeadFragment(Struct, frozen=True, array_like=True, tag="head"):
+class ProgressPartial(Struct, frozen=True, array_like=True, tag="head"):
     """What a partition could not count, and how far it is; without the list of windows."""
 
     partition: int
-    head: Head
+    progress: PartitionProgress
 
 
-class SumsFragment(Struct, frozen=True, array_like=True, tag="sums"):
+class MomentsPartial(Struct, frozen=True, array_like=True, tag="sums"):
     """The moments of one partition's users; those of the highest offset hold."""
 
     partition: int
-    sums: Sums
+    sums: PartitionMoments
 
 
-class Answers(Struct, array_like=True):
+class AnswerCounts(Struct, array_like=True):
     """An arm's answers in a window: (latency class, count), and the newest model state."""
 
     latencies: list[tuple[int, int]]
@@ -126,28 +126,28 @@ class Answers(Struct, array_like=True):
     version: int = 0
 
 
-class AnswersFragment(Struct, frozen=True, array_like=True, tag="answers"):
+class AnswersPartial(Struct, frozen=True, array_like=True, tag="answers"):
     """What one monitor process saw of a partition of `scores` in the window from `start` (ms), by arm."""
 
     run: str
     partition: int
     start: int
-    arms: dict[str, Answers]
+    arms: dict[str, AnswerCounts]
 
 
-Fragment = WindowFragment | HeadFragment | SumsFragment | AnswersFragment
+Partial = WindowPartial | ProgressPartial | MomentsPartial | AnswersPartial
 
 
-def key_of(fragment: Fragment) -> bytes:
-    """Return the Kafka key under which a fragment replaces the one before it."""
-    match fragment:
-        case WindowFragment(window_ms, partition, window):
+def key_of(partial: Partial) -> bytes:
+    """Return the Kafka key under which a partial replaces the one before it."""
+    match partial:
+        case WindowPartial(window_ms, partition, window):
             return f"window/{window_ms}/{partition}/{window.start}".encode()
-        case HeadFragment(partition, _):
+        case ProgressPartial(partition, _):
             return f"head/{partition}".encode()
-        case SumsFragment(partition, _):
+        case MomentsPartial(partition, _):
             return f"sums/{partition}".encode()
-        case AnswersFragment(run, partition, start, _):
+        case AnswersPartial(run, partition, start, _):
             return f"answers/{run}/{partition}/{start}".encode()
 
 
@@ -157,10 +157,10 @@ def _rounded(value: float) -> float:
 
 
 encode_packed = msgspec.msgpack.Encoder().encode
-decode_fragment = msgspec.msgpack.Decoder(Fragment).decode
-decode_window = msgspec.msgpack.Decoder(Window).decode
-decode_sums = msgspec.msgpack.Decoder(Sums).decode
-decode_user = msgspec.msgpack.Decoder(User).decode
-decode_head = msgspec.msgpack.Decoder(Head).decode
+decode_partial = msgspec.msgpack.Decoder(Partial).decode
+decode_window = msgspec.msgpack.Decoder(WindowCounts).decode
+decode_moments = msgspec.msgpack.Decoder(PartitionMoments).decode
+decode_user = msgspec.msgpack.Decoder(UserRow).decode
+decode_progress = msgspec.msgpack.Decoder(PartitionProgress).decode
 encode_json = msgspec.json.Encoder().encode
 decode_arm_window = msgspec.json.Decoder(ArmWindow).decode

@@ -1,9 +1,9 @@
 """What each user of a partition was shown and clicked, and the moments of it over users; knows no Faust and no Kafka.
 
-Users' rows and the moments are values of their own, and a crash may come between writing the one and the other. Each
-says up to which offset it has counted. The moments are written first, then the users, then the windows that say what of
-an outcome is new. So whatever is lost, the moments know at least what every user knows, a user at least what the
-windows know, and a record that is read again is counted by those alone that do not know it.
+Users' rows and the moments are separate values, and a crash may come between their writes. Each holds the offset up to
+which it has counted. The moments are written first, then the users, then the windows, which decide what of an outcome
+is new. So after a crash the moments are at least as far as every user, and a user at least as far as the windows. A
+record that is read again is counted only by those that are not that far.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ def experiment_id(settings: Settings) -> int:
     return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}".encode())
 
 
-class User(Struct, array_like=True):
+class UserRow(Struct, array_like=True):
     """A user's row.
 
     Attributes:
@@ -39,7 +39,7 @@ class User(Struct, array_like=True):
     spans: list[tuple[int, int, int]]
 
 
-class Sums(Struct, array_like=True):
+class PartitionMoments(Struct, array_like=True):
     """The moments of a partition's users, up to an offset, in one experiment."""
 
     experiment: int
@@ -48,12 +48,12 @@ class Sums(Struct, array_like=True):
 
 
 class _Row:
-    """A user in work. Spans are of the width that the row was loaded with."""
+    """A user's row while a batch is counted. Spans have the width that the row was loaded with."""
 
     def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
         self.offset, self.arm, self.width, self.spans = offset, arm, width, spans
 
-    def take(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
+    def add(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
         self.offset = offset
         if self.arm != arm:
             self.arm, self.spans = None, {}
@@ -79,7 +79,7 @@ class _Row:
         return _Row(self.offset, self.arm, width, spans)
 
 
-class Users:
+class UserCounter:
     """The users of a partition while a batch is counted.
 
     Args:
@@ -88,7 +88,7 @@ class Users:
         load: name → row, where there is one.
     """
 
-    def __init__(self, experiment: int, sums: Sums | None, load: Callable[[str], User | None]) -> None:
+    def __init__(self, experiment: int, sums: PartitionMoments | None, load: Callable[[str], UserRow | None]) -> None:
         self._experiment = experiment
         self._known = sums.offset if sums and sums.experiment == experiment else -1
         self._moments = SpanMoments.unpack(sums.spans if sums and self._known >= 0 else PackedSpans())
@@ -98,7 +98,7 @@ class Users:
         self._touched: set[str] = set()
         self._times: list[int] = []
 
-    def take(self, offset: int, outcome: Outcome, new: list[int]) -> None:
+    def add(self, offset: int, outcome: Outcome, new: list[int]) -> None:
         """Count what is new of an outcome, by index: nothing of what was counted before."""
         user = outcome.user
         row = self._row(user) if new or offset <= self._known else None
@@ -113,9 +113,9 @@ class Users:
         if row is None:
             row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {})
             self._touched.add(user)
-        row.take(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
+        row.add(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
 
-    def closed(self, offset: int) -> tuple[Sums, dict[str, User]]:
+    def closed(self, offset: int) -> tuple[PartitionMoments, dict[str, UserRow]]:
         """Return the sums up to an offset, and the rows to write."""
         moments = self._moments
         if self._times:
@@ -133,7 +133,7 @@ class Users:
         for arm in before.keys() | after.keys():
             moments.change(arm, before.get(arm, []), after.get(arm, []))
         written = {
-            user: User(
+            user: UserRow(
                 self._experiment,
                 row.offset,
                 row.arm,
@@ -142,7 +142,7 @@ class Users:
             )
             for user, row in rows.items()
         }
-        return Sums(self._experiment, max(offset, self._known), moments.pack()), written
+        return PartitionMoments(self._experiment, max(offset, self._known), moments.pack()), written
 
     def _row(self, user: str) -> _Row | None:
         if user not in self._rows:

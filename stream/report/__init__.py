@@ -1,1 +1,1 @@
-"""Reports: what was measured, as JSON, as pictures and as one self-contained page."""
+"""Reports on experiments, replays and benchmarks: JSON, pictures, a page. Imports `experiment` and below."""

@@ -1,4 +1,4 @@
-"""From what outcomes and answers say to the report on live traffic, where nobody knows the truth."""
+"""The report on live traffic, from outcomes and scores; true click rates are unknown there."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -6,21 +6,21 @@ from datetime import UTC, datetime
 import numpy as np
 
 from stream.experiment.assignment import Assignment
-from stream.experiment.ledger import Found, Ledger
-from stream.experiment.serving_cost import Answers
+from stream.experiment.ledger import Ledger, ReadSummary
+from stream.experiment.plan import Experiment
+from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate
-from stream.experiment.statistics.intervals import one_look
+from stream.experiment.statistics.intervals import normal_interval
+from stream.experiment.timeline import timeline
 from stream.report.checks import checks
 from stream.report.formatting import percent
-from stream.report.machine import plan_of, spread, this_machine
-from stream.report.question import Question
-from stream.report.schema import ArmResult, Check, ExperimentReport, Percentiles, Trace
-from stream.report.series import over_time
+from stream.report.machine import this_machine
+from stream.report.schema import ArmResult, Check, ExperimentReport, Percentiles, Trace, arm_plans, p50_p99
 from stream.runtime.timestamps import time_words
 
 LATENCY_IS = (
-    "what the worker says of each answer: from the impression's Kafka timestamp until it was scored. The way of the "
-    "answer to whoever asked is not in it"
+    "what the worker states for each answer: from the impression's Kafka timestamp until it was scored. Delivery of "
+    "the answer to the client is not included"
 )
 _POINTS = 20_000
 _NAN = float("nan")
@@ -28,10 +28,10 @@ _UNKNOWN = Percentiles(_NAN, _NAN)
 
 
 def live_report(
-    question: Question,
+    experiment: Experiment,
     ledger: Ledger,
-    answers: Answers,
-    found: Found,
+    answers: ServingCosts,
+    found: ReadSummary,
     *,
     salt: str,
     settings: Mapping[str, str | int | float],
@@ -39,7 +39,7 @@ def live_report(
     """Return the report and the series behind its pictures.
 
     Args:
-        question: what was asked; arms that it does not name are left out.
+        experiment: its arms are reported, others left out.
         ledger: the outcomes.
         answers: the answers in the same time, those that Kafka still has.
         found: what reading met.
@@ -47,44 +47,44 @@ def live_report(
         settings: for the small print.
     """
     sums = ledger.sums
-    verdict = question.verdict_on_its_arms(sums)
+    verdict = experiment.verdict_on_own_arms(sums)
     seen = ledger.last >= ledger.first
     first, last = (ledger.first, ledger.last) if seen else (0.0, 0.0)
-    arms = {name: _arm(name, ledger, answers) for name in question.shares}
+    arms = {name: _arm(name, ledger, answers) for name in experiment.shares}
     report = ExperimentReport(
-        name=question.name,
+        name=experiment.name,
         source="live",
         began=datetime.fromtimestamp(first / 1000, UTC).isoformat(timespec="seconds") if seen else "",
         seconds=(last - first) / 1000,
-        alpha=question.alpha,
-        minimum_effect=question.minimum_effect,
+        alpha=experiment.alpha,
+        minimum_effect=experiment.minimum_effect,
         impressions=sum(arm.impressions for arm in arms.values()),
         scores=sum(arm.timed for arm in arms.values()),
         clicks=sum(arm.clicks for arm in arms.values()),
-        latency_ms=spread(np.concatenate([answers.arms[name].latencies() for name in arms])),
+        latency_ms=p50_p99(np.concatenate([answers.arms[name].latencies() for name in arms])),
         latency_is=LATENCY_IS,
         freshness_s=_UNKNOWN,
-        plan=plan_of(question.arms),
+        plan=arm_plans(experiment.arms),
         arms=arms,
         verdict=verdict,
-        interleaving=question.preferences(ledger.ballots, verdict),
+        interleaving=experiment.preferences(ledger.interleaving_votes, verdict),
         checks=[
             *checks(sums, verdict),
-            _assigned(ledger, Assignment(question.shares, salt=salt), arms),
+            _assigned(ledger, Assignment(experiment.shares, salt=salt), arms),
             *_others(ledger, arms),
             _complete(ledger, found),
         ],
-        over_time=over_time(sums, verdict, minimum_effect=question.minimum_effect, first=first, last=last),
+        over_time=timeline(sums, verdict, minimum_effect=experiment.minimum_effect).between(first, last),
         machine=this_machine(),
         settings=dict(settings),
     )
-    latency = {name: answers.arms[name].some(_POINTS, first=first) for name in arms}
+    latency = {name: answers.arms[name].sample(_POINTS, first=first) for name in arms}
     return report, Trace(latency=latency)
 
 
-def _arm(name: str, ledger: Ledger, answers: Answers) -> ArmResult:
+def _arm(name: str, ledger: Ledger, answers: ServingCosts) -> ArmResult:
     moments, count, times = ledger.sums.moments(name), ledger.arms[name], answers.arms[name]
-    ctr = one_look(click_rate(moments))
+    ctr = normal_interval(click_rate(moments))
     return ArmResult(
         users=int(moments.count),
         impressions=count.impressions,
@@ -98,7 +98,7 @@ def _arm(name: str, ledger: Ledger, answers: Answers) -> ArmResult:
         ctr_best=_NAN,
         ctr_random=_NAN,
         regret=_NAN,
-        latency_ms=spread(times.latencies()),
+        latency_ms=p50_p99(times.latencies()),
         cpu_s=times.cpu_ms,
         timed=len(times.at),
         epoch=count.newest[0],
@@ -129,7 +129,7 @@ def _others(ledger: Ledger, arms: Mapping[str, ArmResult]) -> list[Check]:
     return [Check("others", "Were there arms that the file does not know?", answer, "note")]
 
 
-def _complete(ledger: Ledger, found: Found) -> Check:
+def _complete(ledger: Ledger, found: ReadSummary) -> Check:
     question = "Is anything missing?"
     counted = (
         f"Outcomes that were written twice counted once ({ledger.repeated:,} items). Requests whose window was "
@@ -142,8 +142,8 @@ def _complete(ledger: Ledger, found: Found) -> Check:
     return Check("complete", question, f"{missing_words(found)} {counted}", "note")
 
 
-def missing_words(found: Found) -> str:
-    """Say what retention may have taken."""
+def missing_words(found: ReadSummary) -> str:
+    """Say what Kafka's retention may have removed."""
     since = f" From {time_words(found.whole_from)} on everything is there." if found.whole_from else ""
     return (
         f"Perhaps: Kafka has removed older outcomes from {found.cut} of {found.partitions} partitions, as their "

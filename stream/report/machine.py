@@ -1,88 +1,14 @@
-"""From what was seen to what a report says: results per arm, comparisons, windows, and the machine it ran on."""
+"""Describes the machine that a report or benchmark ran on."""
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from stream.experiment.statistics.intervals import clustered_rate, percentiles
-from stream.experiment.user_sums import UserSums
-from stream.report.formatting import learning_words, model_words
-from stream.report.schema import ArmPlan, ArmResult, ArmTrace, Machine, Percentiles
-from stream.report.series import missed
-from stream.settings import ArmSettings
+from stream.report.schema import Machine
 
 _LIBRARIES = ("samstream", "torch", "numpy", "confluent-kafka", "rocksdict")
-
-Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
-
-
-def arm_result(trace: ArmTrace) -> ArmResult:
-    """Add up what happened to an arm of a simulation; rates are NaN when it showed nothing."""
-    shown = sum(trace.shown)
-    ctr = clustered_rate(*columns(trace))
-
-    def per_item(values: list[float]) -> float:
-        return sum(values) / shown if shown and values else float("nan")
-
-    return ArmResult(
-        users=len(set(trace.users)),
-        impressions=len(trace.at),
-        shown=shown,
-        clicks=sum(trace.clicks),
-        ctr=ctr.value,
-        ctr_low=ctr.low,
-        ctr_high=ctr.high,
-        log_loss=per_item(trace.losses),
-        log_loss_floor=per_item(trace.floor),
-        ctr_best=per_item(trace.best),
-        ctr_random=per_item(trace.random),
-        regret=mean(missed(trace)),
-        latency_ms=spread(trace.latency),
-        cpu_s=mean(trace.cpu),
-        timed=len(trace.latency),
-        epoch=trace.epoch,
-        version=trace.version,
-    )
-
-
-def user_sums(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
-    """Return what simulated users did, with their time before if there was one; times in ms since the start."""
-    sums = UserSums()
-    if before is not None:
-        sums.merge(before)
-    for arm, trace in traces.items():
-        times = 1000 * np.array(trace.at)
-        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, times)
-    return sums
-
-
-def plan_of(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, ArmPlan]:
-    """Return what arms are, as a report says it; of those that were only seen, nothing is known."""
-    total = sum(arm.share for arm in arms)
-    planned = {arm.name: _planned(arm, arm.share / total) for arm in arms}
-    return planned | {name: ArmPlan(float("nan"), "unknown", 0, "unknown") for name in seen if name not in planned}
-
-
-def _planned(arm: ArmSettings, share: float) -> ArmPlan:
-    if arm.interleave:
-        return ArmPlan(share, ", ".join(arm.interleave) + " in turn", 0, "from what each placed")
-    return ArmPlan(share, model_words(arm), arm.spec().length, learning_words(arm))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean; NaN of nothing."""
-    return sum(values) / len(values) if len(values) else float("nan")
-
-
-def spread(values: npt.ArrayLike) -> Percentiles:
-    """Return median and 99th percentile."""
-    return Percentiles(*percentiles(values, (50, 99)))
 
 
 def this_machine(device: str = "cpu") -> Machine:
@@ -104,17 +30,6 @@ def this_machine(device: str = "cpu") -> Machine:
     )
 
 
-def this_run(command: str) -> dict[str, str]:
-    """Say what was run and when (UTC), for whoever finds the figures later."""
-    return {"date": datetime.now(UTC).date().isoformat(), "command": command}
-
-
-def columns(trace: ArmTrace) -> Arrays:
-    """Return users, shown and clicks of a trace as arrays."""
-    users, shown, clicks = (np.asarray(each, dtype=np.int64) for each in (trace.users, trace.shown, trace.clicks))
-    return users, shown, clicks
-
-
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -122,3 +37,8 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def this_run(command: str) -> dict[str, str]:
+    """Return what was run and when (UTC), for whoever finds the figures later."""
+    return {"date": datetime.now(UTC).date().isoformat(), "command": command}

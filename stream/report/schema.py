@@ -1,12 +1,17 @@
 """What a report says (`ExperimentReport`, `ReplayReport`: the file report.json) and what its pictures show besides."""
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy.typing as npt
 from msgspec import Struct
 
-from stream.experiment.preference import Preferred
-from stream.experiment.statistics.intervals import Interval
+from stream.experiment.interleaving import Preference
+from stream.experiment.statistics.intervals import percentiles
+from stream.experiment.timeline import Timeline
 from stream.experiment.verdict import Verdict
+from stream.report.formatting import learning_words, model_words
+from stream.settings import ArmSettings
 
 
 class Percentiles(Struct, frozen=True):
@@ -89,32 +94,6 @@ class Check(Struct, frozen=True):
     p: float | None = None
 
 
-class OverTime(Struct, frozen=True, kw_only=True):
-    """The experiment in spans of time; every list has one entry a span. What is not known has no entries.
-
-    Attributes:
-        edges: seconds since the first impression; one more than there are spans.
-        ctr: arm → click rate within the span, with a 95% interval over users, for one look.
-        leader: the arm that is compared with each other one: the one with the highest click rate at the end.
-        lift: other arm → lift of the leader over it by the end of the span, with its any-time interval.
-        best: click rate to expect of the oracle within the span, over all arms.
-        random: the same of a random ranking.
-        regret: arm → clicks missed by the end of the span, a user of the arm.
-        log_loss: arm → mean over the items shown within the span.
-        log_loss_floor: the same of the true probabilities.
-    """
-
-    edges: list[float]
-    ctr: dict[str, list[Interval]]
-    leader: str = ""
-    lift: dict[str, list[Interval]] = {}
-    best: list[float] = []
-    random: list[float] = []
-    regret: dict[str, list[float]] = {}
-    log_loss: dict[str, list[float]] = {}
-    log_loss_floor: dict[str, list[float]] = {}
-
-
 class ExperimentReport(Struct, frozen=True, kw_only=True):
     """An experiment and the verdict on it. What live traffic does not tell is None or NaN, null in JSON.
 
@@ -161,9 +140,9 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
     plan: dict[str, ArmPlan]
     arms: dict[str, ArmResult]
     verdict: Verdict
-    interleaving: list[Preferred] = []
+    interleaving: list[Preference] = []
     checks: list[Check]
-    over_time: OverTime
+    over_time: Timeline
     machine: Machine
     settings: dict[str, str | int | float]
 
@@ -261,3 +240,21 @@ class ReplayTrace(Struct, frozen=True):
     samples: list[int]
     auc: list[float]
     ne: list[float]
+
+
+def arm_plans(arms: Sequence[ArmSettings], seen: Iterable[str] = ()) -> dict[str, ArmPlan]:
+    """Return what arms are, as a report says it; of those that were only seen, nothing is known."""
+    total = sum(arm.share for arm in arms)
+    planned = {arm.name: _planned(arm, arm.share / total) for arm in arms}
+    return planned | {name: ArmPlan(float("nan"), "unknown", 0, "unknown") for name in seen if name not in planned}
+
+
+def _planned(arm: ArmSettings, share: float) -> ArmPlan:
+    if arm.interleave:
+        return ArmPlan(share, ", ".join(arm.interleave) + " in turn", 0, "from what each placed")
+    return ArmPlan(share, model_words(arm), arm.spec().length, learning_words(arm))
+
+
+def p50_p99(values: npt.ArrayLike) -> Percentiles:
+    """Return median and 99th percentile."""
+    return Percentiles(*percentiles(values, (50, 99)))

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import msgspec
 
-from stream.report.formatting import machine_facts
 from stream.report.pages.experiment import experiment_page
 from stream.report.pages.page import Figure, Page, render_page
 from stream.report.pages.replay import replay_page
 from stream.report.plots.common import replay_plots
 from stream.report.plots.experiment import experiment_plots
 from stream.report.schema import ExperimentReport, ReplayReport, ReplayTrace, Trace
+from stream.report.sentences import machine_facts
 
 _ALT = {
     "ctr": "Click rate of each arm over time",

@@ -1,1 +1,1 @@
-"""A simulated world whose true click probability is known, so that arms can be judged against the truth."""
+"""A simulated world whose click probabilities are known, and its users. Imports `report`, `client` and below."""

@@ -38,7 +38,7 @@ class Catalogue:
         # Three waves of different periods: nearly normal at any moment, smooth, never repeating within hours.
         self._periods_ms = 1000 * config.drift_s * rng.uniform(0.6, 1.8, (config.categories, 3))
         self._phases = rng.uniform(0, 2 * np.pi, (config.categories, 3))
-        self._luck = rng.uniform(0, 1, config.categories)
+        self._uniforms = rng.uniform(0, 1, config.categories)
 
     def alive(self, ts: int) -> Ints:
         """Return the (places,) items that stand on the places at `ts` (ms)."""
@@ -68,11 +68,11 @@ class Catalogue:
         return drift
 
     def _jumps(self, ts: int) -> Floats:
-        """(categories, 3) how far the waves are from where they would be without shifts: anywhere in another era."""
-        eras = self.shifts.eras(ts, self._luck)
-        waves = np.arange(3, dtype=np.uint64) + (np.arange(len(eras), dtype=np.uint64)[:, None] << np.uint64(8))
-        keys = (eras.astype(np.uint64)[:, None] << np.uint64(40)) + waves
-        jumps: Floats = 2 * np.pi * uniform(keys, self._salt ^ np.uint64(0xFA)) * (eras > 0)[:, None]
+        """(categories, 3) how far the waves are from where they would be without shifts: anywhere after a change."""
+        changes = self.shifts.change_points_passed(ts, self._uniforms)
+        waves = np.arange(3, dtype=np.uint64) + (np.arange(len(changes), dtype=np.uint64)[:, None] << np.uint64(8))
+        keys = (changes.astype(np.uint64)[:, None] << np.uint64(40)) + waves
+        jumps: Floats = 2 * np.pi * uniform(keys, self._salt ^ np.uint64(0xFA)) * (changes > 0)[:, None]
         return jumps
 
     def _normal(self, items: Ints, width: int, *, lane: int = 0) -> Floats:

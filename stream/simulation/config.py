@@ -17,7 +17,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many users and items there are, what users care about, and how fast that changes.
 
-    The log odds of a click are the sum of `base`, what the user is like (`temper`), whether the item's
+    The log odds of a click are the sum of `base`, what the user is like (`user_effect_sd`), whether the item's
     category is among the user's interests (`interest`), how the item suits the user's taste (`taste`), how
     good the item is (`quality`) and how fashionable its category is right now (`fashion`). That is the click on an item
     that is looked at; with `position_bias`, items further down are looked at less often.
@@ -38,7 +38,8 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         taste: standard deviation of the part that depends on user and item together.
         quality: standard deviation of the items' own quality.
         fashion: standard deviation of the categories' appeal, which drifts.
-        temper: standard deviation between users who click much and users who click little.
+        user_effect_sd: standard deviation between users who click much and users who click little, `temper` in
+            settings.
         long_tail: exponent of the popularity of items within a category; 0 makes all alike.
         lifetime_s: mean life of an item. Its successor is another item with another quality.
         drift_s: mean period in which fashion comes and goes.
@@ -69,7 +70,7 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     taste: NotNegative = 0.5
     quality: NotNegative = 0.4
     fashion: NotNegative = 0.5
-    temper: NotNegative = 0.3
+    user_effect_sd: NotNegative = msgspec.field(default=0.3, name="temper")
     long_tail: NotNegative = 0.8
     lifetime_s: Seconds = 900.0
     drift_s: Seconds = 300.0

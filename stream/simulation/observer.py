@@ -1,4 +1,4 @@
-"""What a simulation looks like from moment to moment: snapshots for the live view, rates for the report."""
+"""Watches a running simulation: snapshots for the live view, rates for the report."""
 
 import math
 from collections import deque
@@ -33,7 +33,7 @@ class Observer:
         self._counts: deque[tuple[float, int, int, int, int]] = deque()
 
     def snapshot(self, traffic: Traffic, phase: str, elapsed: float, total: float = 0.0) -> Snapshot:
-        """Return how things stand."""
+        """Return the present state."""
         tally = traffic.tally
         events = tally.behaviors + tally.impressions + tally.clicks
         now = (elapsed, events, tally.answered, tally.clicks, tally.trained)
@@ -58,7 +58,7 @@ class Observer:
             latency_p99=latency[1],
             freshness_p50=freshness[0],
             freshness_p99=freshness[1],
-            lag=traffic.under_way + traffic.untrained,
+            lag=traffic.in_flight + traffic.untrained,
             dead_letters=tally.dead_letters,
             arms=[_arm(name, trace) for name, trace in traces.items()],
             verdict=self._judged(traces, elapsed),

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from stream.report.plots.figure import pictures
-from stream.report.plots.style import INK, PALETTE, QUIET
+from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 

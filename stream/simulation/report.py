@@ -1,23 +1,38 @@
-"""From what a simulation has seen to the report on its experiment."""
+"""The report on a simulated experiment: results per arm, and what only a simulation knows, the true click rates."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.experiment.plan import Experiment
+from stream.experiment.statistics.intervals import clustered_rate
+from stream.experiment.timeline import Timeline, timeline
 from stream.experiment.user_sums import UserSums
 from stream.report.checks import checks
-from stream.report.machine import arm_result, plan_of, spread, this_machine, user_sums
-from stream.report.question import Question
-from stream.report.schema import ArmTrace, ExperimentReport, RatePoint, Trace
-from stream.report.series import over_time, with_truth
-from stream.simulation.traffic import Tally
+from stream.report.machine import this_machine
+from stream.report.schema import (
+    ArmResult,
+    ArmTrace,
+    ExperimentReport,
+    RatePoint,
+    Trace,
+    arm_plans,
+    p50_p99,
+)
+from stream.simulation.hashing import Floats
+from stream.simulation.traffic import TrafficTotals
+from stream.simulation.world import World
 
 LATENCY_IS = "from an impression produced to its score received, as the simulated front end measures it"
 
 
 def simulation_report(
-    question: Question,
-    tally: Tally,
+    experiment: Experiment,
+    tally: TrafficTotals,
     rates: Sequence[RatePoint],
     *,
     began: float,
@@ -28,39 +43,39 @@ def simulation_report(
     """Return the report and the series behind its pictures.
 
     Args:
-        question: what was asked.
+        experiment: its arms and how sure the answer shall be.
         tally: what was seen.
         rates: of records over time.
         began: when the traffic began, seconds since the epoch.
         seconds: how long users came.
-        before: what they did before, if that is known.
+        before: what they did in the pre-experiment period, if there was one.
         settings: for the small print.
     """
-    traces = {arm.name: ArmTrace() for arm in question.arms} | tally.traces()
-    sums = user_sums(traces, before)
-    verdict = question.verdict(sums)
+    traces = {arm.name: ArmTrace() for arm in experiment.arms} | tally.traces()
+    sums = sums_of_traces(traces, before)
+    verdict = experiment.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
-    spans = over_time(sums, verdict, minimum_effect=question.minimum_effect, first=0.0, last=last)
+    spans = timeline(sums, verdict, minimum_effect=experiment.minimum_effect).between(0.0, last)
     report = ExperimentReport(
-        name=question.name,
+        name=experiment.name,
         source="simulated",
         began=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         seconds=seconds,
-        alpha=question.alpha,
-        minimum_effect=question.minimum_effect,
+        alpha=experiment.alpha,
+        minimum_effect=experiment.minimum_effect,
         impressions=tally.impressions,
         scores=tally.answered,
         clicks=tally.clicks,
         behaviors=tally.behaviors,
         samples_trained=tally.trained,
         dead_letters=tally.dead_letters,
-        latency_ms=spread(list(chain.from_iterable(trace.latency for trace in traces.values()))),
+        latency_ms=p50_p99(list(chain.from_iterable(trace.latency for trace in traces.values()))),
         latency_is=LATENCY_IS,
-        freshness_s=spread([value for _, value in tally.freshness]),
-        plan=plan_of(question.arms, traces),
+        freshness_s=p50_p99([value for _, value in tally.freshness]),
+        plan=arm_plans(experiment.arms, traces),
         arms={name: arm_result(trace) for name, trace in traces.items()},
         verdict=verdict,
-        interleaving=question.preferences(tally.ballots, verdict),
+        interleaving=experiment.preferences(tally.interleaving_votes, verdict),
         checks=checks(sums, verdict),
         over_time=with_truth(spans, traces),
         machine=this_machine(),
@@ -68,3 +83,119 @@ def simulation_report(
     )
     latency = {name: list(zip(trace.at, trace.latency, strict=True)) for name, trace in traces.items()}
     return report, Trace(latency=latency, freshness=tally.freshness, rates=list(rates), arms=traces)
+
+
+Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def arm_result(trace: ArmTrace) -> ArmResult:
+    """Add up what happened to an arm of a simulation; rates are NaN when it showed nothing."""
+    shown = sum(trace.shown)
+    ctr = clustered_rate(*columns(trace))
+
+    def per_item(values: list[float]) -> float:
+        return sum(values) / shown if shown and values else float("nan")
+
+    return ArmResult(
+        users=len(set(trace.users)),
+        impressions=len(trace.at),
+        shown=shown,
+        clicks=sum(trace.clicks),
+        ctr=ctr.value,
+        ctr_low=ctr.low,
+        ctr_high=ctr.high,
+        log_loss=per_item(trace.losses),
+        log_loss_floor=per_item(trace.floor),
+        ctr_best=per_item(trace.best),
+        ctr_random=per_item(trace.random),
+        regret=mean(missed(trace)),
+        latency_ms=p50_p99(trace.latency),
+        cpu_s=mean(trace.cpu),
+        timed=len(trace.latency),
+        epoch=trace.epoch,
+        version=trace.version,
+    )
+
+
+def sums_of_traces(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
+    """Return what simulated users did, with their time before if there was one; times in ms since the start."""
+    sums = UserSums()
+    if before is not None:
+        sums.merge(before)
+    for arm, trace in traces.items():
+        times = 1000 * np.array(trace.at)
+        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, times)
+    return sums
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN of nothing."""
+    return sum(values) / len(values) if len(values) else float("nan")
+
+
+def columns(trace: ArmTrace) -> Arrays:
+    """Return users, shown and clicks of a trace as arrays."""
+    users, shown, clicks = (np.asarray(each, dtype=np.int64) for each in (trace.users, trace.shown, trace.clicks))
+    return users, shown, clicks
+
+
+def with_truth(spans: Timeline, traces: Mapping[str, ArmTrace]) -> Timeline:
+    """Return the spans with what only a simulation knows: levels of oracle and chance, regret, least log loss."""
+    edges = np.array(spans.edges)
+    if len(edges) < 2:
+        return spans
+    edges[-1] += 1e-6
+    shown = {name: _totals(trace, trace.shown, edges) for name, trace in traces.items()}
+    everything = sum(shown.values(), np.zeros(len(edges) - 1))
+
+    def level(column: str) -> list[float]:
+        parts = (_totals(trace, getattr(trace, column), edges) for trace in traces.values())
+        return _ratio(sum(parts, np.zeros(len(edges) - 1)), everything)
+
+    def by_arm(column: str) -> dict[str, list[float]]:
+        return {
+            name: _ratio(_totals(trace, getattr(trace, column), edges), shown[name]) for name, trace in traces.items()
+        }
+
+    return msgspec.structs.replace(
+        spans,
+        best=level("best"),
+        random=level("random"),
+        regret={
+            name: (np.cumsum(_totals(trace, missed(trace), edges)) / max(1, len(set(trace.users)))).tolist()
+            for name, trace in traces.items()
+        },
+        log_loss=by_arm("losses"),
+        log_loss_floor=by_arm("floor"),
+    )
+
+
+def missed(trace: ArmTrace) -> list[float]:
+    """Return, for each impression, the clicks to expect of the oracle less those to expect of what was shown."""
+    return [best - expected for best, expected in zip(trace.best, trace.expected, strict=True)]
+
+
+def _totals(trace: ArmTrace, values: Sequence[float], edges: Floats) -> Floats:
+    totals: Floats = np.histogram(trace.at, edges, weights=values)[0].astype(np.float64)
+    return totals
+
+
+def _ratio(top: Floats, bottom: Floats) -> list[float]:
+    ratio: list[float] = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0).tolist()
+    return ratio
+
+
+def time_before(world: World, impressions: int, slots: int) -> UserSums:
+    """Return what the users of `impressions` visits were shown at random before the experiment, and clicked.
+
+    It tells how much each user clicks anyway. No arm takes part, so it cannot depend on the user's arm: what CUPED
+    asks of its covariate. All visits are at the world's start; nothing of them is sent to Kafka.
+    """
+    sums, users = UserSums(), world.visitors(impressions).tolist()
+    shown, clicks = [], []
+    for user in users:
+        items = world.impression(user, world.start).items[:slots]  # they come shuffled
+        shown.append(len(items))
+        clicks.append(int(np.count_nonzero(world.clicks(user, items, world.start))))
+    sums.add_before([str(user) for user in users], shown, clicks)
+    return sums

@@ -1,4 +1,4 @@
-"""Sudden shifts: moments at which part of the world is another one from one millisecond to the next."""
+"""Change points: moments at which a part of the world changes suddenly."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from stream.simulation.hashing import Floats, Ints, uniform
 class Shifts:
     """One shift in each period of `shift_s`, at a moment of it that the seed decides; none when the period is 0.
 
-    A shift moves a share of what can move. What has moved how often is its *era*: a pure function of time, so that any
-    moment can be asked for in any order.
+    A shift changes a share of what can change. How often a thing has changed is a pure function of time, so any moment
+    can be asked for in any order.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int, start: int) -> None:
@@ -34,9 +34,9 @@ class Shifts:
             moments.append(moment)
         return moments
 
-    def eras(self, ts: int, luck: Floats) -> Ints:
-        """Return the (n,) eras at `ts` (ms) of things with these lots, uniform in [0, 1): 0 until the first move."""
-        return np.floor(self.count(ts) * self._share + luck).astype(np.int64)
+    def change_points_passed(self, ts: int, uniforms: Floats) -> Ints:
+        """Return how often each of (n,) things has changed by `ts` (ms), from its uniform number in [0, 1)."""
+        return np.floor(self.count(ts) * self._share + uniforms).astype(np.int64)
 
     def _place(self, period: int) -> float:
         """Where in its period a shift comes, in (0, 1)."""

@@ -1,15 +1,21 @@
-"""The live view of a running system: one snapshot in, one picture for the terminal or one plain line out."""
+"""The live view of a running system: snapshots as a table in a terminal, or as plain lines elsewhere."""
 
 import math
+import time
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
 from msgspec import Struct
 from rich import box
 from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from stream.runtime import signals
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLOURS = ("bright_blue", "dark_orange", "green3", "orchid1", "gold1", "cyan")
@@ -35,7 +41,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     Attributes:
         phase: what is going on, for example "warming up".
         elapsed: seconds since the phase began.
-        total: seconds the phase takes; 0 when nobody knows.
+        total: seconds the phase takes; 0 when unknown.
         events: records a second into the system.
         scores: answers a second.
         clicks: clicks a second.
@@ -84,7 +90,7 @@ def render(snapshot: Snapshot) -> RenderableType:
 
 
 def plain_line(snapshot: Snapshot) -> str:
-    """Return the snapshot as one line, for a terminal that is none."""
+    """Return the snapshot as one line, for output that is no terminal."""
     parts = [
         f"{snapshot.elapsed:5.0f}s {snapshot.phase}",
         f"events/s {_number(snapshot.events)} scores/s {_number(snapshot.scores)} clicks/s {_number(snapshot.clicks)}",
@@ -180,3 +186,47 @@ def _interval(arm: ArmSnapshot) -> str:
 
 def _number(value: float, digits: int = 0) -> str:
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+_LINE_S = 5.0
+
+
+class Viewer:
+    """Shows snapshots in a terminal.
+
+    Args:
+        console: where to.
+        plain: lines even in a terminal.
+    """
+
+    def __init__(self, console: Console, *, plain: bool) -> None:
+        self._console = console
+        self._live = None if plain or not console.is_terminal else Live(console=console, refresh_per_second=4)
+        self._next_line = 0.0
+        self._phase = ""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last view standing."""
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a snapshot; as a line only now and then, and whenever the phase changes.
+
+        Raises:
+            KeyboardInterrupt: when there was a Ctrl-C that did not come through.
+        """
+        signals.raise_if_interrupted()
+        if self._live is not None:
+            self._live.update(render(snapshot))
+        elif time.monotonic() >= self._next_line or snapshot.phase != self._phase:
+            self._next_line, self._phase = time.monotonic() + _LINE_S, snapshot.phase
+            self._console.print(plain_line(snapshot), soft_wrap=True, highlight=False)

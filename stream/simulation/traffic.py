@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -11,14 +11,15 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from model.metrics import log_losses
 from stream.client import Arrival, Client
 from stream.errors import SimulationError
-from stream.experiment.preference import Ballots
+from stream.experiment.interleaving import InterleavingVotes
 from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
+from stream.schema.events import Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
-from stream.simulation.teams import clicked_by_team
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
 
 _TURN_S = 0.002
@@ -35,7 +36,7 @@ def _nobody(_: "Traffic") -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OpenImpression:
     """An impression that is not answered yet: its user's index, what was offered, when (s, wall clock)."""
 
     user: int
@@ -44,7 +45,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Tally:
+class TrafficTotals:
     """What a simulation has seen so far. Times `at` are seconds since the start."""
 
     impressions: int = 0
@@ -57,7 +58,7 @@ class Tally:
     """(at, s) from a click produced to the first score received of a model that has learned from it."""
     dead_letters: int = 0
     arms: dict[str, ArmTrace] = field(default_factory=dict)
-    ballots: Ballots = field(default_factory=Ballots)
+    interleaving_votes: InterleavingVotes = field(default_factory=InterleavingVotes)
     """Votes of the users of interleaved arms."""
     versions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Arm → the newest (epoch, version) that answered."""
@@ -76,7 +77,7 @@ class Traffic:
     Args:
         kafka: librdkafka properties.
         topics: the names.
-        world: what is true.
+        world: the simulated world.
         rate: mean impressions a second (Poisson).
         slots: items shown of each answer.
         seed: of arrivals and delays.
@@ -87,17 +88,17 @@ class Traffic:
     ) -> None:
         self._topics = topics
         self._client = Client(kafka, topics)
-        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters], on_missing="skip")
+        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters])
         self._trained_before = _trained(kafka, topics)
         self._world = world
         self._rate = rate
         self._slots = slots
         self._rng = np.random.default_rng([seed, 4])
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, OpenImpression] = {}
         self._due: list[tuple[float, str, int, int]] = []
-        self._news: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
+        self._new_clicks: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
         self._began = time.time()
-        self.tally = Tally()
+        self.tally = TrafficTotals()
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -131,7 +132,7 @@ class Traffic:
         self.tally.behaviors = 0
 
     def run(self, seconds: float, watch: Watch = _nobody) -> None:
-        """Let users come for so many seconds, then see their last answers and clicks through.
+        """Simulate visits for so many seconds, then wait for their last answers and clicks.
 
         Args:
             seconds: how long users come.
@@ -148,20 +149,20 @@ class Traffic:
                 next_visit += self._rng.exponential(1 / self._rate)
             for arrival in self._client.poll_scores(_TURN_S):
                 self._answered(arrival)
-            self._click_what_is_due(time.time())
-            self._hear()
+            self._send_due_clicks(time.time())
+            self._read_updates()
             now = time.time()
             if now >= next_watch:
                 next_watch = now + _WATCH_S
                 watch(self)
-                self._give_up(now)
+                self._drop_unanswered(now)
         self._client.flush()
 
     def await_training(self, deadline_s: float, watch: Watch = _nobody) -> bool:
         """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
         deadline = time.monotonic() + deadline_s
         while self.untrained and time.monotonic() < deadline:
-            self._hear(_WATCH_S)
+            self._read_updates(_WATCH_S)
             watch(self)
         return not self.untrained
 
@@ -171,7 +172,7 @@ class Traffic:
         return time.time() - self._began
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """Impressions without an answer yet."""
         return len(self._asked)
 
@@ -184,12 +185,12 @@ class Traffic:
     def _visit(self, now: float) -> None:
         ts = round(now * 1000)
         user = int(self._world.visitors(1)[0])
-        for act in self._world.wander(user, ts).events():
+        for act in self._world.browse(user, ts).events():
             self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
             self.tally.behaviors += 1
         slate = self._world.impression(user, ts)
         request_id = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
-        self._asked[request_id] = Asked(user, slate, time.time())
+        self._asked[request_id] = OpenImpression(user, slate, time.time())
         self.tally.impressions += 1
 
     def _answered(self, arrival: Arrival) -> None:
@@ -200,21 +201,21 @@ class Traffic:
         at = arrival.received - self._began
         self.tally.answered += 1
         version = (score.epoch, score.version)
-        self._refresh(score.arm, version, arrival.received)
+        self._note_freshness(score.arm, version, arrival.received)
         shown = np.array(score.order[: score.slots])
         items = asked.slate.items[shown]
         ts = round(arrival.received * 1000)
         truth = self._world.shown_probability(asked.user, items, ts)
         clicked = self._world.clicks(asked.user, items, ts)
-        predicted = np.clip(np.array(score.probabilities)[shown], 1e-7, 1 - 1e-7)
+        predicted = np.array(score.probabilities)[shown]
         arm = self.tally.arms.setdefault(score.arm, ArmTrace())
         arm.at.append(at)
         arm.users.append(asked.user)
         arm.shown.append(len(shown))
         arm.clicks.append(int(clicked.sum()))
-        arm.losses.append(float(-np.log(np.where(clicked, predicted, 1 - predicted)).sum()))
+        arm.losses.append(float(log_losses(clicked.astype(np.float64), predicted).sum()))
         arm.floor.append(float(-(truth * np.log(truth) + (1 - truth) * np.log1p(-truth)).sum()))
-        best, even = self._world.best_and_even(asked.user, asked.slate, ts, self._slots)
+        best, even = self._world.best_and_random(asked.user, asked.slate, ts, self._slots)
         arm.best.append(best)
         arm.random.append(even)
         arm.expected.append(float(truth.sum()))
@@ -222,12 +223,12 @@ class Traffic:
         arm.cpu.append(score.spent_ms.cpu)
         self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
         won = clicked_by_team(score, shown[clicked].tolist())
-        self.tally.ballots.click(score.arm, score.user, score.request_id, won)
+        self.tally.interleaving_votes.click(score.arm, score.user, score.request_id, won)
         for index in np.flatnonzero(clicked):
             delay = 0.1 + self._rng.exponential(0.3)
             heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))
 
-    def _click_what_is_due(self, now: float) -> None:
+    def _send_due_clicks(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, request_id, user, item = heapq.heappop(self._due)
             category = int(self._world.catalogue.category(np.array([item]))[0])
@@ -235,7 +236,7 @@ class Traffic:
             self.tally.clicks += 1
             self.tally.behaviors += 1
 
-    def _hear(self, timeout_s: float = 0.0) -> None:
+    def _read_updates(self, timeout_s: float = 0.0) -> None:
         """Take what the trainer announces, and count dead letters."""
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
@@ -243,17 +244,17 @@ class Traffic:
             elif announced := read_update_headers(message.headers()):
                 self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
                 if announced.clicks:
-                    self._news[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
+                    self._new_clicks[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
 
-    def _refresh(self, arm: str, version: tuple[int, int], received: float) -> None:
+    def _note_freshness(self, arm: str, version: tuple[int, int], received: float) -> None:
         """Note how old the clicks are that this answer is the first to know."""
-        news = self._news[arm]
-        while news and news[0][0] <= version:
-            _, clicks = news.pop(0)
+        new_clicks = self._new_clicks[arm]
+        while new_clicks and new_clicks[0][0] <= version:
+            _, clicks = new_clicks.pop(0)
             at = received - self._began
             self.tally.freshness += [(at, received - click / 1000) for click in clicks]
 
-    def _give_up(self, now: float) -> None:
+    def _drop_unanswered(self, now: float) -> None:
         late = [request_id for request_id, asked in self._asked.items() if now - asked.at > _ANSWER_S]
         for request_id in late:
             del self._asked[request_id]
@@ -266,7 +267,7 @@ class Traffic:
 
 def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
-    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip")
+    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK)
     trained = 0
     try:
         while not tail.at_end():
@@ -276,3 +277,13 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     finally:
         tail.close()
     return trained
+
+
+def clicked_by_team(score: Score, clicked: Collection[int]) -> dict[str, list[str]]:
+    """Return team → those of its items that were clicked; nothing where the list was not interleaved.
+
+    Args:
+        score: the answer.
+        clicked: indices of the clicked candidates.
+    """
+    return {team.arm: [score.items[index] for index in team.members if index in clicked] for team in score.teams}

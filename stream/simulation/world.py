@@ -23,7 +23,7 @@ _ACTION_SHARES = (0.8, 0.13, 0.07)
 
 
 @dataclass(frozen=True, slots=True)
-class Acts:
+class BehaviorColumns:
     """Behaviours as arrays of one length: indices of user, item, category and action, and times in ms."""
 
     users: Ints
@@ -59,8 +59,8 @@ class World:
     """A world that begins at `start` (ms): the same seed and the same calls give the same world.
 
     What is true (`click_probability`, `catalogue`) is a pure function of the arguments and of each user's
-    current interest. What happens (`history`, `wander`, `impression`, `clicks`, `visitors`) draws from the
-    world's own random generator, and `history` and `wander` move users on through their interests.
+    current interest. What happens (`history`, `browse`, `impression`, `clicks`, `visitors`) draws from the
+    world's own random generator, and `history` and `browse` move users on through their interests.
 
     Attributes:
         interests: (users, interests) categories each user goes round through at the start.
@@ -74,10 +74,10 @@ class World:
         self._order: Ints = traits.random((users, categories)).argsort(axis=1).astype(np.int64)
         self.interests: Ints = self._order[:, : config.interests]
         self._taste = traits.normal(size=(2, users, TASTE_DIM)) / np.sqrt(TASTE_DIM)
-        self._temper = config.temper * traits.normal(size=users)
+        self._user_effect = config.user_effect_sd * traits.normal(size=users)
         activity = traits.lognormal(sigma=0.5, size=users)
         self._activity = activity / activity.sum()
-        self._luck = traits.random(users)
+        self._uniforms = traits.random(users)
         self._rng = np.random.default_rng([seed, 3])
         self._turn = self._rng.integers(config.interests, size=users)
         self._left = self._blocks(users)
@@ -90,8 +90,11 @@ class World:
 
         A shift that moves a user puts a category that is none of theirs on the next place in turn.
         """
-        places, eras = np.arange(self.config.interests), self.catalogue.shifts.eras(ts, self._luck[users])[:, None]
-        newest = eras + (places - eras) % self.config.interests
+        places, changes = (
+            np.arange(self.config.interests),
+            self.catalogue.shifts.change_points_passed(ts, self._uniforms[users])[:, None],
+        )
+        newest = changes + (places - changes) % self.config.interests
         interests: Ints = self._order[users[:, None], newest % self.config.categories]
         return interests
 
@@ -117,7 +120,7 @@ class World:
         np.put_along_axis(member, self.interests_at(users, ts), True, axis=1)
         cares = np.where(current, 1.0, config.dormant * member[rows, categories])
         suits = np.einsum("ij,ij->i", self.catalogue.vectors(flat), self._taste_at(users, ts)[rows])
-        odds = config.base + self._temper[users][rows] + config.interest * cares + config.taste * suits
+        odds = config.base + self._user_effect[users][rows] + config.interest * cares + config.taste * suits
         odds += self.catalogue.appeal(flat, ts)
         probability: Floats = 1 / (1 + np.exp(-odds))
         return probability.reshape(everything.shape)
@@ -139,8 +142,8 @@ class World:
         """Draw whether `user` clicks each of the `items`, shown in this order."""
         return self._rng.random(len(items)) < self.shown_probability(user, items, ts)
 
-    def best_and_even(self, user: int, slate: Slate, ts: int, slots: int) -> tuple[float, float]:
-        """Return the expected clicks on `slots` shown items: the truly best in their order, and ones drawn by lot."""
+    def best_and_random(self, user: int, slate: Slate, ts: int, slots: int) -> tuple[float, float]:
+        """Return the expected clicks on `slots` shown items: the truly best in order, and a random choice."""
         truth = np.sort(self.click_probability(user, slate.items, ts))[::-1]
         looked = self.examination(min(slots, len(truth)))
         return float(truth[: len(looked)] @ looked), float(truth.mean() * looked.sum())
@@ -173,7 +176,7 @@ class World:
         items = self.catalogue.alive(ts)[places]
         return Slate(items, self.catalogue.category(items))
 
-    def history(self) -> Acts:
+    def history(self) -> BehaviorColumns:
         """Draw `config.history` behaviours of each user, all before the start and in the order of time."""
         config = self.config
         everyone = np.arange(config.users)
@@ -184,7 +187,7 @@ class World:
         users = np.broadcast_to(everyone, ts.shape).ravel()[order]
         return self._acts(users, items.ravel()[order], ts.ravel()[order])
 
-    def wander(self, user: int, ts: int) -> Acts:
+    def browse(self, user: int, ts: int) -> BehaviorColumns:
         """Draw what `user` does on their own at `ts` (ms): a Poisson number (`organic`) of behaviours."""
         count = int(self._rng.poisson(self.config.organic))
         items = self._walk(np.array([user]), ts, count)[:, 0]
@@ -222,9 +225,9 @@ class World:
         mean = self.config.block
         return self._rng.integers(mean - mean // 2, mean + mean // 2 + 1, size=count)
 
-    def _acts(self, users: Ints, items: Ints, ts: Ints) -> Acts:
+    def _acts(self, users: Ints, items: Ints, ts: Ints) -> BehaviorColumns:
         actions = self._rng.choice(len(ACTIONS), size=len(items), p=_ACTION_SHARES)
-        return Acts(users, items, self.catalogue.category(items), actions, ts)
+        return BehaviorColumns(users, items, self.catalogue.category(items), actions, ts)
 
     def _taste_at(self, users: Ints, ts: int) -> Floats:
         angle = 2 * np.pi * max(ts - self.start, 0) / (1000 * self.config.taste_s)

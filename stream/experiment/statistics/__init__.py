@@ -1,1 +1,1 @@
-"""Statistics on plain numbers: moments, effects, intervals, checks. Imports nothing of samstream."""
+"""Statistics over users: moments, effects, intervals, tests. Imports nothing of `stream` outside this folder."""

@@ -6,14 +6,13 @@ over users allows for a user's samples being alike (Obuchowski, Biometrics 1997)
 """
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from stream.experiment.statistics.intervals import UNDEFINED, Interval
+from stream.experiment.statistics.intervals import UNDEFINED, Interval, critical_value
 
 Array = npt.NDArray[Any]
 
@@ -58,5 +57,5 @@ def _interval(value: float, influence: Array, users: Array, level: float) -> Int
     count = len(np.unique(users))
     if math.isnan(value) or count < 2:
         return UNDEFINED
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(float((influence**2).sum()) * count / (count - 1))
+    half = critical_value(level) * math.sqrt(float((influence**2).sum()) * count / (count - 1))
     return Interval(value, value - half, value + half)

@@ -22,33 +22,33 @@ from scipy.special import lambertw
 from stream.experiment.statistics.moments import Floats
 
 
-def spread_for(effect: float, alpha: float) -> float:
+def mixture_scale(effect: float, alpha: float) -> float:
     """Return the spread with which an `effect` is found with the least data: about the effect itself.
 
     The half-width of the interval at variance V is least, as a function of spread²/V = k, at k = −W₋₁(−alpha²/e) − 1,
     and is then √(V·(1 + k)). This picks the spread so that this is so when the half-width equals `effect`.
 
-    >>> round(spread_for(0.1, 0.05), 4)
+    >>> round(mixture_scale(0.1, 0.05), 4)
     0.0944
     """
     k = -float(lambertw(-(alpha**2) / np.e, -1).real) - 1
     return effect * float(np.sqrt(k / (1 + k)))
 
 
-def half_width(variance: Floats, spread: float | Floats, alpha: float) -> Floats:
+def radius(variance: Floats, scale: float | Floats, alpha: float) -> Floats:
     """Return half of the interval's width around an estimate of `variance`; NaN where that is NaN or 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        total = variance + np.square(spread)
+        total = variance + np.square(scale)
         positive = np.where(variance > 0, variance, np.nan)
-        width: Floats = np.sqrt(positive * total / np.square(spread) * (np.log(total / positive) - 2 * np.log(alpha)))
+        width: Floats = np.sqrt(positive * total / np.square(scale) * (np.log(total / positive) - 2 * np.log(alpha)))
     return width
 
 
-def p_value(estimate: Floats, variance: Floats, spread: float | Floats) -> Floats:
+def p_value(estimate: Floats, variance: Floats, scale: float | Floats) -> Floats:
     """Return the p-value of "there is no effect"; 1 where unknown; at most alpha when the interval leaves 0 out."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        total = variance + np.square(spread)
+        total = variance + np.square(scale)
         positive = np.where(variance > 0, variance, np.nan)
-        log_evidence = (np.square(estimate) * np.square(spread) / (positive * total) - np.log(total / positive)) / 2
+        log_evidence = (np.square(estimate) * np.square(scale) / (positive * total) - np.log(total / positive)) / 2
         p: Floats = np.exp(-np.maximum(log_evidence, 0.0))
     return np.where(np.isnan(p), 1.0, p)

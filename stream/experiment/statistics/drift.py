@@ -18,7 +18,7 @@ class Drift:
 
 
 def drift(first: Moments, second: Moments) -> Drift:
-    """Compare two arms in several parts of the time, such as `UserSums.thirds` or `UserSums.own_thirds`.
+    """Compare two arms in several parts of the time, such as `UserSums.thirds` or `UserSums.thirds_since_first_visit`.
 
     Args:
         first: moments of vectors (shown, clicks) of the first part, then of the next: k = 6 for thirds.

@@ -32,7 +32,7 @@ def wilson(successes: float, trials: float, *, level: float = 0.95) -> Interval:
     """Return the rate with Wilson's score interval (JASA 1927), which holds for few trials and extreme rates too."""
     if trials <= 0:
         return UNDEFINED
-    z = _quantile(level)
+    z = critical_value(level)
     rate, square = successes / trials, z * z / trials
     centre = (rate + square / 2) / (1 + square)
     half = z / (1 + square) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials))
@@ -51,13 +51,13 @@ def clustered_rate(users: Array, shown: Array, clicks: Array, *, level: float = 
         clicks: (n,) items clicked.
         level: confidence.
     """
-    return one_look(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
+    return normal_interval(click_rate(Moments.of_observations(users, shown, clicks)), level=level)
 
 
-def one_look(estimate: Estimate, *, level: float = 0.95) -> Interval:
+def normal_interval(estimate: Estimate, *, level: float = 0.95) -> Interval:
     """Return one estimate with the normal distribution's interval, which holds for a single look at the end."""
     # Rounding can leave the variance of users who are all alike a little below 0.
-    value, half = float(estimate.value), _quantile(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))
+    value, half = float(estimate.value), critical_value(level) * float(np.sqrt(np.maximum(estimate.variance, 0.0)))
     return Interval(value, value - half, value + half)
 
 
@@ -75,7 +75,7 @@ def paired_lift(users: Array, a: tuple[Array, Array], b: tuple[Array, Array], *,
     """
     logs, covariance = log_rates(Moments.of_observations(users, *a, *b))
     value = float(logs[0] - logs[1])
-    half = _quantile(level) * math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    half = critical_value(level) * math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
     return Interval(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
 
 
@@ -87,5 +87,10 @@ def percentiles(values: npt.ArrayLike, percents: tuple[float, ...] = (50, 99)) -
     return tuple(np.percentile(array, percents).tolist())
 
 
-def _quantile(level: float) -> float:
+def critical_value(level: float = 0.95) -> float:
+    """Return the half-width of a two-sided normal interval in standard errors.
+
+    >>> round(critical_value(), 2)
+    1.96
+    """
     return NormalDist().inv_cdf((1 + level) / 2)

@@ -1,5 +1,6 @@
 """Sums over users: all that rates, effects and their variances need to know of an arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,15 @@ class Moments:
         distinct, groups = np.unique(users, return_inverse=True)
         sums = [np.bincount(groups, weights=column, minlength=len(distinct)) for column in columns]
         return cls.of(np.stack(sums, axis=-1))
+
+    @classmethod
+    def stack(cls, samples: Sequence["Moments"], size: int) -> "Moments":
+        """Return (n,) samples of vectors of `size` as one, along a new first axis."""
+        return cls(
+            np.array([each.count for each in samples], dtype=np.float64),
+            np.array([each.total for each in samples], dtype=np.float64).reshape(-1, size),
+            np.array([each.outer for each in samples], dtype=np.float64).reshape(-1, size, size),
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of the users of both."""

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import chisquare
 
 CONCENTRATION = 1000.0
 """Weight of the expected shares in the Dirichlet prior: shares that are wrong by some 1.6 points are found soonest."""
 
 
-def mismatch(users: Sequence[int], shares: Sequence[float]) -> float:
+def srm_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
     """Return the p-value of "users are assigned by these shares", which may be looked at any time.
 
     It is one over the Bayes factor of a Dirichlet-multinomial, centred at the shares, against the multinomial (Lindon
@@ -32,14 +31,3 @@ def mismatch(users: Sequence[int], shares: Sequence[float]) -> float:
         + np.sum(gammaln(prior + counts) - gammaln(prior) - counts * np.log(expected))
     )
     return float(np.exp(-max(log_factor, 0.0)))
-
-
-def mismatch_at_one_look(users: Sequence[int], shares: Sequence[float]) -> float:
-    """Return the p-value of the chi-square test, for one look at the end; NaN without users or with one arm."""
-    counts, expected = np.asarray(users, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    if counts.sum() == 0 or np.count_nonzero(expected) < 2:
-        return float("nan")
-    if np.any(counts[expected == 0] > 0):
-        return 0.0
-    counts, expected = counts[expected > 0], expected[expected > 0]
-    return float(chisquare(counts, expected / expected.sum() * counts.sum()).pvalue)

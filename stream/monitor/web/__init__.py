@@ -1,1 +1,1 @@
-"""The monitor's page: its server, and the JSON and files that it serves."""
+"""The monitor's page: its server, its JSON and its files. Imports what `monitor` may import."""

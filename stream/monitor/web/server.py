@@ -8,10 +8,10 @@ import faust
 from faust.web.base import Request, Response
 from faust.web.drivers import aiohttp
 
-from stream.monitor.aggregate import Board
-from stream.monitor.counting import Plan
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.counting import WindowPlan
 from stream.monitor.records import encode_json
-from stream.monitor.web.state_json import picture
+from stream.monitor.web.state_json import state_json
 from stream.settings import Settings
 
 
@@ -29,15 +29,15 @@ _FILES = (
 )
 
 
-class Shown(Protocol):
-    """What the page is about."""
+class MonitorState(Protocol):
+    """What the page shows: the part of `Monitor` that it reads."""
 
-    board: Board
-    plan: Plan
+    aggregate: Aggregate
+    plan: WindowPlan
     settings: Settings
 
 
-def serve(app: faust.App, shown: Shown) -> None:
+def serve(app: faust.App, monitor: MonitorState) -> None:
     """Serve the page, what belongs to it, and `/api/state`."""
     for path, name, content_type in _FILES:
         _serve_file(app, path, files("stream.monitor.web").joinpath(name).read_bytes(), content_type)
@@ -45,8 +45,8 @@ def serve(app: faust.App, shown: Shown) -> None:
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        said = picture(shown.board, shown.plan, shown.settings, now)
-        return view.bytes(encode_json(said), content_type="application/json")  # type: ignore[no-any-return]
+        content = state_json(monitor.aggregate, monitor.plan, monitor.settings, now)
+        return view.bytes(encode_json(content), content_type="application/json")  # type: ignore[no-any-return]
 
 
 def _serve_file(app: faust.App, path: str, content: bytes, content_type: str) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.statistics.effect import CLICKS, SHOWN, effective_users
 from stream.experiment.statistics.intervals import percentiles
-from stream.experiment.timeline import course, rate_so_far
-from stream.experiment.verdict import judge
-from stream.monitor.aggregate import Board
-from stream.monitor.counting import Counts, Plan
+from stream.experiment.timeline import rate_so_far, timeline
+from stream.experiment.verdict import analyse
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.counting import ArmCounts, WindowPlan
 from stream.monitor.latency import percentile
 from stream.monitor.records import calibration, curve
 from stream.settings import ExperimentSettings, Settings
@@ -23,68 +23,74 @@ from stream.settings import ExperimentSettings, Settings
 _LATELY_MS = 60_000
 
 
-def picture(board: Board, plan: Plan, settings: Settings, now_ms: int) -> dict[str, Any]:
+def state_json(aggregate: Aggregate, plan: WindowPlan, settings: Settings, now_ms: int) -> dict[str, Any]:
     """Return the state of the experiment, as msgspec writes it: NaN is null, an interval [value, low, high].
 
     Args:
-        board: what was counted.
+        aggregate: what was counted.
         plan: lengths of time.
         settings: the arms in their order, which others that were counted follow; and what a verdict rests on.
         now_ms: the time, ms since the epoch.
     """
-    starts = board.starts()
-    closed = [start for start in starts if board.is_closed(start)]
-    by_window = {start: board.totals(start) for start in closed}
-    sums, shares = board.sums(), {arm.name: arm.share for arm in settings.arms}
+    starts = aggregate.starts()
+    closed = [start for start in starts if aggregate.is_closed(start)]
+    by_window = {start: aggregate.totals(start) for start in closed}
+    sums, shares = aggregate.sums(), {arm.name: arm.share for arm in settings.arms}
     names = [*shares, *sorted({*sums.arms, *(name for totals in by_window.values() for name in totals)} - set(shares))]
     overall = {name: _sum(totals[name] for totals in by_window.values() if name in totals) for name in names}
-    fresh = [ms / 1000 for at, ms in board.freshness if at >= now_ms - 5 * _LATELY_MS]
+    fresh = [ms / 1000 for at, ms in aggregate.freshness if at >= now_ms - 5 * _LATELY_MS]
     return {
         "now": now_ms,
-        "event_time": board.event_time,
+        "event_time": aggregate.event_time,
         "window_ms": plan.window_ms,
         "windows": {"closed": len(closed), "open": len(starts) - len(closed)},
         "from": closed[0] if closed else None,
         "to": closed[-1] + plan.window_ms if closed else None,
-        **_experiment(board, sums, shares, settings),
-        "arms": [_arm(name, overall[name], sums, settings.experiment, board, now_ms) for name in names],
+        **_experiment(aggregate, sums, shares, settings),
+        "arms": [_arm(name, overall[name], sums, settings.experiment, aggregate, now_ms) for name in names],
         "freshness_s": dict(zip(("p50", "p99"), percentiles(fresh), strict=True)) | {"clicks": len(fresh)},
         "counters": {
-            name: board.counters()[name] for name in ("repeated", "late", "too_late", "unremembered", "unreadable")
+            name: aggregate.counters()[name] for name in ("repeated", "late", "too_late", "unremembered", "unreadable")
         }
-        | {"revised": board.revised},
+        | {"revised": aggregate.revised},
     }
 
 
-def _experiment(board: Board, sums: SpanMoments, shares: Mapping[str, float], settings: Settings) -> dict[str, Any]:
+def _experiment(
+    aggregate: Aggregate, sums: SpanMoments, shares: Mapping[str, float], settings: Settings
+) -> dict[str, Any]:
     experiment = settings.experiment
     alpha, minimum = experiment.alpha, experiment.minimum_effect
     mixed = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
-    verdict = judge(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
-    leader = verdict.pairs[0].arm if verdict.pairs else None
-    pairs = [(pair.arm, pair.against) for pair in verdict.pairs if pair.arm == leader]
-    over = sum(board.is_over((sums.first + span + 1) * sums.width) for span in range(sums.used))
+    verdict = analyse(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
+    over = sum(aggregate.is_over(end) for end in sums.edges[1:])
+    course = timeline(sums, verdict, minimum_effect=minimum).first_spans(over)
     return {
         "experiment": experiment,
         "verdict": verdict,
         "interleaved": mixed,
-        "course": course(sums, list(verdict.users), pairs, over, alpha=alpha, minimum_effect=minimum),
+        "course": {
+            "ends": [int(edge) for edge in course.edges[1:]],
+            "width": sums.width,
+            "rates": course.ctr,
+            "lifts": [{"arm": course.leader, "against": other, "lift": lifts} for other, lifts in course.lift.items()],
+        },
     }
 
 
 def _arm(
-    name: str, total: Counts, sums: SpanMoments, experiment: ExperimentSettings, board: Board, now_ms: int
+    name: str, total: ArmCounts, sums: SpanMoments, experiment: ExperimentSettings, aggregate: Aggregate, now_ms: int
 ) -> dict[str, Any]:
     shown, clicks = sum(total.shown), sum(total.clicks)
     answers = [
         part.arms[name]
-        for start, parts in board.answers.items()
+        for start, parts in aggregate.answers.items()
         if start >= now_ms - _LATELY_MS
         for part in parts.values()
         if name in part.arms
     ]
     served = max(((each.epoch, each.version) for each in answers), default=(total.epoch, total.version))
-    epoch, version, learned_at = board.learned.get(name, (0, 0, 0))
+    epoch, version, learned_at = aggregate.learned.get(name, (0, 0, 0))
     latencies = [each.latencies for each in answers]
     moments = sums.moments(name)
     return {
@@ -109,8 +115,8 @@ def _arm(
     }
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
-    total = Counts.zero()
+def _sum(counts: Iterable[ArmCounts]) -> ArmCounts:
+    total = ArmCounts.zero()
     for each in counts:
         total = total + each
     return total

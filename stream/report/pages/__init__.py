@@ -1,1 +1,1 @@
-"""The pages of a report, made with Jinja."""
+"""The HTML pages of a report, made with Jinja. Imports what `report` may import."""

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 
-from stream.report.formatting import before_line, headline, interleaving_lines, number, pair_lines, percent, span_words
-from stream.report.pages.page import Cell, Figure, Page, Row, Section, Table, Tile
-from stream.report.plots.style import colours
+from stream.report.formatting import number, percent, span_words
+from stream.report.pages.page import ArmTable, Cell, Figure, Page, Row, Section, Tile
+from stream.report.plots.figure import colours
 from stream.report.schema import ArmResult, ExperimentReport
+from stream.report.sentences import before_line, headline, interleaving_lines, pair_lines
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
 
@@ -102,9 +103,9 @@ def _tiles(report: ExperimentReport) -> list[Tile]:
     return tiles
 
 
-def _table(report: ExperimentReport, columns: list[str], cells: Cells) -> Table:
+def _table(report: ExperimentReport, columns: list[str], cells: Cells) -> ArmTable:
     palette = colours(report.plan)
-    return Table(columns, [Row(name, palette[name], cells(report, name)) for name in report.plan])
+    return ArmTable(columns, [Row(name, palette[name], cells(report, name)) for name in report.plan])
 
 
 def _planned(report: ExperimentReport, name: str) -> list[Cell]:

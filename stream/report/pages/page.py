@@ -34,7 +34,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ArmTable:
     """Arms as rows under named columns; the first column is the arm's."""
 
     columns: list[str]
@@ -60,7 +60,7 @@ class Section:
 
     heading: str
     lead: str = ""
-    table: Table | None = None
+    table: ArmTable | None = None
     lines: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from stream.report.formatting import number, replay_headline
-from stream.report.pages.page import Cell, Figure, Page, Row, Section, Table, Tile
-from stream.report.plots.style import colours
+from stream.report.formatting import number
+from stream.report.pages.page import ArmTable, Cell, Figure, Page, Row, Section, Tile
+from stream.report.plots.figure import colours
 from stream.report.schema import ReplayArm, ReplayReport
+from stream.report.sentences import replay_headline
 
 
 def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:
@@ -29,7 +30,7 @@ def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:
             Tile(number(report.dead_letters), "dead letters"),
         ],
         sections=[
-            Section("The arms", table=Table(columns, rows)),
+            Section("The arms", table=ArmTable(columns, rows)),
             Section("What happened", figures=list(figures.values())),
         ],
         notes=[

@@ -1,1 +1,1 @@
-"""The pictures of a report, made with matplotlib."""
+"""The pictures of a report, made with matplotlib. Imports what `report` may import."""

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.experiment.statistics.intervals import percentiles
-from stream.report.plots.figure import label_ends, picture, pictures, time_axis
-from stream.report.plots.style import INK, PALETTE, QUIET, colours
+from stream.report.plots.figure import INK, PALETTE, QUIET, colours, label_ends, picture, pictures, time_axis
 from stream.report.schema import Percentiles, RatePoint, ReplayTrace, Timed
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _MIN_PER_WINDOW = 120
-"""Answers of an arm that make a window worth drawing."""
+"""ServingCosts of an arm that make a window worth drawing."""
 
 
 def replay_plots(traces: Mapping[str, ReplayTrace]) -> dict[str, bytes]:

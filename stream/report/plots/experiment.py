@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.experiment.statistics.intervals import Interval
-from stream.report.formatting import percent, signed
+from stream.experiment.timeline import Timeline
+from stream.experiment.wording import signed_percent
+from stream.report.formatting import percent
 from stream.report.plots.common import freshness, latencies, throughput
-from stream.report.plots.figure import label_ends, picture, time_axis
-from stream.report.plots.style import QUIET, colours
-from stream.report.schema import ExperimentReport, OverTime, Trace
+from stream.report.plots.figure import QUIET, colours, label_ends, picture, time_axis
+from stream.report.schema import ExperimentReport, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def experiment_plots(report: ExperimentReport, trace: Trace) -> dict[str, bytes]
     return drawn
 
 
-def click_rates(spans: OverTime, rates: Mapping[str, float], palette: Mapping[str, str]) -> bytes:
+def click_rates(spans: Timeline, rates: Mapping[str, float], palette: Mapping[str, str]) -> bytes:
     """Draw the click rate of each arm within each span, with 95% intervals, between chance and oracle if known."""
     named = ", ".join(f"{arm} {percent(rate)}" for arm, rate in rates.items() if np.isfinite(rate))
     with picture(f"Click rate: {named}", "clicked of the shown items, over time, with 95% interval") as (axes, save):
@@ -57,16 +58,17 @@ def click_rates(spans: OverTime, rates: Mapping[str, float], palette: Mapping[st
             if np.isfinite(level).any():
                 axes.plot(middles, level, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
                 labels.append((label, QUIET, level[-1]))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, _top(spans))
         label_ends(axes, middles[-1], labels)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         return save()
 
 
-def lifts(spans: OverTime, palette: Mapping[str, str]) -> bytes:
+def lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the leader's lift over each other arm as it stood at each look, with its any-time interval."""
     ends = {other: intervals[-1] for other, intervals in spans.lift.items()}
-    named = ", ".join(f"{signed(end.value)} over {other}" for other, end in ends.items() if np.isfinite(end.value))
+    known = {other: end.value for other, end in ends.items() if np.isfinite(end.value)}
+    named = ", ".join(f"{signed_percent(value)} over {other}" for other, value in known.items())
     subtitle = f"of all clicks so far, with the interval that holds at every look; above 0, {spans.leader} is ahead"
     with picture(f"Gain of {spans.leader}: {named}", subtitle) as (axes, save):
         looks = np.array(spans.edges[1:]) / time_axis(axes, spans.edges[-1])
@@ -77,11 +79,11 @@ def lifts(spans: OverTime, palette: Mapping[str, str]) -> bytes:
             labels.append((f"over {other}", colour, _band(axes, looks, intervals, colour)))
         axes.set_ylim(*_range(spans.lift.values()))
         label_ends(axes, looks[-1], labels)
-        axes.yaxis.set_major_formatter(lambda value, _: "0" if abs(value) < 1e-9 else signed(value))
+        axes.yaxis.set_major_formatter(lambda value, _: "0" if abs(value) < 1e-9 else signed_percent(value))
         return save()
 
 
-def regrets(spans: OverTime, palette: Mapping[str, str]) -> bytes:
+def regrets(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the clicks that each arm has missed so far, a user: regret against the oracle, added up."""
     named = ", ".join(f"{arm} {missed[-1]:.1f} a user" for arm, missed in spans.regret.items())
     subtitle = "clicks that a perfect ranking would have had and the arm had not, added up; the flatter, the better"
@@ -97,7 +99,7 @@ def regrets(spans: OverTime, palette: Mapping[str, str]) -> bytes:
         return save()
 
 
-def log_losses(spans: OverTime, palette: Mapping[str, str]) -> bytes:
+def log_losses(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the log loss of the probabilities as served, within each span, above the least that it can be."""
     known = any(np.isfinite(floor).any() for floor in spans.log_loss_floor.values())
     subtitle = "of the probabilities as they were served" + (
@@ -123,6 +125,15 @@ def _band(axes: "Axes", at: Floats, intervals: Sequence[Interval], colour: str) 
     axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.16, linewidth=0)
     axes.plot(at, values[:, 0], color=colour, marker="o", markersize=3.5)
     return float(values[-1, 0])
+
+
+def _top(spans: Timeline) -> float:
+    """Return a limit above all rates and most intervals: those of few users are wide."""
+    intervals = [each for rates in spans.ctr.values() for each in rates if np.isfinite(each.value)]
+    levels = [level for level in (*spans.best, *spans.random) if np.isfinite(level)]
+    highs = [each.high for each in intervals if np.isfinite(each.high)]
+    most = float(np.quantile(highs, 0.9)) if highs else 0.0
+    return 1.08 * max([1e-3, most, *levels, *(each.value for each in intervals)])
 
 
 def _range(lifts: Iterable[list[Interval]]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from stream.cli.experiment_report import read_traffic
 from stream.errors import KafkaClientError
 from stream.experiment.ledger import Ledger
-from stream.experiment.serving_cost import Answers
+from stream.experiment.serving_cost import ServingCosts
 from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
@@ -49,7 +49,7 @@ def test_everything_of_the_times_is_read_and_what_is_no_outcome_is_counted(
     sender.send(topics.outcomes, b"\x93nothing", partition=1)
     sender.send(topics.scores, b"{}", partition=1)
     sender.flush()
-    ledger, answers = Ledger(since=now + 100, until=now + 500), Answers()
+    ledger, answers = Ledger(since=now + 100, until=now + 500), ServingCosts()
     found = read_traffic(kafka, topics, ledger, answers, begin=None)
     assert (found.outcomes, found.unreadable, found.partitions, found.cut) == (141, 1, PARTITIONS, 0)
     assert sum(count.impressions for count in ledger.arms.values()) == 40
@@ -59,10 +59,10 @@ def test_everything_of_the_times_is_read_and_what_is_no_outcome_is_counted(
 
 
 def test_reading_may_begin_late_and_topics_may_be_empty(kafka: dict[str, str], topics: Topics) -> None:
-    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=None).outcomes == 0
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=None).outcomes == 0
     write(kafka, topics, range(20), round(1000 * time.time()))
-    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=round(1000 * time.time()) + 60_000).outcomes == 0
-    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=1).outcomes == 40
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=round(1000 * time.time()) + 60_000).outcomes == 0
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=1).outcomes == 40
 
 
 def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
@@ -78,13 +78,13 @@ def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
             removed.result()
     except KafkaException as error:
         pytest.skip(f"this broker removes no records: {error.args[0].str()}")
-    found = read_traffic(kafka, topics, Ledger(), Answers(), begin=before)
+    found = read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=before)
     assert (found.cut, found.outcomes) == (1, 280 - 41)
     assert found.whole_from >= before
-    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=None).cut == 1
-    assert read_traffic(kafka, topics, Ledger(), Answers(), begin=found.whole_from + 60_000).cut == 0
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=None).cut == 1
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=found.whole_from + 60_000).cut == 0
 
 
 def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:
     with pytest.raises(KafkaClientError, match=f"{topic_prefix}outcomes.*samstream topics create"):
-        read_traffic(kafka, Topics(topic_prefix), Ledger(), Answers(), begin=None)
+        read_traffic(kafka, Topics(topic_prefix), Ledger(), ServingCosts(), begin=None)

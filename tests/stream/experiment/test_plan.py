@@ -11,9 +11,9 @@ from stream.bench.harness.ab_tests import ABTests
 from stream.cli.experiment import notes
 from stream.cli.main import main
 from stream.errors import ExperimentError, SettingsError
-from stream.experiment.plan import Crowd, Experiment, PlannedArm, read
-from stream.experiment.power import needs
-from stream.experiment.statistics.confidence_sequence import p_value, spread_for
+from stream.experiment.plan import ExperimentPlan, PlannedArm, UserAssumptions, read
+from stream.experiment.power import required_sample_sizes
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.settings import load
 
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, change: tuple[str,
 
 
 def test_what_settings_and_file_leave_out_is_the_same() -> None:
-    chosen = Experiment(name="e", salt="s", arms=(PlannedArm(name="a"), PlannedArm(name="b")))
+    chosen = ExperimentPlan(name="e", salt="s", arms=(PlannedArm(name="a"), PlannedArm(name="b")))
     unsaid = load(environ={}).experiment
     assert (unsaid.minimum_effect, unsaid.alpha) == (chosen.minimum_effect, chosen.alpha)
 
@@ -127,9 +127,9 @@ def test_check_says_arms_users_and_what_may_not_be_meant(tmp_path: Path, capsys:
     assert "the share of frozen is small" in said
 
 
-def experiment(*arms: PlannedArm, **fields: object) -> Experiment:
+def experiment(*arms: PlannedArm, **fields: object) -> ExperimentPlan:
     chosen = arms or (PlannedArm(name="a"), PlannedArm(name="b", preset="din"))
-    return msgspec.structs.replace(Experiment(name="e", salt="s", arms=chosen), **fields)
+    return msgspec.structs.replace(ExperimentPlan(name="e", salt="s", arms=chosen), **fields)
 
 
 def test_notes_tell_twins_and_arms_that_are_off() -> None:
@@ -141,34 +141,34 @@ def test_notes_tell_twins_and_arms_that_are_off() -> None:
 
 def test_users_that_one_look_needs_are_the_textbooks() -> None:
     """Without likeness: z-test of two proportions, on the logarithm; z 1.96 and 0.8416."""
-    crowd = Crowd(rate=0.1, slots=1, visits=1, likeness=0)
-    _, once = needs(experiment(minimum_effect=0.1, crowd=crowd))
+    crowd = UserAssumptions(rate=0.1, slots=1, visits=1, icc=0)
+    _, once = required_sample_sizes(experiment(minimum_effect=0.1, crowd=crowd))
     per_arm = 2 * 0.9 / 0.1 * ((1.959964 + 0.841621) / math.log(1.1)) ** 2
     assert once.users == pytest.approx(2 * per_arm, rel=1e-4)
 
 
 def test_more_is_needed_for_smaller_effects_more_arms_uneven_shares_and_users_that_are_alike() -> None:
-    base = needs(experiment())[0].users
-    assert needs(experiment(minimum_effect=0.025))[0].users == pytest.approx(4 * base, rel=0.05)
+    base = required_sample_sizes(experiment())[0].users
+    assert required_sample_sizes(experiment(minimum_effect=0.025))[0].users == pytest.approx(4 * base, rel=0.05)
     three = [PlannedArm(name=name) for name in "abc"]
-    assert needs(experiment(*three))[0].users > 1.5 * base
-    assert needs(experiment(PlannedArm(name="a", share=9), PlannedArm(name="b")))[0].users > 2.5 * base
-    assert needs(experiment(crowd=Crowd(likeness=0.1)))[0].users > 3 * base
-    anytime, once = needs(experiment())
+    assert required_sample_sizes(experiment(*three))[0].users > 1.5 * base
+    assert required_sample_sizes(experiment(PlannedArm(name="a", share=9), PlannedArm(name="b")))[0].users > 2.5 * base
+    assert required_sample_sizes(experiment(crowd=UserAssumptions(icc=0.1)))[0].users > 3 * base
+    anytime, once = required_sample_sizes(experiment())
     assert 1.3 < anytime.users / once.users < 2.5
 
 
 def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
-    crowd = Crowd(rate=0.1, slots=10, visits=10, likeness=0.05)
+    crowd = UserAssumptions(rate=0.1, slots=10, visits=10, icc=0.05)
     planned = experiment(minimum_effect=0.2, crowd=crowd)
-    need = needs(planned)[0]
+    need = required_sample_sizes(planned)[0]
     looks = 40
     worlds = ABTests(
         worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), icc=0.05, activity=0.0,
         lift=0.2,
     )  # fmt: skip
     effect = compare(*worlds.draw(11)).log_ratio
-    found = p_value(effect.value, effect.variance, spread_for(math.log1p(0.2), 0.05)) <= 0.05
+    found = p_value(effect.value, effect.variance, mixture_scale(math.log1p(0.2), 0.05)) <= 0.05
     assert 0.72 < np.mean(found[:, -1]) < 0.92, "at the last look"
     assert 0.78 < np.mean(found.any(axis=1)) < 0.95, "at any look until then"
 
@@ -207,8 +207,8 @@ def test_a_file_may_interleave_and_compare_nothing_else(tmp_path: Path, capsys: 
 
 def test_users_of_an_interleaved_arm_count_for_no_other(tmp_path: Path) -> None:
     even = INTERLEAVED.replace("share = 0", "share = 1")
-    both = needs(read(written(tmp_path, even)))[0].users
-    without = needs(read(written(tmp_path, even.split('[[arms]]\nname = "sam-vs-din"')[0])))[0].users
+    both = required_sample_sizes(read(written(tmp_path, even)))[0].users
+    without = required_sample_sizes(read(written(tmp_path, even.split('[[arms]]\nname = "sam-vs-din"')[0])))[0].users
     assert both == pytest.approx(1.5 * without, rel=0.001)
 
 

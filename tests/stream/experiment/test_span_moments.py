@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +12,7 @@ from msgspec.structs import replace
 
 from stream.experiment.span_moments import SpanMoments, Spans
 from stream.experiment.statistics.moments import Moments
-from stream.experiment.timeline import course
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
 
 Visit = tuple[str, str, int, int, int]
 """User, arm, shown, clicks, time."""
@@ -89,34 +88,14 @@ def test_the_moments_are_those_of_the_users_sums(visits: list[Visit], batches: i
 def test_a_look_back_is_what_was_seen_then(visits: list[Visit]) -> None:
     moments = counted(visits)
     for arm in moments.arms:
-        looks, each = moments.looks(arm), moments.each(arm)
-        for span in range(moments.used):
-            begin, end = ((moments.first + span + step) * moments.width for step in (0, 1))
+        looks, each = moments.cumulative(arm), moments.per_span(arm)
+        for span, (begin, end) in enumerate(pairwise(moments.edges)):
             until = summed([visit for visit in visits if visit[4] < end]).moments(arm)
             same(Moments(looks.count[span], looks.total[span], looks.outer[span]), until)
             within = summed([visit for visit in visits if begin <= visit[4] < end]).moments(arm)
             np.testing.assert_array_equal(each.total[span], within.total[:2])
             np.testing.assert_array_equal(each.outer[span], within.outer[:2, :2])
             assert each.count[span] == until.count
-
-
-def test_the_course_of_the_lift_is_what_the_verdict_would_have_said() -> None:
-    rng = np.random.default_rng(4)
-    visits = [
-        (f"u{user}", "ab"[user % 2], 10, int(rng.binomial(10, 0.1 + 0.05 * (user % 2))), int(time))
-        for time in range(0, 60_000, 20)
-        for user in [int(rng.integers(0, 20 if time < 9000 else 400))]
-    ]
-    moments = counted(visits, 10)
-    said = course(moments, ["a", "b"], [("b", "a")], moments.used, alpha=0.05, minimum_effect=0.1)
-    (pair,) = said.lifts
-    assert np.isnan(pair.lift[0].value)
-    known = [(end, lift) for end, lift in zip(said.ends, pair.lift, strict=True) if not np.isnan(lift.value)]
-    assert len(known) > 5
-    for end, lift in known:
-        (then,) = judge(summed([visit for visit in visits if visit[4] < end]), {"a": 1, "b": 1}).pairs
-        expected = then.lift if then.arm == "b" else [1 / (1 + limit) - 1 for limit in then.lift]
-        assert sorted(lift) == pytest.approx(sorted(expected))
 
 
 def test_parts_that_do_not_fit_together_are_refused() -> None:

@@ -5,11 +5,11 @@ from collections import defaultdict
 from itertools import pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.experiment.user_sums import BINS, UserSums
+from stream.experiment.spans import BINS
+from stream.experiment.user_sums import UserSums
 
 Event = tuple[str, str, int, int, float]
 
@@ -56,7 +56,7 @@ def test_merged_sums_are_those_of_one_that_saw_everything_in_any_order(
     pieces = [fed(shuffled[part::parts]) for part in range(parts)]
     merged = UserSums()
     for piece in pieces:
-        merged.merge(UserSums.decode(piece.encode()))
+        merged.merge(piece)
     same(whole, merged)
 
 
@@ -121,14 +121,7 @@ def test_a_time_before_puts_nobody_into_an_arm() -> None:
     assert sums.moments("a").count == 1
 
 
-def test_bytes_that_do_not_fit_together_are_refused() -> None:
-    whole = fed([("u1", "a", 10, 1, 0)]).encode()
-    for damaged in (b"", whole[:-1], whole.replace(b"u1", b"u\xff"), whole.replace(b"counts", b"kounts")):
-        with pytest.raises(ValueError, match=r"."):
-            UserSums.decode(damaged)
-
-
-def test_spans_and_looks_are_those_of_a_plain_loop() -> None:
+def test_sums_within_and_by_the_end_of_each_span_are_those_of_a_plain_loop() -> None:
     rng = np.random.default_rng(5)
     events = [
         (f"u{rng.integers(9)}", "a", 10, int(rng.integers(3)), float(time))
@@ -136,20 +129,22 @@ def test_spans_and_looks_are_those_of_a_plain_loop() -> None:
     ]
     sums = fed(events)
     sums.add_before(["u1", "u2"], [100, 50], [10, 5])
-    edges = sums.edges[::2] if len(sums.edges) % 2 else [*sums.edges[:-1:2], sums.edges[-1]]
+    edges = sums.edges
     assert edges[0] <= events[0][-1]
     assert edges[-1] > events[-1][-1]
-    spans, looks = sums.spans("a", edges), sums.looks("a", edges)
+    spans, looks = sums.per_span("a"), sums.cumulative("a")
     for place, (low, high) in enumerate(pairwise(edges)):
         within = [event for event in events if low <= event[4] < high]
         until = [event for event in events if event[4] < high]
+        users = {event[0] for event in until}
         assert spans.total[place].tolist() == [sum(event[2] for event in within), sum(event[3] for event in within)]
         assert looks.total[place].tolist() == [
             sum(event[2] for event in until),
             sum(event[3] for event in until),
-            150,
-            15,
+            100 * ("u1" in users) + 50 * ("u2" in users),
+            10 * ("u1" in users) + 5 * ("u2" in users),
         ]
+        assert spans.count[place] == looks.count[place] == len(users)
     np.testing.assert_array_equal(looks.outer[-1], sums.moments("a").outer)
 
 
@@ -159,7 +154,9 @@ def test_own_time_begins_with_the_first_visit_of_each() -> None:
         sums.add("early", "a", 1, int(time < 60), float(time))
         if time >= 128:
             sums.add("late", "a", 1, int(time < 188), float(time))
-    assert sums.own_thirds("a").total.tolist() == [160, 120, 80, 0], "the late one was not there for a last third"
-    assert sums.latecomers == 0.5
-    assert np.isnan(UserSums().latecomers)
+    assert sums.thirds_since_first_visit("a").total.tolist() == [160, 120, 80, 0], (
+        "the late one was not there for a last third"
+    )
+    assert sums.late_share == 0.5
+    assert np.isnan(UserSums().late_share)
     assert sums.users("a") == ["early", "late"]

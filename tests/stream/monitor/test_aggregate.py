@@ -1,4 +1,4 @@
-"""The board: the sum of the newest fragments; windows close, are published once, and again when they change."""
+"""The aggregate: the sum of the newest partials; windows close, are published once, and again when they change."""
 
 import json
 from typing import Any
@@ -9,28 +9,28 @@ from msgspec.structs import replace
 
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
-from stream.monitor.aggregate import Board
-from stream.monitor.counting import Head, Plan, Window, fold
+from stream.experiment.verdict import analyse
+from stream.monitor.aggregate import Aggregate
+from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
 from stream.monitor.latency import class_of
 from stream.monitor.records import (
-    Answers,
-    AnswersFragment,
-    HeadFragment,
-    SumsFragment,
-    WindowFragment,
+    AnswerCounts,
+    AnswersPartial,
+    MomentsPartial,
+    ProgressPartial,
+    WindowPartial,
     decode_arm_window,
-    decode_fragment,
+    decode_partial,
     encode_json,
     encode_packed,
 )
-from stream.monitor.users import Users, experiment_id
-from stream.monitor.web.state_json import picture
+from stream.monitor.users import UserCounter, experiment_id
+from stream.monitor.web.state_json import state_json
 from stream.schema.events import Outcome
 from stream.schema.update_headers import UpdateHeaders
 from stream.settings import Settings, convert
 
-PLAN = Plan(window_ms=1000, close_ms=2000, remember_ms=10_000, keep_ms=20_000)
+PLAN = WindowPlan(window_ms=1000, close_ms=2000, remember_ms=10_000, keep_ms=20_000)
 EQUAL = {"a": 1.0, "b": 1.0}
 
 
@@ -53,14 +53,16 @@ def visits(count: int = 3000) -> list[Outcome]:
     return rows
 
 
-def counted(board: Board, rows: list[Outcome], partitions: int = 3, experiment: int = 0) -> None:
-    """Bring a board the fragments of partitions among which the users are divided."""
+def counted(aggregate: Aggregate, rows: list[Outcome], partitions: int = 3, experiment: int = 0) -> None:
+    """Bring an aggregate the partials of partitions among which the users are divided."""
     for partition in range(partitions):
         mine = [(offset, row) for offset, row in enumerate(rows) if int(row.user[1:]) // 2 % partitions == partition]
-        changes = fold(PLAN, Head(windows=[]), lambda _: None, Users(experiment, None, lambda _: None), mine)
+        changes = fold(
+            PLAN, PartitionProgress(windows=[]), lambda _: None, UserCounter(experiment, None, lambda _: None), mine
+        )
         for window in changes.written:
-            board.take(WindowFragment(PLAN.window_ms, partition, replace(window, ids=b"")))
-        board.take(decode_fragment(encode_packed(SumsFragment(partition, changes.sums))))
+            aggregate.add(WindowPartial(PLAN.window_ms, partition, replace(window, ids=b"")))
+        aggregate.add(decode_partial(encode_packed(MomentsPartial(partition, changes.sums))))
 
 
 def said(state: object) -> Any:
@@ -68,80 +70,82 @@ def said(state: object) -> Any:
     return json.loads(encode_json(state))
 
 
-def part(partition: int, start: int, offset: int, *labels: int, user: str = "u", arm: str = "a") -> WindowFragment:
+def part(partition: int, start: int, offset: int, *labels: int, user: str = "u", arm: str = "a") -> WindowPartial:
     places = list(range(len(labels)))
     items = [f"item-{place}" for place in places]
     outcome = Outcome(
         f"r{partition}-{offset}", user, arm, start, 1, offset, items, places, [0.25] * len(labels), [*labels]
     )
-    users = Users(0, None, lambda _: None)
-    [window] = fold(PLAN, Head(windows=[]), lambda _: None, users, [(offset, outcome)]).written
-    return WindowFragment(PLAN.window_ms, partition, replace(window, ids=b""))
+    users = UserCounter(0, None, lambda _: None)
+    [window] = fold(PLAN, PartitionProgress(windows=[]), lambda _: None, users, [(offset, outcome)]).written
+    return WindowPartial(PLAN.window_ms, partition, replace(window, ids=b""))
 
 
 def test_the_whole_is_the_sum_of_the_newest_fragments_of_all_partitions() -> None:
-    board = Board(PLAN)
-    board.take(part(0, 0, 5, 1, 0))
-    board.take(part(1, 0, 2, 0))
-    board.take(part(0, 0, 4, 1, 1, 1, 1))
-    board.take(replace(part(2, 0, 9, 1), window_ms=77))
-    counts = board.totals(0)["a"]
+    aggregate = Aggregate(PLAN)
+    aggregate.add(part(0, 0, 5, 1, 0))
+    aggregate.add(part(1, 0, 2, 0))
+    aggregate.add(part(0, 0, 4, 1, 1, 1, 1))
+    aggregate.add(replace(part(2, 0, 9, 1), window_ms=77))
+    counts = aggregate.totals(0)["a"]
     assert (counts.requests, sum(counts.shown), sum(counts.clicks)) == (2, 3, 1)
 
 
 def test_a_closed_window_is_published_once_and_again_when_it_changes() -> None:
-    board = Board(PLAN)
-    board.take(part(0, 0, 1, 1, 0))
-    board.take(part(0, 2999, 2, 0))
-    assert list(board.due()) == []
-    board.take(part(0, 3000, 3, 0))
-    [record] = board.due()
+    aggregate = Aggregate(PLAN)
+    aggregate.add(part(0, 0, 1, 1, 0))
+    aggregate.add(part(0, 2999, 2, 0))
+    assert list(aggregate.due_records()) == []
+    aggregate.add(part(0, 3000, 3, 0))
+    [record] = aggregate.due_records()
     assert (record.arm, record.start, record.end, record.revision) == ("a", 0, 1000, 1)
     assert (record.impressions, record.shown, record.clicks, record.ctr) == (1, 2, 1, 0.5)
     assert record.calibration == 0.5
-    assert list(board.due()) == []
-    board.take(part(1, 0, 1, 1))
-    [again] = board.due()
-    assert (again.revision, again.shown, board.revised) == (2, 3, 1)
+    assert list(aggregate.due_records()) == []
+    aggregate.add(part(1, 0, 1, 1))
+    [again] = aggregate.due_records()
+    assert (again.revision, again.shown, aggregate.revised) == (2, 3, 1)
     assert decode_arm_window(encode_json(again)) == again
 
 
 def test_another_monitor_publishes_only_what_is_not_there() -> None:
-    first, second = Board(PLAN), Board(PLAN)
-    for fragment in (part(0, 0, 1, 1, 0), part(1, 0, 1, 1, 0, arm="b"), part(0, 3000, 3, 0)):
-        first.take(fragment)
-        second.take(decode_fragment(encode_packed(fragment)))
-    records = list(first.due())
-    second.published(records[0])
-    assert list(second.due()) == records[1:]
+    first, second = Aggregate(PLAN), Aggregate(PLAN)
+    for partial in (part(0, 0, 1, 1, 0), part(1, 0, 1, 1, 0, arm="b"), part(0, 3000, 3, 0)):
+        first.add(partial)
+        second.add(decode_partial(encode_packed(partial)))
+    records = list(first.due_records())
+    second.add_published(records[0])
+    assert list(second.due_records()) == records[1:]
 
 
 def test_silence_closes_all_windows() -> None:
-    board = Board(PLAN)
-    board.take(part(0, 0, 1, 1, 0))
-    board.quiet(False)
-    assert list(board.due()) == []
-    board.quiet(True)
-    assert len(list(board.due())) == 1
+    aggregate = Aggregate(PLAN)
+    aggregate.add(part(0, 0, 1, 1, 0))
+    aggregate.set_idle(False)
+    assert list(aggregate.due_records()) == []
+    aggregate.set_idle(True)
+    assert len(list(aggregate.due_records())) == 1
 
 
 def test_old_windows_go() -> None:
-    board = Board(PLAN)
-    board.take(part(0, 0, 1, 1))
-    board.take(part(0, 21_000, 2, 1))
-    assert board.starts() == [21_000]
+    aggregate = Aggregate(PLAN)
+    aggregate.add(part(0, 0, 1, 1))
+    aggregate.add(part(0, 21_000, 2, 1))
+    assert aggregate.starts() == [21_000]
 
 
 def test_the_picture_shows_closed_windows_and_says_what_was_refused() -> None:
-    board = Board(PLAN)
+    aggregate = Aggregate(PLAN)
     for offset in range(40):
-        board.take(part(offset, 0, offset, 1, 0, 0, 0, user=f"u{offset}"))
-        board.take(part(offset, 0, offset, 1, 1, 0, 0, user=f"u{offset}", arm="b"))
-    board.take(part(0, 9000, 90, 1, 1))
-    board.take(HeadFragment(3, Head(too_late=2, unreadable=1, windows=[])))
-    board.take(AnswersFragment("run", 0, 9000, {"b": Answers([(class_of(20.0), 9), (class_of(500.0), 1)], 2, 8)}))
-    board.announced(UpdateHeaders("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
-    state = said(picture(board, PLAN, settings("b", "a"), 9500))
+        aggregate.add(part(offset, 0, offset, 1, 0, 0, 0, user=f"u{offset}"))
+        aggregate.add(part(offset, 0, offset, 1, 1, 0, 0, user=f"u{offset}", arm="b"))
+    aggregate.add(part(0, 9000, 90, 1, 1))
+    aggregate.add(ProgressPartial(3, PartitionProgress(too_late=2, unreadable=1, windows=[])))
+    aggregate.add(
+        AnswersPartial("run", 0, 9000, {"b": AnswerCounts([(class_of(20.0), 9), (class_of(500.0), 1)], 2, 8)})
+    )
+    aggregate.add_update(UpdateHeaders("b", "delta", 2, 9, 10, clicks=(8000, 8800)), 9000)
+    state = said(state_json(aggregate, PLAN, settings("b", "a"), 9500))
     assert state["windows"] == {"closed": 1, "open": 1}
     by_name = {arm["name"]: arm for arm in state["arms"]}
     assert list(by_name) == ["b", "a"]
@@ -158,60 +162,66 @@ def test_the_picture_shows_closed_windows_and_says_what_was_refused() -> None:
 
 
 def test_the_picture_of_nothing_is_one() -> None:
-    state = said(picture(Board(PLAN), PLAN, settings("a", "b"), 0))
+    state = said(state_json(Aggregate(PLAN), PLAN, settings("a", "b"), 0))
     assert [arm["shown"] for arm in state["arms"]] == [0, 0]
     assert state["verdict"]["winner"] is None
     assert state["course"]["ends"] == []
 
 
 def test_the_verdict_is_that_on_all_outcomes_as_the_settings_ask_for_it() -> None:
-    rows, board, sums = visits(), Board(PLAN), UserSums()
-    counted(board, rows)
+    rows, aggregate, sums = visits(), Aggregate(PLAN), UserSums()
+    counted(aggregate, rows)
     for row in rows:
         sums.add(row.user, row.arm, len(row.items), sum(row.labels), row.ts)
     for changes in ({}, {"alpha": 0.01, "minimum_effect": 0.5}, {"alpha": 1e-30}):
         asked = convert({"arms": [{"name": "a"}, {"name": "b"}], "experiment": changes})
-        verdict = said(picture(board, PLAN, asked, 0))["verdict"]
-        expected = judge(sums, EQUAL, alpha=asked.experiment.alpha, minimum_effect=asked.experiment.minimum_effect)
+        verdict = said(state_json(aggregate, PLAN, asked, 0))["verdict"]
+        expected = analyse(sums, EQUAL, alpha=asked.experiment.alpha, minimum_effect=asked.experiment.minimum_effect)
         assert verdict == said(expected)
         assert verdict["winner"] == (None if changes == {"alpha": 1e-30} else "a")
 
 
 def test_the_page_is_told_which_arms_interleave_others() -> None:
     asked = convert({"arms": [{"name": "a"}, {"name": "b"}, {"name": "c", "interleave": ["a", "b"]}]})
-    assert said(picture(Board(PLAN), PLAN, asked, 0))["interleaved"] == {"c": ["a", "b"]}
-    assert said(picture(Board(PLAN), PLAN, settings("a", "b"), 0))["interleaved"] == {}
+    assert said(state_json(Aggregate(PLAN), PLAN, asked, 0))["interleaved"] == {"c": ["a", "b"]}
+    assert said(state_json(Aggregate(PLAN), PLAN, settings("a", "b"), 0))["interleaved"] == {}
 
 
 def test_the_course_ends_where_outcomes_are_still_to_come() -> None:
-    board = Board(PLAN)
-    counted(board, visits())
-    course = said(picture(board, PLAN, settings("a", "b"), 0))["course"]
-    assert 3 * course["width"] > board.event_time - PLAN.close_ms - course["ends"][-1] >= 0
+    aggregate = Aggregate(PLAN)
+    counted(aggregate, visits())
+    course = said(state_json(aggregate, PLAN, settings("a", "b"), 0))["course"]
+    assert 3 * course["width"] > aggregate.event_time - PLAN.close_ms - course["ends"][-1] >= 0
     (pair,) = course["lifts"]
     assert (pair["arm"], pair["against"]) == ("a", "b")
     assert len(pair["lift"]) == len(course["rates"]["a"]) == len(course["ends"])
-    board.quiet(True)
-    whole = said(picture(board, PLAN, settings("a", "b"), 0))
-    assert whole["course"]["ends"][-1] > board.event_time
+    aggregate.set_idle(True)
+    whole = said(state_json(aggregate, PLAN, settings("a", "b"), 0))
+    assert whole["course"]["ends"][-1] > aggregate.event_time
     assert whole["course"]["lifts"][0]["lift"][-1] == pytest.approx(whole["verdict"]["pairs"][0]["lift"])
 
 
 def test_sums_of_another_experiment_and_older_ones_change_nothing() -> None:
-    board = Board(PLAN, experiment=7)
-    counted(board, visits(), experiment=7)
-    before = board.sums().pack()
-    counted(board, visits(500), experiment=8)
-    counted(board, visits(500), experiment=7)
-    assert board.sums().pack() == before
+    aggregate = Aggregate(PLAN, experiment=7)
+    counted(aggregate, visits(), experiment=7)
+    before = aggregate.sums().pack()
+    counted(aggregate, visits(500), experiment=8)
+    counted(aggregate, visits(500), experiment=7)
+    assert aggregate.sums().pack() == before
 
 
 def test_another_experiment_counts_anew() -> None:
     rows = visits(400)
-    first = fold(PLAN, Head(windows=[]), lambda _: None, Users(1, None, lambda _: None), list(enumerate(rows[:200])))
-    users = Users(2, first.sums, first.users.get)
+    first = fold(
+        PLAN,
+        PartitionProgress(windows=[]),
+        lambda _: None,
+        UserCounter(1, None, lambda _: None),
+        list(enumerate(rows[:200])),
+    )
+    users = UserCounter(2, first.sums, first.users.get)
     windows = {window.start: window for window in first.written}
-    second = fold(PLAN, first.head, windows.get, users, list(enumerate(rows[200:], 200)))
+    second = fold(PLAN, first.progress, windows.get, users, list(enumerate(rows[200:], 200)))
     moments = SpanMoments.unpack(second.sums.spans)
     assert sum(int(moments.moments(arm).total[0]) for arm in "ab") == 5 * 200
     assert {user.experiment for user in second.users.values()} == {2}
@@ -223,8 +233,8 @@ def test_the_name_and_the_salt_tell_experiments_apart() -> None:
 
 
 def test_windows_of_this_partition_are_told_apart_by_offset_only() -> None:
-    board = Board(PLAN)
-    board.take(WindowFragment(PLAN.window_ms, 0, Window(0, offset=3, arms={})))
-    before = board.changes
-    board.take(WindowFragment(PLAN.window_ms, 0, Window(0, offset=3, arms={})))
-    assert board.changes == before
+    aggregate = Aggregate(PLAN)
+    aggregate.add(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
+    before = aggregate.changes
+    aggregate.add(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
+    assert aggregate.changes == before

@@ -13,13 +13,22 @@ from msgspec.structs import replace
 
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
+from stream.experiment.verdict import analyse
 from stream.monitor import counting
-from stream.monitor.counting import BINS, EDGES, Changes, Counts, Head, Plan, Window, fold
-from stream.monitor.users import Sums, User, Users
+from stream.monitor.counting import (
+    BIN_EDGES,
+    BINS,
+    ArmCounts,
+    BatchChanges,
+    PartitionProgress,
+    WindowCounts,
+    WindowPlan,
+    fold,
+)
+from stream.monitor.users import PartitionMoments, UserCounter, UserRow
 from stream.schema.events import Outcome
 
-PLAN = Plan(window_ms=10, close_ms=20, remember_ms=40, keep_ms=80)
+PLAN = WindowPlan(window_ms=10, close_ms=20, remember_ms=40, keep_ms=80)
 
 
 class Store:
@@ -27,10 +36,10 @@ class Store:
 
     def __init__(self, experiment: int = 1) -> None:
         self.experiment = experiment
-        self.windows: dict[int, Window] = {}
-        self.users: dict[str, User] = {}
-        self.sums: Sums | None = None
-        self.head = Head(windows=[])
+        self.windows: dict[int, WindowCounts] = {}
+        self.users: dict[str, UserRow] = {}
+        self.sums: PartitionMoments | None = None
+        self.progress = PartitionProgress(windows=[])
         self._changelog: dict[tuple[str, object], Any] = {}
 
     @property
@@ -41,27 +50,31 @@ class Store:
 
     def move(self) -> None:
         """Lose the disk, and restore it from the changelog."""
-        kept: dict[str, dict[Any, Any]] = {"windows": {}, "users": {}, "": {"sums": None, "head": Head(windows=[])}}
+        kept: dict[str, dict[Any, Any]] = {
+            "windows": {},
+            "users": {},
+            "": {"sums": None, "progress": PartitionProgress(windows=[])},
+        }
         for (part, key), value in deepcopy(self._changelog).items():
             kept[part][key] = value
         self.windows, self.users = kept["windows"], kept["users"]
-        self.sums, self.head = kept[""]["sums"], kept[""]["head"]
+        self.sums, self.progress = kept[""]["sums"], kept[""]["progress"]
 
     def fold(
         self,
         records: Sequence[tuple[int, Outcome | None]],
         writes: int | None = None,
         logged: int | None = None,
-    ) -> Changes:
+    ) -> BatchChanges:
         """Count a batch; the process dies after so many `writes`, of which so many are `logged`."""
-        users = Users(self.experiment, self.sums, lambda user: deepcopy(self.users.get(user)))
-        changes = fold(PLAN, deepcopy(self.head), lambda start: deepcopy(self.windows.get(start)), users, records)
+        users = UserCounter(self.experiment, self.sums, lambda user: deepcopy(self.users.get(user)))
+        changes = fold(PLAN, deepcopy(self.progress), lambda start: deepcopy(self.windows.get(start)), users, records)
         steps: list[Any] = [
             lambda: setattr(self, "sums", changes.sums),
             *(lambda user=user, row=row: self.users.update({user: row}) for user, row in changes.users.items()),
             *(lambda window=window: self.windows.update({window.start: window}) for window in changes.written),
             *(lambda start=start: self.windows.pop(start, None) for start in changes.removed),
-            lambda: setattr(self, "head", changes.head),
+            lambda: setattr(self, "progress", changes.progress),
         ]
         for step in steps[:writes]:
             step()
@@ -70,7 +83,7 @@ class Store:
             *(("users", user, row) for user, row in changes.users.items()),
             *(("windows", window.start, window) for window in changes.written),
             *(("windows", start, None) for start in changes.removed),
-            ("", "head", changes.head),
+            ("", "progress", changes.progress),
         ]
         for part, key, value in deepcopy(entries[:writes][:logged]):
             if value is None:
@@ -108,14 +121,14 @@ def test_counts_what_was_shown_by_arm_and_window() -> None:
     counts = first.arms["a"]
     assert (counts.requests, sum(counts.shown), sum(counts.clicks)) == (1, 3, 1)
     assert counts.loss == pytest.approx(-math.log(0.25) - 2 * math.log(0.75))
-    assert counts.predicted[EDGES.index(0.2)] == pytest.approx(0.75)
+    assert counts.predicted[BIN_EDGES.index(0.2)] == pytest.approx(0.75)
     assert (counts.epoch, counts.version) == (1, 3)
     assert list(second.arms) == ["b"]
 
 
 @pytest.mark.parametrize(("probability", "place"), [(0.0, 0), (0.01, 1), (0.5, 9), (0.4999, 8), (1.0, 9)])
 def test_every_probability_has_one_bin(probability: float, place: int) -> None:
-    counts = Counts.zero()
+    counts = ArmCounts.zero()
     counts.add(Outcome("r", "u", "a", 0, 1, 1, ["i"], [0], [probability], [1]), [0], request=True)
     assert counts.shown == [int(index == place) for index in range(BINS)]
     assert math.isfinite(counts.loss)
@@ -144,10 +157,10 @@ def test_late_outcomes_are_counted_and_said_until_the_window_has_forgotten() -> 
     store.fold(numbered(outcome("r", 3, 0), outcome("s", 29, 0), outcome("t", 4, 0), outcome("u", 30, 0)))
     assert store.windows[0].late == 0
     store.fold(numbered(outcome("v", 5, 0), outcome("w", 49, 0), outcome("x", 6, 0), start=4))
-    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.head.too_late) == (2, 4, 0)
+    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.progress.too_late) == (2, 4, 0)
     assert store.windows[0].ids
     store.fold(numbered(outcome("y", 50, 0), outcome("z", 7, 0), outcome("r", 3, 0), start=7))
-    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.head.too_late) == (2, 4, 2)
+    assert (store.windows[0].late, sum(store.windows[0].arms["a"].shown), store.progress.too_late) == (2, 4, 2)
     assert not store.windows[0].ids
 
 
@@ -156,18 +169,18 @@ def test_old_windows_are_removed() -> None:
     store.fold(numbered(outcome("r", 3, 0), outcome("s", 15, 0)))
     store.fold(numbered(outcome("t", 90, 0), start=2))
     assert list(store.windows) == [10, 90]
-    assert store.head.windows == [10, 90]
+    assert store.progress.windows == [10, 90]
 
 
 def test_a_record_that_is_no_outcome_is_counted_once() -> None:
     store = Store()
     store.fold(numbered(None))
     store.fold(numbered(None))
-    assert store.head.unreadable == 1
+    assert store.progress.unreadable == 1
 
 
 def test_what_a_window_remembers_is_bounded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "MOST_IDS", 10)
+    monkeypatch.setattr(counting, "MAX_IDS", 10)
     store = Store()
     for number in range(5):
         store.fold(numbered(outcome(f"r{number}", 3, 0, 0, 0), start=number))
@@ -234,9 +247,9 @@ def test_whatever_the_batches_crashes_and_moves_the_state_is_that_of_an_undistur
             committed += size
     shaken.fold(records[committed:])
     shaken.move()
-    assert shaken.head == calm.head
+    assert shaken.progress == calm.progress
     # That a window is removed, or forgets its ids, may be lost on the way to the changelog; nobody looks at it again.
-    assert set(shaken.windows) >= set(calm.windows) == set(shaken.head.windows)
+    assert set(shaken.windows) >= set(calm.windows) == set(shaken.progress.windows)
     for start, window in calm.windows.items():
         other = shaken.windows[start]
         assert _ids(other) == _ids(window) or not window.ids
@@ -246,24 +259,24 @@ def test_whatever_the_batches_crashes_and_moves_the_state_is_that_of_an_undistur
         user: _row(row) for user, row in calm.users.items()
     }
     oracle = _oracle(rows)
-    assert judge(shaken.moments, {"a": 1, "b": 1}).users == judge(oracle, {"a": 1, "b": 1}).users
+    assert analyse(shaken.moments, {"a": 1, "b": 1}).users == analyse(oracle, {"a": 1, "b": 1}).users
     for arm in "ab":
         assert shaken.moments.moments(arm).total.tolist() == oracle.moments(arm).total.tolist()[:2]
         assert shaken.moments.thirds(arm).outer.tolist() == oracle.thirds(arm).outer.tolist()
     assert shaken.moments.crossed == oracle.crossed
 
 
-def _ids(window: Window) -> set[bytes]:
+def _ids(window: WindowCounts) -> set[bytes]:
     return {window.ids[at : at + 8] for at in range(0, len(window.ids), 8)}
 
 
-def _row(user: User) -> tuple[str | None, int, int]:
+def _row(user: UserRow) -> tuple[str | None, int, int]:
     """What a row says, whatever the width of its spans."""
     return user.arm, sum(shown for _, shown, _ in user.spans), sum(clicks for _, _, clicks in user.spans)
 
 
 def _oracle(rows: Sequence[Outcome | None]) -> UserSums:
-    """Sums over what is not too late and did not come before."""
+    """PartitionMoments over what is not too late and did not come before."""
     sums, now = UserSums(), 0
     known: set[tuple[str, str]] = set()
     for row in rows:

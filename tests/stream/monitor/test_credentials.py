@@ -7,17 +7,17 @@ import faust
 import pytest
 
 from stream.errors import SettingsError
-from stream.monitor.credentials import connection
+from stream.monitor.credentials import faust_connection
 
 
 def test_a_plain_connection() -> None:
-    options = connection({"bootstrap.servers": "one:9092, PLAINTEXT://two:9093", "linger.ms": "5"})
+    options = faust_connection({"bootstrap.servers": "one:9092, PLAINTEXT://two:9093", "linger.ms": "5"})
     assert [str(url) for url in options.pop("broker")] == ["kafka://one:9092", "kafka://two:9093"]
     assert options == {}
 
 
 def test_scram_over_tls() -> None:
-    options = connection(
+    options = faust_connection(
         {
             "bootstrap.servers": "one:9092",
             "security.protocol": "sasl_ssl",
@@ -37,7 +37,7 @@ def test_scram_over_tls() -> None:
 
 
 def test_tls_alone_verifies_the_broker() -> None:
-    credentials = connection({"bootstrap.servers": "one:9092", "security.protocol": "SSL"})["broker_credentials"]
+    credentials = faust_connection({"bootstrap.servers": "one:9092", "security.protocol": "SSL"})["broker_credentials"]
     assert isinstance(credentials, faust.SSLCredentials)
     assert credentials.context.check_hostname
 
@@ -55,5 +55,5 @@ def test_tls_alone_verifies_the_broker() -> None:
 )
 def test_what_cannot_be_used_is_named(properties: dict[str, str], named: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=named) as refused:
-        connection({"bootstrap.servers": "one:9092", "sasl.password": "secret"} | properties)
+        faust_connection({"bootstrap.servers": "one:9092", "sasl.password": "secret"} | properties)
     assert "secret" not in str(refused.value)

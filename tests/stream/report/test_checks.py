@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import judge
+from stream.experiment.verdict import analyse
 from stream.report.checks import checks
 from stream.report.schema import Check
 
@@ -27,7 +27,7 @@ def lived(rate: Rate, *, users: int = 400, together: bool = False, seed: int = 0
 
 
 def found(sums: UserSums, shares: dict[str, float] = EQUAL) -> dict[str, Check]:
-    return {check.name: check for check in checks(sums, judge(sums, shares))}
+    return {check.name: check for check in checks(sums, analyse(sums, shares))}
 
 
 def test_an_experiment_as_it_should_be_has_nothing_against_it() -> None:

@@ -11,25 +11,24 @@ import pytest
 
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import prefer
-from stream.experiment.ledger import Found, Ledger
-from stream.experiment.serving_cost import Answers
+from stream.experiment.ledger import Ledger, ReadSummary
+from stream.experiment.plan import Experiment
+from stream.experiment.serving_cost import ServingCosts
 from stream.report.live_report import live_report
 from stream.report.pages.experiment import experiment_page
 from stream.report.pages.page import render_page
-from stream.report.question import Question
 from stream.report.schema import ArmTrace, ExperimentReport
 from stream.report.writer import write_experiment
 from stream.schema.events import Outcome, Score, Spent, Team
 from stream.settings import ArmSettings
 from stream.simulation.report import simulation_report
-from stream.simulation.teams import clicked_by_team
-from stream.simulation.traffic import Tally
+from stream.simulation.traffic import TrafficTotals, clicked_by_team
 
 SALT = "mixed-1"
 SLOTS = 4
 A, B = ArmSettings(name="a"), ArmSettings(name="b", preset="din-50")
 MIXED = ArmSettings(name="mixed", interleave=("b", "a"))
-QUESTION = Question(name="mixed", arms=(A, B, MIXED), alpha=0.1)
+EXPERIMENT = Experiment(name="mixed", arms=(A, B, MIXED), alpha=0.1)
 HEADING = "Which of two rankings do users prefer in one list?"
 
 
@@ -69,7 +68,7 @@ class Seen:
 
 def lived(*, better: float = 0.15, count: int = 6000) -> list[Seen]:
     """Requests of 400 users, to whom what `a` placed is better by so much."""
-    rng, assignment, seen = random.Random(3), Assignment(QUESTION.shares, salt=SALT), []
+    rng, assignment, seen = random.Random(3), Assignment(EXPERIMENT.shares, salt=SALT), []
     for number in range(count):
         user = rng.randrange(400)
         arm = assignment.arm(f"u{user}")
@@ -79,18 +78,20 @@ def lived(*, better: float = 0.15, count: int = 6000) -> list[Seen]:
     return seen
 
 
-def live(seen: list[Seen], question: Question = QUESTION, *, repeats: int = 0, **times: int) -> ExperimentReport:
+def live(seen: list[Seen], question: Experiment = EXPERIMENT, *, repeats: int = 0, **times: int) -> ExperimentReport:
     ledger = Ledger(**times)
     records = [outcome for each in seen for outcome in each.outcomes()]
     for outcome in [*records[:repeats], *records]:
         ledger.add(0, outcome)
-    return live_report(question, ledger, Answers(), Found(), salt=SALT, settings={})[0]
+    return live_report(question, ledger, ServingCosts(), ReadSummary(), salt=SALT, settings={})[0]
 
 
 def simulated(seen: list[Seen]) -> ExperimentReport:
-    tally = Tally(impressions=len(seen), answered=len(seen))
+    tally = TrafficTotals(impressions=len(seen), answered=len(seen))
     for each in seen:
-        tally.ballots.click(each.arm, f"u{each.user}", each.request, clicked_by_team(each.score(), each.clicked))
+        tally.interleaving_votes.click(
+            each.arm, f"u{each.user}", each.request, clicked_by_team(each.score(), each.clicked)
+        )
         tally.versions[each.arm] = 1, 1
         trace = tally.arms.setdefault(each.arm, ArmTrace())
         for column, value in (("at", each.ts / 1000), ("users", each.user), ("shown", SLOTS)):
@@ -98,7 +99,7 @@ def simulated(seen: list[Seen]) -> ExperimentReport:
         trace.clicks.append(len(each.clicked))
         for column in ("losses", "floor", "best", "random", "expected", "latency", "cpu"):
             getattr(trace, column).append(1.0)
-    return simulation_report(QUESTION, tally, [], began=1e9, seconds=6.0, settings={})[0]
+    return simulation_report(EXPERIMENT, tally, [], began=1e9, seconds=6.0, settings={})[0]
 
 
 def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -115,14 +116,14 @@ def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
 def test_it_is_what_a_plain_count_of_the_truth_says_whatever_is_repeated() -> None:
     seen = lived()
     users, votes = counted(seen)
-    expected = prefer(users, votes, alpha=QUESTION.alpha)
+    expected = prefer(users, votes, alpha=EXPERIMENT.alpha)
     for repeats in (0, 5000):
         [found] = live(seen, repeats=repeats).interleaving
         assert (found.arm, found.first, found.second, found.winner) == ("mixed", "a", "b", "a")
         assert found.requests == np.count_nonzero(votes)
         assert found.users == len(set(users[votes != 0].tolist()))
         assert found.share.value == pytest.approx(np.sum(votes > 0) / np.count_nonzero(votes))
-        assert found.share == pytest.approx(expected.preference)
+        assert found.share == pytest.approx(expected.share)
         assert found.p == pytest.approx(expected.p)
         assert found.agreement is not None
         assert found.agreement.kind == "agree"
@@ -158,7 +159,7 @@ def test_the_page_has_a_section_of_it_and_the_file_a_list(tmp_path: Path) -> Non
     assert found.sentence in page
     assert "Interleaving and A/B both prefer a." in page
     assert f"<td>{found.users:,}</td>" in page, "users seen"
-    made = live_report(QUESTION, Ledger(), Answers(), Found(), salt=SALT, settings={})
+    made = live_report(EXPERIMENT, Ledger(), ServingCosts(), ReadSummary(), salt=SALT, settings={})
     write_experiment(tmp_path, *made)
     [nothing] = json.loads((tmp_path / "report.json").read_text())["interleaving"]
     assert (nothing["winner"], nothing["requests"], nothing["share"]) == (None, 0, [None, None, None])
@@ -167,7 +168,7 @@ def test_the_page_has_a_section_of_it_and_the_file_a_list(tmp_path: Path) -> Non
 
 def test_an_experiment_that_interleaves_nothing_says_nothing_of_it() -> None:
     plain = [each for each in lived(count=600) if each.arm != "mixed"]
-    report = live(plain, Question(name="plain", arms=(A, B)))
+    report = live(plain, Experiment(name="plain", arms=(A, B)))
     assert report.interleaving == []
     assert HEADING not in render_page(experiment_page(report, {}))
 

@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from stream.experiment.assignment import Assignment
-from stream.experiment.ledger import Found, Ledger
-from stream.experiment.serving_cost import Answers
+from stream.experiment.ledger import Ledger, ReadSummary
+from stream.experiment.plan import Experiment
+from stream.experiment.serving_cost import ServingCosts
 from stream.report.live_report import live_report
-from stream.report.question import Question
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings
 from tests.stream.experiment.shown import SLOTS, Shown, lived, oracle, told, without_full, written
 
 SALT = "live-1"
-QUESTION = Question(name="live", arms=(ArmSettings(name="a"), ArmSettings(name="b", preset="din-50")), alpha=0.1)
+EXPERIMENT = Experiment(name="live", arms=(ArmSettings(name="a"), ArmSettings(name="b", preset="din-50")), alpha=0.1)
 
 
 def shown() -> list[Shown]:
-    assignment = Assignment(QUESTION.shares, salt=SALT)
+    assignment = Assignment(EXPERIMENT.shares, salt=SALT)
     impressions = without_full(lived(3000))
     for each in impressions:
         each.user += "x" * (int(each.user[1:]) % 5)
@@ -29,16 +29,16 @@ def shown() -> list[Shown]:
     return impressions
 
 
-def answers(impressions: list[Shown]) -> Answers:
-    said = Answers()
+def answers(impressions: list[Shown]) -> ServingCosts:
+    said = ServingCosts()
     for number, each in enumerate(impressions):
         spent = Spent(wait=number % 50, state=0.0, score=1.0, cpu=2.0)
         said.add(Score(each.request, each.user, each.ts, each.arm, 1, 1, ["x"], [0.5], [0], 1, 0, spent))
     return said
 
 
-def report(directory: Path, ledger: Ledger, *, found: Found | None = None, salt: str = SALT) -> dict[str, Any]:
-    made = live_report(QUESTION, ledger, answers(shown()), found or Found(), salt=salt, settings={})
+def report(directory: Path, ledger: Ledger, *, found: ReadSummary | None = None, salt: str = SALT) -> dict[str, Any]:
+    made = live_report(EXPERIMENT, ledger, answers(shown()), found or ReadSummary(), salt=salt, settings={})
     write_experiment(directory, *made)
     read: dict[str, Any] = json.loads((directory / "report.json").read_text())
     return read
@@ -74,7 +74,7 @@ def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) ->
     for each in impressions[:40]:
         each.arm = "old"
     ledger = told(Ledger(), written(impressions))
-    read = report(tmp_path, ledger, found=Found(cut=2, partitions=3, whole_from=86_400_000), salt="another")
+    read = report(tmp_path, ledger, found=ReadSummary(cut=2, partitions=3, whole_from=86_400_000), salt="another")
     assert {states(read)[name] for name in ("assigned", "others", "complete")} == {"note"}
     told_all = " ".join(check["answer"] for check in read["checks"])
     assert "old 40 impressions" in told_all

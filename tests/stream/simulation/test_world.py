@@ -31,7 +31,7 @@ def story(world: World) -> list[Any]:
     for user in world.visitors(20).tolist():
         slate = world.impression(user, START + 1000)
         told += [
-            world.wander(user, START).items.tolist(),
+            world.browse(user, START).items.tolist(),
             slate.items.tolist(),
             world.click_probability(user, slate.items, START).tolist(),
             world.clicks(user, slate.items, START).tolist(),
@@ -80,7 +80,7 @@ def auc_by_length(config: WorldConfig, lengths: tuple[int, ...], impressions: in
     labels: list[float] = []
     for place, user in enumerate(world.visitors(impressions).tolist()):
         ts = START + 25 * place
-        pasts[user] += world.wander(user, ts).categories.tolist()
+        pasts[user] += world.browse(user, ts).categories.tolist()
         slate = world.impression(user, ts)
         labels += world.clicks(user, slate.items, ts).tolist()
         for length, of_length in zip(lengths, scores, strict=True):
@@ -124,7 +124,9 @@ def test_clicks_happen_as_often_as_the_truth_says() -> None:
 
 
 def test_interest_decides_and_dormant_weighs() -> None:
-    quiet = changed(SMALL, taste=0.0, quality=0.0, fashion=0.0, temper=0.0, dormant=0.5, base=-3.0, interest=2.0)
+    quiet = changed(
+        SMALL, taste=0.0, quality=0.0, fashion=0.0, user_effect_sd=0.0, dormant=0.5, base=-3.0, interest=2.0
+    )
     world = World(quiet, start=START)
     items = world.catalogue.alive(START)
     categories = world.catalogue.category(items)
@@ -183,10 +185,10 @@ def test_best_and_even_are_what_showing_everything_would_tell() -> None:
     world = World(SMALL, start=START)
     slate = world.impression(1, START)
     truth = world.click_probability(1, slate.items, START)
-    best, even = world.best_and_even(1, slate, START, 4)
+    best, even = world.best_and_random(1, slate, START, 4)
     assert best == pytest.approx(sum(sorted(truth)[-4:]))
     assert even == pytest.approx(4 * truth.mean())
-    everything = world.best_and_even(1, slate, START, 1000)
+    everything = world.best_and_random(1, slate, START, 1000)
     assert everything == pytest.approx((truth.sum(), truth.sum()))
 
 
@@ -234,12 +236,12 @@ def test_a_shift_makes_fashion_jump_and_interests_give_way(seed: int, share: flo
 
 
 def test_a_user_who_was_moved_follows_the_new_interest_and_clicks_on_it() -> None:
-    quiet = {"taste": 0.0, "quality": 0.0, "fashion": 0.0, "temper": 0.0, "dormant": 1.0, "noise": 0.0}
+    quiet = {"taste": 0.0, "quality": 0.0, "fashion": 0.0, "user_effect_sd": 0.0, "dormant": 1.0, "noise": 0.0}
     world = World(changed(SMALL, shift_s=100.0, shift_share=1.0, organic=400.0, **quiet), start=START)
     ts = START + 10**6
     now = set(world.interests_at(np.array([0]), ts)[0].tolist())
     assert now != set(world.interests[0].tolist())
-    assert set(world.wander(0, ts).categories.tolist()) == now
+    assert set(world.browse(0, ts).categories.tolist()) == now
     items = world.catalogue.alive(ts)
     liked = world.click_probability(0, items, ts) > 0.1
     assert set(world.catalogue.category(items[liked]).tolist()) == now
@@ -260,7 +262,7 @@ def test_a_click_needs_a_look_and_looks_get_fewer_further_down() -> None:
 def test_no_order_gets_more_clicks_than_the_best_and_the_even_is_their_mean() -> None:
     world = World(changed(SMALL, position_bias=0.7), start=START)
     slate = world.impression(1, START)
-    best, even = world.best_and_even(1, slate, START, 4)
+    best, even = world.best_and_random(1, slate, START, 4)
     rng = np.random.default_rng(0)
     orders = [rng.permutation(slate.items)[:4] for _ in range(3000)]
     found = np.array([world.shown_probability(1, order, START).sum() for order in orders])
@@ -276,7 +278,7 @@ def test_wandering_follows_the_current_interest_and_leads_to_the_next() -> None:
     seen = []
     for _ in range(60):
         before = int(world.current_interest(one)[0])
-        acts = world.wander(0, START)
+        acts = world.browse(0, START)
         seen.append(len(acts))
         assert len(acts) == 0 or int(acts.categories[0]) == before
         assert (acts.users == 0).all()

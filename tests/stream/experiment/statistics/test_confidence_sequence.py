@@ -8,36 +8,36 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from stream.bench.harness.ab_tests import ABTests
-from stream.experiment.statistics.confidence_sequence import half_width, p_value, spread_for
+from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value, radius
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.statistics.sample_ratio import CONCENTRATION, mismatch, mismatch_at_one_look
-from stream.experiment.verdict import enough
+from stream.experiment.statistics.sample_ratio import CONCENTRATION, srm_p_value
+from stream.experiment.verdict import has_enough_data
 
 ALPHA = 0.05
-SPREAD = spread_for(np.log1p(0.1), ALPHA)
+SPREAD = mixture_scale(np.log1p(0.1), ALPHA)
 
 
 def test_half_width_is_the_sources_for_a_mean_of_independent_values() -> None:
     """Theorem 2.2 of arXiv 2103.06476: n values of standard deviation sigma, parameter rho."""
     n, sigma, rho = np.array([10.0, 100, 10_000]), 0.7, 0.2
     source = sigma * np.sqrt(2 * (n * rho**2 + 1) / (n**2 * rho**2) * np.log(np.sqrt(n * rho**2 + 1) / ALPHA))
-    np.testing.assert_allclose(half_width(sigma**2 / n, rho * sigma, ALPHA), source)
+    np.testing.assert_allclose(radius(sigma**2 / n, rho * sigma, ALPHA), source)
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.2])
 def test_spread_finds_an_effect_with_the_least_data(alpha: float) -> None:
     def variance_that_finds(spread: float) -> float:
         grid = np.geomspace(1e-5, 1e-1, 40_000)
-        return float(grid[half_width(grid, spread, alpha) <= 0.1].max())
+        return float(grid[radius(grid, spread, alpha) <= 0.1].max())
 
     best = minimize_scalar(lambda spread: -variance_that_finds(spread), bounds=(0.03, 0.4), method="bounded")
-    assert spread_for(0.1, alpha) == pytest.approx(best.x, rel=0.05)
+    assert mixture_scale(0.1, alpha) == pytest.approx(best.x, rel=0.05)
 
 
 def test_p_is_alpha_where_the_interval_ends_at_zero() -> None:
     variance = np.geomspace(1e-6, 1, 50)
-    edge = half_width(variance, SPREAD, ALPHA)
+    edge = radius(variance, SPREAD, ALPHA)
     np.testing.assert_allclose(p_value(edge, variance, SPREAD), ALPHA)
     assert np.all(p_value(edge * 1.01, variance, SPREAD) < ALPHA)
     assert p_value(np.array(0.1), np.array(np.nan), SPREAD) == 1
@@ -52,7 +52,7 @@ def drawn(worlds: ABTests) -> tuple[Moments, Moments]:
 
 def found(effect: Effect, arms: tuple[Moments, Moments], spread: float = SPREAD) -> Array:
     """(worlds, looks): where a winner would be named."""
-    ready = enough(arms[0]) & enough(arms[1])
+    ready = has_enough_data(arms[0]) & has_enough_data(arms[1])
     return ready & (p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA)
 
 
@@ -79,7 +79,7 @@ def naive(arms: tuple[Moments, Moments]) -> Array:
 def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: ABTests, expected: float) -> None:
     """200 worlds, 100 looks, one every 100 impressions."""
     arms = drawn(worlds)
-    ours = found(compare(*arms), arms, spread_for(np.log1p(expected), ALPHA))
+    ours = found(compare(*arms), arms, mixture_scale(np.log1p(expected), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
 
 
@@ -100,7 +100,7 @@ def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
     lift = 0.3
     arms = ABTests(worlds=200, looks=60, every=200, lift=lift, before=5000).draw(1)
     effect = compare(*arms)
-    half = half_width(effect.log_ratio.variance, SPREAD, ALPHA)
+    half = radius(effect.log_ratio.variance, SPREAD, ALPHA)
     outside = np.abs(effect.log_ratio.value - np.log1p(lift)) > half
     assert outside[:, 3:].any(axis=1).mean() <= ALPHA
     assert found(effect, arms).any(axis=1).mean() > 0.95, "and so large a lift is found"
@@ -112,18 +112,17 @@ def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
 @pytest.mark.parametrize("effect", [0.02, 0.1, 0.5])
 def test_a_against_a_in_many_kinds_of_worlds(likeness: float, users: int, effect: float) -> None:
     arms = ABTests(worlds=400, users=users, looks=100, every=100, icc=likeness, activity=1.0, before=3000).draw(2)
-    ours = found(compare(*arms), arms, spread_for(np.log1p(effect), ALPHA))
+    ours = found(compare(*arms), arms, mixture_scale(np.log1p(effect), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
 
 
 def test_mismatch_of_52_to_48_among_ten_thousand_is_caught() -> None:
-    assert mismatch([5200, 4800], [1, 1]) < 0.01
-    assert mismatch_at_one_look([5200, 4800], [1, 1]) == pytest.approx(6.33e-5, rel=0.01)
-    assert mismatch([5050, 4950], [1, 1]) > 0.5
-    assert mismatch([9010, 990], [9, 1]) > 0.5
-    assert mismatch([9200, 800], [9, 1]) < 1e-6
-    assert mismatch([10, 0, 10], [1, 0, 1]) > 0.5
-    assert mismatch([10, 1, 10], [1, 0, 1]) == 0
+    assert srm_p_value([5200, 4800], [1, 1]) < 0.01
+    assert srm_p_value([5050, 4950], [1, 1]) > 0.5
+    assert srm_p_value([9010, 990], [9, 1]) > 0.5
+    assert srm_p_value([9200, 800], [9, 1]) < 1e-6
+    assert srm_p_value([10, 0, 10], [1, 0, 1]) > 0.5
+    assert srm_p_value([10, 1, 10], [1, 0, 1]) == 0
 
 
 def test_mismatch_is_a_likelihood_ratio() -> None:
@@ -133,7 +132,7 @@ def test_mismatch_is_a_likelihood_ratio() -> None:
     for arm in rng.choice(3, size=300, p=[0.7, 0.2, 0.1]):
         factor *= (CONCENTRATION * shares[arm] + counts[arm]) / (CONCENTRATION + counts.sum()) / shares[arm]
         counts[arm] += 1
-    assert mismatch(counts.astype(int).tolist(), shares.tolist()) == pytest.approx(1 / factor)
+    assert srm_p_value(counts.astype(int).tolist(), shares.tolist()) == pytest.approx(1 / factor)
 
 
 def test_mismatch_is_rarely_found_where_there_is_none_and_mostly_where_there_is() -> None:
@@ -146,7 +145,7 @@ def test_mismatch_is_rarely_found_where_there_is_none_and_mostly_where_there_is(
         return float(
             np.mean(
                 [
-                    any(mismatch([one, all_ - one], [1, 1]) <= 0.01 for one, all_ in zip(row, totals, strict=True))
+                    any(srm_p_value([one, all_ - one], [1, 1]) <= 0.01 for one, all_ in zip(row, totals, strict=True))
                     for row in counts.tolist()
                 ]
             )

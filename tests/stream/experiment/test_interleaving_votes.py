@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.bench.interleaving import impressions_to_decide, simulate_visits
-from stream.experiment.preference import Ballots, agreement
+from stream.experiment.interleaving import InterleavingVotes, agreement
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import Verdict, judge
+from stream.experiment.verdict import Verdict, analyse
 from stream.schema.events import Outcome
 from stream.simulation.config import WorldConfig
 
 PAIR = ("sam", "din")
-DIFFERENT = WorldConfig(temper=1.0)
+DIFFERENT = WorldConfig(user_effect_sd=1.0)
 
 
 def outcome(request: str, user: str, team: str, labels: dict[str, int], *, arm: str = "mixed") -> Outcome:
@@ -40,14 +40,15 @@ def votes(wins: float, *, users: int = 200, requests: int = 20, seed: int = 0) -
     return told
 
 
-def judged(told: list[Outcome]) -> Ballots:
-    ballots = Ballots()
-    ballots.extend(told)
-    return ballots
+def judged(told: list[Outcome]) -> InterleavingVotes:
+    counted = InterleavingVotes()
+    for each in told:
+        counted.add(each)
+    return counted
 
 
 def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
-    found = judged(votes(0.4)).judge("mixed", PAIR)
+    found = judged(votes(0.4)).analyse("mixed", PAIR)
     assert (found.winner, found.first, found.second) == ("din", "din", "sam")
     assert found.share.low < 0.6 < found.share.high
     assert found.share.low > 0.5
@@ -57,14 +58,14 @@ def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
 
 
 def test_no_preference_is_said_as_such_and_too_few_users_as_well() -> None:
-    even = judged(votes(0.5, requests=4)).judge("mixed", PAIR)
+    even = judged(votes(0.5, requests=4)).analyse("mixed", PAIR)
     assert even.winner is None
     assert even.share.low < 0.5 < even.share.high
     assert even.sentence.endswith("which may be chance")
-    few = judged(votes(0.9, users=20)).judge("mixed", PAIR)
+    few = judged(votes(0.9, users=20)).analyse("mixed", PAIR)
     assert few.winner is None
     assert few.sentence == "No preference yet: 20 users have voted in mixed; 50 are needed"
-    nobody = Ballots().judge("mixed", PAIR)
+    nobody = InterleavingVotes().analyse("mixed", PAIR)
     assert (nobody.winner, nobody.requests) == (None, 0)
     assert math.isnan(nobody.share.value)
 
@@ -73,11 +74,11 @@ def test_no_preference_is_said_as_such_and_too_few_users_as_well() -> None:
 def test_order_and_repeats_of_outcomes_change_nothing(order: list[int], again: list[int]) -> None:
     told = votes(0.5, users=2, requests=2)
     once, other = judged(told), judged([told[place] for place in [*order, *again]])
-    assert other.judge("mixed", PAIR) == once.judge("mixed", PAIR)
+    assert other.analyse("mixed", PAIR) == once.analyse("mixed", PAIR)
 
 
 def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> None:
-    ballots = judged(
+    counted = judged(
         [
             outcome("r1", "u", "sam", {"a": 1, "b": 1}),
             outcome("r1", "u", "din", {"c": 1}),
@@ -88,19 +89,20 @@ def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> Non
             outcome("r5", "u", "", {"a": 1}, arm="sam"),
         ]
     )
-    assert ballots.arms == ("mixed",)
-    found = ballots.judge("mixed", PAIR)
+    assert counted.arms == ("mixed",)
+    found = counted.analyse("mixed", PAIR)
     assert (found.requests, found.users, found.share.value) == (2, 1, 0.5), "r1 for sam, r3 for din"
 
 
 def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_peeking() -> None:
     named = 0
     for seed in range(60):
-        ballots, told = Ballots(), votes(0.5, users=100, requests=12, seed=seed)
+        counted, told = InterleavingVotes(), votes(0.5, users=100, requests=12, seed=seed)
         order = np.random.default_rng(seed).permutation(len(told))
         for look in np.array_split(order, 5):
-            ballots.extend(told[place] for place in look.tolist())
-            if ballots.judge("mixed", PAIR).winner:
+            for place in look.tolist():
+                counted.add(told[place])
+            if counted.analyse("mixed", PAIR).winner:
                 named += 1
                 break
     assert named <= 0.05 * 60
@@ -112,7 +114,7 @@ def ab(rates: dict[str, float], shares: dict[str, float] | None = None, **change
         names = [f"{arm}{user}" for user in range(300)]
         for time in range(20):
             sums.extend(arm, names, np.full(300, 10), rng.binomial(10, rate, 300), np.full(300, time))
-    return judge(sums, shares or dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
+    return analyse(sums, shares or dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def ab(rates: dict[str, float], shares: dict[str, float] | None = None, **change
 def test_the_two_verdicts_are_held_against_each_other(
     wins: float, rates: tuple[float, float], kind: str, says: str
 ) -> None:
-    found = judged(votes(wins)).judge("mixed", PAIR)
+    found = judged(votes(wins)).analyse("mixed", PAIR)
     said = agreement(found, ab(dict(zip(PAIR, rates, strict=True))))
     assert said is not None
     assert said.kind == kind
@@ -137,7 +139,7 @@ def test_the_two_verdicts_are_held_against_each_other(
 
 
 def test_an_ab_verdict_that_does_not_hold_agrees_with_nothing() -> None:
-    found = judged(votes(0.6)).judge("mixed", PAIR)
+    found = judged(votes(0.6)).analyse("mixed", PAIR)
     mismatched = ab({"sam": 0.12, "din": 0.1}, shares={"sam": 9.0, "din": 1.0})
     said = agreement(found, mismatched)
     assert said is not None

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import xxhash
@@ -22,7 +21,8 @@ from docs.generator.pages import COMMAND, stale
 from docs.generator.tables import render
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
-from stream.report.machine import this_machine
+from stream.report.findings import Findings, Target
+from stream.report.machine import this_machine, this_run
 from stream.schema.events import Score, Spent, decode_click, decode_impression, encode_json
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -137,25 +137,17 @@ def test_the_simulated_world_can_be_asked_as_its_page_says() -> None:
 
 
 def test_a_benchmarks_json_becomes_an_entry_and_a_table(tmp_path: Path) -> None:
-    target = {"name": "pause, median", "value": 0.25, "unit": "ms", "target": 5.0, "sense": "at most", "met": True}
-    content = {
-        "bench": "sync",
-        "machine": msgspec.to_builtins(this_machine()),
-        "run": {"date": "2026-03-01", "command": "samstream bench sync"},
-        "results": [{"touched rows": 100, "swap, ms": 0.25}],
-        "targets": [target],
-        "notes": [],
-    }
+    rows = [{"touched rows": 100, "swap, ms": 0.25}]
+    findings = Findings(rows, [Target("pause at 100 touched rows, median", 0.25, "ms", 5.0)], lambda: b"")
     file = tmp_path / "sync.json"
-    file.write_text(json.dumps(content))
+    file.write_bytes(findings.to_json("sync", this_machine(), this_run("samstream bench sync")))
     name, entry = read_result(file, note="nothing else running")
     save({name: entry}, tmp_path / "measured.json")
     text = render(load(tmp_path / "measured.json"), "sync")
-    assert "*Measured 2026-03-01; " in text
     assert "`samstream bench sync`" in text
     assert "nothing else running" in text
     assert "| 100 | 0.25 |" in text
-    assert "| pause, median | 0.25 ms | at most 5 ms | met |" in text
+    assert "| pause at 100 touched rows, median | 0.25 ms | at most 5 ms | met |" in text
 
 
 @pytest.mark.parametrize(

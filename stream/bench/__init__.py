@@ -12,3 +12,6 @@ BENCHES: dict[str, str] = {
     "training": "a learner's step: the literal form through autograd against the one that learns; memory, tables",
 }
 """Name → what it measures, in a line. Each is a module of this package with a function `run` (`run.Bench`)."""
+
+ON_BROKER = ("ingest", "latency", "freshness")
+"""Those that need a broker."""

@@ -8,9 +8,9 @@ from typing import Any, Protocol, cast
 from rich.console import Console
 from rich.table import Table
 
-from stream.bench import BENCHES
+from stream.bench import BENCHES, ON_BROKER
 from stream.report.findings import Findings, Target
-from stream.report.machine import this_machine
+from stream.report.machine import this_machine, this_run
 from stream.report.schema import Machine
 
 
@@ -34,11 +34,18 @@ def run_bench(arguments: argparse.Namespace) -> int:
     for note in findings.notes:
         out.print(f"note: {note}")
     if arguments.json:
-        arguments.json.write_bytes(findings.to_json(arguments.bench, machine))
+        arguments.json.write_bytes(findings.to_json(arguments.bench, machine, this_run(_command(arguments))))
     picture: Path = arguments.plot or Path(f"bench-{arguments.bench}.png")
     picture.write_bytes(findings.picture())
     out.print(f"picture: {picture}")
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return what was run, without addresses and paths."""
+    engine = "HOST:PORT" if ":" in arguments.broker else arguments.broker
+    words = ["samstream bench", arguments.bench, *(["--broker", engine] if arguments.bench in ON_BROKER else [])]
+    return " ".join([*words, *(["--quick"] if arguments.quick else [])])
 
 
 def machine_line(machine: Machine) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from stream.cli.bench import machine_line, said, table_of
 from stream.lab import LABS
 from stream.lab.findings import Findings
-from stream.report.machine import this_machine
+from stream.report.machine import this_machine, this_run
 
 
 class Lab(Protocol):
@@ -36,7 +36,9 @@ def run_lab(arguments: argparse.Namespace) -> int:
         out.print(f"note: {note}", highlight=False)
     if arguments.json:
         setting = {key: getattr(arguments, key) for key in ("quick", "seed", "worlds", "seconds", "visits")}
-        arguments.json.write_bytes(findings.to_json(arguments.lab, machine, setting))
+        words = [f"--{key} {value:g}" for key, value in setting.items() if value is not None and key != "quick"]
+        run = this_run(" ".join(["samstream lab", arguments.lab, *words, *(["--quick"] if arguments.quick else [])]))
+        arguments.json.write_bytes(findings.to_json(arguments.lab, machine, setting, run))
     picture: Path = arguments.plot or Path(f"lab-{arguments.lab}.png")
     picture.write_bytes(findings.picture())
     out.print(f"picture: {picture}")

@@ -26,9 +26,16 @@ class Findings:
     notes: list[str]
     picture: Callable[[], bytes]
 
-    def to_json(self, lab: str, machine: Machine, setting: Mapping[str, Any]) -> bytes:
+    def to_json(self, lab: str, machine: Machine, setting: Mapping[str, Any], run: Mapping[str, str]) -> bytes:
         """Return all but the picture, with what it was asked for."""
-        content = {"lab": lab, "machine": machine, "setting": setting, "tables": self.tables, "notes": self.notes}
+        content = {
+            "lab": lab,
+            "machine": machine,
+            "run": run,
+            "setting": setting,
+            "tables": self.tables,
+            "notes": self.notes,
+        }
         return msgspec.json.format(msgspec.json.encode(content), indent=2)
 
 

@@ -1,6 +1,6 @@
 """What a benchmark found: rows for people, the same rows and the targets for machines, a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ class Findings:
     picture: Callable[[], bytes]
     notes: list[str] = field(default_factory=list)
 
-    def to_json(self, bench: str, machine: Machine) -> bytes:
+    def to_json(self, bench: str, machine: Machine, run: Mapping[str, str]) -> bytes:
         """Return all but the picture."""
         targets = [
             {
@@ -63,6 +63,7 @@ class Findings:
         content = {
             "bench": bench,
             "machine": machine,
+            "run": run,
             "results": self.rows,
             "targets": targets,
             "notes": self.notes,

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -116,6 +117,11 @@ def this_machine(device: str = "cpu") -> Machine:
         versions=versions,
         device=device,
     )
+
+
+def this_run(command: str) -> dict[str, str]:
+    """Say what was run and when (UTC), for whoever finds the figures later."""
+    return {"date": datetime.now(UTC).date().isoformat(), "command": command}
 
 
 def columns(trace: ArmTrace) -> Arrays:

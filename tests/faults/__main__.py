@@ -8,7 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from stream.local.broker import local_broker
+from stream.report.machine import this_machine, this_run
 from tests.faults.campaign import Campaign
 
 
@@ -40,7 +43,9 @@ def main() -> int:
         ).run()
     print(accounts.table())
     if arguments.json:
-        arguments.json.write_text(json.dumps(accounts.as_dict(), indent=2))
+        run = this_run(f"make faults ARGS='--kills {arguments.kills} --broker {arguments.broker}'")
+        found = accounts.as_dict() | {"machine": msgspec.to_builtins(this_machine()), "run": run}
+        arguments.json.write_text(json.dumps(found, indent=2))
     return 0 if accounts.balanced() else 1
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +20,7 @@ from stream.schema.events import (
     Candidate,
     Click,
     Impression,
+    RequestKey,
     Score,
     decode_behavior,
     decode_click,
@@ -32,6 +33,8 @@ from stream.schema.topics import Topics
 # Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
 _READ_S = 0.1
+_OPEN = 10
+"""So many times `keep` requests may wait for an answer at a time."""
 
 
 class Arrival(NamedTuple):
@@ -46,10 +49,10 @@ class Client:
 
     Events are checked before they are written, since a reader would put a wrong one among the dead letters.
     Writes wait while the producer's buffer is full, and an event that Kafka did not take raises at the next
-    call, at the latest in `flush` or `close`. Answers are received from the first `impression`, `scores` or
-    `poll_scores` on; those of other front ends arrive as well, so unclaimed answers are kept in a bounded
-    number, the oldest dropped first. After a crash a worker may answer a request again; the answers carry the
-    same `request_id`.
+    call, at the latest in `flush` or `close`. `impression` returns the request's `RequestKey`, its user and id: by
+    that answers are claimed and clicks written, so nobody is given another user's answer, even where users have the
+    same ids. Only answers to this client's own requests are kept, each once, though a worker may repeat one after a
+    crash; they and the requests that wait are bounded in number, the oldest dropped first.
 
     Threads may share a client.
 
@@ -57,7 +60,7 @@ class Client:
         kafka: librdkafka properties.
         topics: the names.
         clock: seconds since the Unix epoch; the time of events that are given none, and of arrivals.
-        keep: how many unclaimed answers are kept.
+        keep: how many unclaimed answers are kept; ten times as many requests may wait for theirs.
         wait_s: how long Kafka may take to answer at first, in seconds.
 
     Raises:
@@ -81,12 +84,14 @@ class Client:
         self._keep = keep
         self._sender = ReliableProducer({**_PRODUCER, **kafka})
         self._arrived = threading.Condition()
-        self._answers: OrderedDict[str, Arrival] = OrderedDict()
+        self._waiting: OrderedDict[RequestKey, int] = OrderedDict()
+        """Request → a hash of its items: what was asked before under the same key may be answered again."""
+        self._answers: OrderedDict[RequestKey, Arrival] = OrderedDict()
         self._reader: threading.Thread | None = None
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self.dropped = 0
-        """Answers that nobody claimed while `keep` newer ones arrived."""
+        """Answers that nobody claimed while `keep` newer ones arrived, and requests that waited for too long."""
         self.malformed = 0
         """Records of the scores topic that are no answers."""
 
@@ -117,8 +122,15 @@ class Client:
         slots: int = 10,
         request_id: str | None = None,
         ts: int | None = None,
-    ) -> str:
-        """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's id.
+    ) -> RequestKey:
+        """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's key.
+
+        Args:
+            user: who asks.
+            candidates: what to rank.
+            slots: how many will be shown.
+            request_id: one that this user has for no other request; made here when None.
+            ts: when, ms; now when None.
 
         Raises:
             EventError: for a field that no reader would accept.
@@ -127,50 +139,73 @@ class Client:
         self._listen()
         request_id = uuid.uuid4().hex if request_id is None else request_id
         event = Impression(request_id, user, self._time(ts), list(candidates), slots)
-        self._sender.send(self._topics.impressions, _checked(event, decode_impression), key=user)
-        return request_id
+        value = _checked(event, decode_impression)
+        with self._arrived:
+            self._answers.pop(event.request, None)
+            self._waiting[event.request] = _hash(candidate.item for candidate in candidates)
+            while len(self._waiting) > _OPEN * self._keep:
+                self._waiting.popitem(last=False)
+                self.dropped += 1
+        self._sender.send(self._topics.impressions, value, key=user)
+        return event.request
 
     def click(
         self,
-        request_id: str,
-        user: str,
+        request: RequestKey,
         item: str,
         ts: int | None = None,
         category: str = "",
         action: str = "click",
     ) -> None:
-        """Write that `user` clicked `item` as shown by `request_id`, and the behaviour that the click is.
+        """Write that the request's user clicked `item` as shown by it, and the behaviour that the click is.
+
+        Args:
+            request: what `impression` returned, here or in another process: `RequestKey(user, request_id)`.
+            item: which of its items.
+            ts: when, ms; now when None.
+            category: of the item.
+            action: of the behaviour.
 
         Raises:
             EventError: for a field that no reader would accept.
             KafkaClientError: when Kafka did not take an earlier event.
         """
+        user, request_id = _checked_key(request)
         ts = self._time(ts)
         click = _checked(Click(request_id, user, item, ts), decode_click)
         behavior = _checked(Behavior(user, item, ts, category, action), decode_behavior)
         self._sender.send(self._topics.clicks, click, key=user)
         self._sender.send(self._topics.behaviors, behavior, key=user)
 
-    def scores(self, request_id: str, timeout: float = 5.0) -> Score:
-        """Wait for the answer to a request, and claim it.
+    def scores(self, request: RequestKey, timeout: float = 5.0) -> Score:
+        """Wait for the answer to a request of this client, and claim it.
 
         Raises:
-            NoAnswerError: when none arrives within `timeout` seconds.
+            EventError: when `request` is no `RequestKey`.
+            NoAnswerError: when none arrives within `timeout` seconds; at once when this client has no such request
+                under way, since it was never asked here, was claimed, or has been dropped.
             StreamError: when Kafka did not take an event, or answers can no longer be read.
         """
-        self._listen()
+        user, request_id = _checked_key(request)
         with self._arrived:
-            self._arrived.wait_for(lambda: request_id in self._answers or self._failure is not None, timeout)
-            if (arrival := self._answers.pop(request_id, None)) is not None:
+            self._arrived.wait_for(lambda: request not in self._waiting or self._failure is not None, timeout)
+            if (arrival := self._answers.pop(request, None)) is not None:
                 return arrival.score
+            waits = request in self._waiting
         self._check()
+        if not waits:
+            raise NoAnswerError(
+                f"request {request_id!r} of user {user!r} is not under way: it was not asked by this client, or its"
+                " answer was claimed before or dropped"
+            )
         raise NoAnswerError(
-            f"no answer to request {request_id!r} within {timeout:g} s: is a worker running (`samstream worker`),"
-            f" and did it accept the impression? What it refused is in {self._topics.dead_letters}, with the reason."
+            f"no answer to request {request_id!r} of user {user!r} within {timeout:g} s: is a worker running"
+            " (`samstream worker`), and did it accept the impression? What it refused is in"
+            f" {self._topics.dead_letters}, with the reason."
         )
 
     def poll_scores(self, timeout: float = 0.0) -> list[Arrival]:
-        """Claim all answers that have arrived, oldest first; waits up to `timeout` seconds for the first.
+        """Claim all answers that have arrived for this client, oldest first; waits up to `timeout` s for the first.
 
         For drivers that have many requests under way. It takes what `scores` in another thread would wait
         for.
@@ -246,11 +281,27 @@ class Client:
                 except DECODE_ERRORS:
                     self.malformed += 1
                     continue
-                self._answers.setdefault(score.request_id, Arrival(score, received))
+                # Answers to other front ends, and repeated ones, find nothing that waits.
+                if self._waiting.get(score.request) == _hash(score.items):
+                    del self._waiting[score.request]
+                    self._answers[score.request] = Arrival(score, received)
             while len(self._answers) > self._keep:
                 self._answers.popitem(last=False)
                 self.dropped += 1
             self._arrived.notify_all()
+
+
+def _hash(items: Iterable[str]) -> int:
+    return hash(tuple(items))
+
+
+def _checked_key(request: RequestKey) -> RequestKey:
+    if not isinstance(request, RequestKey):
+        raise EventError(
+            f"{request!r} is no request: give what `impression` returned, or RequestKey(user, request_id), since a"
+            " request_id is known only together with its user"
+        )
+    return request
 
 
 def _checked(event: msgspec.Struct, decode: Callable[[bytes], Any]) -> bytes:

@@ -14,7 +14,7 @@ from stream.errors import ReplayError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.local.system import System
-from stream.schema.events import decode_outcome, decode_score, encode_json
+from stream.schema.events import RequestKey, decode_outcome, decode_score, encode_json
 from stream.schema.partitioner import partition_of
 from stream.schema.update_headers import read_update_headers
 
@@ -67,7 +67,7 @@ class Replay:
             system.settings.kafka, [topics.scores, topics.outcomes, topics.model_updates, topics.dead_letters]
         )
         self._lanes = [Lane() for _ in range(system.settings.topics.partitions)]
-        self._under_way: dict[str, Lane] = {}
+        self._under_way: dict[RequestKey, Lane] = {}
         self._partitions: dict[str, int] = {}
         self._origin: tuple[float, int] | None = None
         self._next_watch = 0.0
@@ -145,7 +145,7 @@ class Replay:
                     )
                 return
             self._send_behaviors(lane.visit)
-            del self._under_way[lane.visit.impression.request_id]
+            del self._under_way[lane.visit.impression.request]
             lane.visit = None
             self.visits += 1
         while lane.waiting and lane.visit is None:
@@ -159,7 +159,7 @@ class Replay:
         impression = visit.impression
         lane.visit, lane.answered, lane.since = visit, False, time.monotonic()
         lane.unlabelled = {click.item for click in visit.clicks}
-        self._under_way[impression.request_id] = lane
+        self._under_way[impression.request] = lane
         self._sender.send(self._system.topics.impressions, encode_json(impression), key=impression.user)
         self.samples += len(impression.candidates)
         self.asked.append(impression.ts)
@@ -180,7 +180,7 @@ class Replay:
                     self.trained = max(self.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)
-                if (lane := self._under_way.get(score.request_id)) and lane.visit and not lane.answered:
+                if (lane := self._under_way.get(score.request)) and lane.visit and not lane.answered:
                     lane.answered = True
                     self.clicks += len(lane.visit.clicks)
                     for click in lane.visit.clicks:
@@ -189,7 +189,7 @@ class Replay:
                 self.dead_letters += 1
             else:
                 outcome = decode_outcome(value)
-                if lane := self._under_way.get(outcome.request_id):
+                if lane := self._under_way.get(outcome.request):
                     lane.unlabelled.difference_update(outcome.items)
         if time.monotonic() >= self._next_watch:
             self._next_watch = time.monotonic() + _WATCH_S

@@ -146,6 +146,7 @@ class Task:
             behaviors=self._fold.behaviors,
             duplicate_clicks=self._joiner.duplicate_clicks,
             duplicate_impressions=self._joiner.duplicate_impressions,
+            conflicting_impressions=self._joiner.conflicting_impressions,
             released_unaligned=self._merge.forced,
         )
 

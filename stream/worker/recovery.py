@@ -14,7 +14,7 @@ from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.logs import log
-from stream.schema.events import DECODE_ERRORS, Score, decode_score
+from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import ResumePoint
@@ -110,10 +110,12 @@ def _stop_or_skip(topic: str, number: int, kept: int, low: int, settings: Settin
     log(_logger, "gap", logging.WARNING, topic=topic, partition=number, skipped=low - kept, oldest=low)
 
 
-def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None]) -> tuple[dict[str, Score], int]:
+def _answers(
+    settings: Settings, begin: TopicPartition, alive: Callable[[], None]
+) -> tuple[dict[RequestKey, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
     reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
-    answers: dict[str, Score] = {}
+    answers: dict[RequestKey, Score] = {}
     try:
         _, end = watermarks(reader, begin.topic, begin.partition)
         reader.assign([begin])
@@ -137,7 +139,7 @@ def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None
                 score = decode_score(message.value() or b"")
             except DECODE_ERRORS:
                 continue
-            answers.setdefault(score.request_id, score)
+            answers.setdefault(score.request, score)
         return answers, end
     finally:
         reader.close()

@@ -128,14 +128,26 @@ def test_clicks_that_fit_no_label_are_refused_with_their_record(bench: Bench) ->
     bench.turn(*log.records)
     bad = [
         log.write(click("elsewhere", 10)),
-        log.write(click("c0", 20, user=USERS[1])),
         log.write(click("c0", WINDOW + 1)),
     ]
     bench.turn(*bad)
     assert [refused.record for refused in bench.refused] == bad
-    for reason, words in zip(bench.reasons(), ["no candidate", "another user", "1001 ms after"], strict=True):
+    for reason, words in zip(bench.reasons(), ["no candidate", "1001 ms after"], strict=True):
         assert words in reason
     assert not bench.samples
+
+
+def test_a_click_of_another_user_waits_for_that_users_own_impression(bench: Bench) -> None:
+    log = Log(impression())
+    strangers = [log.write(click("c0", 20, user=user)) for user in USERS[1:3]]
+    bench.turn(*log.records)
+    assert not bench.refused
+    bench.turn(log.write(impression(ts=30, user=USERS[1])))
+    assert [(sample.user, sample.request_id, sample.labels) for sample in bench.samples] == [(USERS[1], "r", b"\1")]
+    bench.turn(log.write(behavior("x", 30 + LATER)))
+    [refused] = bench.refused
+    assert refused.record == strangers[1]
+    assert f"no open impression with request_id 'r' of user '{USERS[2]}'" in refused.reason
 
 
 def test_an_offset_that_goes_back_ends_the_work_and_says_where(path: Path) -> None:

@@ -29,6 +29,7 @@ from stream.schema.events import (
     encode_json,
 )
 from stream.schema.topics import Topics
+from stream.schema.units import unit_hint
 
 # Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
@@ -304,11 +305,15 @@ def _checked_key(request: RequestKey) -> RequestKey:
     return request
 
 
-def _checked(event: msgspec.Struct, decode: Callable[[bytes], Any]) -> bytes:
+def _checked(event: Behavior | Impression | Click, decode: Callable[[bytes], Any]) -> bytes:
     """Return an event's JSON after reading it as its readers will: constructing a Struct validates nothing."""
+    name = type(event).__name__.lower()
     try:
         value = encode_json(event)
-        decode(value)
+        read = decode(value)
     except (msgspec.ValidationError, TypeError, UnicodeError) as error:
-        raise EventError(f"{type(event).__name__.lower()}: {error}") from None
+        hint = unit_hint(event.ts) if "`$.ts`" in str(error) and isinstance(event.ts, int | float) else ""
+        raise EventError(f"{name}: {error}{hint}") from None
+    if not isinstance(event, Behavior) and (hint := unit_hint(read.ts)):  # behaviours may be of any time
+        raise EventError(f"{name}: `ts` {read.ts}{hint}")
     return value

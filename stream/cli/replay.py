@@ -25,8 +25,8 @@ _WARM_UP = 0.4
 """Share of the impressions that comes before the judged ones."""
 
 REPLAY: dict[str, Any] = {
-    # Event time leaps from visit to visit; a click has the time of its impression.
-    "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0},
+    # Event time is the data's, however long ago, and leaps from visit to visit; a click has the time of its impression.
+    "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0, "max_past_s": 1e11},
     "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
 }
 """What a replay prefers to the general defaults."""

@@ -21,7 +21,7 @@ from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
-from stream.task.decode import Event, RecordDecoder
+from stream.task.decode import Event, RecordDecoder, UnitCensus
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
 from stream.task.labels import merge_labels, samples_and_outcomes
@@ -138,6 +138,11 @@ class Task:
     def open_requests(self) -> int:
         """Impressions whose window is open."""
         return len(self._joiner)
+
+    @property
+    def units(self) -> UnitCensus:
+        """What unit the times of its records seem to have."""
+        return self._decoder.units
 
     @property
     def counts(self) -> Counter[str]:

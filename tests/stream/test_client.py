@@ -305,6 +305,21 @@ def test_events_that_no_reader_would_accept_are_not_written(
         assert _read(kafka, topic) == []
 
 
+def test_a_time_in_another_unit_is_not_written(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    for wrong, words in (
+        (lambda: client.impression("ann", CANDIDATES, ts=int(NOW)), "impression: .*looks like seconds"),
+        (lambda: client.click(RequestKey("ann", "r"), "tea", ts=int(NOW)), "click: .*looks like seconds"),
+        (lambda: client.behavior("ann", "tea", ts=int(NOW * 1e6)), "behavior: .*looks like microseconds"),
+        (lambda: client.impression("ann", CANDIDATES, ts=int(NOW * 1e9)), "impression: .*looks like nanoseconds"),
+        (lambda: client.click(RequestKey("ann", "r"), "tea", ts=NOW), "click: .*looks like seconds"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(EventError, match=words):
+            wrong()
+    client.behavior("ann", "tea", ts=int(NOW))
+    client.flush()
+    assert [len(_read(kafka, topic)) for topic in (topics.impressions, topics.clicks, topics.behaviors)] == [0, 0, 1]
+
+
 @pytest.mark.durable_broker
 def test_writes_and_answers_go_on_after_a_killed_broker(
     kafka: dict[str, str], topics: Topics, broker: Broker, answer: Answer

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,7 @@ class Harness:
         self.processes = Processes(directory, self.settings)
         self.client = Client(kafka, topics)
         self.random = random.Random(seed)
+        self._visits: Counter[str] = Counter()
         self.asked: list[RequestKey] = []
         self.answers: dict[RequestKey, Score] = {}
         self.clicked: set[tuple[RequestKey, str]] = set()
@@ -130,11 +132,11 @@ class Harness:
             self.client.behavior(self.random.choice(self.users), item, category=f"category-{item[-1]}")
 
     def ask(self) -> RequestKey:
-        """Let a user visit."""
-        offered = self.random.sample(ITEMS, 8)
-        request = self.client.impression(
-            self.random.choice(self.users), [Candidate(item, f"category-{item[-1]}") for item in offered], SLOTS
-        )
+        """Let a user visit; each one's requests are numbered from 1."""
+        offered = [Candidate(item, f"category-{item[-1]}") for item in self.random.sample(ITEMS, 8)]
+        user = self.random.choice(self.users)
+        self._visits[user] += 1
+        request = self.client.impression(user, offered, SLOTS, request_id=str(self._visits[user]))
         self.asked.append(request)
         return request
 

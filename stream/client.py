@@ -1,23 +1,10 @@
-"""The client of an application: it writes behaviours, impressions and clicks, and receives scores.
-
-Example:
-    from stream.client import Client
-    from stream.schema.events import Candidate
-    from stream.schema.topics import Topics
-
-    with Client({"bootstrap.servers": "localhost:9092"}, Topics()) as client:
-        client.behavior("ada", "item-7", category="books")
-        request_id = client.impression("ada", [Candidate("item-1", "books"), Candidate("item-2", "films")], slots=1)
-        score = client.scores(request_id)
-        best = score.items[score.order[0]]
-        client.click(request_id, "ada", best)
-"""
+"""What a front end needs: write behaviours, impressions and clicks, and receive the answers."""
 
 import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -33,6 +20,7 @@ from stream.schema.events import (
     Candidate,
     Click,
     Impression,
+    RequestKey,
     Score,
     decode_behavior,
     decode_click,
@@ -41,39 +29,43 @@ from stream.schema.events import (
     encode_json,
 )
 from stream.schema.topics import Topics
+from stream.schema.units import unit_hint
 
-# Unlike a worker, an application should get an error when Kafka is down rather than wait for ever.
+# Unlike a worker, a front end had better hear that Kafka is away than wait for ever.
 _PRODUCER = {"message.timeout.ms": "120000", "linger.ms": "1"}
 _READ_S = 0.1
+_OPEN = 10
+"""So many times `keep` requests may wait for an answer at a time."""
 
 
 class Arrival(NamedTuple):
-    """A score, and when it was received, in seconds of the client's clock."""
+    """An answer and when it arrived, in seconds of the client's clock."""
 
     score: Score
     received: float
 
 
 class Client:
-    """A connection to samstream's topics; threads may share it.
+    """A front end's connection: writes are handed to Kafka in the background, answers collected by a thread of its own.
 
-    Events are validated before they are written, since a worker would send an invalid one to the dead letters. They are
-    sent in the background. A write blocks while the producer's buffer is full. When Kafka does not take an event, the
-    next call raises an error, `flush` or `close` at the latest.
+    Events are checked before they are written, since a reader would put a wrong one among the dead letters.
+    Writes wait while the producer's buffer is full, and an event that Kafka did not take raises at the next
+    call, at the latest in `flush` or `close`. `impression` returns the request's `RequestKey`, its user and id: by
+    that answers are claimed and clicks written, so nobody is given another user's answer, even where users have the
+    same ids. Only answers to this client's own requests are kept, each once, though a worker may repeat one after a
+    crash; they and the requests that wait are bounded in number, the oldest dropped first.
 
-    A thread receives scores from the first call of `impression`, `scores` or `poll_scores` on. It receives the scores
-    of all clients, so a limited number of scores that nobody has asked for is kept, and the oldest are dropped first.
-    After a crash, a worker may answer a request a second time, with the same `request_id`.
+    Threads may share a client.
 
     Args:
         kafka: librdkafka properties.
-        topics: the names of the topics.
-        clock: returns seconds since the Unix epoch; used for events without a time, and for the times of arrivals.
-        keep: how many unclaimed scores are kept.
-        wait_s: how long to wait for Kafka at the start, in seconds.
+        topics: the names.
+        clock: seconds since the Unix epoch; the time of events that are given none, and of arrivals.
+        keep: how many unclaimed answers are kept; ten times as many requests may wait for theirs.
+        wait_s: how long Kafka may take to answer at first, in seconds.
 
     Raises:
-        SettingsError: when librdkafka does not accept the properties.
+        SettingsError: when librdkafka does not take the properties.
         KafkaClientError: when Kafka does not answer within `wait_s`, or refuses this client.
     """
 
@@ -93,14 +85,16 @@ class Client:
         self._keep = keep
         self._sender = ReliableProducer({**_PRODUCER, **kafka})
         self._arrived = threading.Condition()
-        self._answers: OrderedDict[str, Arrival] = OrderedDict()
+        self._waiting: OrderedDict[RequestKey, int] = OrderedDict()
+        """Request → a hash of its items: what was asked before under the same key may be answered again."""
+        self._answers: OrderedDict[RequestKey, Arrival] = OrderedDict()
         self._reader: threading.Thread | None = None
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self.dropped = 0
-        """Number of scores that were dropped unclaimed."""
+        """Answers that nobody claimed while `keep` newer ones arrived, and requests that waited for too long."""
         self.malformed = 0
-        """Number of records in the topic `scores` that are not scores."""
+        """Records of the scores topic that are no answers."""
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -109,14 +103,14 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an error without flushing, since Kafka itself may be the cause."""
+        """Close; after an error without waiting for Kafka, which may be what is wrong."""
         self.close(flush=kind is None)
 
     def behavior(self, user: str, item: str, ts: int | None = None, category: str = "", action: str = "view") -> None:
-        """Write that `user` did `action` with `item` at `ts` (ms since the Unix epoch; None: now).
+        """Write that `user` did `action` with `item` at `ts` (ms; now when None).
 
         Raises:
-            EventError: for an invalid field.
+            EventError: for a field that no reader would accept.
             KafkaClientError: when Kafka did not take an earlier event.
         """
         event = Behavior(user, item, self._time(ts), category, action)
@@ -129,69 +123,96 @@ class Client:
         slots: int = 10,
         request_id: str | None = None,
         ts: int | None = None,
-    ) -> str:
-        """Request the click probabilities of `candidates`, of which the best `slots` will be shown.
+    ) -> RequestKey:
+        """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's key.
 
-        Returns:
-            The request's id, for `scores` and `click`.
+        Args:
+            user: who asks.
+            candidates: what to rank.
+            slots: how many will be shown.
+            request_id: one that this user has for no other request; made here when None.
+            ts: when, ms; now when None.
 
         Raises:
-            EventError: for an invalid field.
+            EventError: for a field that no reader would accept.
             KafkaClientError: when Kafka did not take an earlier event.
         """
         self._listen()
         request_id = uuid.uuid4().hex if request_id is None else request_id
         event = Impression(request_id, user, self._time(ts), list(candidates), slots)
-        self._sender.send(self._topics.impressions, _checked(event, decode_impression), key=user)
-        return request_id
+        value = _checked(event, decode_impression)
+        with self._arrived:
+            self._answers.pop(event.request, None)
+            self._waiting[event.request] = _hash(candidate.item for candidate in candidates)
+            while len(self._waiting) > _OPEN * self._keep:
+                self._waiting.popitem(last=False)
+                self.dropped += 1
+        self._sender.send(self._topics.impressions, value, key=user)
+        return event.request
 
     def click(
         self,
-        request_id: str,
-        user: str,
+        request: RequestKey,
         item: str,
         ts: int | None = None,
         category: str = "",
         action: str = "click",
     ) -> None:
-        """Write that `user` clicked `item` of request `request_id`; also writes the click as a behaviour.
+        """Write that the request's user clicked `item` as shown by it, and the behaviour that the click is.
+
+        Args:
+            request: what `impression` returned, here or in another process: `RequestKey(user, request_id)`.
+            item: which of its items.
+            ts: when, ms; now when None.
+            category: of the item.
+            action: of the behaviour.
 
         Raises:
-            EventError: for an invalid field.
+            EventError: for a field that no reader would accept.
             KafkaClientError: when Kafka did not take an earlier event.
         """
+        user, request_id = _checked_key(request)
         ts = self._time(ts)
         click = _checked(Click(request_id, user, item, ts), decode_click)
         behavior = _checked(Behavior(user, item, ts, category, action), decode_behavior)
         self._sender.send(self._topics.clicks, click, key=user)
         self._sender.send(self._topics.behaviors, behavior, key=user)
 
-    def scores(self, request_id: str, timeout: float = 5.0) -> Score:
-        """Wait for the score of a request, and claim it.
+    def scores(self, request: RequestKey, timeout: float = 5.0) -> Score:
+        """Wait for the answer to a request of this client, and claim it.
 
         Raises:
-            NoAnswerError: when no score arrives within `timeout` seconds.
-            StreamError: when Kafka did not take an event, or scores can no longer be read.
+            EventError: when `request` is no `RequestKey`.
+            NoAnswerError: when none arrives within `timeout` seconds; at once when this client has no such request
+                under way, since it was never asked here, was claimed, or has been dropped.
+            StreamError: when Kafka did not take an event, or answers can no longer be read.
         """
-        self._listen()
+        user, request_id = _checked_key(request)
         with self._arrived:
-            self._arrived.wait_for(lambda: request_id in self._answers or self._failure is not None, timeout)
-            if (arrival := self._answers.pop(request_id, None)) is not None:
+            self._arrived.wait_for(lambda: request not in self._waiting or self._failure is not None, timeout)
+            if (arrival := self._answers.pop(request, None)) is not None:
                 return arrival.score
+            waits = request in self._waiting
         self._check()
+        if not waits:
+            raise NoAnswerError(
+                f"request {request_id!r} of user {user!r} is not under way: it was not asked by this client, or its"
+                " answer was claimed before or dropped"
+            )
         raise NoAnswerError(
-            f"no answer to request {request_id!r} within {timeout:g} s: is a worker running (`samstream worker`),"
-            f" and did it accept the impression? Refused records are in {self._topics.dead_letters}, with the reason."
+            f"no answer to request {request_id!r} of user {user!r} within {timeout:g} s: is a worker running"
+            " (`samstream worker`), and did it accept the impression? What it refused is in"
+            f" {self._topics.dead_letters}, with the reason."
         )
 
     def poll_scores(self, timeout: float = 0.0) -> list[Arrival]:
-        """Claim all scores that have arrived, oldest first; waits up to `timeout` seconds for the first.
+        """Claim all answers that have arrived for this client, oldest first; waits up to `timeout` s for the first.
 
-        For applications with many open requests. It also claims scores that a call of `scores` in another thread is
-        waiting for.
+        For drivers that have many requests under way. It takes what `scores` in another thread would wait
+        for.
 
         Raises:
-            StreamError: when Kafka did not take an event, or scores can no longer be read.
+            StreamError: when Kafka did not take an event, or answers can no longer be read.
         """
         self._listen()
         with self._arrived:
@@ -203,15 +224,15 @@ class Client:
         return arrivals
 
     def flush(self) -> None:
-        """Wait until Kafka has acknowledged all events.
+        """Wait until Kafka has all events that were written.
 
         Raises:
-            KafkaClientError: when it did not take an event.
+            KafkaClientError: when it did not take one.
         """
         self._sender.flush()
 
     def close(self, *, flush: bool = True) -> None:
-        """Flush, and stop receiving; without `flush`, events that Kafka has not taken yet are dropped.
+        """Flush, and stop receiving; without `flush`, what Kafka has not taken yet is dropped.
 
         Raises:
             KafkaClientError: when Kafka did not take an event.
@@ -233,7 +254,7 @@ class Client:
             raise self._failure
 
     def _listen(self) -> None:
-        """Start receiving, before the impression is written: its answer may come at once."""
+        """Receive from here on; an impression may be answered as soon as it is written, so this comes before it."""
         with self._arrived:
             if self._reader is None:
                 tail = TopicReader(self._kafka, [self._topics.scores], on_missing="skip")
@@ -261,18 +282,38 @@ class Client:
                 except DECODE_ERRORS:
                     self.malformed += 1
                     continue
-                self._answers.setdefault(score.request_id, Arrival(score, received))
+                # Answers to other front ends, and repeated ones, find nothing that waits.
+                if self._waiting.get(score.request) == _hash(score.items):
+                    del self._waiting[score.request]
+                    self._answers[score.request] = Arrival(score, received)
             while len(self._answers) > self._keep:
                 self._answers.popitem(last=False)
                 self.dropped += 1
             self._arrived.notify_all()
 
 
-def _checked(event: msgspec.Struct, decode: Callable[[bytes], Any]) -> bytes:
-    """Return an event's JSON, after decoding it as a reader does: the constructor of a Struct validates nothing."""
+def _hash(items: Iterable[str]) -> int:
+    return hash(tuple(items))
+
+
+def _checked_key(request: RequestKey) -> RequestKey:
+    if not isinstance(request, RequestKey):
+        raise EventError(
+            f"{request!r} is no request: give what `impression` returned, or RequestKey(user, request_id), since a"
+            " request_id is known only together with its user"
+        )
+    return request
+
+
+def _checked(event: Behavior | Impression | Click, decode: Callable[[bytes], Any]) -> bytes:
+    """Return an event's JSON after reading it as its readers will: constructing a Struct validates nothing."""
+    name = type(event).__name__.lower()
     try:
         value = encode_json(event)
-        decode(value)
+        read = decode(value)
     except (msgspec.ValidationError, TypeError, UnicodeError) as error:
-        raise EventError(f"{type(event).__name__.lower()}: {error}") from None
+        hint = unit_hint(event.ts) if "`$.ts`" in str(error) and isinstance(event.ts, int | float) else ""
+        raise EventError(f"{name}: {error}{hint}") from None
+    if not isinstance(event, Behavior) and (hint := unit_hint(read.ts)):  # behaviours may be of any time
+        raise EventError(f"{name}: `ts` {read.ts}{hint}")
     return value

@@ -62,8 +62,8 @@ class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         prefix: put before every topic's name, such as `shop-`.
         partitions: of each topic keyed by user; fixed once the topics exist.
         replication: replicas of each topic; -1 is the broker's default.
-        on_missing_records: what workers, trainer and monitor do when Kafka has removed records that they have not read:
-            `stop`, or `skip` them and count what is missing.
+        on_missing_records: what workers and trainer do when Kafka has removed records that they have not read: `stop`, or
+            `skip` them and count what is missing.
     """
 
     prefix: str = ""
@@ -112,6 +112,8 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_topic_wait_s: how long a topic that lags and brings nothing is waited for.
         max_impression_age_s: older impressions are counted, not answered.
         max_future_s: how far `ts` may be ahead of the record's timestamp.
+        max_past_s: how far `ts` of an impression or a click may be behind the record's timestamp: one year. Behaviours
+            may be of any age. Whoever sends impressions of long ago raises it, up to 1e11.
         max_candidates: of one impression.
         micro_batch: impressions of one arm that are scored together.
         model_wait_s: how long a starting worker waits for a trainer's models before it serves untrained ones.
@@ -128,6 +130,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_topic_wait_s: NotNegative = 2.0
     max_impression_age_s: Positive = 300.0
     max_future_s: NotNegative = 5.0
+    max_past_s: Annotated[float, Meta(gt=0, le=1e11)] = 31_536_000.0
     max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
     micro_batch: Count = 16
     model_wait_s: NotNegative = 10.0

@@ -116,7 +116,7 @@ def test_the_readmes_example_runs(kafka: dict[str, str], topics: Topics) -> None
         messages += clicks.read(0.1)
     clicks.close()
     [click] = [decode_click(message.value() or b"") for message in messages]
-    assert (click.request_id, click.item) == (known["request"], "lamp")
+    assert (click.request, click.item) == (known["request"], "lamp")
 
 
 def test_the_assignment_can_be_written_again_from_the_page() -> None:

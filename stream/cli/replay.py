@@ -23,8 +23,8 @@ from stream.runtime import signals
 from stream.settings import Settings
 
 REPLAY: dict[str, Any] = {
-    # Event time jumps from visit to visit; a click has the time of its impression.
-    "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0},
+    # Event time is the data's, however long ago, and jumps from visit to visit; a click has the time of its impression.
+    "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0, "max_past_s": 1e11},
     "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
 }
 """Defaults of a replay that differ from the general ones."""

@@ -62,10 +62,14 @@ def interleave(a: Sequence[Item], b: Sequence[Item], slots: int, coin: Callable[
     return InterleavedList(tuple(items), tuple(teams))
 
 
-def seeded_coin(request_id: str) -> Callable[[], bool]:
-    """Return a fair coin whose throws follow from the request alone, so that a repeated answer is the same."""
+def seeded_coin(request: str) -> Callable[[], bool]:
+    """Return a fair coin whose throws follow from the request alone, so that a repeated answer is the same.
+
+    Args:
+        request: tells requests apart, such as `RequestKey.text`.
+    """
     throws = count()
-    return lambda: bool(xxh3_64_intdigest(request_id.encode(), seed=next(throws)) & 1)
+    return lambda: bool(xxh3_64_intdigest(request.encode(), seed=next(throws)) & 1)
 
 
 def vote(mixed: InterleavedList[Item], clicked: Collection[Item]) -> int:

@@ -11,13 +11,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
 
 from model.metrics import log_losses
 from state.behavior import item_key
 from stream.experiment.interleaving import InterleavingVotes
 from stream.experiment.user_sums import UserSums
-from stream.schema.dedup import RecentIds, sample_ids
+from stream.schema.dedup import RecentIds, request_hash, sample_ids
 from stream.schema.events import Outcome
 
 _BATCH = 50_000
@@ -110,7 +109,7 @@ class Ledger:
     @property
     def open(self) -> int:
         """Requests with clicks whose window has not closed."""
-        return len({outcome.request_id for each in self._waiting.values() for _, _, outcome in each.outcomes})
+        return len({outcome.request for each in self._waiting.values() for _, _, outcome in each.outcomes})
 
     @property
     def sums(self) -> UserSums:
@@ -131,8 +130,8 @@ class Ledger:
         if not (earlier or self.within(outcome.ts)):
             return
         items = np.array([item_key(item) for item in outcome.items], dtype=np.uint64)
-        request = np.array([xxh3_64_intdigest(outcome.request_id.encode())], dtype=np.uint64)
-        first, *fresh = self._seen.add(np.concatenate([request, sample_ids(outcome.request_id, items)])).tolist()
+        request = np.array([request_hash(outcome.request)], dtype=np.uint64)
+        first, *fresh = self._seen.add(np.concatenate([request, sample_ids(outcome.request, items)])).tolist()
         new = [index for index, unseen in enumerate(fresh) if unseen]
         self.repeated += len(fresh) - len(new)
         shown, clicks = len(new), sum(outcome.labels[index] for index in new)

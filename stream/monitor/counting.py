@@ -14,12 +14,11 @@ from typing import Self
 
 import numpy as np
 from msgspec import Struct
-from xxhash import xxh3_64_intdigest
 
 from model.metrics import log_losses
 from state.behavior import item_key
 from stream.monitor.users import PartitionMoments, UserCounter, UserRow
-from stream.schema.dedup import sample_ids
+from stream.schema.dedup import request_hash, sample_ids
 from stream.schema.events import Outcome
 from stream.settings import Settings
 
@@ -241,9 +240,9 @@ class _OpenWindow:
         """Count what is new of an outcome, and return it: indices of items."""
         window = self.window
         items = np.array([item_key(item) for item in outcome.items], dtype=np.uint64)
-        ids = sample_ids(outcome.request_id, items).tolist()
+        ids = sample_ids(outcome.request, items).tolist()
         new = [index for index, known in enumerate(ids) if known not in self._ids]
-        request = xxh3_64_intdigest(outcome.request_id.encode())
+        request = request_hash(outcome.request)
         if new:
             counts = window.arms.setdefault(outcome.arm, ArmCounts.zero())
             counts.add(outcome, new, request=request not in self._ids)

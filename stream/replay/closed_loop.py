@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stream.datasets.base import Step, Visit
 from stream.errors import ReplayError
-from stream.schema.events import Behavior, Click, Impression
+from stream.schema.events import Behavior, Click, Impression, RequestKey
 from stream.schema.topics import Topics
 
 ANSWER_S = 60.0
@@ -95,18 +95,18 @@ class ClosedLoop:
             else:
                 self._send_behaviors(step)
 
-    def answered(self, request_id: str) -> None:
+    def answered(self, request: RequestKey) -> None:
         """Take an answer: to the open visit, its clicks are sent; any other is ignored."""
-        if self._visit is None or self._answered or request_id != self._visit.impression.request_id:
+        if self._visit is None or self._answered or request != self._visit.impression.request:
             return
         self._answered = True
         for click in self._visit.clicks:
             self._send(self._topics.clicks, click)
         self._counts.clicks += len(self._visit.clicks)
 
-    def labelled(self, request_id: str, items: Iterable[str]) -> None:
+    def labelled(self, request: RequestKey, items: Iterable[str]) -> None:
         """Take labels; those of other requests than the open visit are ignored."""
-        if self._visit is not None and request_id == self._visit.impression.request_id:
+        if self._visit is not None and request == self._visit.impression.request:
             self._unlabelled.difference_update(items)
 
     def _open(self, visit: Visit) -> None:

@@ -127,10 +127,10 @@ class Replay:
                     self.counts.trained = max(self.counts.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)
-                self._loop_of(score.user).answered(score.request_id)
+                self._loop_of(score.user).answered(score.request)
             elif topic == topics.outcomes:
                 outcome = decode_outcome(value)
-                self._loop_of(outcome.user).labelled(outcome.request_id, outcome.items)
+                self._loop_of(outcome.user).labelled(outcome.request, outcome.items)
             else:
                 self.counts.dead_letters += 1
         if time.monotonic() >= self._next_watch:

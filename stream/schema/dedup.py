@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from stream.schema.events import RequestKey
+
 
 class RecentIds:
     """Remembers at least the `remember` newest ids, and at most twice as many; after `restore`, three times.
@@ -48,9 +50,14 @@ class RecentIds:
         self._old = set(ids.tolist())
 
 
-def sample_ids(request_id: str, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def request_hash(request: RequestKey) -> int:
+    """Return the 64-bit id of a request."""
+    return xxh3_64_intdigest(request.text.encode())
+
+
+def sample_ids(request: RequestKey, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Return the (C,) 64-bit ids by which a trainer recognises a repeated (request, item)."""
-    salt = np.uint64(xxh3_64_intdigest(request_id.encode()))
+    salt = np.uint64(request_hash(request))
     mixed = (items ^ salt) * np.uint64(0x9E37_79B9_7F4A_7C15)
     ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
     return ids

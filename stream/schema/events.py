@@ -5,7 +5,7 @@ MessagePack arrays. Times are integer milliseconds since the Unix epoch; ids are
 """
 
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,18 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Annotated[str, Meta(max_length=256)]
 Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Millis = Annotated[int, Meta(ge=0, le=2**48)]
+
+
+class RequestKey(NamedTuple):
+    """The identity of a request. Front ends number their own, so `request_id` means nothing without its user."""
+
+    user: str
+    request_id: str
+
+    @property
+    def text(self) -> str:
+        """The key as one string; no two keys have the same."""
+        return f"{len(self.user)}:{self.user}{self.request_id}"
 
 
 class Behavior(Struct, frozen=True, gc=False):
@@ -42,6 +54,11 @@ class Impression(Struct, frozen=True):
     candidates: Annotated[list[Candidate], Meta(min_length=1)]
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
 
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
+
 
 class Click(Struct, frozen=True, gc=False):
     """In request `request_id`, `user` clicked `item` at `ts`. The only source of labels."""
@@ -50,6 +67,11 @@ class Click(Struct, frozen=True, gc=False):
     user: Id
     item: Id
     ts: Millis
+
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
 
 
 class Spent(Struct, frozen=True):
@@ -102,6 +124,11 @@ class Score(Struct, frozen=True):
     read_to: int = 0
     teams: list[Team] = []
 
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
+
     def __post_init__(self) -> None:
         """Refuse an order or a probability that is none.
 
@@ -139,6 +166,11 @@ class Sample(Struct, frozen=True, array_like=True):
     probabilities: bytes
     labels: bytes
 
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
+
 
 class Outcome(Struct, frozen=True, array_like=True):
     """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list.
@@ -159,6 +191,11 @@ class Outcome(Struct, frozen=True, array_like=True):
     probabilities: list[float]
     labels: list[int]
     team: str = ""
+
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be counted.

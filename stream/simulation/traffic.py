@@ -17,7 +17,7 @@ from stream.errors import SimulationError
 from stream.experiment.interleaving import InterleavingVotes
 from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
-from stream.schema.events import Score
+from stream.schema.events import RequestKey, Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.simulation.world import Slate, World, category_name, item_name, user_name
@@ -94,8 +94,8 @@ class Traffic:
         self._rate = rate
         self._slots = slots
         self._rng = np.random.default_rng([seed, 4])
-        self._asked: dict[str, OpenImpression] = {}
-        self._due: list[tuple[float, str, int, int]] = []
+        self._asked: dict[RequestKey, OpenImpression] = {}
+        self._due: list[tuple[float, RequestKey, int]] = []
         self._new_clicks: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
         self._began = time.time()
         self.tally = TrafficTotals()
@@ -189,13 +189,13 @@ class Traffic:
             self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
             self.tally.behaviors += 1
         slate = self._world.impression(user, ts)
-        request_id = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
-        self._asked[request_id] = OpenImpression(user, slate, time.time())
+        request = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
+        self._asked[request] = OpenImpression(user, slate, time.time())
         self.tally.impressions += 1
 
     def _answered(self, arrival: Arrival) -> None:
         score = arrival.score
-        asked = self._asked.pop(score.request_id, None)
+        asked = self._asked.pop(score.request, None)
         if asked is None:
             return
         at = arrival.received - self._began
@@ -226,13 +226,13 @@ class Traffic:
         self.tally.interleaving_votes.click(score.arm, score.user, score.request_id, won)
         for index in np.flatnonzero(clicked):
             delay = 0.1 + self._rng.exponential(0.3)
-            heapq.heappush(self._due, (arrival.received + delay, score.request_id, asked.user, int(items[index])))
+            heapq.heappush(self._due, (arrival.received + delay, score.request, int(items[index])))
 
     def _send_due_clicks(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
-            _, request_id, user, item = heapq.heappop(self._due)
+            _, request, item = heapq.heappop(self._due)
             category = int(self._world.catalogue.category(np.array([item]))[0])
-            self._client.click(request_id, user_name(user), item_name(item), category=category_name(category))
+            self._client.click(request, item_name(item), category=category_name(category))
             self.tally.clicks += 1
             self.tally.behaviors += 1
 
@@ -255,9 +255,9 @@ class Traffic:
             self.tally.freshness += [(at, received - click / 1000) for click in clicks]
 
     def _drop_unanswered(self, now: float) -> None:
-        late = [request_id for request_id, asked in self._asked.items() if now - asked.at > _ANSWER_S]
-        for request_id in late:
-            del self._asked[request_id]
+        late = [request for request, asked in self._asked.items() if now - asked.at > _ANSWER_S]
+        for request in late:
+            del self._asked[request]
         self.tally.unanswered += len(late)
         if self.tally.unanswered > 100 and self.tally.unanswered > self.tally.answered:
             raise SimulationError(

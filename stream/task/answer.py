@@ -86,11 +86,11 @@ class RecoveredAnswers(Generic[T]):
 
     def take(self, impression: Impression) -> Score | None:
         """Return the answer that was given to an impression, once; None when there is none."""
-        score = self._answers.get(impression.request_id)
+        score = self._answers.get(impression.request)
         items = [candidate.item for candidate in impression.candidates]
-        if score is None or (score.user, score.items) != (impression.user, items):
+        if score is None or score.items != items:
             return None
-        del self._answers[impression.request_id]
+        del self._answers[impression.request]
         return score
 
     def drop(self) -> None:
@@ -128,5 +128,5 @@ class RecoveredAnswers(Generic[T]):
 
     def _read_to(self, impression: Impression | None) -> int:
         """Return the offset of `behaviors` up to which the answer given to an impression had read."""
-        score = self._answers.get(impression.request_id) if impression is not None else None
+        score = self._answers.get(impression.request) if impression is not None else None
         return min(score.read_to, self._behaviors_end) if score else 0

@@ -1,22 +1,55 @@
 """From a record of an input topic to its event, or to the reason why it cannot be used."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from stream.schema.events import Behavior, Click, Impression, decode_behavior, decode_click, decode_impression
+import msgspec
+
+from stream.schema.events import (
+    DECODE_ERRORS,
+    Behavior,
+    Click,
+    Impression,
+    decode_behavior,
+    decode_click,
+    decode_impression,
+)
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
+from stream.schema.units import EARLIEST, LATEST, unit_hint, unit_of
 from stream.settings import WorkerSettings
 
 _USERS = 100_000
 _IMPRESSION_BYTES = RECORD_BYTES // 2
+_DAY_MS = 86_400_000
 
 Event = Behavior | Impression | Click
 
 
+class _Timed(msgspec.Struct):
+    ts: float
+
+
+class UnitCensus:
+    """How many records of a topic there were, and how many of them have a `ts` that looks like another unit."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, int] = defaultdict(int)  # faster than a Counter
+        """Topic → records with a `ts`."""
+        self.others: Counter[tuple[str, str]] = Counter()
+        """(topic, unit) → those that look like this unit, which is not milliseconds."""
+
+    def note(self, topic: str, ts: float) -> None:
+        """Take the `ts` of a record."""
+        self.records[topic] += 1
+        if not EARLIEST <= ts < LATEST and (unit := unit_of(ts)):
+            self.others[topic, unit] += 1
+
+
 class RecordDecoder:
-    """Decodes records, and refuses what lies in the wrong partition, runs ahead of the clock, or costs too much.
+    """Decodes records; refuses what lies in the wrong partition, is of no sensible time, or costs too much.
 
     Args:
         topics: the topic names.
@@ -27,6 +60,9 @@ class RecordDecoder:
     def __init__(self, topics: Topics, settings: WorkerSettings, *, partitions: int) -> None:
         self._max_candidates = settings.max_candidates
         self._max_future_ms = settings.max_future_s * 1000
+        self._max_past_ms = settings.max_past_s * 1000
+        self.units = UnitCensus()
+        """What unit the times of the records so far seem to have."""
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
         self._decoders: dict[str, Callable[[bytes], Event]] = {
             topics.impressions: decode_impression,
@@ -40,17 +76,42 @@ class RecordDecoder:
         Raises:
             ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
         """
-        event = self._decoders[record.topic](record.value or b"")
+        try:
+            event = self._decoders[record.topic](record.value or b"")
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{error}{self._unit_words(record, error)}") from None
+        self.units.note(record.topic, event.ts)
         if record.key != event.user.encode():
             raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
         if self._partition_of(record.key) != record.partition:
             raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
         # Against the record's own time, not the wall clock: folding the log again must give the same.
         if event.ts > record.timestamp + self._max_future_ms:
-            raise ValueError(f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp")
+            raise ValueError(
+                f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp"
+                f" {record.timestamp}{unit_hint(event.ts) or unit_hint(record.timestamp)}"
+            )
+        # Old behaviours are as good as new ones. But among impressions and clicks a slow or still clock closes no
+        # windows: there would be clicks, and never what was not clicked.
+        if record.timestamp - event.ts > self._max_past_ms and not isinstance(event, Behavior):
+            raise ValueError(
+                f"`ts` {event.ts} is {(record.timestamp - event.ts) // _DAY_MS} days behind the record's timestamp"
+                f" {record.timestamp}, more than worker.max_past_s allows{unit_hint(event.ts)}"
+            )
         if isinstance(event, Impression):
             self._check_cost(record, event)
         return event
+
+    def _unit_words(self, record: Record, error: msgspec.ValidationError) -> str:
+        """Return what can be said of the unit of a `ts` that is out of range or no whole number."""
+        if "`$.ts`" not in str(error):
+            return ""
+        try:
+            ts = _read_ts(record.value or b"").ts
+        except DECODE_ERRORS:
+            return ""
+        self.units.note(record.topic, ts)
+        return unit_hint(ts)
 
     def _check_cost(self, record: Record, impression: Impression) -> None:
         if record.value is not None and len(record.value) > _IMPRESSION_BYTES:
@@ -60,3 +121,6 @@ class RecordDecoder:
             raise ValueError(f"{len(candidates)} candidates; at most {self._max_candidates} are scored")
         if len({candidate.item for candidate in candidates}) < len(candidates):
             raise ValueError("a candidate is listed twice")
+
+
+_read_ts = msgspec.json.Decoder(_Timed).decode

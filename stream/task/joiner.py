@@ -3,7 +3,7 @@
 Every (request, item) of the shown items is labelled once: positive when its click arrives, negative when the
 attribution window closes by event time. A click may arrive before its impression was scored, and may prove that a
 candidate was seen which was not among the `slots` best. A click that finds no impression within the window comes out
-as an orphan.
+as an orphan. A request is known by its user and id together: the requests of two users never meet, whatever their ids.
 """
 
 import heapq
@@ -14,10 +14,13 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from stream.schema.events import Click, Team
+from stream.schema.events import Click, RequestKey, Team
 from stream.schema.record import Record
 
 _EVENT_TIME = "t"
+_IMPRESSION = "i"
+_CLICKS = "c"
+"""What the keys of the table begin with; `RequestKey.text` follows."""
 _MOST_EARLY = 1000
 
 
@@ -44,6 +47,11 @@ class PendingImpression(Struct):
     clicked: bytearray
     opened: int = 0
     teams: list[Team] = []
+
+    @property
+    def request(self) -> RequestKey:
+        """The request's identity."""
+        return RequestKey(self.user, self.request_id)
 
 
 class EarlyClick(Struct):
@@ -98,26 +106,19 @@ class Joiner:
         self._table = table
         self._window = window_ms
         self._keep = window_ms + lateness_ms
-        self._open: dict[str, PendingImpression] = {}
-        self._early: dict[str, list[EarlyClick]] = {}
-        self._changed: set[str] = set()
-        self._deadlines: list[tuple[int, str]] = []
+        self._open: dict[RequestKey, PendingImpression] = {}
+        self._early: dict[RequestKey, list[EarlyClick]] = {}
+        self._changed: set[RequestKey] = set()
+        self._deadlines: list[tuple[int, RequestKey]] = []
         self.event_time = 0
         """The newest event time it was told of, ms."""
         self._saved_time = 0
         self.duplicate_clicks = 0
         self.duplicate_impressions = 0
-        for key, value in table.items():
-            if key == _EVENT_TIME:
-                self.event_time = int(value)
-            elif key.startswith("i"):
-                pending = _decode_pending(value)
-                self._open[pending.request_id] = pending
-                self._schedule(pending.opened, pending.request_id)
-            else:
-                early = _decode_early(value)
-                self._early[early[0].click.request_id] = early
-                self._schedule(early[-1].opened, early[-1].click.request_id)
+        """Impressions that came again while their request was open."""
+        self.conflicting_impressions = 0
+        """Impressions with other candidates than those of their request, which was open: they are not joined."""
+        self._load()
 
     def __len__(self) -> int:
         """Return the number of open requests."""
@@ -133,34 +134,36 @@ class Joiner:
 
         A request that is open already stays as it was first answered, and is counted.
         """
-        request_id = pending.request_id
-        if request_id in self._open:
-            self.duplicate_impressions += 1
+        request = pending.request
+        if (known := self._open.get(request)) is not None:
+            if known.items == pending.items:
+                self.duplicate_impressions += 1
+            else:
+                self.conflicting_impressions += 1
             return
         # An impression whose clock is behind must not find its window closed before it began.
         pending.opened = max(pending.ts, self.event_time)
-        self._open[request_id] = pending
-        self._changed.add(request_id)
-        self._schedule(pending.opened, request_id)
-        for waiting in self._early.pop(request_id, ()):
+        self._open[request] = pending
+        self._changed.add(request)
+        self._schedule(pending.opened, request)
+        for waiting in self._early.pop(request, ()):
             yield from self.click(waiting.click, waiting.origin)
 
     def click(self, click: Click, origin: Record) -> Iterator[LabelledItems | UnmatchedClick]:
         """Take a click; yields a positive label or an orphan, or nothing when it waits or repeats."""
-        pending = self._open.get(click.request_id)
+        request = click.request
+        pending = self._open.get(request)
         if pending is None:
-            early = self._early.setdefault(click.request_id, [])
+            early = self._early.setdefault(request, [])
             if len(early) >= _MOST_EARLY:
-                yield UnmatchedClick(origin, f"more than {_MOST_EARLY} clicks wait for request {click.request_id!r}")
+                yield UnmatchedClick(origin, f"more than {_MOST_EARLY} clicks wait for {_words(request)}")
                 return
             opened = max(click.ts, self.event_time, early[-1].opened if early else 0)
             early.append(EarlyClick(click, origin, opened))
-            self._changed.add(click.request_id)
-            self._schedule(opened, click.request_id)
-        elif click.user != pending.user:
-            yield UnmatchedClick(origin, f"request {click.request_id!r} was of another user")
+            self._changed.add(request)
+            self._schedule(opened, request)
         elif click.item not in pending.items:
-            yield UnmatchedClick(origin, f"item {click.item!r} was no candidate of request {click.request_id!r}")
+            yield UnmatchedClick(origin, f"item {click.item!r} was no candidate of {_words(request)}")
         elif click.ts > pending.ts + self._window:
             yield UnmatchedClick(
                 origin, f"{click.ts - pending.ts} ms after its impression; the window is {self._window} ms"
@@ -169,51 +172,81 @@ class Joiner:
             self.duplicate_clicks += 1
         else:
             pending.clicked[index] = 1
-            self._changed.add(click.request_id)
+            self._changed.add(request)
             yield LabelledItems(pending, [index], 1, origin.timestamp)
 
     def advance(self, event_time: int) -> Iterator[LabelledItems | UnmatchedClick]:
         """Move event time (ms) on; yields the negatives of windows that closed, and the clicks nothing claimed."""
         self.event_time = max(self.event_time, event_time)
         while self._deadlines and self._deadlines[0][0] < self.event_time:
-            _, request_id = heapq.heappop(self._deadlines)
-            pending = self._open.get(request_id)
+            _, request = heapq.heappop(self._deadlines)
+            pending = self._open.get(request)
             if pending is not None and self._is_over(pending.opened):
-                del self._open[request_id]
-                self._changed.add(request_id)
+                del self._open[request]
+                self._changed.add(request)
                 shown = (index for index, rank in enumerate(pending.ranks) if rank < pending.slots)
                 if unclicked := [index for index in shown if not pending.clicked[index]]:
                     yield LabelledItems(pending, unclicked, 0, 0)
-            early = self._early.get(request_id)
+            early = self._early.get(request)
             if early is not None and self._is_over(early[-1].opened):
-                del self._early[request_id]
-                self._changed.add(request_id)
-                for waiting in early:
-                    yield UnmatchedClick(
-                        waiting.origin, f"no open impression with request_id {request_id!r} in its window"
-                    )
+                del self._early[request]
+                self._changed.add(request)
+                reason = (
+                    f"no open impression with request_id {request.request_id!r} of user {request.user!r} in its window"
+                )
+                yield from (UnmatchedClick(waiting.origin, reason) for waiting in early)
 
     def save(self) -> None:
         """Bring the table up to date with every change since the last call."""
         if self.event_time != self._saved_time:
             self._saved_time = self.event_time
             self._table.put(_EVENT_TIME, str(self.event_time).encode())
-        for request_id in self._changed:
-            if pending := self._open.get(request_id):
-                self._table.put("i" + request_id, _encode(pending))
+        for request in self._changed:
+            if pending := self._open.get(request):
+                self._table.put(_IMPRESSION + request.text, _encode(pending))
             else:
-                self._table.delete("i" + request_id)
-            if early := self._early.get(request_id):
-                self._table.put("c" + request_id, _encode(early))
+                self._table.delete(_IMPRESSION + request.text)
+            if early := self._early.get(request):
+                self._table.put(_CLICKS + request.text, _encode(early))
             else:
-                self._table.delete("c" + request_id)
+                self._table.delete(_CLICKS + request.text)
         self._changed.clear()
+
+    def _load(self) -> None:
+        """Take up what the table has.
+
+        Entries of earlier versions lie under the request id alone, and clicks of several users may share one. What they
+        hold names the user; the next `save` moves them.
+        """
+        for key, value in self._table.items():
+            if key == _EVENT_TIME:
+                self.event_time = int(value)
+                continue
+            requests: set[RequestKey] = set()
+            if key.startswith(_IMPRESSION):
+                pending = _decode_pending(value)
+                requests.add(pending.request)
+                self._open[pending.request] = pending
+                self._schedule(pending.opened, pending.request)
+            else:
+                for waiting in _decode_early(value):
+                    request = waiting.click.request
+                    requests.add(request)
+                    self._early.setdefault(request, []).append(waiting)
+                    self._schedule(waiting.opened, request)
+            if {key[1:]} != {request.text for request in requests}:
+                self._table.delete(key)
+                self._changed |= requests
 
     def _is_over(self, opened: int) -> bool:
         return opened + self._keep < self.event_time
 
-    def _schedule(self, opened: int, request_id: str) -> None:
-        heapq.heappush(self._deadlines, (opened + self._keep, request_id))
+    def _schedule(self, opened: int, request: RequestKey) -> None:
+        heapq.heappush(self._deadlines, (opened + self._keep, request))
+
+
+def _words(request: RequestKey) -> str:
+    return f"request {request.request_id!r} of user {request.user!r}"
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from state.behavior import BehaviorArray, item_key
-from stream.schema.events import Outcome, Sample, Team
+from stream.schema.events import Outcome, RequestKey, Sample, Team
 from stream.task.joiner import LabelledItems
 
 
 def merge_labels(labelled_items: Iterable[LabelledItems]) -> list[LabelledItems]:
     """Return the labelled items; those of one request with the same label become one."""
-    merged: dict[tuple[str, int], LabelledItems] = {}
+    merged: dict[tuple[RequestKey, int], LabelledItems] = {}
     for labelled in labelled_items:
-        key = (labelled.pending.request_id, labelled.label)
+        key = (labelled.pending.request, labelled.label)
         if known := merged.get(key):
             clicked_at = max(known.clicked_at, labelled.clicked_at)
             labelled = LabelledItems(known.pending, known.indices + labelled.indices, known.label, clicked_at)

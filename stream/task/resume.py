@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from stream.schema.events import Score
+from stream.schema.events import RequestKey, Score
 from stream.schema.position import LogIdentity
 
 
@@ -12,7 +12,7 @@ class ResumePoint:
 
     Attributes:
         offsets: topic → the offset to read on from; of `scores`, where the answers beyond the state begin.
-        answers: request id → the first answer given to it, beyond what the state knows.
+        answers: request → the first answer given to it, beyond what the state knows.
         scores_end: the offset in `scores` behind them.
         committed_impressions: the group's committed offset: impressions below it have been answered.
         ends: input topic → its end offset at the start.
@@ -23,7 +23,7 @@ class ResumePoint:
     """
 
     offsets: dict[str, int]
-    answers: dict[str, Score]
+    answers: dict[RequestKey, Score]
     scores_end: int
     committed_impressions: int
     ends: dict[str, int]

@@ -22,7 +22,7 @@ from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
-from stream.task.decode import Event, RecordDecoder
+from stream.task.decode import Event, RecordDecoder, UnitCensus
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
 from stream.task.labels import merge_labels, samples_and_outcomes
@@ -154,12 +154,18 @@ class Task:
         return len(self._joiner)
 
     @property
+    def units(self) -> UnitCensus:
+        """What unit the times of its records seem to have."""
+        return self._decoder.units
+
+    @property
     def counts(self) -> Counter[str]:
         """What happened, by name; for logs and metrics."""
         return self._counts + Counter(
             behaviors=self._fold.behaviors,
             duplicate_clicks=self._joiner.duplicate_clicks,
             duplicate_impressions=self._joiner.duplicate_impressions,
+            conflicting_impressions=self._joiner.conflicting_impressions,
             released_unaligned=self._merge.forced,
         )
 

@@ -52,7 +52,7 @@ def unpack_sample(sample: Sample, seen: RecentIds) -> TrainingExample | None:
     sequence = from_bytes(sample.sequence)
     if not len(items) == len(categories) == len(labels) or (labels > 1).any():
         raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
-    ids = sample_ids(sample.request_id, items)
+    ids = sample_ids(sample.request, items)
     new = seen.add(ids)
     if not new.any():
         return None

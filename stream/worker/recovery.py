@@ -15,7 +15,7 @@ from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.logs import log
-from stream.schema.events import DECODE_ERRORS, Score, decode_score
+from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
 from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -196,10 +196,12 @@ def _time_ms(settings: Settings, windows: int) -> int:
     )
 
 
-def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None]) -> tuple[dict[str, Score], int]:
+def _answers(
+    settings: Settings, begin: TopicPartition, alive: Callable[[], None]
+) -> tuple[dict[RequestKey, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
     reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
-    answers: dict[str, Score] = {}
+    answers: dict[RequestKey, Score] = {}
     try:
         _, end = watermarks(reader, begin.topic, begin.partition)
         reader.assign([begin])
@@ -223,7 +225,7 @@ def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None
                 score = decode_score(message.value() or b"")
             except DECODE_ERRORS:
                 continue
-            answers.setdefault(score.request_id, score)
+            answers.setdefault(score.request, score)
         return answers, end
     finally:
         reader.close()

@@ -9,7 +9,7 @@ from model.example import Example
 from model.scorer import Scorer
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Impression, Team
+from stream.schema.events import Impression, RequestKey, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
 
@@ -54,18 +54,19 @@ class ArmScorers:
         for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
             if arm in self._interleaved:
                 one, other = (answer_of[model, index] for model in self._interleaved[arm])
-                answers.append(interleaved_answer(arm, one, other, impression.request_id))
+                answers.append(interleaved_answer(arm, one, other, impression.request))
             else:
                 answers.append(answer_of[arm, index])
         return answers
 
 
-def interleaved_answer(arm: str, one: Answer, other: Answer, request_id: str) -> Answer:
+def interleaved_answer(arm: str, one: Answer, other: Answer, request: RequestKey) -> Answer:
     """Return the list that two answers draft in turn; the same for the same answers and request.
 
-    A candidate has the probability that the model which placed it has predicted.
+    The coin follows from user and request id: of the id alone, all users' requests numbered "1" would begin with the
+    same arm. A candidate has the probability that the model which placed it has predicted.
     """
-    mixed = interleave(one.order.tolist(), other.order.tolist(), len(one.order), seeded_coin(request_id))
+    mixed = interleave(one.order.tolist(), other.order.tolist(), len(one.order), seeded_coin(request.text))
     order = np.array(mixed.items, dtype=np.intp)
     ours = np.zeros(len(order), dtype=bool)
     ours[order] = [team == "a" for team in mixed.teams]

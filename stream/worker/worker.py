@@ -37,6 +37,7 @@ from stream.worker.model_feed import ModelFeed
 from stream.worker.producer import TaskProducer, wall_ms
 from stream.worker.scoring import ArmScorers
 from stream.worker.snapshots import Snapshotter
+from stream.worker.unit_warnings import UnitWarnings
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -112,6 +113,7 @@ class Worker:
         self._snapshotter = snapshotter
         self._metrics = metrics
         self._totals = Totals()
+        self._unit_warnings = UnitWarnings()
         self._health = health
         self._catch_up = CatchUp(metrics)
         self._asked_at: dict[int, float] = {}
@@ -236,6 +238,7 @@ class Worker:
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
             self._update_metrics(consumer, list(tasks.values()))
+            self._unit_warnings.consider((task.units for task in tasks.values()), now)
         if now >= self._next_log:
             self._next_log = now + _LOG_INTERVAL_S
             log(_logger, "counts", **dict(sorted(self._counts().items())), updates_refused=self._feed.refused.total())

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from stream.kafka.clients import to_record
 from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
 from stream.local.system import Processes
-from stream.schema.events import Candidate, Score, decode_behavior, decode_sample, decode_score
+from stream.schema.events import Candidate, RequestKey, Score, decode_behavior, decode_sample, decode_score
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import Settings, convert
@@ -87,9 +88,10 @@ class Harness:
         self.processes = Processes(directory, self.settings)
         self.client = Client(kafka, topics)
         self.random = random.Random(seed)
-        self.asked: list[str] = []
-        self.answers: dict[str, Score] = {}
-        self.clicked: set[tuple[str, str]] = set()
+        self._visits: Counter[str] = Counter()
+        self.asked: list[RequestKey] = []
+        self.answers: dict[RequestKey, Score] = {}
+        self.clicked: set[tuple[RequestKey, str]] = set()
         self.unusable: set[tuple[str, int, int]] = set()
         """(topic, partition, offset) of records that no reader may use: the accounts are kept without them."""
 
@@ -150,27 +152,27 @@ class Harness:
             item = self.random.choice(ITEMS)
             self.client.behavior(self.random.choice(self.users), item, category=f"category-{item[-1]}")
 
-    def ask(self) -> str:
-        """Let a user visit."""
-        offered = self.random.sample(ITEMS, 8)
-        request_id = self.client.impression(
-            self.random.choice(self.users), [Candidate(item, f"category-{item[-1]}") for item in offered], SLOTS
-        )
-        self.asked.append(request_id)
-        return request_id
+    def ask(self) -> RequestKey:
+        """Let a user visit; each one's requests are numbered from 1."""
+        offered = [Candidate(item, f"category-{item[-1]}") for item in self.random.sample(ITEMS, 8)]
+        user = self.random.choice(self.users)
+        self._visits[user] += 1
+        request = self.client.impression(user, offered, SLOTS, request_id=str(self._visits[user]))
+        self.asked.append(request)
+        return request
 
-    def react(self, timeout_s: float = 0.0) -> list[tuple[str, float]]:
+    def react(self, timeout_s: float = 0.0) -> list[tuple[RequestKey, float]]:
         """Take the answers that have come, and click on some of what they show; returns (request, received)."""
         taken = []
         for score, received in self.client.poll_scores(timeout_s):
-            if score.request_id in self.answers:
+            if score.request in self.answers:
                 continue
-            self.answers[score.request_id] = score
-            taken.append((score.request_id, received))
+            self.answers[score.request] = score
+            taken.append((score.request, received))
             for index in score.order[: score.slots]:
                 if self.random.random() < 0.4:
-                    self.client.click(score.request_id, score.user, score.items[index])
-                    self.clicked.add((score.request_id, score.items[index]))
+                    self.client.click(score.request, score.items[index])
+                    self.clicked.add((score.request, score.items[index]))
         return taken
 
     def traffic(self, visits: int) -> None:
@@ -190,11 +192,11 @@ class Harness:
 
         wait_for(all_answered, f"{len(self.asked)} answers", processes=self.processes)
 
-    def shown(self) -> dict[tuple[str, str], int]:
+    def shown(self) -> dict[tuple[RequestKey, str], int]:
         """Return (request, item) → label of everything that was shown, as the first answers said."""
         return {
-            (request_id, score.items[index]): int((request_id, score.items[index]) in self.clicked)
-            for request_id, score in self.answers.items()
+            (request, score.items[index]): int((request, score.items[index]) in self.clicked)
+            for request, score in self.answers.items()
             for index in score.order[: score.slots]
         }
 
@@ -271,17 +273,17 @@ class Harness:
     def check_samples(self) -> None:
         """See that each shown item of the answers came out as a sample with the right label, and nothing else did."""
         keys = {item_key(item): item for item in ITEMS}
-        labels: dict[tuple[str, str], set[int]] = {}
+        labels: dict[tuple[RequestKey, str], set[int]] = {}
         for value in self.read(self.topics.samples):
             sample = decode_sample(value)
             for key, label in zip(
                 np.frombuffer(sample.items, "<u8").tolist(), np.frombuffer(sample.labels, "u1").tolist(), strict=True
             ):
-                labels.setdefault((sample.request_id, keys[key]), set()).add(label)
+                labels.setdefault((sample.request, keys[key]), set()).add(label)
         expected = {pair: {label} for pair, label in self.shown().items()}
         wrong = {pair for pair in labels.keys() | expected.keys() if labels.get(pair) != expected.get(pair)}
         assert not wrong, [(pair, labels.get(pair), expected.get(pair)) for pair in sorted(wrong)[:10]]
 
     def check_answers(self) -> None:
         """See that every visit was answered, on every reading of the topic the same set."""
-        assert {decode_score(value).request_id for value in self.read(self.topics.scores)} == set(self.asked)
+        assert {decode_score(value).request for value in self.read(self.topics.scores)} == set(self.asked)

@@ -175,8 +175,7 @@ def test_an_answer_too_large_for_its_topic_stops_the_worker_and_is_given_when_th
             harness.ask()
         harness.await_answers()
         many = [Candidate(os.urandom(100).hex()) for _ in range(40)]
-        request_id = harness.client.impression(user, many, 1)
-        harness.asked.append(request_id)
+        harness.asked.append(harness.client.impression(user, many, 1))
         ends_with_what_to_do(harness, "worker", topics.scores)
         limit(topics.scores, 1_000_000)
         harness.start_worker("worker-2", instance="one")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.serialization.checkpoint import load_newest
 from stream.experiment.interleaving import seeded_coin
-from stream.schema.events import Score, decode_outcome, decode_sample, decode_score
+from stream.schema.events import RequestKey, Score, decode_outcome, decode_sample, decode_score
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
@@ -40,14 +40,14 @@ def test_teams_are_in_scores_and_outcomes_and_survive_a_killed_worker(
         wait_for(both_teams_have_learned, "updates of both teams to be served", processes=harness.processes)
         harness.settle()
 
-        told: dict[str, list[Score]] = defaultdict(list)
+        told: dict[RequestKey, list[Score]] = defaultdict(list)
         for value in harness.read(topics.scores):
-            told[(score := decode_score(value)).request_id].append(score)
+            told[(score := decode_score(value)).request].append(score)
         assert {score.arm for each in told.values() for score in each} == {"popularity", "mixed"}
-        for request_id, repeats in told.items():
+        for repeats in told.values():
             assert all((one.order, one.teams) == (repeats[0].order, repeats[0].teams) for one in repeats)
             if repeats[0].arm == "mixed":
-                check_draft(request_id, repeats[0])
+                check_draft(repeats[0])
 
         outcomes = [decode_outcome(value) for value in harness.read(topics.outcomes)]
         assert {(outcome.arm, outcome.team) for outcome in outcomes} == {
@@ -56,7 +56,7 @@ def test_teams_are_in_scores_and_outcomes_and_survive_a_killed_worker(
             ("mixed", "lot"),
         }
         for outcome in outcomes:
-            score = told[outcome.request_id][0]
+            score = told[outcome.request][0]
             whose = {score.items[index]: team for team in score.teams for index in team.members}
             if outcome.team:
                 for item in outcome.items:
@@ -70,10 +70,10 @@ def test_teams_are_in_scores_and_outcomes_and_survive_a_killed_worker(
         assert saved.arms.keys() == {"counts", "lot", "popularity"}
 
 
-def check_draft(request_id: str, score: Score) -> None:
+def check_draft(score: Score) -> None:
     """See that the teams took turns as the request's coin says, and each by its own ranking."""
     first, second = score.teams
-    coin, ahead = seeded_coin(request_id), 0
+    coin, ahead = seeded_coin(score.request.text), 0
     for index in score.order:
         ours = index in first.members
         if ahead == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from state.partition import Partition
-from stream.schema.events import decode_score
+from stream.schema.events import RequestKey, decode_score
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
@@ -23,22 +23,22 @@ def in_directory(harness: Harness, name: str) -> list[str]:
     return ["--set", f"state.directory={harness.directory / name}"]
 
 
-def click_late(harness: Harness, requests: list[str]) -> None:
+def click_late(harness: Harness, requests: list[RequestKey]) -> None:
     """Let users click what was shown to them before: the windows must be found open by whoever has them now."""
     clicked = 0
-    for request_id in requests:
-        score = harness.answers[request_id]
+    for request in requests:
+        score = harness.answers[request]
         for index in score.order[: score.slots]:
-            if clicked < LATE_CLICKS and (request_id, score.items[index]) not in harness.clicked:
-                harness.client.click(request_id, score.user, score.items[index])
-                harness.clicked.add((request_id, score.items[index]))
+            if clicked < LATE_CLICKS and (request, score.items[index]) not in harness.clicked:
+                harness.client.click(request, score.items[index])
+                harness.clicked.add((request, score.items[index]))
                 clicked += 1
     assert clicked == LATE_CLICKS
 
 
-def answers_of(harness: Harness) -> Counter[str]:
+def answers_of(harness: Harness) -> Counter[RequestKey]:
     """Return how often each request was answered."""
-    return Counter(decode_score(value).request_id for value in harness.read(harness.topics.scores))
+    return Counter(decode_score(value).request for value in harness.read(harness.topics.scores))
 
 
 def test_a_directory_that_was_away_is_taken_up_again_and_nothing_is_lost_or_learned_otherwise(harness: Harness) -> None:
@@ -68,7 +68,7 @@ def test_a_directory_that_was_away_is_taken_up_again_and_nothing_is_lost_or_lear
         click_late(harness, second)
         harness.traffic(25)
         harness.settle("a")
-        again = [request_id for request_id, count in answers_of(harness).items() if count > 1]
+        again = [request for request, count in answers_of(harness).items() if count > 1]
         assert not set(again) & set(first), "what was committed before the move was answered again"
 
 

@@ -9,7 +9,7 @@ from model.serialization.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.partition import Partition
 from stream.kafka.dead_letters import read_dead_letters
-from stream.schema.events import Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
+from stream.schema.events import RequestKey, Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
 
 NOTHING = behaviors([])
@@ -95,8 +95,8 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
     counts, differing = _compare_state(harness, full)
     first, repeated = _first_answers(harness)
     shown = {
-        (request_id, score.items[index]): int((request_id, score.items[index]) in clicked)
-        for request_id, score in first.items()
+        (request, score.items[index]): int((request, score.items[index]) in clicked)
+        for request, score in first.items()
         for index in score.order[: score.slots]
     }
     labels, differing_samples = _compare_samples(harness, first, full)
@@ -113,7 +113,7 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
             len(harness.asked),
             len(first.keys() & set(harness.asked)),
             len(set(harness.asked) - first.keys()),
-            len({request_id for request_id, _ in labels.keys() - shown.keys()}),
+            len({request for request, _ in labels.keys() - shown.keys()}),
         ),
         clicks=Account(
             len(clicked),
@@ -135,19 +135,19 @@ def account(harness: Harness, sent: Counter[str], kills: dict[str, int], seconds
     )
 
 
-def _dead_letters(harness: Harness) -> tuple[set[tuple[str, str]], list[str]]:
+def _dead_letters(harness: Harness) -> tuple[set[tuple[RequestKey, str]], list[str]]:
     """Return the clicks that reached Kafka after their window, and what else was refused: nothing else should be.
 
     Under faults a user may be answered late, and the click may be written late: then its window is over in the time of
     the other records, whatever the click's own `ts` says.
     """
-    late: set[tuple[str, str]] = set()
+    late: set[tuple[RequestKey, str]] = set()
     others: list[str] = []
     for letter in read_dead_letters(harness.settings.kafka, harness.topics):
         origin = letter.origin
         click = decode_click(origin.value or b"") if origin.topic == harness.topics.clicks else None
-        if click and origin.timestamp > harness.answers[click.request_id].ts + 1000 * WINDOW_S:
-            late.add((click.request_id, click.item))
+        if click and origin.timestamp > harness.answers[click.request].ts + 1000 * WINDOW_S:
+            late.add((click.request, click.item))
         else:
             others.append(f"  {origin.topic}/{origin.partition}/{origin.offset}: {letter.reason}")
     return late, others
@@ -178,28 +178,28 @@ def _compare_state(harness: Harness, full: dict[str, BehaviorArray]) -> tuple[Co
     return counts, len(full) - same
 
 
-def _first_answers(harness: Harness) -> tuple[dict[str, Score], int]:
+def _first_answers(harness: Harness) -> tuple[dict[RequestKey, Score], int]:
     """Return request → its first answer, and how many answers came again."""
-    first: dict[str, Score] = {}
+    first: dict[RequestKey, Score] = {}
     answers = [decode_score(value) for value in harness.read(harness.topics.scores)]
     for score in answers:
-        first.setdefault(score.request_id, score)
+        first.setdefault(score.request, score)
     return first, len(answers) - len(first)
 
 
 def _compare_samples(
-    harness: Harness, first: dict[str, Score], full: dict[str, BehaviorArray]
-) -> tuple[dict[tuple[str, str], set[int]], list[str]]:
+    harness: Harness, first: dict[RequestKey, Score], full: dict[str, BehaviorArray]
+) -> tuple[dict[tuple[RequestKey, str], set[int]], list[str]]:
     """Return (request, item) → its labels, and the samples that do not show what was there at scoring."""
     keys = {item_key(item): item for item in ITEMS}
-    labels: dict[tuple[str, str], set[int]] = {}
+    labels: dict[tuple[RequestKey, str], set[int]] = {}
     differing: list[str] = []
     for value in harness.read(harness.topics.samples):
         sample: Sample = decode_sample(value)
         items = np.frombuffer(sample.items, "<u8").tolist()
         for key, label in zip(items, np.frombuffer(sample.labels, "u1").tolist(), strict=True):
-            labels.setdefault((sample.request_id, keys[key]), set()).add(label)
-        seen, rows = first[sample.request_id].seen, full.get(sample.user, NOTHING)
+            labels.setdefault((sample.request, keys[key]), set()).add(label)
+        seen, rows = first[sample.request].seen, full.get(sample.user, NOTHING)
         if sample.sequence != rows[max(0, seen - LENGTH) : seen].tobytes():
             shown = [n for n in range(len(rows) + 1) if rows[max(0, n - LENGTH) : n].tobytes() == sample.sequence]
             differing.append(

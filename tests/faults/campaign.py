@@ -77,8 +77,8 @@ class Campaign:
                 self._tell(f"{number + 1}/{len(self._schedule)} {kind}; {len(self._harness.answers)} answers")
             self._live()
             self._settle()
-        for request_id, _ in self._harness.clicked:
-            self._sent[self._harness.answers[request_id].user] += 1  # a click is a behaviour, too
+        for request, _ in self._harness.clicked:
+            self._sent[request.user] += 1  # a click is a behaviour, too
         return account(self._harness, self._sent, dict(self._done), time.monotonic() - began)
 
     def _kinds(self) -> dict[str, Callable[[], None]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stream.kafka import topic_admin as topics_module
 from stream.local.broker import Broker
-from stream.schema.events import Candidate
+from stream.schema.events import Candidate, RequestKey
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from tests.e2e.harness import ITEMS, SLOTS, Harness, wait_for
@@ -86,7 +86,7 @@ class Scaling:
             self._residents[partition_of(user.encode(), PARTITIONS)].append(user)
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._sent: Counter[str] = Counter()
-        self._asked_at: dict[str, tuple[int, float]] = {}
+        self._asked_at: dict[RequestKey, tuple[int, float]] = {}
         self._latencies: list[tuple[int, float, float]] = []
         """(partition, asked at, seconds until the answer)"""
         self.changes: list[Change] = []
@@ -102,8 +102,8 @@ class Scaling:
             for name in ("a", "b"):  # the first goes first: what it had moves to workers that never had it
                 self._change(lambda name=name: self._leave(name), "leave")  # type: ignore[misc]
             self._settle()
-        for request_id, _ in self.harness.clicked:
-            self._sent[self.harness.answers[request_id].user] += 1  # a click is a behaviour, too
+        for request, _ in self.harness.clicked:
+            self._sent[request.user] += 1  # a click is a behaviour, too
         return account(self.harness, self._sent, {}, time.monotonic() - began)
 
     def _change(self, act: Callable[[], float], what: str) -> None:
@@ -164,14 +164,14 @@ class Scaling:
             self._sent[user] += 1
         offered = [Candidate(item, f"category-{item[-1]}") for item in harness.random.sample(ITEMS, 8)]
         asked = time.time()
-        request_id = harness.client.impression(user, offered, SLOTS)
-        harness.asked.append(request_id)
-        self._asked_at[request_id] = partition_of(user.encode(), PARTITIONS), asked
+        request = harness.client.impression(user, offered, SLOTS)
+        harness.asked.append(request)
+        self._asked_at[request] = partition_of(user.encode(), PARTITIONS), asked
 
     def _react(self, timeout_s: float) -> None:
         """Take answers, with the time that they took."""
-        for request_id, received in self.harness.react(timeout_s):
-            number, asked = self._asked_at.pop(request_id)
+        for request, received in self.harness.react(timeout_s):
+            number, asked = self._asked_at.pop(request)
             self._latencies.append((number, asked, received - asked))
 
     def _settle(self) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from confluent_kafka import Message, Producer
 
@@ -17,6 +18,7 @@ from stream.schema.events import (
     Candidate,
     Click,
     Impression,
+    RequestKey,
     Score,
     Spent,
     decode_behavior,
@@ -83,9 +85,9 @@ class Answer:
         self._producer = Producer({**kafka, "linger.ms": 0})
         self._topic = topics.scores
 
-    def __call__(self, *request_ids: str) -> None:
-        for request_id in request_ids:
-            self.raw(encode_json(_score(request_id)))
+    def __call__(self, *requests: RequestKey) -> None:
+        for user, request_id in requests:
+            self.raw(encode_json(_score(request_id, user)))
 
     def raw(self, value: bytes | None) -> None:
         self._producer.produce(self._topic, value, b"ann")
@@ -97,7 +99,7 @@ def test_events_reach_the_same_partition_of_their_topics(client: Client, kafka: 
     for user in users:
         client.behavior(user, "tea", category="drinks")
         request = client.impression(user, CANDIDATES, slots=1)
-        client.click(request, user, "tea", category="drinks")
+        client.click(request, "tea", category="drinks")
     client.flush()
     behaviors = _read(kafka, topics.behaviors)
     impressions = _read(kafka, topics.impressions)
@@ -111,13 +113,13 @@ def test_events_reach_the_same_partition_of_their_topics(client: Client, kafka: 
 
 def test_a_click_is_a_label_and_a_behavior(client: Client, kafka: dict[str, str], topics: Topics) -> None:
     request = client.impression("ann", CANDIDATES, slots=2, ts=5)
-    client.click(request, "ann", "tea", category="drinks", action="buy")
+    client.click(request, "tea", category="drinks", action="buy")
     client.flush()
     ts = 1_700_000_000_500
     (impression,) = _read(kafka, topics.impressions)
-    assert decode_impression(_value(impression)) == Impression(request, "ann", 5, CANDIDATES, 2)
+    assert decode_impression(_value(impression)) == Impression(request.request_id, "ann", 5, CANDIDATES, 2)
     (click,) = _read(kafka, topics.clicks)
-    assert decode_click(_value(click)) == Click(request, "ann", "tea", ts)
+    assert decode_click(_value(click)) == Click(request.request_id, "ann", "tea", ts)
     (behavior,) = _read(kafka, topics.behaviors)
     assert decode_behavior(_value(behavior)) == Behavior("ann", "tea", ts, "drinks", "buy")
 
@@ -127,15 +129,15 @@ def test_each_request_gets_its_answer(client: Client, answer: Answer) -> None:
     assert len(set(requests)) == 3
     answer(*reversed(requests))
     for request in requests:
-        assert client.scores(request, timeout=10) == _score(request)
+        assert client.scores(request, timeout=10) == _score(request.request_id)
 
 
 def test_an_answer_that_comes_later_is_waited_for(client: Client, answer: Answer) -> None:
     request = client.impression("ann", CANDIDATES, request_id="mine")
-    assert request == "mine"
-    late = threading.Timer(0.2, answer, ["other", "mine"])
+    assert request == RequestKey("ann", "mine")
+    late = threading.Timer(0.2, answer, [RequestKey("ann", "other"), request])
     late.start()
-    assert client.scores("mine", timeout=10).request_id == "mine"
+    assert client.scores(request, timeout=10).request_id == "mine"
     late.join()
 
 
@@ -143,17 +145,21 @@ def test_without_an_answer_it_says_what_to_look_at(client: Client, topics: Topic
     request = client.impression("ann", CANDIDATES)
     with pytest.raises(NoAnswerError, match=r"samstream worker") as caught:
         client.scores(request, timeout=0.05)
-    assert request in str(caught.value)
+    assert f"request '{request.request_id}' of user 'ann'" in str(caught.value)
     assert topics.dead_letters in str(caught.value)
     assert isinstance(caught.value, TimeoutError)
 
 
+def _ask(client: Client, *request_ids: str, user: str = "ann") -> list[RequestKey]:
+    return [client.impression(user, CANDIDATES, request_id=request_id) for request_id in request_ids]
+
+
 def test_answers_before_its_time_are_not_read(client: Client, answer: Answer) -> None:
-    answer("before")
-    client.impression("ann", CANDIDATES)
-    answer("after")
+    answer(RequestKey("ann", "before"))
+    _, after = _ask(client, "before", "after")
+    answer(after)
     (arrival,) = client.poll_scores(timeout=10)
-    assert arrival.score.request_id == "after"
+    assert arrival.score.request == after
 
 
 def _drain(client: Client, count: int) -> list[str]:
@@ -166,31 +172,84 @@ def _drain(client: Client, count: int) -> list[str]:
 
 
 def test_polling_takes_each_answer_once(client: Client, answer: Answer) -> None:
+    a, b, c = _ask(client, "a", "b", "c")
     assert client.poll_scores() == []
-    answer("a", "b")
+    answer(a, b)
     assert sorted(_drain(client, 2)) == ["a", "b"]
-    answer("c")
+    answer(a, c)  # a worker repeats itself after a crash
     (arrival,) = client.poll_scores(timeout=10)
-    assert (arrival.score.request_id, arrival.received) == ("c", NOW)
+    assert (arrival.score.request, arrival.received) == (c, NOW)
     assert client.poll_scores() == []
+
+
+def test_every_front_end_gets_the_answers_of_its_own_users_though_all_number_from_one(
+    kafka: dict[str, str], topics: Topics, answer: Answer
+) -> None:
+    users = [f"user-{number}" for number in range(40)]
+    with Client(kafka, topics) as one, Client(kafka, topics) as other:
+        fronts = {user: (one, other)[number % 2] for number, user in enumerate(users)}
+        requests = {user: _ask(front, "1", user=user)[0] for user, front in fronts.items()}
+        answer(*reversed(requests.values()))
+        for user, front in fronts.items():
+            assert front.scores(requests[user], timeout=10) == _score("1", user)
+        assert one.poll_scores() == other.poll_scores() == [], "answers to others are nobody's here"
+
+
+def test_a_request_that_is_not_under_way_is_not_waited_for(client: Client, answer: Answer) -> None:
+    [request] = _ask(client, "1")
+    answer(request, RequestKey("bob", "1"))
+    assert client.scores(request, timeout=10).user == "ann"
+    for gone in (request, RequestKey("bob", "1")):
+        began = time.monotonic()
+        with pytest.raises(NoAnswerError, match=rf"request '1' of user '{gone.user}' is not under way"):
+            client.scores(gone, timeout=60)
+        assert time.monotonic() - began < 30
+
+
+def test_an_id_alone_is_no_request(client: Client) -> None:
+    for wrong in (
+        lambda: client.scores("1"),  # type: ignore[arg-type]
+        lambda: client.scores(("ann", "1")),  # type: ignore[arg-type]
+        lambda: client.click("1", "ann", "tea"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(EventError, match=r"RequestKey\(user, request_id\)"):
+            wrong()
+
+
+def test_an_answer_to_what_was_asked_before_under_the_same_id_is_no_answer(client: Client, answer: Answer) -> None:
+    [request] = _ask(client, "1")
+    again = client.impression("ann", [Candidate("jam"), Candidate("bread")], request_id="1")
+    assert again == request
+    answer(request)
+    answer.raw(encode_json(msgspec.structs.replace(_score("1"), items=["jam", "bread"])))
+    assert client.scores(again, timeout=10).items == ["jam", "bread"]
 
 
 def test_unclaimed_answers_are_bounded(kafka: dict[str, str], topics: Topics, answer: Answer) -> None:
     with Client(kafka, topics, keep=3) as client:
-        client.poll_scores()
-        answer(*"abcdefg")
-        assert client.scores("g", timeout=10).request_id == "g"
+        requests = _ask(client, *"abcdefg")
+        answer(*requests)
+        assert client.scores(requests[-1], timeout=10).request_id == "g"
         assert client.dropped == 4
         assert sorted(_drain(client, 2)) == ["e", "f"]
 
 
+def test_requests_that_wait_are_bounded(kafka: dict[str, str], topics: Topics, answer: Answer) -> None:
+    with Client(kafka, topics, keep=1) as client:
+        requests = _ask(client, *map(str, range(12)))
+        assert client.dropped == 2
+        answer(requests[1], requests[2])
+        (arrival,) = client.poll_scores(timeout=10)
+        assert arrival.score.request == requests[2], "the oldest are given up first"
+
+
 def test_what_is_no_answer_is_counted(client: Client, answer: Answer) -> None:
-    client.poll_scores()
+    [good] = _ask(client, "good")
     answer.raw(b"{")
     answer.raw(None)
     answer.raw(b'{"request_id": 1}')
-    answer("good")
-    assert client.scores("good", timeout=10).request_id == "good"
+    answer(good)
+    assert client.scores(good, timeout=10).request_id == "good"
     assert client.malformed == 3
 
 
@@ -235,8 +294,9 @@ def test_events_that_no_reader_would_accept_are_not_written(
         lambda: client.impression("ann", []),
         lambda: client.impression("ann", CANDIDATES, slots=0),
         lambda: client.impression("ann", ["tea"]),  # type: ignore[list-item]
-        lambda: client.click("r", "ann", "x" * 257),
-        lambda: client.click("r", "ann", "tea", category="x" * 257),
+        lambda: client.click(RequestKey("ann", "r"), "x" * 257),
+        lambda: client.click(RequestKey("", "r"), "tea"),
+        lambda: client.click(RequestKey("ann", "r"), "tea", category="x" * 257),
     ):
         with pytest.raises(EventError, match=r"behavior|impression|click"):
             wrong()
@@ -245,12 +305,27 @@ def test_events_that_no_reader_would_accept_are_not_written(
         assert _read(kafka, topic) == []
 
 
+def test_a_time_in_another_unit_is_not_written(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    for wrong, words in (
+        (lambda: client.impression("ann", CANDIDATES, ts=int(NOW)), "impression: .*looks like seconds"),
+        (lambda: client.click(RequestKey("ann", "r"), "tea", ts=int(NOW)), "click: .*looks like seconds"),
+        (lambda: client.behavior("ann", "tea", ts=int(NOW * 1e6)), "behavior: .*looks like microseconds"),
+        (lambda: client.impression("ann", CANDIDATES, ts=int(NOW * 1e9)), "impression: .*looks like nanoseconds"),
+        (lambda: client.click(RequestKey("ann", "r"), "tea", ts=NOW), "click: .*looks like seconds"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(EventError, match=words):
+            wrong()
+    client.behavior("ann", "tea", ts=int(NOW))
+    client.flush()
+    assert [len(_read(kafka, topic)) for topic in (topics.impressions, topics.clicks, topics.behaviors)] == [0, 0, 1]
+
+
 @pytest.mark.durable_broker
 def test_writes_and_answers_go_on_after_a_killed_broker(
     kafka: dict[str, str], topics: Topics, broker: Broker, answer: Answer
 ) -> None:
     with Client(kafka, topics) as client:
-        client.poll_scores()
+        [after] = _ask(client, "after")
         for number in range(1000):
             client.behavior("ann", str(number))
             if number == 300:
@@ -258,7 +333,7 @@ def test_writes_and_answers_go_on_after_a_killed_broker(
             if number == 600:
                 broker.start()
         client.flush()
-        answer("after")
-        assert client.scores("after", timeout=30).request_id == "after"
+        answer(after)
+        assert client.scores(after, timeout=30).request_id == "after"
     items = [decode_behavior(_value(message)).item for message in _read(kafka, topics.behaviors)]
     assert items == [str(number) for number in range(1000)]

@@ -24,7 +24,7 @@ from stream.errors import SimulationError
 from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
 from stream.local.system import System, local_system
-from stream.schema.events import Candidate, Score, Spent
+from stream.schema.events import Candidate, RequestKey, Score, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
 from stream.settings import convert
@@ -133,8 +133,8 @@ class LoadGenerator:
             SimulationError: when no request is answered.
         """
         result = LoadResult()
-        waiting: dict[str, float] = {}
-        clicks: list[tuple[float, str, str, int]] = []
+        waiting: dict[RequestKey, float] = {}
+        clicks: list[tuple[float, RequestKey, int]] = []
         schedule = self._schedule(rate, seconds)
         began = now = time.time()
         next_check = 0.0
@@ -145,17 +145,17 @@ class LoadGenerator:
                 waiting[self._send_request(*upcoming[1:])] = due
                 upcoming = next(schedule, None)
             while clicks and clicks[0][0] <= now:
-                _, request_id, user, item = heapq.heappop(clicks)
+                _, request, item = heapq.heappop(clicks)
                 candidate = self._candidates[item]
-                self._client.click(request_id, user, candidate.item, category=candidate.category)
+                self._client.click(request, candidate.item, category=candidate.category)
             next_due = began + upcoming[0] if upcoming is not None else now + _WATCH_S
             next_due = min(next_due, clicks[0][0] if clicks else next_due)
             for score, received in self._client.poll_scores(min(max(0.0, next_due - time.time()), _WATCH_S)):
-                if (asked := waiting.pop(score.request_id, None)) is not None:
+                if (asked := waiting.pop(score.request, None)) is not None:
                     result.answers.append(TimedAnswer(asked, received, (score.epoch, score.version), score.spent_ms))
                     for item in self._clicked(score):
                         at = received + self._rng.exponential(_CLICK_DELAY_S)
-                        heapq.heappush(clicks, (at, score.request_id, score.user, item))
+                        heapq.heappush(clicks, (at, score.request, item))
             now = time.time()
             if now >= next_check:
                 next_check = now + _WATCH_S
@@ -186,7 +186,7 @@ class LoadGenerator:
         ]
         return iter(visits)
 
-    def _send_request(self, user: str, candidates: list[Candidate], seen: list[int]) -> str:
+    def _send_request(self, user: str, candidates: list[Candidate], seen: list[int]) -> RequestKey:
         for item in seen:
             self._send_behavior(user, item)
         return self._client.impression(user, candidates, SLOTS)

@@ -36,6 +36,15 @@ def test_outcomes_that_workers_repeat_count_once() -> None:
     assert ledger.repeated == sum(len(outcome.items) for _, outcome in twice)
 
 
+def test_requests_of_users_who_number_theirs_alike_count_each() -> None:
+    shown = [Shown("1", f"u{number}", "ab"[number % 2], 1000, [number % SLOTS]) for number in range(40)]
+    ledger = told(Ledger(), written(shown, until=1100))
+    assert ledger.open == 40
+    ledger = told(Ledger(), written(shown))
+    check(ledger, shown)
+    assert ledger.repeated == 0
+
+
 def test_requests_whose_window_is_open_do_not_count_although_their_clicks_are_there() -> None:
     shown = without_full(lived())
     now = 4000

@@ -113,6 +113,14 @@ def numbered(*outcomes: Outcome | None, start: int = 0) -> list[tuple[int, Outco
     return list(enumerate(outcomes, start))
 
 
+def test_requests_of_users_who_number_theirs_alike_count_each() -> None:
+    store = Store()
+    store.fold(numbered(*(outcome("1", 3, 1, 0, user=f"u{number}") for number in range(40))))
+    counts = store.windows[0].arms["a"]
+    assert (counts.requests, sum(counts.shown), sum(counts.clicks)) == (40, 80, 40)
+    assert store.windows[0].repeated == 0
+
+
 def test_counts_what_was_shown_by_arm_and_window() -> None:
     store = Store()
     store.fold(numbered(outcome("r1", 3, 1), outcome("r1", 3, 0, 0, first=1), outcome("r2", 12, 0, arm="b")))
@@ -278,13 +286,13 @@ def _row(user: UserRow) -> tuple[str | None, int, int]:
 def _oracle(rows: Sequence[Outcome | None]) -> UserSums:
     """PartitionMoments over what is not too late and did not come before."""
     sums, now = UserSums(), 0
-    known: set[tuple[str, str]] = set()
+    known: set[tuple[str, str, str]] = set()
     for row in rows:
         if row is None or row.ts - row.ts % PLAN.window_ms + PLAN.window_ms + PLAN.remember_ms <= now:
             continue
         now = max(now, row.ts)
-        new = [index for index, item in enumerate(row.items) if (row.request_id, item) not in known]
-        known.update((row.request_id, item) for item in row.items)
+        new = [index for index, item in enumerate(row.items) if (*row.request, item) not in known]
+        known.update((*row.request, item) for item in row.items)
         if new:
             sums.add(row.user, row.arm, len(new), sum(row.labels[index] for index in new), row.ts)
     return sums

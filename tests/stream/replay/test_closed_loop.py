@@ -5,7 +5,7 @@ import pytest
 from stream.datasets.base import Observed, Step, Totals, Visit, first_visits
 from stream.errors import ReplayError
 from stream.replay.closed_loop import ANSWER_S, ClosedLoop, Counts
-from stream.schema.events import Behavior, Candidate, Click, Impression
+from stream.schema.events import Behavior, Candidate, Click, Impression, RequestKey
 from stream.schema.topics import Topics
 
 TOPICS = Topics("")
@@ -47,17 +47,17 @@ def test_a_visit_is_asked_clicked_and_revealed_in_this_order() -> None:
     loop.advance()
     assert partition.topics() == [TOPICS.behaviors, TOPICS.impressions]
     loop.advance()
-    loop.labelled("r2", ["a", "b"])
-    loop.answered("another")
+    loop.labelled(RequestKey("u", "r2"), ["a", "b"])
+    loop.answered(RequestKey("u", "another"))
     loop.advance()
     assert partition.topics() == [], "it waits for its answer"
-    loop.answered("r2")
-    loop.answered("r2")
+    loop.answered(RequestKey("u", "r2"))
+    loop.answered(RequestKey("u", "r2"))
     assert partition.topics() == [TOPICS.clicks] * 2
     loop.advance()
     assert partition.topics() == [TOPICS.behaviors, TOPICS.impressions], "labelled already; the next visit follows"
     assert (loop.waiting, loop.busy) == (0, True)
-    loop.answered("r3")
+    loop.answered(RequestKey("u", "r3"))
     loop.advance()
     assert partition.topics() == [TOPICS.behaviors]
     assert not loop.busy
@@ -70,13 +70,13 @@ def test_it_waits_until_every_click_is_labelled() -> None:
     partition = Partition()
     partition.loop.add(visit(1, "a", "b"))
     partition.loop.advance()
-    partition.loop.answered("r1")
+    partition.loop.answered(RequestKey("u", "r1"))
     partition.topics()
     for request, items in (("r1", ["a", "c"]), ("r2", ["b"])):
-        partition.loop.labelled(request, items)
+        partition.loop.labelled(RequestKey("u", request), items)
         partition.loop.advance()
         assert partition.topics() == []
-    partition.loop.labelled("r1", ["b"])
+    partition.loop.labelled(RequestKey("u", "r1"), ["b"])
     partition.loop.advance()
     assert partition.topics() == [TOPICS.behaviors]
 
@@ -87,8 +87,8 @@ def test_what_does_not_come_is_named(answered: bool, missing: str) -> None:
     partition.loop.add(visit(1, "a", "b"))
     partition.loop.advance()
     if answered:
-        partition.loop.answered("r1")
-        partition.loop.labelled("r1", ["a"])
+        partition.loop.answered(RequestKey("u", "r1"))
+        partition.loop.labelled(RequestKey("u", "r1"), ["a"])
     partition.now = ANSWER_S
     partition.loop.advance()
     partition.now += 1

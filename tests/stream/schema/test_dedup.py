@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.schema.dedup import RecentIds, sample_ids
+from stream.schema.events import RequestKey
 
 
 def ids(*numbers: int) -> npt.NDArray[np.uint64]:
@@ -73,9 +74,10 @@ def test_it_keeps_twice_as_many_as_it_must_and_three_times_after_a_restart(resto
 
 def test_ids_of_samples_differ_by_request_and_item() -> None:
     items = np.arange(1, 1001, dtype=np.uint64)
-    every = np.concatenate([sample_ids(f"request-{number}", items) for number in range(50)])
+    requests = [RequestKey(f"user-{number % 5}", f"request-{number // 5}") for number in range(50)]
+    every = np.concatenate([sample_ids(request, items) for request in requests])
     assert RecentIds(remember=10**6).add(every).all()
-    assert sample_ids("request-1", items).tolist() == sample_ids("request-1", items).tolist()
+    assert sample_ids(requests[7], items).tolist() == sample_ids(requests[7], items).tolist()
 
 
 def test_what_is_forgotten_is_new_again() -> None:

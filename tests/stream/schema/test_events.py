@@ -15,6 +15,7 @@ from stream.schema.events import (
     Click,
     Impression,
     Outcome,
+    RequestKey,
     Sample,
     Score,
     Spent,
@@ -189,9 +190,24 @@ def test_noise_is_refused_and_nothing_worse(noise: bytes) -> None:
 
 def test_sample_ids_tell_every_pair_of_request_and_item_apart() -> None:
     items = np.arange(1, 1001, dtype=np.uint64) * np.uint64(0x1234_5678_9ABC)
-    known = np.concatenate([sample_ids(f"request-{number}", items) for number in range(200)])
+    requests = [RequestKey(user, request_id) for user in ("1", "11", "ann") for request_id in ("1", "11", "1:1", "r")]
+    known = np.concatenate([sample_ids(request, items) for request in requests])
     assert len(np.unique(known)) == len(known)
-    assert sample_ids("request-7", items[5:6]) == known[7 * 1000 + 5]
+    assert sample_ids(requests[7], items[5:6]) == known[7 * 1000 + 5]
+
+
+@given(st.tuples(ids, ids), st.tuples(ids, ids))
+def test_no_two_requests_are_written_alike(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert (RequestKey(*one).text == RequestKey(*other).text) == (one == other)
+
+
+def test_every_event_of_a_request_names_it() -> None:
+    key = RequestKey("ann", "1")
+    assert Impression("1", "ann", 5, [Candidate("tea")]).request == key
+    assert Click("1", "ann", "tea", 5).request == key
+    assert Outcome("1", "ann", "a", 5, 1, 1, [], [], [], []).request == key
+    assert Sample("1", "ann", "a", 5, 1, 1, 0, b"", b"", b"", b"", b"", b"").request == key
+    assert Score("1", "ann", 5, "a", 1, 1, [], [], [], 1, 0, Spent(0, 0, 0)).request == key
 
 
 @pytest.mark.parametrize("wrong", [{"seen": -1}, {"seen": 2**63}, {"epoch": -1}, {"version": 2**63}, {"slots": -1}])

@@ -17,6 +17,7 @@ from stream.schema.events import (
     Click,
     Impression,
     Outcome,
+    RequestKey,
     Sample,
     Score,
     Spent,
@@ -115,7 +116,7 @@ def mixing(request: ScoringRequest, version: int = 1) -> Answer:
     one, other = reversing(request, version), reversing(request, version)
     order = other.order[::-1]
     forward = dataclasses.replace(other, arm="forward", probabilities=other.probabilities[::-1], order=order)
-    return interleaved_answer("mixed", one, forward, request.impression.request_id)
+    return interleaved_answer("mixed", one, forward, request.impression.request)
 
 
 def score_of(request: ScoringRequest, answer: Answer) -> Score:
@@ -157,7 +158,7 @@ class Bench:
         changed = msgspec.structs.replace(SETTINGS, **changes)
         self.task = Task(self.partition, TOPICS, changed, self.start, partitions=PARTITIONS)
         self.version, self.answering = version, answering
-        self.scores: dict[str, Score] = {}
+        self.scores: dict[RequestKey, Score] = {}
         self.samples: list[Sample] = []
         self.outcomes: list[Outcome] = []
         self.refused: list[RefusedRecord] = []
@@ -175,7 +176,7 @@ class Bench:
         for request in requests:
             answer = self.answering(request, self.version)
             self.task.take_answer(request, answer)
-            self.scores.setdefault(request.impression.request_id, score_of(request, answer))
+            self.scores.setdefault(request.impression.request, score_of(request, answer))
         self.settle()
         return requests
 
@@ -205,9 +206,9 @@ def keys_in(sequence: bytes) -> list[int]:
     return found
 
 
-def labels_in(samples: list[Sample]) -> dict[tuple[str, int], tuple[Any, ...]]:
+def labels_in(samples: list[Sample]) -> dict[tuple[RequestKey, int], tuple[Any, ...]]:
     """(request, item key) → everything the model learns of it; fails where one comes twice."""
-    found: dict[tuple[str, int], tuple[Any, ...]] = {}
+    found: dict[tuple[RequestKey, int], tuple[Any, ...]] = {}
     for sample in samples:
         rows = zip(
             np.frombuffer(sample.items, "<u8").tolist(),
@@ -218,8 +219,8 @@ def labels_in(samples: list[Sample]) -> dict[tuple[str, int], tuple[Any, ...]]:
             strict=True,
         )
         for item, *row in rows:
-            assert (sample.request_id, item) not in found, "labelled twice"
-            found[sample.request_id, item] = (
+            assert (sample.request, item) not in found, "labelled twice"
+            found[sample.request, item] = (
                 sample.user,
                 sample.arm,
                 sample.ts,

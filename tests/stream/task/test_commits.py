@@ -1,6 +1,7 @@
 """What a crash leaves: all that was committed, nothing else, and the same labels as without it."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.partition import Partition
-from stream.schema.events import Behavior, Click, Impression, Sample, Score, encode_packed
+from stream.schema.events import Behavior, Click, Impression, RequestKey, Sample, Score, encode_packed
 from stream.task.answer import Answer
 from stream.task.decode import Event
 from stream.task.task import ScoringRequest
@@ -111,9 +112,12 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
     answering: Callable[[ScoringRequest, int], Answer],
 ) -> None:
     events: list[Event] = [behavior(f"b{number}", ts, user=USERS[who]) for number, (ts, who) in enumerate(behaviors)]
-    for number, (ts, who, clicks) in enumerate(requests):
-        events.append(impression(f"r{number}", ts, user=USERS[who], size=6, slots=3))
-        events += [click(f"c{item}", ts + delay, f"r{number}", user=USERS[who]) for delay, item in clicks]
+    numbers: Counter[int] = Counter()  # each user's requests are numbered from 1
+    for ts, who, clicks in requests:
+        numbers[who] += 1
+        request_id, user = str(numbers[who]), USERS[who]
+        events.append(impression(request_id, ts, user=user, size=6, slots=3))
+        events += [click(f"c{item}", ts + delay, request_id, user=user) for delay, item in clicks]
     order = (Impression, Click, Behavior)
     log = Log(*sorted(events, key=lambda event: (event.ts, order.index(type(event)))), behavior("x", 20_000))
     with tempfile.TemporaryDirectory() as home:
@@ -124,7 +128,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
         path, life, place = Path(home) / "disturbed", 1, 0
         bench = Bench(path, answering=answering)
         samples: list[Sample] = []
-        scores: dict[str, Score] = {}
+        scores: dict[RequestKey, Score] = {}
         for size, then in [*turns, (len(log.records), "commit")]:
             bench.turn(*unread(bench, log.records[place : place + size]))
             place = min(place + size, len(log.records))
@@ -143,7 +147,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
         samples += bench.samples
         bench.close()
         # The trainer takes the first of each (request, item).
-        first: dict[tuple[str, int], tuple[Any, ...]] = {}
+        first: dict[tuple[RequestKey, int], tuple[Any, ...]] = {}
         for sample in samples:
             for key, label in labels_in([sample]).items():
                 known = first.setdefault(key, label)

@@ -29,10 +29,12 @@ class Memory:
         return list(self.values.items())
 
 
-def pending(request_id: str = "r", *, ts: int = 0, candidates: int = 3, slots: int = 2) -> PendingImpression:
+def pending(
+    request_id: str = "r", *, user: str = "u", ts: int = 0, candidates: int = 3, slots: int = 2
+) -> PendingImpression:
     return PendingImpression(
         request_id=request_id,
-        user="u",
+        user=user,
         arm="a",
         ts=ts,
         epoch=1,
@@ -48,7 +50,7 @@ def pending(request_id: str = "r", *, ts: int = 0, candidates: int = 3, slots: i
 
 
 def click(item: str = "i0", *, request_id: str = "r", ts: int = 10, user: str = "u") -> tuple[Click, Record]:
-    return Click(request_id, user, item, ts), Record("clicks", 0, 5, 777, b"u", b"raw")
+    return Click(request_id, user, item, ts), Record("clicks", 0, 5, 777, user.encode(), b"raw")
 
 
 def test_a_click_labels_at_once_and_the_rest_when_the_window_closes() -> None:
@@ -97,7 +99,6 @@ def test_clicks_that_cannot_be_used_come_out_as_orphans_with_their_record() -> N
     list(joiner.impression(pending()))
     for unusable, word in [
         (click("elsewhere"), "no candidate"),
-        (click(user="other"), "another user"),
         (click(ts=WINDOW + 1), "window"),
     ]:
         [orphan] = joiner.click(*unusable)
@@ -105,8 +106,22 @@ def test_clicks_that_cannot_be_used_come_out_as_orphans_with_their_record() -> N
         assert word in orphan.reason
         assert orphan.origin.value == b"raw"
     assert not list(joiner.click(*click(request_id="never")))
+    assert not list(joiner.click(*click(user="other")))
     results = list(joiner.advance(WINDOW + 11))
-    assert [result.origin.value for result in results if isinstance(result, UnmatchedClick)] == [b"raw"]
+    orphans = [result for result in results if isinstance(result, UnmatchedClick)]
+    assert [orphan.origin.key for orphan in orphans] == [b"other", b"u"]
+    assert "'r' of user 'other'" in orphans[0].reason
+    assert "'never' of user 'u'" in orphans[1].reason
+
+
+def test_an_impression_with_other_candidates_than_its_open_request_is_counted_apart() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.impression(pending(candidates=3)))
+    assert not list(joiner.impression(pending(candidates=4)))
+    assert (joiner.duplicate_impressions, joiner.conflicting_impressions) == (0, 1)
+    [negative] = joiner.advance(WINDOW + 1)
+    assert isinstance(negative, LabelledItems)
+    assert negative.pending.items == ["i0", "i1", "i2"]
 
 
 def test_an_impression_whose_clock_is_behind_keeps_a_whole_window() -> None:
@@ -117,48 +132,94 @@ def test_an_impression_whose_clock_is_behind_keeps_a_whole_window() -> None:
     assert len(list(joiner.advance(50_001 + WINDOW))) == 1
 
 
+who = st.tuples(st.sampled_from(["ann", "bob", "1"]), st.sampled_from(["1", "2", "1:1"]))
+
+
 @given(
-    st.lists(
+    st.dictionaries(
+        who,
         st.tuples(st.integers(0, 4000), st.lists(st.tuples(st.integers(-300, 1500), st.integers(0, 4)), max_size=5)),
         max_size=6,
     ),
+    st.lists(st.tuples(who, st.integers(0, 5000)), max_size=4),
     st.sets(st.integers(0, 40)),
 )
-def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_and_the_restarts(
-    requests: list[tuple[int, list[tuple[int, int]]]], restarts: set[int]
+def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_the_ids_and_the_restarts(
+    requests: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]],
+    strays: list[tuple[tuple[str, str], int]],
+    restarts: set[int],
 ) -> None:
-    events: list[tuple[int, int, str, int]] = []
-    for number, (start, clicks) in enumerate(requests):
-        events.append((start, number, "", start))
-        events += [(max(0, start + delay), number, f"i{item}", max(0, start + delay)) for delay, item in clicks]
+    strays = [(request, ts) for request, ts in strays if request not in requests]
+    events: list[tuple[int, tuple[str, str], str]] = [(ts, request, "i0") for request, ts in strays]
+    for request, (start, clicks) in requests.items():
+        events.append((start, request, ""))
+        events += [(max(0, start + delay), request, f"i{item}") for delay, item in clicks]
     events.sort(key=lambda event: event[0])
     table = Memory()
     joiner = Joiner(table, window_ms=WINDOW)
-    labels: dict[tuple[str, str], int] = {}
-    for step, (now, number, item, ts) in enumerate([*events, (100_000, -1, "", 0)]):
-        results = list(joiner.advance(now))
+    labels: dict[tuple[str, str, str], int] = {}
+    refused: list[bytes | None] = []
+    for step, (ts, (user, request_id), item) in enumerate([*events, (100_000, ("", ""), "")]):
+        results = list(joiner.advance(ts))
         if item:
-            results += joiner.click(*click(item, request_id=f"r{number}", ts=ts))
-        elif number >= 0:
-            results += joiner.impression(pending(f"r{number}", ts=ts, candidates=5, slots=3))
+            results += joiner.click(*click(item, request_id=request_id, ts=ts, user=user))
+        elif user:
+            results += joiner.impression(pending(request_id, user=user, ts=ts, candidates=5, slots=3))
         for result in results:
             if isinstance(result, LabelledItems):
                 for index in result.indices:
-                    key = (result.pending.request_id, result.pending.items[index])
+                    key = (result.pending.user, result.pending.request_id, result.pending.items[index])
                     assert key not in labels, "labelled twice"
                     labels[key] = result.label
+            else:
+                refused.append(result.origin.key)
         if step in restarts:
             joiner.save()
             joiner = Joiner(table, window_ms=WINDOW)
     expected = {}
-    for number, (start, clicks) in enumerate(requests):
+    unusable = [user.encode() for (user, _), _ in strays]
+    for (user, request_id), (_, clicks) in requests.items():
+        unusable += [user.encode() for delay, _ in clicks if delay > WINDOW]
         for index in range(5):
-            clicked = any(item == index and start + delay <= start + WINDOW for delay, item in clicks)
+            clicked = any(item == index and delay <= WINDOW for delay, item in clicks)
             if clicked or index < 3:
-                expected[f"r{number}", f"i{index}"] = int(clicked)
+                expected[user, request_id, f"i{index}"] = int(clicked)
     assert labels == expected
+    assert sorted(refused, key=str) == sorted(unusable, key=str)
     joiner.save()
     assert table.values.keys() <= {"t"}, "nothing is left but the event time"
+
+
+def test_what_lies_under_the_request_id_alone_is_taken_up_and_moved() -> None:
+    written, old = Memory(), Memory()
+    before = Joiner(written, window_ms=WINDOW)
+    list(before.impression(pending("1", user="ann")))
+    for user in ("bob", "cid"):
+        list(before.click(*click(request_id="1", user=user)))
+    list(before.impression(pending("3:ann1", user="bob")))
+    before.save()
+    # Earlier versions wrote the request id alone, and the clicks of all users who had it in one list.
+    old.put("i1", written.values["i3:ann1"])
+    old.put("i3:ann1", written.values["i3:bob3:ann1"])
+    old.put("c1", msgspec.msgpack.encode([*_list(written.values["c3:bob1"]), *_list(written.values["c3:cid1"])]))
+    after = Joiner(old, window_ms=WINDOW)
+    assert len(after) == 2
+    after.save()
+    assert old.values == written.values
+    [ann] = after.click(*click(request_id="1", user="ann"))
+    [bob] = after.impression(pending("1", user="bob"))
+    assert isinstance(ann, LabelledItems)
+    assert isinstance(bob, LabelledItems)
+    assert (ann.pending.user, bob.pending.user) == ("ann", "bob")
+    orphans = [each for each in after.advance(WINDOW + 11) if isinstance(each, UnmatchedClick)]
+    assert [orphan.origin.key for orphan in orphans] == [b"cid"]
+    after.save()
+    assert old.values.keys() == {"t"}
+
+
+def _list(value: bytes) -> list[object]:
+    decoded: list[object] = msgspec.msgpack.decode(value)
+    return decoded
 
 
 def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None:
@@ -166,9 +227,9 @@ def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None
     before = Joiner(table, window_ms=WINDOW)
     assert not list(before.impression(pending()))
     before.save()
-    stored = msgspec.msgpack.decode(table.values["ir"])
+    stored = msgspec.msgpack.decode(table.values["i1:ur"])
     assert stored.pop("teams") == []
-    table.values["ir"] = msgspec.msgpack.encode(stored)
+    table.values["i1:ur"] = msgspec.msgpack.encode(stored)
     after = Joiner(table, window_ms=WINDOW)
     [positive] = after.click(*click("i1"))
     assert isinstance(positive, LabelledItems)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from state.behavior import category_key, item_key
+from stream.schema.events import RequestKey
 from tests.stream.task.support import LATER, T0, USER, USERS, Bench, Log, behavior, click, impression, keys, labels_in
 
 
@@ -81,7 +82,7 @@ def test_a_click_without_an_impression_is_refused_byte_for_byte_when_its_window_
     bench.turn(log.write(behavior("x", LATER)))
     [refused] = bench.refused
     assert refused.record == orphan
-    assert "no open impression with request_id 'never shown'" in refused.reason
+    assert "no open impression with request_id 'never shown' of user" in refused.reason
 
 
 def test_a_repeated_request_is_answered_again_and_labelled_once(bench: Bench) -> None:
@@ -93,6 +94,6 @@ def test_a_repeated_request_is_answered_again_and_labelled_once(bench: Bench) ->
     assert bench.task.open_requests == 1
     bench.turn(log.write(click("c3", 60)), log.write(behavior("x", 50 + LATER)))
     labels = labels_in(bench.samples)
-    assert sorted(labels) == sorted([("r", item_key("c2")), ("r", item_key("c3"))])
+    assert sorted(labels) == sorted((RequestKey(USER, "r"), item_key(item)) for item in ("c2", "c3"))
     assert {sample.version for sample in bench.samples} == {1}, "what was shown first is learned from"
     assert {sample.ts for sample in bench.samples} == {T0}

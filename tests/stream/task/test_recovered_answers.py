@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.schema.events import Score, Spent
+from stream.schema.events import RequestKey, Score, Spent
 from tests.stream.task.support import (
     LATER,
     T0,
@@ -23,6 +23,8 @@ from tests.stream.task.support import (
     keys,
     keys_in,
 )
+
+R = RequestKey(USER, "r")
 
 
 def given_before(request_id: str = "r", **changes: Any) -> Score:
@@ -46,7 +48,7 @@ def given_before(request_id: str = "r", **changes: Any) -> Score:
 
 def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path: Path) -> None:
     offsets = beginning().offsets | {TOPICS.scores: 7}
-    start = beginning(offsets=offsets, answers={"r": given_before()}, scores_end=30, impressions_end=1)
+    start = beginning(offsets=offsets, answers={R: given_before()}, scores_end=30, impressions_end=1)
     with closing(Bench(path, start)) as bench:
         assert bench.task.recovered_answers == 1
         assert bench.task.offsets[TOPICS.scores] == 7, "a crash now must find the answer again"
@@ -65,7 +67,7 @@ def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path:
 
 
 def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path) -> None:
-    start = beginning(answers={"r": given_before(seen=1000)}, impressions_end=1)
+    start = beginning(answers={R: given_before(seen=1000)}, impressions_end=1)
     with closing(Bench(path, start)) as bench:
         log = Log(behavior("a", -10), impression())
         bench.turn(*log.records, log.write(behavior("x", LATER)))
@@ -93,7 +95,7 @@ def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_
 
 
 def test_an_answer_that_read_further_than_kafka_goes_does_not_hold_its_partition(path: Path) -> None:
-    start = beginning(answers={"r": given_before(read_to=1000)}, impressions_end=1, behaviors_end=1)
+    start = beginning(answers={R: given_before(read_to=1000)}, impressions_end=1, behaviors_end=1)
     with closing(Bench(path, start)) as bench:
         bench.turn(*Log(behavior("a", 5), impression()).records)
         assert (bench.task.open_requests, bench.task.buffered) == (1, 0)
@@ -104,14 +106,29 @@ SHORTER = {"items": ["c0"], "probabilities": [0.5], "order": [0]}
 
 @pytest.mark.parametrize("other", [{"user": USERS[1]}, {"items": ["c1", "c0", "c2", "c3"]}, SHORTER])
 def test_an_answer_of_another_user_or_to_other_items_is_no_answer(path: Path, other: dict[str, Any]) -> None:
-    start = beginning(answers={"r": given_before(**other)}, scores_end=30, impressions_end=1)
+    given = given_before(**other)
+    start = beginning(answers={given.request: given}, scores_end=30, impressions_end=1)
     with closing(Bench(path, start)) as bench:
         assert len(bench.turn(*Log(impression()).records)) == 1
         assert bench.task.counts["answers_recovered"] == 0
 
 
+def test_users_whose_requests_have_one_id_get_back_each_their_own_answer(path: Path) -> None:
+    given = [given_before(user=USERS[0], order=[0, 1, 2, 3]), given_before(user=USERS[1], order=[3, 2, 1, 0])]
+    start = beginning(answers={each.request: each for each in given}, scores_end=2, impressions_end=2)
+    with closing(Bench(path, start)) as bench:
+        log = Log(impression(user=USERS[0]), impression(ts=1, user=USERS[1]))
+        assert not bench.turn(*log.records)
+        assert bench.task.open_requests == 2
+        bench.turn(log.write(behavior("x", 1 + LATER)))
+        assert {outcome.user: outcome.items for outcome in bench.outcomes} == {
+            USERS[0]: ["c0", "c1"],
+            USERS[1]: ["c2", "c3"],
+        }
+
+
 def test_answers_to_nothing_are_forgotten_when_the_impressions_of_the_start_are_read(path: Path) -> None:
-    answers = {"r": given_before(), "gone": given_before("gone")}
+    answers = {R: given_before(), RequestKey(USER, "gone"): given_before("gone")}
     with closing(Bench(path, beginning(answers=answers, scores_end=30, impressions_end=2))) as bench:
         log = Log(impression(), impression("r2", 10), impression("gone", 20))
         bench.turn(log.records[0])

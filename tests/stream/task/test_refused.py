@@ -30,6 +30,13 @@ from tests.stream.task.support import (
 )
 
 GOOD = encode_json(behavior("b", 0))
+YEAR = 365 * 86_400_000
+
+
+def timed(event: Event, ts: float) -> bytes:
+    return encode_json({**msgspec.to_builtins(event), "ts": ts})
+
+
 TWICE = msgspec.structs.replace(impression(), candidates=[Candidate("same"), Candidate("other"), Candidate("same")])
 
 
@@ -62,6 +69,26 @@ TWICE = msgspec.structs.replace(impression(), candidates=[Candidate("same"), Can
         (TOPICS.behaviors, encode_json(behavior("b", 5001)), {}, "5001 ms ahead"),
         (TOPICS.impressions, encode_json(impression(ts=5001)), {}, "5001 ms ahead"),
         (TOPICS.clicks, encode_json(click("c0", 5001)), {}, "5001 ms ahead"),
+        (
+            TOPICS.impressions,
+            timed(impression(), T0 // 1000),
+            {},
+            "19656 days behind .*looks like seconds; write",
+        ),
+        (TOPICS.clicks, timed(click("c0", 0), T0 // 1000), {}, "19656 days behind .*looks like seconds; write"),
+        (TOPICS.clicks, timed(click("c0", 0), 5), {}, "19675 days behind .*worker.max_past_s allows$"),
+        (TOPICS.impressions, timed(impression(), T0 - YEAR - 1), {}, "365 days behind .*worker.max_past_s allows$"),
+        (TOPICS.clicks, timed(click("c0", 0), T0 - YEAR - 1), {}, "365 days behind .*worker.max_past_s allows$"),
+        (TOPICS.behaviors, timed(behavior("b", 0), T0 * 1000), {}, r"\$\.ts`: it looks like microseconds; write milli"),
+        (TOPICS.impressions, timed(impression(), T0 * 10**6), {}, r"\$\.ts`: it looks like nanoseconds; write milli"),
+        (TOPICS.clicks, timed(click("c0", 0), T0 / 1000 + 0.5), {}, r"\$\.ts`: it looks like seconds; write milli"),
+        (TOPICS.behaviors, timed(behavior("b", 0), 1e300), {}, r"\$\.ts`$"),
+        (
+            TOPICS.behaviors,
+            GOOD,
+            {"timestamp": T0 // 1000},
+            "record's timestamp 1700000000: it looks like seconds",
+        ),
         (TOPICS.impressions, encode_json(TWICE), {}, "listed twice"),
         (TOPICS.impressions, encode_json(impression(size=21)), {}, "21 candidates; at most 20"),
         (TOPICS.impressions, encode_json(impression()) + b" " * (RECORD_BYTES // 2), {}, "bytes; at most 450000"),
@@ -83,11 +110,48 @@ def test_a_bad_record_is_refused_as_it_is_with_a_reason_and_passed_over(
     assert bench.task.counts["refused"] == 1
 
 
-@pytest.mark.parametrize("event", [behavior("b", 5000), impression(ts=5000), impression(size=20), click("c0", 5000)])
+@pytest.mark.parametrize(
+    "event",
+    [
+        behavior("b", 5000),
+        behavior("of long ago", -T0 + 5),
+        behavior("in seconds, perhaps", T0 // 1000 - T0),
+        impression(ts=5000),
+        impression(ts=-YEAR),
+        impression(size=20),
+        click("c0", 5000),
+        click("c0", -YEAR),
+    ],
+)
 def test_what_lies_at_a_limit_is_taken(bench: Bench, event: Event) -> None:
     bench.turn(Log().write(event, timestamp=T0))
     assert not bench.refused
     assert bench.task.counts.total() == 1
+
+
+def test_a_replay_of_long_ago_is_taken_where_it_is_asked_for(path: Path) -> None:
+    ago = 20 * YEAR
+    log = Log()
+    with closing(Bench(path, max_past_s=1e11)) as bench:
+        log.write(impression(ts=-ago), timestamp=T0)
+        log.write(click("c3", 10 - ago), timestamp=T0)
+        assert len(bench.turn(*log.records)) == 1
+        assert [sample.labels for sample in bench.samples] == [b"\1"]
+        assert not bench.refused
+
+
+def test_what_unit_times_seem_to_have_is_counted(bench: Bench) -> None:
+    log = Log(behavior("b", 0), behavior("b", T0 // 1000 - T0), impression())
+    log.put(TOPICS.behaviors, timed(behavior("b", 0), T0 * 1000))
+    log.put(TOPICS.clicks, timed(click("c0", 0), T0 // 1000))
+    log.put(TOPICS.clicks, b"junk")
+    bench.turn(*log.records)
+    assert bench.task.units.records == {TOPICS.behaviors: 3, TOPICS.impressions: 1, TOPICS.clicks: 1}
+    assert bench.task.units.others == {
+        (TOPICS.behaviors, "seconds"): 1,
+        (TOPICS.behaviors, "microseconds"): 1,
+        (TOPICS.clicks, "seconds"): 1,
+    }
 
 
 def test_the_largest_impression_is_taken(bench: Bench) -> None:
@@ -128,14 +192,26 @@ def test_clicks_that_fit_no_label_are_refused_with_their_record(bench: Bench) ->
     bench.turn(*log.records)
     bad = [
         log.write(click("elsewhere", 10)),
-        log.write(click("c0", 20, user=USERS[1])),
         log.write(click("c0", WINDOW + 1)),
     ]
     bench.turn(*bad)
     assert [refused.record for refused in bench.refused] == bad
-    for reason, words in zip(bench.reasons(), ["no candidate", "another user", "1001 ms after"], strict=True):
+    for reason, words in zip(bench.reasons(), ["no candidate", "1001 ms after"], strict=True):
         assert words in reason
     assert not bench.samples
+
+
+def test_a_click_of_another_user_waits_for_that_users_own_impression(bench: Bench) -> None:
+    log = Log(impression())
+    strangers = [log.write(click("c0", 20, user=user)) for user in USERS[1:3]]
+    bench.turn(*log.records)
+    assert not bench.refused
+    bench.turn(log.write(impression(ts=30, user=USERS[1])))
+    assert [(sample.user, sample.request_id, sample.labels) for sample in bench.samples] == [(USERS[1], "r", b"\1")]
+    bench.turn(log.write(behavior("x", 30 + LATER)))
+    [refused] = bench.refused
+    assert refused.record == strangers[1]
+    assert f"no open impression with request_id 'r' of user '{USERS[2]}'" in refused.reason
 
 
 def test_an_offset_that_goes_back_ends_the_work_and_says_where(path: Path) -> None:

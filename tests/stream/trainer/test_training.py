@@ -15,6 +15,7 @@ from model.metrics import log_loss
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from stream.schema.dedup import sample_ids
+from stream.schema.events import RequestKey
 from stream.settings import ArmSettings, Settings, convert
 from stream.trainer.predictions import PREDICTION, read_predictions
 from stream.trainer.training import Training, TrainingExample
@@ -39,7 +40,11 @@ def training(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Training:
 def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[TrainingExample]:
     return [
         TrainingExample(
-            arm, f"user-{number}", 1000 + number if number % 2 else 0, example, sample_ids(f"r{number}", example.items)
+            arm,
+            f"user-{number}",
+            1000 + number if number % 2 else 0,
+            example,
+            sample_ids(RequestKey(f"user-{number}", "r"), example.items),
         )
         for number, example in enumerate(examples(count, seed=seed))
     ]

@@ -121,7 +121,7 @@ def test_an_interleaved_arm_answers_with_a_list_that_both_models_drafted() -> No
             np.argsort(-counts, kind="stable").tolist(),
             np.argsort(-lot, kind="stable").tolist(),
             len(counts),
-            seeded_coin(impression.request_id),
+            seeded_coin(impression.request.text),
         )
         first, second = answer.teams
         assert (first.arm, first.epoch, second.arm, second.epoch) == ("counts", 3, "lot", 0)
@@ -142,6 +142,16 @@ def test_a_repeated_request_gets_the_same_list_and_another_one_is_drafted_anew()
     other = served().answer(renamed, asked)
     changed = [one.teams != two.teams for one, two in zip(first, other, strict=True) if one.teams]
     assert 0.2 < np.mean(changed) < 0.95, "the coin falls anew"
+
+
+def test_users_whose_requests_are_all_numbered_from_one_are_not_all_begun_by_the_same_arm() -> None:
+    [example] = examples(1, seed=6)
+    users = [f"front-end-{number}" for number in range(400)]
+    impressions = [msgspec.structs.replace(each, request_id="1") for each in asking(users, [example] * len(users))]
+    answers = [answer for answer in served().answer(impressions, [example] * len(users)) if answer.teams]
+    firsts = [int(answer.order[0]) in answer.teams[0].members for answer in answers]
+    assert len(firsts) > 100
+    assert 0.3 < np.mean(firsts) < 0.7
 
 
 def test_who_drafts_first_is_the_requests_lot() -> None:

@@ -8,6 +8,7 @@ from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
@@ -75,12 +76,10 @@ def _published_epoch(settings: Settings, stop: threading.Event) -> int:
     for from_beginning in (False, True):
         if newest:
             break
-        tail = TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK)
-        try:
+        with Resources() as resources:
+            tail = resources.add(TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK))
             while not tail.at_end() and not stop.is_set():
                 for message in tail.read(1.0):
                     if announced := read_update_headers(message):
                         newest = max(newest, announced.epoch)
-        finally:
-            tail.close()
     return newest

@@ -8,7 +8,6 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -22,6 +21,7 @@ from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
+from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
@@ -54,7 +54,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     Raises:
         StreamError: when the work cannot go on.
         CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
-            models, or when another trainer works in the same directory.
+            models, when another trainer works in the same directory, or when none can be written.
     """
     topics = Topics(settings.topics.prefix)
     prepare(threads=settings.trainer.threads)
@@ -63,14 +63,14 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     training = Training(settings, device=str(resolve(settings.trainer.device)))
     verify(settings.kafka, topics)
     sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
-    with (
-        closing(MetricsServer(settings.trainer.metrics, registry, health)),
-        checkpoint.sole_writer(Path(settings.trainer.directory)),
-    ):
+    with Resources() as resources:
+        resources.add(MetricsServer(settings.trainer.metrics, registry, health))
+        resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
+        resources.add(training)
         epoch, offsets = resume_training(training, settings, stop)
         read_from = {(topics.samples, number): offset for number, offset in offsets.items()}
-        with closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
-            Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
+        samples = resources.add(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from))
+        Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
 
 
 class Trainer:

@@ -1,7 +1,8 @@
 """Training on samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,8 @@ from model.learner import Learner
 from model.metrics import Progressive
 from model.serialization.checkpoint import ArmState
 from state.behavior import from_bytes
+from stream.errors import TrainerError
+from stream.runtime.closing import close_all
 from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
@@ -71,6 +74,7 @@ class ArmTrainer:
         """Rows of the progressive log so far."""
         self._clicks: list[int] = []
         self._log: BinaryIO | None = None
+        self._log_path = Path()
 
     def save(self) -> ArmState:
         """Return all that `resume` needs."""
@@ -92,13 +96,15 @@ class ArmTrainer:
 
         A log that is shorter than the lineage, such as a new one, goes on where it ends.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.arm.name}.predictions"
-        path.touch()
-        self._log = path.open("r+b")
-        self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
-        self._log.truncate(self.predictions * PREDICTION.itemsize)
-        self._log.seek(0, 2)
+        with _writing(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._log = path.open("r+b")
+            self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
+            self._log.truncate(self.predictions * PREDICTION.itemsize)
+            self._log.seek(0, 2)
+        self._log_path = path
 
     def train_step(self, examples: Sequence[TrainingExample]) -> list[int]:
         """Predict every sample, measure the predictions, then take one step; no step when the arm is not learning.
@@ -116,9 +122,10 @@ class ArmTrainer:
             learned = [example for index, example in enumerate(examples) if index not in lost]
             self._clicks += [example.clicked_at for example in learned if example.clicked_at]
         if self._log is not None:
-            for example, probabilities in zip(examples, predicted, strict=True):
-                self._log.write(_rows(example, probabilities).tobytes())
-                self.predictions += len(probabilities)
+            with _writing(self._log_path):
+                for example, probabilities in zip(examples, predicted, strict=True):
+                    self._log.write(_rows(example, probabilities).tobytes())
+                    self.predictions += len(probabilities)
         return lost
 
     def _one_by_one(self, batch: Sequence[Example]) -> list[int]:
@@ -141,7 +148,14 @@ class ArmTrainer:
     def flush_log(self) -> None:
         """Hand what was logged to the operating system."""
         if self._log is not None:
-            self._log.flush()
+            with _writing(self._log_path):
+                self._log.flush()
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            with _writing(self._log_path):
+                self._log.close()
 
 
 class Training:
@@ -155,6 +169,10 @@ class Training:
         self.seen = RecentIds(settings.trainer.dedup_window)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
+
+    def close(self) -> None:
+        """Close the logs of predictions."""
+        close_all(arm.close for arm in self.arms.values())
 
     def take(self, sample: Sample) -> TrainingExample | None:
         """Return what is new in a sample, None when it was all seen before.
@@ -192,6 +210,18 @@ class Training:
             if index not in learned:
                 self.seen.forget(examples[index].ids)
         return lost
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Write a log of predictions; what the operating system raises becomes a TrainerError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainerError(
+            f"cannot write predictions to {path}: {error}. Make room there, or set trainer.progressive_log to another"
+            " folder or to nothing, then start again: the checkpoints have all that was learned up to the newest."
+        ) from None
 
 
 def _rows(example: TrainingExample, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:

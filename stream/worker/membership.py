@@ -12,6 +12,7 @@ from state.partition import Partition
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
+from stream.runtime.closing import Resources, close_all
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -100,16 +101,12 @@ class Membership:
             raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
         self._rejoined_at = now
         log(_logger, "joining_anew", logging.WARNING, error=error)
-        self._before_lost()
-        self._release()
-        self.consumer.close()
+        close_all([self._before_lost, self._release, self.consumer.close])
         self.consumer = self._join()
 
     def close(self) -> None:
-        """Close the tasks without a commit, and leave the group."""
-        self._release()
-        self.consumer.close()
-        self._asker.close()
+        """Close the tasks without a commit, and leave the group; all of it, whatever cannot be closed."""
+        close_all([self._release, self.consumer.close, self._asker.close])
 
     def _join(self) -> TaskConsumer:
         connection = ConnectionHealth(self._settings.kafka)
@@ -133,31 +130,27 @@ class Membership:
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log(_logger, "revoked", partitions=_listed(_numbers(partitions)))
         try:
-            self._before_revoke()
-            self._release()
+            close_all([self._before_revoke, self._release])
         except Exception as error:
             self._failure = error
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log(_logger, "lost", logging.WARNING, partitions=_listed(_numbers(partitions)))
         try:
-            self._before_lost()
-            self._release()
+            close_all([self._before_lost, self._release])
         except Exception as error:
             self._failure = error
 
     def _take_over(self, consumer: Consumer, numbers: list[int]) -> None:
         offsets = {}
         for number in numbers:
-            partition = self._open(number)
-            try:
+            with Resources() as opened:
+                partition = opened.add(self._open(number))
                 resume = plan_recovery(consumer, self._settings, number, partition.offsets, self._alive)
-            except BaseException:
-                partition.close()
-                raise
-            self.tasks[number] = Task(
-                partition, self._topics, self._settings.worker, resume, partitions=self._partitions
-            )
+                self.tasks[number] = Task(
+                    partition, self._topics, self._settings.worker, resume, partitions=self._partitions
+                )
+                opened.keep()
             offsets[number] = resume.offsets
         self.consumer.begin(offsets)
         recovered = sum(task.recovered_answers for task in self.tasks.values())
@@ -181,14 +174,15 @@ class Membership:
 
     def _release(self) -> None:
         """Close all tasks; what was not committed is dropped."""
+        released = list(self.tasks.values())
         for number, task in self.tasks.items():
             self._released_counts.update(task.counts)
             self._released_records += task.processed
-            task.close()
             self._snapshotter.forget(number)
         self.tasks.clear()
         self._catch_up.forget()
         self.consumer.forget()
+        close_all(task.close for task in released)
 
 
 def _numbers(partitions: list[TopicPartition]) -> list[int]:

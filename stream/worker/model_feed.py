@@ -16,6 +16,7 @@ from model.errors import UpdateRefused
 from model.scorer import Prepared, Scorer
 from model.serialization.parts import Assembler
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -116,7 +117,8 @@ class ModelFeed:
 
         Returns whether it was read until `stop`.
         """
-        try:
+        with Resources() as resources:
+            resources.add(tail)
             while not self._stop.is_set():
                 for message in tail.read(0.1, limit=100):
                     self._take(message.value() or b"")
@@ -124,9 +126,7 @@ class ModelFeed:
                     if needs_bases and not self._based.issuperset(self._scorers):
                         return False
                     self._caught_up.set()
-            return True
-        finally:
-            tail.close()
+        return True
 
     def _take(self, part: bytes) -> None:
         try:

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, Score, decode_score
 from stream.schema.topics import Topics
@@ -112,9 +113,11 @@ def _stop_or_skip(topic: str, number: int, kept: int, low: int, settings: Settin
 
 def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None]) -> tuple[dict[str, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
-    reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
     answers: dict[str, Score] = {}
-    try:
+    with Resources() as resources:
+        reader = resources.add(
+            new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
+        )
         _, end = watermarks(reader, begin.topic, begin.partition)
         reader.assign([begin])
         deadline = time.monotonic() + _WAIT_S
@@ -139,5 +142,3 @@ def _answers(settings: Settings, begin: TopicPartition, alive: Callable[[], None
                 continue
             answers.setdefault(score.request_id, score)
         return answers, end
-    finally:
-        reader.close()

@@ -110,8 +110,10 @@ class Snapshotter:
         return manifest
 
     def close(self) -> None:
-        """Wait for the snapshot that is on its way."""
+        """Wait for the snapshot that is on its way; raises what nobody has expected of it."""
         self._pool.shutdown()
+        if self._storing is not None:
+            self._storing.result()
 
     def _store(self, number: int, copy: Path, offsets: Mapping[str, int]) -> None:
         began = time.monotonic()

@@ -41,6 +41,10 @@ class TrainerError(StreamError):
     """A trainer cannot go on with the samples or the disk it has."""
 
 
+class MonitorError(StreamError):
+    """A monitor cannot keep its tables."""
+
+
 class ReportError(StreamError):
     """A report cannot be written where it should be."""
 

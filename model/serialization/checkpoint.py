@@ -73,10 +73,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest checkpoint that is whole, None when there is none; and the newer ones that are not."""
+    """The newest checkpoint that is whole and its place, None when there is none; and the newer ones that are not."""
 
     checkpoint: Checkpoint | None
     refused: list[Refused]
+    path: Path | None = None
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,7 +191,7 @@ def load_newest(directory: Path) -> Found:
     for number in sorted(_numbers(directory), reverse=True):
         path = directory / f"{number:08d}"
         try:
-            return Found(load(path), refused)
+            return Found(load(path), refused, path)
         except CheckpointError as error:
             refused.append(Refused(path, str(error)))
     return Found(None, refused)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from model.errors import CheckpointError
 from model.serialization import checkpoint
-from model.serialization.checkpoint import Checkpoint
+from model.serialization.checkpoint import ArmState, Found
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
-from stream.trainer.training import Training
+from stream.trainer.training import ArmTrainer, Training, diverged
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -31,13 +31,22 @@ def resume_training(training: Training, settings: Settings, stop: threading.Even
         CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models.
         KafkaClientError: when `model-updates` cannot be read.
     """
-    saved = _load(Path(settings.trainer.directory))
+    found = _load(Path(settings.trainer.directory))
+    saved = found.checkpoint
     if saved is not None:
         if forgotten := saved.arms.keys() - training.arms.keys():
-            log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
+            log(
+                _logger,
+                "arms_forgotten",
+                logging.WARNING,
+                arms=",".join(sorted(forgotten)),
+                path=found.path,
+                remedy=f"what they learned goes with this one, after {settings.trainer.keep} more: copy it to"
+                " keep it; an arm that was renamed starts afresh under its new name",
+            )
         for name, arm in training.arms.items():
             if name in saved.arms:
-                arm.resume(saved.arms[name])
+                _resume_arm(name, arm, saved.arms[name], found, settings)
         training.seen.restore(saved.seen)
         training.counts.update(saved.counts)
     epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
@@ -56,7 +65,28 @@ def resume_training(training: Training, settings: Settings, stop: threading.Even
     return epoch, dict(saved.offsets) if saved else {}
 
 
-def _load(directory: Path) -> Checkpoint | None:
+def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: Found, settings: Settings) -> None:
+    """Take up an arm's state.
+
+    Raises:
+        CheckpointError: when it does not fit the settings; names arm, path, settings and remedy.
+    """
+    if why := diverged(state):
+        raise CheckpointError(
+            f"arm {name!r} had diverged in checkpoint {found.path}: {why}. Move that checkpoint away to go on from the"
+            f" one before, with smaller steps in optim of arm {name!r}."
+        )
+    try:
+        arm.resume(state)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"arm {name!r} cannot go on from checkpoint {found.path}: {error}. Set preset, model and optim.max_rows of"
+            f" arm {name!r}, and seed, as they were; or give the changed model a new arm name; or move"
+            f" {settings.trainer.directory} away to learn all arms again from what Kafka retains."
+        ) from None
+
+
+def _load(directory: Path) -> Found:
     found = checkpoint.load_newest(directory)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
@@ -66,7 +96,7 @@ def _load(directory: Path) -> Checkpoint | None:
             " away to learn everything again from what Kafka retains."
         )
     checkpoint.set_aside(found.refused)
-    return found.checkpoint
+    return found
 
 
 def _published_epoch(settings: Settings, stop: threading.Event) -> int:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from model.device import prepare, resolve
 from model.serialization import checkpoint
-from model.serialization.checkpoint import Checkpoint
+from model.serialization.checkpoint import ArmState, Checkpoint
 from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.producer import ReliableProducer
@@ -32,7 +32,7 @@ from stream.settings import Settings
 from stream.trainer.metrics import TrainerMetrics
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import resume_training
-from stream.trainer.training import Training, TrainingExample
+from stream.trainer.training import Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -153,7 +153,7 @@ class Trainer:
             self._next_checkpoint = now + settings.checkpoint_interval_s
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
-            self._metrics.update(self._training)
+            self._metrics.update(self._training, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
@@ -205,7 +205,7 @@ class Trainer:
             Checkpoint(
                 epoch=self._epoch,
                 offsets={number: offset for (_, number), offset in positions.items()},
-                arms={name: arm.save() for name, arm in training.arms.items()},
+                arms=self._arm_states(),
                 seen=training.seen.to_array(),
                 counts=training.counts,
             ),
@@ -217,6 +217,19 @@ class Trainer:
         log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
         self._log_progress()
         return True
+
+    def _arm_states(self) -> dict[str, ArmState]:
+        """Return the arms' states; of one that has diverged, the last good one, so that a start can go back to it."""
+        states = {name: arm.save() for name, arm in self._training.arms.items()}
+        if bad := {name: why for name, state in states.items() if (why := diverged(state))}:
+            directory = Path(self._settings.directory)
+            found = checkpoint.load_newest(directory).checkpoint
+            for name, why in bad.items():
+                log(_logger, "arm_diverged", logging.ERROR, arm=name, reason=why, kept=directory)
+                del states[name]
+                if found is not None and name in found.arms:
+                    states[name] = found.arms[name]
+        return states
 
     def _log_progress(self) -> None:
         for name, arm in self._training.arms.items():

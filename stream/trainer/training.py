@@ -1,5 +1,6 @@
 """Training on samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,21 @@ from model.example import Example
 from model.learner import Learner
 from model.metrics import Progressive
 from model.serialization.checkpoint import ArmState
+from model.serialization.update import unusable
 from state.behavior import from_bytes
 from stream.errors import TrainerError
 from stream.runtime.closing import close_all
+from stream.runtime.logs import log
 from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
 from stream.trainer.predictions import PREDICTION
+
+_logger = logging.getLogger("samstream.trainer")
+
+_MOST_UNKNOWN = 20
+"""Names of arms that are told apart of those that the settings do not have: anybody may have written them."""
+_UNKNOWN = "its own samples teach no arm: give workers and trainer the same arms, or let windows of the old name close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,10 @@ class Training:
         self.arms = {
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
+        self._known = {arm.name for arm in settings.models}
+        self._from_all = any(arm.arm.learn_from == "all" for arm in self.arms.values())
+        self.unknown_arms: Counter[str] = Counter()
+        """Arm that the settings do not have → samples of it; of the first few such arms."""
         self.seen = RecentIds(settings.trainer.dedup_window)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
@@ -177,15 +190,31 @@ class Training:
     def take(self, sample: Sample) -> TrainingExample | None:
         """Return what is new in a sample, None when it was all seen before.
 
+        One of an arm that the settings do not have, as after a new name, is counted apart; it is no sample learned
+        unless some arm learns from all.
+
         Raises:
             ValueError: when it is damaged.
         """
         example = unpack_sample(sample, self.seen)
         if example is None:
             self.counts["repeated"] += 1
-        else:
-            self.counts["samples"] += len(example.features.items)
+            return None
+        new = len(example.features.items)
+        if example.arm not in self._known:
+            self._count_unknown(example.arm, new)
+        if example.arm in self._known or self._from_all:
+            self.counts["samples"] += new
         return example
+
+    def _count_unknown(self, arm: str, samples: int) -> None:
+        self.counts["samples_of_unknown_arms"] += samples
+        if arm not in self.unknown_arms:
+            if len(self.unknown_arms) >= _MOST_UNKNOWN:
+                return
+            known = ",".join(sorted(self._known))
+            log(_logger, "samples_of_unknown_arm", logging.WARNING, arm=arm, arms=known, remedy=_UNKNOWN)
+        self.unknown_arms[arm] += samples
 
     def learn(self, examples: Sequence[TrainingExample]) -> dict[int, list[str]]:
         """Let every arm predict, then learn, the examples of its own users (or all, as it is set).
@@ -210,6 +239,16 @@ class Training:
             if index not in learned:
                 self.seen.forget(examples[index].ids)
         return lost
+
+
+def diverged(state: ArmState) -> str:
+    """Return what is wrong with an arm's parameters; empty when all can be served."""
+    parameters = {
+        name: tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith("network/") or name.endswith("/vectors")
+    }
+    return next((f"{name} holds {why}" for name, tensor in parameters.items() if (why := unusable(tensor))), "")
 
 
 @contextmanager

@@ -111,7 +111,9 @@ class ModelFeed:
     def notes(self) -> list[str]:
         """Return what is to be said of arms whose updates are refused for what is in them, until one is taken."""
         return [
-            f"arm {arm}: {self._scorers[arm].version} serves on, its updates are refused ({why})"
+            "arm {}: epoch {}, version {} serves on, its updates are refused ({})".format(
+                arm, *self._scorers[arm].version, why
+            )
             for arm, why in sorted(self._refusals.copy().items())
         ]
 

@@ -68,7 +68,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         producer = TaskProducer(
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
         )
-        snapshotter = resources.add(Snapshotter(settings.state, metrics, health.alive))
+        snapshotter = resources.add(Snapshotter(settings.state, topics, metrics, health.alive))
         feed = resources.add(ModelFeed(settings, scorers.by_model, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)

@@ -13,8 +13,8 @@ class UpdateRefused(ModelError):  # noqa: N818  a refusal is an ordinary outcome
     """A parameter update was not applied; what served before serves on.
 
     Attributes:
-        reason: one word for counting: "malformed", "size", "fingerprint", "shape", "non-finite", "stale" or
-            "gap".
+        reason: one word for counting: "malformed", "size", "fingerprint", "shape", "non-finite", "failed", "stale"
+            or "gap".
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -171,7 +171,9 @@ class Learner:
         try:
             fingerprint = state["fingerprint"].tobytes().decode()
             if fingerprint != self.fingerprint:
-                raise CheckpointError(f"state of model {fingerprint}, but this is {self.fingerprint}")
+                raise CheckpointError(
+                    f"it is of model {fingerprint}, and this is {self.fingerprint}: {_changed(fingerprint, self)}"
+                )
             epoch, version, self.steps, self.skipped, changed = state["counters"].tolist()
             for name, tensor in self._network.state_dict().items():
                 tensor.copy_(torch.tensor(state[f"network/{name}"]))
@@ -214,3 +216,9 @@ class Learner:
         for table in self._tables.values():
             table.settle()
         self.changed = False
+
+
+def _changed(fingerprint: str, learner: Learner) -> str:
+    """Return what makes a state's fingerprint another one than the learner's."""
+    (before, _, seed), (now, _, present) = fingerprint.rpartition("-"), learner.fingerprint.rpartition("-")
+    return f"the seed was {seed} and is {present}" if before == now else "the network or its sizes were changed"

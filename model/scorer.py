@@ -14,8 +14,9 @@ from model.errors import UpdateRefused
 from model.example import Example
 from model.network import Network
 from model.predict import Predictions, model_fingerprint, predict, table_dims, table_seeds
-from model.serialization.update import Update, Version
+from model.serialization.update import Update, Version, unusable
 from model.spec import ModelSpec
+from model.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,13 @@ class Scorer:
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device).requires_grad_(False).eval()
         self._tables = self._new_tables()
+        self._trial = Trial(spec, device=self._device)
+        self._asked: Example | None = None
 
     def score(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 click probabilities of each example's candidates."""
+        if examples:
+            self._asked = examples[-1]
         return predict(self._network, self._tables, examples, device=self._device)
 
     def apply(self, update: Update) -> None:
@@ -70,10 +75,15 @@ class Scorer:
         May run in another thread than the one that scores.
 
         Raises:
-            UpdateRefused: "fingerprint", "shape" or "non-finite".
+            UpdateRefused: "fingerprint", "shape", "non-finite" (of the parameters, or of answers that they give), or
+                "failed" when nothing could be answered with them.
         """
         if update.fingerprint != self.fingerprint:
-            raise UpdateRefused("fingerprint", f"of model {update.fingerprint}, not of {self.fingerprint}")
+            raise UpdateRefused(
+                "fingerprint",
+                f"of model {update.fingerprint}, not of {self.fingerprint}: worker and trainer need the same preset and"
+                " model of this arm, and the same seed",
+            )
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
         rows = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}
         if different := update.tensors.keys() ^ (shapes.keys() | rows):
@@ -85,9 +95,11 @@ class Scorer:
             moved[table] = keys, self._checked(update, f"{table}/values", (len(keys), dim))
         if update.kind == "delta":
             tables = self._tables
+            self._try(update, dense, tables, moved)
             placed = {name: tables[name].place(keys, vectors) for name, (keys, vectors) in moved.items()}
             return Prepared(update, dense, placed, None)
         tables = self._new_tables()
+        self._try(update, dense, tables, moved)
         for name, (keys, vectors) in moved.items():
             tables[name].assign(keys, vectors)
         return Prepared(update, dense, {}, tables)
@@ -112,6 +124,21 @@ class Scorer:
         for name, tensor in self._network.state_dict().items():
             tensor.copy_(prepared.dense[name])
         self.version = prepared.update.at
+
+    def _try(
+        self,
+        update: Update,
+        dense: dict[str, Tensor],
+        tables: dict[str, EmbeddingTable],
+        moved: dict[str, tuple[Keys, Tensor]],
+    ) -> None:
+        """Refuse parameters that give answers which are not finite."""
+        try:
+            finite = self._trial.finite(dense, tables, moved, self._asked)
+        except Exception as error:
+            raise UpdateRefused("failed", f"{update.kind} {update.at} cannot be tried: {error!r}") from error
+        if not finite:
+            raise UpdateRefused("non-finite", f"{update.kind} {update.at} gives answers that are NaN or infinity")
 
     def _placed(self, prepared: Prepared, name: str) -> Placed:
         """Return the rows to set, placed anew when a base has brought another table meanwhile."""
@@ -139,8 +166,8 @@ class Scorer:
         tensor = update.tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
             raise UpdateRefused("shape", f"{name} is {tensor.dtype} {tensor.shape}, not float32 {shape}")
-        if not np.isfinite(tensor).all():
-            raise UpdateRefused("non-finite", f"{name} holds NaN or infinity")
+        if why := unusable(tensor):
+            raise UpdateRefused("non-finite", f"{name} holds {why}")
         return torch.tensor(tensor, device=self._device)
 
 

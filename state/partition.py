@@ -1,5 +1,6 @@
 """The state of one partition: sequences, pending impressions and offsets in one RocksDB, changed together."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +10,9 @@ import msgspec
 from msgspec import Struct
 from rocksdict import Checkpoint, DbClosedError, Rdict, WriteBatch
 
-from state.errors import FormatError, StateError
+from state.errors import FormatError, LockedError, StateError, disk_error
 from state.layout import CHUNK, META_KEY, OFFSETS_KEY, ORIGINS_KEY, Ring
-from state.rocks import open_rocksdb
+from state.rocks import REBUILD, open_rocksdb, reading
 from state.sequences import Sequences
 from state.table import Table
 
@@ -47,10 +48,11 @@ class Partition:
         self.meta = meta
         self.sequences = Sequences(db, length=meta.length, slack=meta.slack, cache_bytes=cache_bytes)
         self.pending = Table(db)
-        stored: bytes | None = db.get(OFFSETS_KEY)
+        with reading(db):
+            stored: bytes | None = db.get(OFFSETS_KEY)
+            origins: bytes | None = db.get(ORIGINS_KEY)
         self._offsets = msgspec.json.decode(stored, type=dict[str, int]) if stored is not None else {}
-        stored = db.get(ORIGINS_KEY)
-        self._origins = msgspec.json.decode(stored, type=dict[str, str]) if stored is not None else {}
+        self._origins = msgspec.json.decode(origins, type=dict[str, str]) if origins is not None else {}
 
     @classmethod
     def open(cls, path: Path, *, length: int = 1000, slack: int = 256, cache_bytes: int = 256 << 20) -> "Partition":
@@ -72,12 +74,22 @@ class Partition:
             raise ValueError(f"length {length} must be at least 1, slack {slack} at least 0")
         Ring.holding(length + slack)
         wanted = Meta(format=FORMAT, length=length, slack=slack, chunk=CHUNK)
-        db = open_rocksdb(path)
+        fresh = not path.exists()
         try:
-            _agree(db, path, wanted)
-            return cls(db, path, wanted, cache_bytes=cache_bytes)
+            db = open_rocksdb(path)
+            try:
+                _agree(db, path, wanted)
+                return cls(db, path, wanted, cache_bytes=cache_bytes)
+            except BaseException:
+                with suppress(Exception):
+                    db.close()
+                raise
+        except LockedError:
+            raise
         except BaseException:
-            db.close()
+            if fresh:
+                # What is left of a state that could not be made would be taken for one, in place of a snapshot.
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
     @property
@@ -112,9 +124,10 @@ class Partition:
         try:
             self._db.write(batch)
         except Exception as error:  # rocksdict raises no narrower type
-            self.close()
-            raise StateError(
-                f"cannot write to {self._path}: {error}. Its last commit stands: open it again to go on."
+            with suppress(StateError):
+                self.close()
+            raise disk_error(
+                "write to", self._path, error, "Its last commit stands: open it again to go on."
             ) from error
         self._offsets, self._origins = merged, known
 
@@ -127,36 +140,45 @@ class Partition:
         try:
             Checkpoint(self._db).create_checkpoint(str(directory))
         except Exception as error:  # rocksdict raises no narrower type
-            raise StateError(f"cannot copy {self._path} to {directory}: {error}") from error
+            raise disk_error(f"copy {self._path} to", directory, error, "See why, and try again.") from error
 
     def close(self) -> None:
-        """Close it, more than once if need be. What was not committed is dropped."""
-        with suppress(DbClosedError):
+        """Close it, more than once if need be. What was not committed is dropped.
+
+        Raises:
+            StateError: when RocksDB cannot write its memory into files; the log still has every commit, and it is
+                closed.
+        """
+        try:
             self._db.close()
+        except DbClosedError:
+            pass
+        except Exception as error:  # rocksdict raises no narrower type
+            raise disk_error("close", self._path, error, "Its last commit stands: open it again to go on.") from error
 
 
 def _agree(db: Rdict, path: Path, wanted: Meta) -> None:
     """Mark a new database with its parameters, or check those of an old one."""
-    stored: bytes | None = db.get(META_KEY)
+    with reading(db):
+        stored: bytes | None = db.get(META_KEY)
+        empty = stored is not None or next(iter(db.keys()), None) is None
     if stored is None:
-        if next(iter(db.keys()), None) is not None:
+        if not empty:
             raise FormatError(f"{path} is a RocksDB, but not the state of a partition. Give another directory.")
-        db.put(META_KEY, msgspec.json.encode(wanted))
+        try:
+            db.put(META_KEY, msgspec.json.encode(wanted))
+        except Exception as error:  # rocksdict raises no narrower type
+            raise disk_error("write to", path, error, REBUILD) from error
         return
     try:
         found = msgspec.json.decode(stored, type=Meta)
     except msgspec.MsgspecError as error:
-        raise FormatError(f"{path} holds state in an unknown format ({error}). {_REBUILD}") from error
+        raise FormatError(f"{path} holds state in an unknown format ({error}). {REBUILD}") from error
     if found.format != FORMAT:
-        raise FormatError(
-            f"{path} holds state in format {found.format}, this version reads format {FORMAT}. {_REBUILD}"
-        )
+        raise FormatError(f"{path} holds state in format {found.format}, this version reads format {FORMAT}. {REBUILD}")
     if found != wanted:
         raise FormatError(
             f"{path} was made with length {found.length}, slack {found.slack}, chunk {found.chunk}; asked for"
             f" are length {wanted.length}, slack {wanted.slack}, chunk {wanted.chunk}. Set them as they were."
-            f" Or: {_REBUILD}"
+            f" Or: {REBUILD}"
         )
-
-
-_REBUILD = "Move the directory away to rebuild the state from Kafka."

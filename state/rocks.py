@@ -1,10 +1,14 @@
 """How RocksDB is opened: its options, and its errors in this package's terms."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict
 
-from state.errors import LockedError, StateError
+from state.errors import LockedError, disk_error
+
+REBUILD = "Move the directory away to restore its newest snapshot, or to rebuild the state from Kafka."
 
 _MIB = 1 << 20
 _BLOCK_CACHE = 32 * _MIB
@@ -28,7 +32,16 @@ def open_rocksdb(path: Path) -> Rdict:
             raise LockedError(
                 f"{path} is in use ({text}). Close what has it open, or give another directory."
             ) from error
-        raise StateError(f"RocksDB cannot open {path}: {text}") from error
+        raise disk_error("open", path, error, REBUILD) from error
+
+
+@contextmanager
+def reading(db: Rdict) -> Iterator[None]:
+    """Read from a database; what RocksDB raises becomes a StateError that names the directory."""
+    try:
+        yield
+    except Exception as error:  # rocksdict raises no narrower type
+        raise disk_error("read", Path(db.path()), error, REBUILD) from error
 
 
 def _options() -> Options:

@@ -8,6 +8,7 @@ from rocksdict import Rdict, WriteBatch
 
 from state.behavior import BEHAVIOR, BehaviorArray
 from state.layout import HEAD_SUFFIX, Ring, user_prefix
+from state.rocks import reading
 from state.window import Window
 
 
@@ -90,7 +91,9 @@ class Sequences:
             window = self._admit(user, self._scan(user))
         elif not window.whole:
             missing = [window.prefix + self._ring.suffix(chunk) for chunk in window.missing]
-            self._bytes += window.prepend(cast("list[bytes | None]", self._db.get(cast("list[Any]", missing))))
+            with reading(self._db):
+                found = cast("list[bytes | None]", self._db.get(cast("list[Any]", missing)))
+            self._bytes += window.prepend(found)
         stop = window.count if count is None else count
         if not 0 <= stop <= window.count:
             raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {window.count}")
@@ -117,20 +120,26 @@ class Sequences:
         window = self._cached(user)
         if window is None:
             prefix = user_prefix(user)
-            window = self._admit(user, Window.from_disk(self._ring, prefix, self._db.get(prefix + HEAD_SUFFIX)))
+            with reading(self._db):
+                head = self._db.get(prefix + HEAD_SUFFIX)
+            window = self._admit(user, Window.from_disk(self._ring, prefix, head))
         return window
 
     def _scan(self, user: str) -> Window:
         """Read all that the disk has of a user; the values lie side by side, so one pass costs less than many gets."""
         prefix = user_prefix(user)
         last = prefix + self._suffixes[-1]
-        found: dict[bytes, bytes] = {}
-        values: Iterator[tuple[Any, Any]] = self._db.items(from_key=prefix + HEAD_SUFFIX)
-        for key, value in values:
-            if key > last:
-                break
-            # Between these may lie keys of users whose names are longer; no suffix is as long as theirs then.
-            found[key[len(prefix) :]] = value
+        found: dict[bytes, bytes | None] = {}
+        with reading(self._db):
+            values: Iterator[tuple[Any, Any]] = self._db.items(from_key=prefix + HEAD_SUFFIX)
+            for key, value in values:
+                if key > last:
+                    break
+                # Between these may lie keys of users whose names are longer; no suffix is as long as theirs then.
+                found[key[len(prefix) :]] = value
+            if HEAD_SUFFIX not in found:
+                # An iterator also ends, and says nothing, at what it cannot read; this raises then.
+                found[HEAD_SUFFIX] = self._db.get(prefix + HEAD_SUFFIX)
         slots = [found.get(suffix) for suffix in self._suffixes[1:]]
         return Window.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
 

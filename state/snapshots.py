@@ -12,7 +12,8 @@ Of the place nothing is asked but to list, read, write and remove files; it may 
 import posixpath
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 from xxhash import xxh3_128
 
-from state.errors import SnapshotError
+from state.errors import SnapshotError, StateError, disk_error
 
 FORMAT = 1
 
@@ -153,19 +154,22 @@ class Snapshots:
 
         Raises:
             SnapshotError: when a file is missing or damaged, or the directory exists.
+            StateError: when the disk of `directory` does not take it: no other snapshot would fare better.
         """
         if directory.exists():
             raise SnapshotError(f"{directory} exists: move it away to restore a snapshot there")
         manifest = self.manifest(number)
         half = directory.with_name(directory.name + ".half")
         shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
         try:
+            with _writing(half):
+                half.mkdir(parents=True)
             self._fetch(manifest, half, progress)
+            with _writing(half):
+                half.rename(directory)
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
-        half.rename(directory)
         return manifest
 
     def _save(self, directory: Path, offsets: dict[str, int]) -> int:
@@ -187,7 +191,13 @@ class Snapshots:
             offsets=offsets,
             files=files,
         )
-        self._files.pipe_file(self._manifest(number), msgspec.json.encode(manifest.sealed()))
+        try:
+            self._files.pipe_file(self._manifest(number), msgspec.json.encode(manifest.sealed()))
+        except Exception:
+            # Half a manifest would count as one of those that are kept.
+            with suppress(Exception):
+                self._files.rm_file(self._manifest(number))
+            raise
         self._prune([*numbers, number], stored)
         return number
 
@@ -239,18 +249,25 @@ class Snapshots:
             digest, size = xxh3_128(), 0
             try:
                 with self._files.open(self._content(file.checksum), "rb") as source:
-                    target: Any = (directory / name).open("wb") if directory is not None else None
+                    target: Any = None
+                    if directory is not None:
+                        with _writing(directory):
+                            target = (directory / name).open("wb")
                     try:
                         # What is longer than it should be is damaged: the rest of it would only fill the disk.
                         while size <= file.size and (block := source.read(_BLOCK)):
                             digest.update(block)
                             size += len(block)
-                            if target is not None:
-                                target.write(block)
+                            if directory is not None:
+                                with _writing(directory):
+                                    target.write(block)
                             progress(done + size, manifest.size)
                     finally:
-                        if target is not None:
-                            target.close()
+                        if directory is not None:
+                            with _writing(directory):
+                                target.close()
+            except StateError:
+                raise
             except Exception as error:
                 raise SnapshotError(f"{name} of partition {self._number}: {error}") from None
             if (size, digest.hexdigest()) != (file.size, file.checksum):
@@ -262,3 +279,12 @@ class Snapshots:
 
     def _content(self, checksum: str) -> str:
         return posixpath.join(self._root, "files", checksum)
+
+
+@contextmanager
+def _writing(half: Path) -> Iterator[None]:
+    """Write half a partition; what the operating system raises becomes a StateError that names where it lies."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error("restore a snapshot to", half.parent, error, "See why, and start again.") from error

@@ -6,6 +6,7 @@ from typing import Any
 from rocksdict import Rdict, WriteBatch
 
 from state.layout import PENDING_PREFIX
+from state.rocks import reading
 
 
 class Table:
@@ -22,11 +23,13 @@ class Table:
         self._stored: dict[str, bool] = {}
         """Changed key -> whether it is on disk: one that came and went between two writes costs none."""
         # An iterator keeps a closed database open and locked; this one ends with the constructor.
-        entries: Iterator[tuple[Any, Any]] = db.items(from_key=prefix)
-        for key, value in entries:
-            if not key.startswith(prefix):
-                break
-            self._values[key[len(prefix) :].decode()] = value
+        with reading(db):
+            entries: Any = db.iter()
+            entries.seek(prefix)
+            while entries.valid() and (key := entries.key()).startswith(prefix):
+                self._values[key[len(prefix) :].decode()] = entries.value()
+                entries.next()
+            entries.status()  # an iterator also ends, and says nothing, at what it cannot read
 
     def __len__(self) -> int:
         return len(self._values)

@@ -14,6 +14,7 @@ from stream.errors import EventError, NoAnswerError
 from stream.kafka.clients import check_connection
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.schema.events import (
     DECODE_ERRORS,
     Behavior,
@@ -237,13 +238,12 @@ class Client:
         Raises:
             KafkaClientError: when Kafka did not take an event.
         """
-        try:
+        with Resources() as resources:
+            if self._reader is not None:
+                resources.defer(self._reader.join)
+            resources.defer(self._stop.set)
             if flush:
                 self.flush()
-        finally:
-            self._stop.set()
-            if self._reader is not None:
-                self._reader.join()
 
     def _time(self, ts: int | None) -> int:
         return round(self._clock() * 1000) if ts is None else ts
@@ -263,16 +263,16 @@ class Client:
 
     def _receive(self, tail: TopicReader) -> None:
         try:
-            while not self._stop.is_set():
-                if messages := tail.read(_READ_S):
-                    received = self._clock()
-                    self._put([message.value() for message in messages], received)
+            with Resources() as resources:
+                resources.add(tail)
+                while not self._stop.is_set():
+                    if messages := tail.read(_READ_S):
+                        received = self._clock()
+                        self._put([message.value() for message in messages], received)
         except Exception as error:  # raised by the next call of `scores` or `poll_scores`
             with self._arrived:
                 self._failure = error
                 self._arrived.notify_all()
-        finally:
-            tail.close()
 
     def _put(self, values: list[bytes | None], received: float) -> None:
         with self._arrived:

@@ -37,6 +37,18 @@ class WorkerError(StreamError):
     """A worker cannot go on with the state or the topics it has."""
 
 
+class TrainerError(StreamError):
+    """A trainer cannot go on with the samples or the disk it has."""
+
+
+class MonitorError(StreamError):
+    """A monitor cannot keep its tables."""
+
+
+class ReportError(StreamError):
+    """A report cannot be written where it should be."""
+
+
 class ConsumerFatalError(WorkerError):
     """A consumer is of no use any more, such as one that was fenced; a new one may be."""
 

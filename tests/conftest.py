@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -19,6 +20,7 @@ from stream.kafka import topic_admin as topics_module
 from stream.local.broker import Broker, local_broker
 from stream.local.engines import ENGINES
 from stream.schema.topics import Topics
+from tests.small_disk import SmallDisk, mounted
 
 # Before torch is imported, as the command does: its threads that wait keep no core from the other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -77,6 +79,13 @@ def topics(kafka: dict[str, str], topic_prefix: str) -> Topics:
     names = Topics(topic_prefix)
     topics_module.ensure(kafka, names, partitions=PARTITIONS, replication=1)
     return names
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 12 MB of this test alone, to be filled up."""
+    with mounted(tmp_path / "small") as disk:
+        yield disk
 
 
 @contextmanager

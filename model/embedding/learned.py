@@ -10,6 +10,7 @@ from torch import Tensor
 from model.embedding.initial import initial_vectors
 from model.embedding.key_index import Keys, Rows, unique_in_order
 from model.embedding.table import EmbeddingTable
+from model.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class LearnedTable(EmbeddingTable):
 
     def __init__(self, dim: int, *, seed: int | None, max_rows: int, device: torch.device | str = "cpu"):
         super().__init__(dim, seed=seed, max_rows=max_rows, device=device)
+        self._max_rows = max_rows
         self.dropped = 0
         self._sums = torch.zeros(1, device=self._device)
         self._touched = np.zeros(1, np.bool_)
@@ -115,7 +117,15 @@ class LearnedTable(EmbeddingTable):
         }
 
     def load_state(self, state: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Take over what `state` of another table of the same dim and seed returned; this one must be new."""
+        """Take over what `state` of another table of the same dim and seed returned; this one must be new.
+
+        Raises:
+            CheckpointError: when it has more rows than this one may have.
+        """
+        if (rows := len(state["keys"])) > self._max_rows:
+            raise CheckpointError(
+                f"it has {rows} rows in a table, and max_rows is {self._max_rows}: allow {rows} or more"
+            )
         self._admit(state["keys"].astype(np.uint64))
         self._values[1 : 1 + len(self)] = self._to_device(state["vectors"].astype(np.float32))
         self._sums[1 : 1 + len(self)] = self._to_device(state["sums"].astype(np.float32))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,10 +75,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest checkpoint that is whole, None when there is none; and the newer ones that are not."""
+    """The newest checkpoint that is whole and its place, None when there is none; and the newer ones that are not."""
 
     checkpoint: Checkpoint | None
     refused: list[Refused]
+    path: Path | None = None
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,8 +116,10 @@ def sole_writer(directory: Path) -> Iterator[None]:
     Raises:
         CheckpointError: when another process holds it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
+    with ExitStack() as stack:
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((directory / "lock").open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -129,7 +132,8 @@ def sole_writer(directory: Path) -> Iterator[None]:
 def set_aside(refused: Iterable[Refused]) -> None:
     """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
     for each in refused:
-        each.path.rename(each.path.with_suffix(_REFUSED))
+        with _writing(each.path.parent):
+            each.path.rename(each.path.with_suffix(_REFUSED))
 
 
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
@@ -140,10 +144,20 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
 
     Raises:
         ValueError: when an arm's name cannot be part of a file's name.
-        OSError: when the disk is full or the directory cannot be written; nothing has changed then.
+        CheckpointError: when the disk is full or the directory cannot be written; the old ones are as they were.
     """
     if bad := [name for name in checkpoint.arms if not re.fullmatch(r"[\w.+-]{1,128}", name, re.ASCII)]:
         raise ValueError(f"arms {bad} cannot name a file: use letters, digits, '.', '_', '+' and '-'")
+    with _writing(directory):
+        try:
+            return _save(directory, checkpoint, keep)
+        except OSError:
+            with suppress(OSError):
+                _remove_halves(directory)  # what makes a full disk no fuller
+            raise
+
+
+def _save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_halves(directory)
     numbers = _numbers(directory)
@@ -182,7 +196,7 @@ def load_newest(directory: Path) -> Found:
     for number in sorted(_numbers(directory), reverse=True):
         path = directory / f"{number:08d}"
         try:
-            return Found(load(path), refused)
+            return Found(load(path), refused, path)
         except CheckpointError as error:
             refused.append(Refused(path, str(error)))
     return Found(None, refused)
@@ -206,6 +220,18 @@ def load(path: Path) -> Checkpoint:
         counts=manifest.counts,
         origins=manifest.origins or {},
     )
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Write to a directory; what the operating system raises becomes a CheckpointError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write checkpoints to {directory}: {error}. Make room there, or make it writable for this user,"
+            " then start again: the newest checkpoint stands, and what came after it is learned again."
+        ) from None
 
 
 def _arm_file(name: str) -> str:

@@ -1,5 +1,6 @@
 """An update cut into records that fit into Kafka, and put together again."""
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -13,6 +14,8 @@ from model.serialization.update import MAX_BYTES, Number, Update, Version, decod
 
 MAX_PARTS = 65_536
 _EPOCHS = 2
+_MOST_UNKNOWN = 20
+"""Names of arms that are told apart of those that are not wanted: anybody may have written them."""
 _ENVELOPE_BYTES = 96
 """More than the fields of a `Part` take, apart from `arm` and `data`."""
 
@@ -95,12 +98,14 @@ class Assembler:
     keeps those of the living from being completed; a third epoch takes the place of the one that has waited longest.
 
     Args:
-        arms: whose updates are wanted; those of others are ignored.
+        arms: whose updates are wanted; those of others are only counted.
         max_bytes: most that the unfinished updates may hold; also the largest update there can be.
     """
 
     def __init__(self, arms: Collection[str], *, max_bytes: int = MAX_BYTES) -> None:
         self.dropped = 0
+        self.unknown: Counter[str] = Counter()
+        """Arm that is not wanted → its updates, by their first parts; of the first few such arms."""
         self._arms = frozenset(arms)
         self._max_bytes = max_bytes
         self._halves: dict[tuple[str, int], _Half] = {}
@@ -118,6 +123,8 @@ class Assembler:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpdateRefused("malformed", f"not a part of an update: {error}") from None
         if part.arm not in self._arms:
+            if not part.part and (part.arm in self.unknown or len(self.unknown) < _MOST_UNKNOWN):
+                self.unknown[part.arm] += 1
             return None
         half = self._half_of(part)
         if part.part not in half.data:

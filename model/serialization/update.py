@@ -26,6 +26,17 @@ MAX_BYTES = 2**30
 Number = Annotated[int, Meta(ge=0, le=2**62)]
 
 
+LARGEST = 1e6
+"""The largest number that a parameter may be: no learning leads there, and squares of a few such products overflow."""
+
+
+def unusable(tensor: npt.NDArray[Any]) -> str:
+    """Return what makes a tensor of parameters unusable; empty when nothing does."""
+    if tensor.dtype.kind != "f" or (np.abs(tensor) <= LARGEST).all():
+        return ""
+    return f"numbers beyond {LARGEST:g}" if np.isfinite(tensor).all() else "NaN or infinity"
+
+
 class Version(NamedTuple):
     """Which state of an arm's parameters: epochs are lives of its learner, versions count deltas in one."""
 
@@ -60,6 +71,11 @@ class Update:
     def at(self) -> Version:
         """The state that an arm is in once this is applied."""
         return Version(self.epoch, self.version)
+
+    @property
+    def unusable(self) -> str:
+        """Which tensor cannot be served, and why; empty when all can."""
+        return next((f"{name} holds {why}" for name, tensor in self.tensors.items() if (why := unusable(tensor))), "")
 
 
 class _Meta(Struct, frozen=True):

@@ -24,6 +24,7 @@ from confluent_kafka import Message
 from stream.kafka.clients import to_record
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
 
@@ -107,14 +108,12 @@ def read_dead_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Dead
     Raises:
         KafkaClientError: when Kafka cannot be read.
     """
-    tail = TopicReader(kafka, [topics.dead_letters], from_beginning=True)
-    try:
+    with Resources() as resources:
+        tail = resources.add(TopicReader(kafka, [topics.dead_letters], from_beginning=True))
         while not tail.at_end():
             for message in tail.read(1.0):
                 if (known := _letter(message)) is not None:
                     yield known
-    finally:
-        tail.close()
 
 
 def _letter(message: Message) -> DeadLetter | None:

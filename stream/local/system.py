@@ -1,5 +1,6 @@
 """A whole system on one machine: broker, topics, workers, trainer and perhaps a monitor, for demo, replay and tests."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,8 +20,11 @@ from stream.kafka import topic_admin as topics
 from stream.local.broker import Broker, local_broker
 from stream.local.ports import free_port
 from stream.local.processes import describe_exit, kill_with_parent, log_tail
+from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
+
+_logger = logging.getLogger("samstream.local")
 
 _STOP_S = 30.0
 _OPTIONAL_NICE = 10
@@ -78,11 +82,11 @@ class Processes:
             self._optional.add(name)
         # The settings file is complete; the environment must not change it again.
         inherited = {key: value for key, value in os.environ.items() if not _is_setting(key)}
-        with self.log(name).open("ab") as log:
+        with self.log(name).open("ab") as output:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "stream.cli", command, "--config", str(self._settings), *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**inherited, **environment},
                 start_new_session=True,
@@ -102,8 +106,8 @@ class Processes:
         """
         for name, child in self._children.items():
             if name not in self._optional and (code := child.poll()) is not None:
-                log = self.log(name)
-                raise ChildDiedError(f"{name} {describe_exit(code)}; the end of {log}:\n{log_tail(log)}")
+                path = self.log(name)
+                raise ChildDiedError(f"{name} {describe_exit(code)}; the end of {path}:\n{log_tail(path)}")
 
     def lost(self) -> list[str]:
         """Return the names of optional children that have ended."""
@@ -200,10 +204,13 @@ def local_system(
 
 
 def keep_logs(directory: Path, report: Path) -> None:
-    """Copy the logs of a run to `<report>/logs`, in place of those of an earlier one."""
+    """Copy the logs of a run to `<report>/logs`, in place of those of an earlier one; logs it where that fails."""
     if (logs := directory / "logs").is_dir():
         shutil.rmtree(report / "logs", ignore_errors=True)
-        shutil.copytree(logs, report / "logs")
+        try:
+            shutil.copytree(logs, report / "logs")
+        except OSError as error:  # raised, it would hide how the run ended
+            log(_logger, "logs_not_kept", logging.WARNING, directory=report / "logs", error=error)
 
 
 def _is_setting(name: str) -> bool:

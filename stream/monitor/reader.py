@@ -9,6 +9,7 @@ from stream.kafka.clients import to_record
 from stream.kafka.reader import TopicReader
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.records import decode_arm_window, decode_partial
+from stream.runtime.closing import close_all
 from stream.schema.events import DECODE_ERRORS
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
@@ -73,8 +74,7 @@ class AggregateReader:
 
     def close(self) -> None:
         """Stop reading."""
-        for tail in self._tails:
-            tail.close()
+        close_all(tail.close for tail in self._tails)
 
     async def _read(self, tail: TopicReader) -> None:
         first = tail is self._tails[0]

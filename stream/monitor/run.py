@@ -4,7 +4,7 @@ import logging
 import signal
 import socket
 
-from stream.errors import SettingsError, StreamError, TopicError
+from stream.errors import MonitorError, SettingsError, StreamError, TopicError
 from stream.kafka import topic_admin as topics
 from stream.monitor.monitor import Monitor
 from stream.runtime.logs import log
@@ -12,6 +12,10 @@ from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")
+
+_FOREIGN = {"faust", "mode", "aiokafka", "asyncio"}
+_OF_TABLES = ("No space left", "Disk quota", "Read-only file system", "IO error", "Corruption", "lock hold by")
+"""What RocksDB says, as plain `Exception`, of tables that it cannot keep."""
 
 
 def run_monitor(settings: Settings) -> int:
@@ -21,6 +25,7 @@ def run_monitor(settings: Settings) -> int:
         KafkaClientError: when Kafka cannot be reached, or refuses this client.
         TopicError: when topics are missing.
         SettingsError: when the settings cannot be used.
+        MonitorError: when the tables cannot be kept in their directory.
     """
     monitor = Monitor(settings)
     partitions = topics.verify(settings.kafka, Topics(settings.topics.prefix))
@@ -32,6 +37,8 @@ def run_monitor(settings: Settings) -> int:
             logging.getLogger(name).setLevel(logging.WARNING)
         # It would say whenever a batch of users goes to the changelog, which is then waited for.
         logging.getLogger("faust.transport.producer").setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OneLine())
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -40,9 +47,36 @@ def run_monitor(settings: Settings) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
-        if isinstance(worker.crash_reason, StreamError):
-            raise worker.crash_reason from None
+        if worker.crash_reason is not None:
+            raise _reason(worker.crash_reason, settings) from None
         return int(ended.code or 0)
+
+
+def _reason(crash: BaseException, settings: Settings) -> BaseException:
+    """Return what a crash is to be reported as: an error of the tables or their disk names the directory."""
+    if isinstance(crash, StreamError):
+        return crash
+    said, directory = " ".join(str(crash).split()).removesuffix("."), settings.monitor.directory
+    if isinstance(crash, OSError) or any(word in said for word in _OF_TABLES):
+        return MonitorError(
+            f"cannot keep tables in {directory}: {said}. Make room there or move the directory away, then start again:"
+            " its contents are in Kafka, and what was not counted is read again."
+        )
+    return crash
+
+
+class _OneLine(logging.Filter):
+    """Makes one line of each record of Faust and asyncio: when Faust crashes, each part of it shows a stack trace."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record; never drops it."""
+        if record.name.partition(".")[0] in _FOREIGN and record.levelno > logging.DEBUG:
+            first = record.getMessage().strip().partition("\n")[0]
+            error = record.exc_info[1] if record.exc_info else None
+            told = error is None or str(error) in first
+            record.msg = first if told else f"{first} {error!r}"
+            record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
+        return True
 
 
 def _check_address(web: str) -> None:

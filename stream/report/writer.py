@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from stream.errors import ReportError
 from stream.report.pages.experiment import experiment_page
 from stream.report.pages.page import Figure, Page, render_page
 from stream.report.pages.replay import replay_page
@@ -47,18 +48,24 @@ def _write(
     pictures: Mapping[str, bytes],
     page_of: Callable[[R, Mapping[str, Figure]], Page],
 ) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    (directory / "series.json").write_bytes(msgspec.json.encode(series) + b"\n")
-    for name in _ALT:
-        if name in pictures:
-            (directory / f"{name}.png").write_bytes(pictures[name])
-        else:
-            (directory / f"{name}.png").unlink(missing_ok=True)  # of an earlier report that knew more
     page = page_of(report, {name: Figure(png, _ALT[name]) for name, png in pictures.items()})
     page.facts.extend(_facts(report))
     path = directory / "report.html"
-    path.write_text(render_page(page), encoding="utf-8")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        (directory / "series.json").write_bytes(msgspec.json.encode(series) + b"\n")
+        for name in _ALT:
+            if name in pictures:
+                (directory / f"{name}.png").write_bytes(pictures[name])
+            else:
+                (directory / f"{name}.png").unlink(missing_ok=True)  # of an earlier report that knew more
+        path.write_text(render_page(page), encoding="utf-8")
+    except OSError as error:
+        raise ReportError(
+            f"the report cannot be written to {directory}: {error}. Make room there, or give another directory with"
+            " --report."
+        ) from None
     return path
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -28,6 +28,8 @@ class Health:
         self._waiting = 0
         self._reported_at = self._progressed_at = clock()
         self._totals = Totals()
+        self.notes: tuple[str, ...] = ()
+        """What is wrong with a part of the job: no reason to take it for unhealthy, as the rest gets on."""
         self._records = Counter(f"{PREFIX}records", "Records worked off.", ["role"], registry=registry)
         self._lag = Gauge(f"{PREFIX}lag_records", "Records that wait in Kafka.", ["role"], registry=registry)
         self._totals.set(self._records, 0, role)
@@ -57,6 +59,10 @@ class Health:
             self._done, self._waiting = done, lag
         self._totals.set(self._records, done, self._role)
         self._lag.labels(self._role).set(lag)
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Say what is wrong with a part of the job while the whole gets on; takes the place of what was said before."""
+        self.notes = tuple(notes)
 
     def alive(self) -> None:
         """Report that the job is busy with something long that goes well, such as restoring a snapshot."""

@@ -21,7 +21,7 @@ _logger = logging.getLogger("samstream.metrics")
 class MetricsServer:
     """Serves `/metrics` and `/health` in a thread of its own; does nothing where the address is empty.
 
-    `/health` answers 200 or 503, with the reason as JSON.
+    `/health` answers 200 or 503, with the reason as JSON, and notes on parts that fail while the whole gets on.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
@@ -44,7 +44,8 @@ class MetricsServer:
                 return metrics(environ, start_response)  # type: ignore[no-any-return]
             trouble = health.trouble()
             start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "application/json")])
-            return [json.dumps({"healthy": not trouble, "trouble": trouble}).encode()]
+            said = {"healthy": not trouble, "trouble": trouble, "notes": health.notes}
+            return [json.dumps(said).encode()]
 
         try:
             self._server = make_server(host, int(port), app, _Threading, handler_class=_Quiet)

@@ -17,6 +17,7 @@ from stream.errors import SimulationError
 from stream.experiment.interleaving import InterleavingVotes
 from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
+from stream.runtime.closing import Resources, close_all
 from stream.schema.events import RequestKey, Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
@@ -108,8 +109,7 @@ class Traffic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Send what is left, unless something went wrong, and stop listening."""
-        self._client.close(flush=kind is None)
-        self._watched.close()
+        close_all([lambda: self._client.close(flush=kind is None), self._watched.close], after=error)
 
     def warm_up(self, behind: Callable[[], int], watch: Watch = _nobody) -> None:
         """Send every user's history, and wait until it is folded.
@@ -267,15 +267,13 @@ class Traffic:
 
 def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
-    tail = TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK)
     trained = 0
-    try:
+    with Resources() as resources:
+        tail = resources.add(TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip"))
         while not tail.at_end():
             for message in tail.read(1.0):
                 if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
-    finally:
-        tail.close()
     return trained
 
 

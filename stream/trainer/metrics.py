@@ -1,5 +1,7 @@
 """The trainer's metrics."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from stream.runtime.metrics import PREFIX, Totals
@@ -32,12 +34,25 @@ class TrainerMetrics:
         self.model_epoch = gauge("model_epoch", "Epoch of the models: raised by each start of the trainer.", "arm")
         self.model_version = gauge("model_version", "Version, within the epoch, of the newest update.", "arm")
         self.steps_skipped = counter("steps_skipped", "Steps left out because they were not finite.", "arm")
+        self.updates_withheld = counter(
+            "updates_withheld", "Updates not published, since the arm's parameters are not finite.", "arm"
+        )
+        self.samples_of_unknown_arms = counter(
+            "samples_of_unknown_arms", "Samples of arms that this trainer's settings do not have.", "arm"
+        )
         self.embedding_rows = gauge("embedding_rows", "Rows of an embedding table.", "arm", "table")
         self.checkpoint_age = gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 
-    def update(self, training: Training) -> None:
-        """Bring the metrics of what was learned up to date."""
+    def update(self, training: Training, withheld: Mapping[str, int]) -> None:
+        """Bring the metrics of what was learned up to date.
+
+        Args:
+            training: the arms.
+            withheld: arm → updates that were not published.
+        """
+        self._totals.set_each(self.updates_withheld, withheld)
+        self._totals.set_each(self.samples_of_unknown_arms, training.unknown_arms)
         self._totals.set_each(self.events, training.counts)
         self._totals.set(self.dead_letters, training.counts["refused"])
         for name, arm in training.arms.items():

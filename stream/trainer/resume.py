@@ -9,15 +9,16 @@ from confluent_kafka import Consumer
 
 from model.errors import CheckpointError
 from model.serialization import checkpoint
-from model.serialization.checkpoint import Checkpoint
+from model.serialization.checkpoint import ArmState, Checkpoint, Found
 from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
-from stream.trainer.training import Training
+from stream.trainer.training import ArmTrainer, Training, diverged
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -57,15 +58,24 @@ def resume_training(
             of another topic or of another cluster.
         KafkaClientError: when Kafka cannot be read.
     """
-    saved = _load(Path(settings.trainer.directory))
+    found = _load(Path(settings.trainer.directory))
+    saved = found.checkpoint
     origins: dict[int, Origin] = {}
     if saved is not None:
         origins = _origins(saved, samples, consumer, Path(settings.trainer.directory))
         if forgotten := saved.arms.keys() - training.arms.keys():
-            log(_logger, "arms_forgotten", logging.WARNING, arms=",".join(sorted(forgotten)))
+            log(
+                _logger,
+                "arms_forgotten",
+                logging.WARNING,
+                arms=",".join(sorted(forgotten)),
+                path=found.path,
+                remedy=f"what they learned goes with this one, after {settings.trainer.keep} more: copy it to"
+                " keep it; an arm that was renamed starts afresh under its new name",
+            )
         for name, arm in training.arms.items():
             if name in saved.arms:
-                arm.resume(saved.arms[name])
+                _resume_arm(name, arm, saved.arms[name], found, settings)
         training.seen.restore(saved.seen)
         training.counts.update(saved.counts)
     epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
@@ -119,7 +129,28 @@ def _origins(saved: Checkpoint, samples: LogIdentity, consumer: Consumer, direct
     return kept
 
 
-def _load(directory: Path) -> Checkpoint | None:
+def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: Found, settings: Settings) -> None:
+    """Take up an arm's state.
+
+    Raises:
+        CheckpointError: when it does not fit the settings; names arm, path, settings and remedy.
+    """
+    if why := diverged(state):
+        raise CheckpointError(
+            f"arm {name!r} had diverged in checkpoint {found.path}: {why}. Move that checkpoint away to go on from the"
+            f" one before, with smaller steps in optim of arm {name!r}."
+        )
+    try:
+        arm.resume(state)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"arm {name!r} cannot go on from checkpoint {found.path}: {error}. Set preset, model and optim.max_rows of"
+            f" arm {name!r}, and seed, as they were; or give the changed model a new arm name; or move"
+            f" {settings.trainer.directory} away to learn all arms again from what Kafka retains."
+        ) from None
+
+
+def _load(directory: Path) -> Found:
     found = checkpoint.load_newest(directory)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
@@ -129,7 +160,7 @@ def _load(directory: Path) -> Checkpoint | None:
             " away to learn everything again from what Kafka retains."
         )
     checkpoint.set_aside(found.refused)
-    return found.checkpoint
+    return found
 
 
 def _published_epoch(settings: Settings, stop: threading.Event) -> int:
@@ -139,12 +170,10 @@ def _published_epoch(settings: Settings, stop: threading.Event) -> int:
     for from_beginning in (False, True):
         if newest:
             break
-        tail = TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK)
-        try:
+        with Resources() as resources:
+            tail = resources.add(TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK))
             while not tail.at_end() and not stop.is_set():
                 for message in tail.read(1.0):
                     if announced := read_update_headers(message.headers()):
                         newest = max(newest, announced.epoch)
-        finally:
-            tail.close()
     return newest

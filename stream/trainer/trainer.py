@@ -8,7 +8,6 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -16,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from model.device import prepare, resolve
 from model.serialization import checkpoint
-from model.serialization.checkpoint import Checkpoint
+from model.serialization.checkpoint import ArmState, Checkpoint
 from stream.errors import TopicError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
@@ -24,6 +23,7 @@ from stream.kafka.identity import LogWatch
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
+from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
@@ -35,7 +35,7 @@ from stream.settings import Settings
 from stream.trainer.metrics import TrainerMetrics
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import resume_training
-from stream.trainer.training import Training, TrainingExample
+from stream.trainer.training import Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -57,7 +57,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     Raises:
         StreamError: when the work cannot go on.
         CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
-            models, or when another trainer works in the same directory.
+            models, when another trainer works in the same directory, or when none can be written.
     """
     topics = Topics(settings.topics.prefix)
     prepare(threads=settings.trainer.threads)
@@ -66,22 +66,24 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     training = Training(settings, device=str(resolve(settings.trainer.device)))
     verify(settings.kafka, topics)
     sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
-    with ExitStack() as resources:
-        resources.enter_context(closing(MetricsServer(settings.trainer.metrics, registry, health)))
-        resources.enter_context(checkpoint.sole_writer(Path(settings.trainer.directory)))
-        asker = resources.enter_context(closing(consumer(settings.kafka, {"group.id": "samstream-trainer"})))
+    with Resources() as resources:
+        resources.add(MetricsServer(settings.trainer.metrics, registry, health))
+        resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
+        resources.add(training)
+        asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
         watch = LogWatch(settings.kafka, asker)
         log_now = watch.begin([topics.samples])[topics.samples]
         start = resume_training(training, settings, log_now, asker, stop)
-        samples = TopicReader(
-            settings.kafka,
-            [topics.samples],
-            from_beginning=True,
-            offsets={(topics.samples, number): offset for number, offset in start.offsets.items()},
-            on_missing=settings.topics.on_missing_records,
+        samples = resources.add(
+            TopicReader(
+                settings.kafka,
+                [topics.samples],
+                from_beginning=True,
+                offsets={(topics.samples, number): offset for number, offset in start.offsets.items()},
+                on_missing=settings.topics.on_missing_records,
+            )
         )
         samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
-        resources.enter_context(closing(samples))
         Trainer(settings, topics, training, samples, watch, sender, metrics, health, epoch=start.epoch).run(stop)
 
 
@@ -169,7 +171,7 @@ class Trainer:
             self._next_checkpoint = now + settings.checkpoint_interval_s
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
-            self._metrics.update(self._training)
+            self._metrics.update(self._training, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
@@ -243,7 +245,7 @@ class Trainer:
             Checkpoint(
                 epoch=self._epoch,
                 offsets={number: offset for (_, number), offset in positions.items()},
-                arms={name: arm.save() for name, arm in training.arms.items()},
+                arms=self._arm_states(),
                 seen=training.seen.to_array(),
                 counts=training.counts,
                 origins=self._origins(),
@@ -256,6 +258,19 @@ class Trainer:
         log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
         self._log_progress()
         return True
+
+    def _arm_states(self) -> dict[str, ArmState]:
+        """Return the arms' states; of one that has diverged, the last good one, so that a start can go back to it."""
+        states = {name: arm.save() for name, arm in self._training.arms.items()}
+        if bad := {name: why for name, state in states.items() if (why := diverged(state))}:
+            directory = Path(self._settings.directory)
+            found = checkpoint.load_newest(directory).checkpoint
+            for name, why in bad.items():
+                log(_logger, "arm_diverged", logging.ERROR, arm=name, reason=why, kept=directory)
+                del states[name]
+                if found is not None and name in found.arms:
+                    states[name] = found.arms[name]
+        return states
 
     def _log_progress(self) -> None:
         for name, arm in self._training.arms.items():

@@ -1,7 +1,9 @@
 """Training on samples: recognise repeats, predict first, then learn, for every arm. Knows no Kafka."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,11 +16,21 @@ from model.example import Example
 from model.learner import Learner
 from model.metrics import Progressive
 from model.serialization.checkpoint import ArmState
+from model.serialization.update import unusable
 from state.behavior import from_bytes
+from stream.errors import TrainerError
+from stream.runtime.closing import close_all
+from stream.runtime.logs import log
 from stream.schema.dedup import RecentIds, sample_ids
 from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
 from stream.trainer.predictions import PREDICTION
+
+_logger = logging.getLogger("samstream.trainer")
+
+_MOST_UNKNOWN = 20
+"""Names of arms that are told apart of those that the settings do not have: anybody may have written them."""
+_UNKNOWN = "its own samples teach no arm: give workers and trainer the same arms, or let windows of the old name close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class ArmTrainer:
         """Rows of the progressive log so far."""
         self._clicks: list[int] = []
         self._log: BinaryIO | None = None
+        self._log_path = Path()
 
     def save(self) -> ArmState:
         """Return all that `resume` needs."""
@@ -92,13 +105,15 @@ class ArmTrainer:
 
         A log that is shorter than the lineage, such as a new one, goes on where it ends.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.arm.name}.predictions"
-        path.touch()
-        self._log = path.open("r+b")
-        self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
-        self._log.truncate(self.predictions * PREDICTION.itemsize)
-        self._log.seek(0, 2)
+        with _writing(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._log = path.open("r+b")
+            self.predictions = min(self.predictions, path.stat().st_size // PREDICTION.itemsize)
+            self._log.truncate(self.predictions * PREDICTION.itemsize)
+            self._log.seek(0, 2)
+        self._log_path = path
 
     def train_step(self, examples: Sequence[TrainingExample]) -> list[int]:
         """Predict every sample, measure the predictions, then take one step; no step when the arm is not learning.
@@ -116,9 +131,10 @@ class ArmTrainer:
             learned = [example for index, example in enumerate(examples) if index not in lost]
             self._clicks += [example.clicked_at for example in learned if example.clicked_at]
         if self._log is not None:
-            for example, probabilities in zip(examples, predicted, strict=True):
-                self._log.write(_rows(example, probabilities).tobytes())
-                self.predictions += len(probabilities)
+            with _writing(self._log_path):
+                for example, probabilities in zip(examples, predicted, strict=True):
+                    self._log.write(_rows(example, probabilities).tobytes())
+                    self.predictions += len(probabilities)
         return lost
 
     def _one_by_one(self, batch: Sequence[Example]) -> list[int]:
@@ -141,7 +157,14 @@ class ArmTrainer:
     def flush_log(self) -> None:
         """Hand what was logged to the operating system."""
         if self._log is not None:
-            self._log.flush()
+            with _writing(self._log_path):
+                self._log.flush()
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            with _writing(self._log_path):
+                self._log.close()
 
 
 class Training:
@@ -152,12 +175,23 @@ class Training:
         self.arms = {
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
+        self._known = {arm.name for arm in settings.models}
+        self._from_all = any(arm.arm.learn_from == "all" for arm in self.arms.values())
+        self.unknown_arms: Counter[str] = Counter()
+        """Arm that the settings do not have → samples of it; of the first few such arms."""
         self.seen = RecentIds(settings.trainer.dedup_window)
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
 
+    def close(self) -> None:
+        """Close the logs of predictions."""
+        close_all(arm.close for arm in self.arms.values())
+
     def take(self, sample: Sample) -> TrainingExample | None:
         """Return what is new in a sample, None when it was all seen before.
+
+        One of an arm that the settings do not have, as after a new name, is counted apart; it is no sample learned
+        unless some arm learns from all.
 
         Raises:
             ValueError: when it is damaged.
@@ -165,9 +199,22 @@ class Training:
         example = unpack_sample(sample, self.seen)
         if example is None:
             self.counts["repeated"] += 1
-        else:
-            self.counts["samples"] += len(example.features.items)
+            return None
+        new = len(example.features.items)
+        if example.arm not in self._known:
+            self._count_unknown(example.arm, new)
+        if example.arm in self._known or self._from_all:
+            self.counts["samples"] += new
         return example
+
+    def _count_unknown(self, arm: str, samples: int) -> None:
+        self.counts["samples_of_unknown_arms"] += samples
+        if arm not in self.unknown_arms:
+            if len(self.unknown_arms) >= _MOST_UNKNOWN:
+                return
+            known = ",".join(sorted(self._known))
+            log(_logger, "samples_of_unknown_arm", logging.WARNING, arm=arm, arms=known, remedy=_UNKNOWN)
+        self.unknown_arms[arm] += samples
 
     def learn(self, examples: Sequence[TrainingExample]) -> dict[int, list[str]]:
         """Let every arm predict, then learn, the examples of its own users (or all, as it is set).
@@ -192,6 +239,28 @@ class Training:
             if index not in learned:
                 self.seen.forget(examples[index].ids)
         return lost
+
+
+def diverged(state: ArmState) -> str:
+    """Return what is wrong with an arm's parameters; empty when all can be served."""
+    parameters = {
+        name: tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith("network/") or name.endswith("/vectors")
+    }
+    return next((f"{name} holds {why}" for name, tensor in parameters.items() if (why := unusable(tensor))), "")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Write a log of predictions; what the operating system raises becomes a TrainerError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainerError(
+            f"cannot write predictions to {path}: {error}. Make room there, or set trainer.progressive_log to another"
+            " folder or to nothing, then start again: the checkpoints have all that was learned up to the newest."
+        ) from None
 
 
 def _rows(example: TrainingExample, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.errors import ConsumerFatalError, WorkerError
+from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
 from stream.kafka.clients import to_record
 from stream.kafka.connection import ConnectionHealth, is_final
 from stream.kafka.offsets import watermarks
@@ -188,8 +188,15 @@ class TaskConsumer:
             log(_logger, "offset_commit_failed", logging.WARNING, error=error.args[0].str())
 
     def close(self) -> None:
-        """Leave the group."""
-        self._consumer.close()
+        """Leave the group.
+
+        Raises:
+            KafkaClientError: when Kafka does not let it go in order.
+        """
+        try:
+            self._consumer.close()
+        except KafkaException as error:
+            raise KafkaClientError(f"could not leave the group in order: {error.args[0].str()}") from None
 
     def lag(self, tasks: Mapping[int, Task]) -> dict[str, int]:
         """Return topic → records in Kafka, as far as the client has heard, that the tasks have not worked off."""

@@ -13,6 +13,7 @@ from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.identity import LogWatch
+from stream.runtime.closing import Resources, close_all
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -133,17 +134,13 @@ class Membership:
             raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
         self._rejoined_at = now
         log(_logger, "joining_anew", logging.WARNING, error=error)
-        self._before_lost()
-        self._release()
         self._released_counts["records_missing"] += self.consumer.missing
-        self.consumer.close()
+        close_all([self._before_lost, self._release, self.consumer.close])
         self.consumer = self._join()
 
     def close(self) -> None:
-        """Close the tasks without a commit, and leave the group."""
-        self._release()
-        self.consumer.close()
-        self._asker.close()
+        """Close the tasks without a commit, and leave the group; all of it, whatever cannot be closed."""
+        close_all([self._release, self.consumer.close, self._asker.close])
 
     def _join(self) -> TaskConsumer:
         connection = ConnectionHealth(self._settings.kafka)
@@ -168,16 +165,14 @@ class Membership:
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log(_logger, "revoked", partitions=_listed(_numbers(partitions)))
         try:
-            self._before_revoke()
-            self._release()
+            close_all([self._before_revoke, self._release])
         except Exception as error:
             self._failure = error
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log(_logger, "lost", logging.WARNING, partitions=_listed(_numbers(partitions)))
         try:
-            self._before_lost()
-            self._release()
+            close_all([self._before_lost, self._release])
         except Exception as error:
             self._failure = error
 
@@ -187,15 +182,13 @@ class Membership:
         logs = self._watch.begin((topics.behaviors, topics.impressions, topics.clicks, topics.scores))
         planner = RecoveryPlanner(self._settings, consumer, logs, self._alive)
         for number in numbers:
-            partition = self._open(number)
-            try:
+            with Resources() as opened:
+                partition = opened.add(self._open(number))
                 resume = planner.plan(number, partition.offsets, partition.origins)
-            except BaseException:
-                partition.close()
-                raise
-            self.tasks[number] = Task(
-                partition, self._topics, self._settings.worker, resume, partitions=self._partitions
-            )
+                self.tasks[number] = Task(
+                    partition, self._topics, self._settings.worker, resume, partitions=self._partitions
+                )
+                opened.keep()
             offsets[number] = resume.offsets
         self.consumer.begin(offsets)
         recovered = sum(task.recovered_answers for task in self.tasks.values())
@@ -219,14 +212,15 @@ class Membership:
 
     def _release(self) -> None:
         """Close all tasks; what was not committed is dropped."""
+        released = list(self.tasks.values())
         for number, task in self.tasks.items():
             self._released_counts.update(task.counts)
             self._released_records += task.processed
-            task.close()
             self._snapshotter.forget(number)
         self.tasks.clear()
         self._catch_up.forget()
         self.consumer.forget()
+        close_all(task.close for task in released)
 
 
 def _numbers(partitions: list[TopicPartition]) -> list[int]:

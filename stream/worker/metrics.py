@@ -34,6 +34,12 @@ class WorkerMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.answers_not_finite = counter(
+            "answers_not_finite", "Answers in the candidates' own order, since the arm's model had none.", "arm"
+        )
+        self.updates_of_unknown_arms = counter(
+            "updates_of_unknown_arms", "Model updates of arms that this worker does not have.", "arm"
+        )
         self.updates_refused = counter("updates_refused", "Model updates that were refused.", "reason")
         self.model_epoch = gauge("model_epoch", "Epoch of the model that is served.", "arm")
         self.model_version = gauge("model_version", "Version, within its epoch, of the model that is served.", "arm")

@@ -6,6 +6,7 @@ trainer has been silent for longer, it reads the topic from its beginning: compa
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from model.errors import UpdateRefused
 from model.scorer import Prepared, Scorer
 from model.serialization.parts import Assembler
 from stream.kafka.reader import TopicReader
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -26,6 +28,7 @@ _logger = logging.getLogger("samstream.feed")
 _AHEAD = 64
 """Updates prepared but not yet taken; more wait in Kafka."""
 _CHECKPOINTS = 3
+_LOG_INTERVAL_S = 30.0
 _ORDINARY = {"stale", "gap"}
 """Refusals that every start brings, before the first base."""
 
@@ -54,6 +57,8 @@ class ModelFeed:
         self._metrics = metrics
         self.refused: Counter[str] = Counter()
         """Reason → how many updates were refused for it."""
+        self._refusals: dict[str, str] = {}
+        self._logged: dict[tuple[str, str], float] = {}
         for arm, scorer in scorers.items():
             self._show(arm, scorer)
             metrics.model_age.labels(arm).set(0)
@@ -89,13 +94,28 @@ class ModelFeed:
             try:
                 self._scorers[update.arm].commit(prepared)
             except UpdateRefused as refusal:
-                self._refuse(refusal)
+                self._refuse(refusal, update.arm)
             else:
+                self._refusals.pop(update.arm, None)
                 self._show(update.arm, self._scorers[update.arm])
                 taken_at = time.monotonic()
                 self._metrics.model_age.labels(update.arm).set_function(partial(_seconds_since, taken_at))
                 if update.kind == "base":
                     log(_logger, "base", arm=update.arm, epoch=update.epoch, version=update.version)
+
+    @property
+    def unknown_arms(self) -> Mapping[str, int]:
+        """Arm that this worker does not have → how many updates of it came."""
+        return self._assembler.unknown
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of arms whose updates are refused for what is in them, until one is taken."""
+        return [
+            "arm {}: epoch {}, version {} serves on, its updates are refused ({})".format(
+                arm, *self._scorers[arm].version, why
+            )
+            for arm, why in sorted(self._refusals.copy().items())
+        ]
 
     def close(self) -> None:
         """End the thread."""
@@ -118,7 +138,8 @@ class ModelFeed:
 
         Returns whether it was read until `stop`.
         """
-        try:
+        with Resources() as resources:
+            resources.add(tail)
             while not self._stop.is_set():
                 for message in tail.read(0.1, limit=100):
                     self._take(message.value() or b"")
@@ -126,15 +147,20 @@ class ModelFeed:
                     if needs_bases and not self._based.issuperset(self._scorers):
                         return False
                     self._caught_up.set()
-            return True
-        finally:
-            tail.close()
+        return True
 
     def _take(self, part: bytes) -> None:
+        arm = ""
         try:
+            known = len(self._assembler.unknown)
             update = self._assembler.add(part)
+            if len(self._assembler.unknown) > known:
+                [*_, unknown] = self._assembler.unknown
+                text = "give the worker the arms of the trainer, under the same names"
+                log(_logger, "updates_of_unknown_arm", logging.WARNING, arm=unknown, remedy=text)
             if update is None:
                 return
+            arm = update.arm
             scorer = self._scorers[update.arm]
             served = scorer.version
             if update.kind == "base":
@@ -145,7 +171,7 @@ class ModelFeed:
                 raise UpdateRefused("stale", f"{update.kind} {update.at}, but {served} is served")
             self._hand_over(scorer.prepare(update))
         except UpdateRefused as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, arm)
 
     def _hand_over(self, prepared: Prepared) -> None:
         while not self._stop.is_set():
@@ -162,11 +188,22 @@ class ModelFeed:
     def _all_served(self) -> bool:
         return all(scorer.version.epoch for scorer in self._scorers.values())
 
-    def _refuse(self, refusal: UpdateRefused) -> None:
+    def _refuse(self, refusal: UpdateRefused, arm: str) -> None:
         self.refused[refusal.reason] += 1
         self._metrics.updates_refused.labels(refusal.reason).inc()
-        level = logging.DEBUG if refusal.reason in _ORDINARY else logging.WARNING
-        log(_logger, "update_refused", level, reason=str(refusal))
+        level = logging.DEBUG
+        if refusal.reason not in _ORDINARY:
+            if arm:
+                self._refusals[arm] = str(refusal)
+            # A trainer of another model sends two a second: what differs in numbers alone is said every 30 s.
+            what, now = (arm, re.sub(r"\d+", "", str(refusal))), time.monotonic()
+            if now - self._logged.get(what, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+                level = logging.WARNING
+                self._logged = {
+                    what: now,
+                    **{each: at for each, at in self._logged.items() if now - at < _LOG_INTERVAL_S},
+                }
+        log(_logger, "update_refused", level, arm=arm or "?", reason=str(refusal))
 
 
 def _seconds_since(moment: float) -> float:

@@ -14,6 +14,7 @@ from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
 from stream.schema.position import LogIdentity, Origin, decode_origin
@@ -200,9 +201,11 @@ def _answers(
     settings: Settings, begin: TopicPartition, alive: Callable[[], None]
 ) -> tuple[dict[RequestKey, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
-    reader = new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
     answers: dict[RequestKey, Score] = {}
-    try:
+    with Resources() as resources:
+        reader = resources.add(
+            new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
+        )
         _, end = watermarks(reader, begin.topic, begin.partition)
         reader.assign([begin])
         deadline = time.monotonic() + _WAIT_S
@@ -227,5 +230,3 @@ def _answers(
                 continue
             answers.setdefault(score.request, score)
         return answers, end
-    finally:
-        reader.close()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from model.example import Example
 from model.scorer import Scorer
@@ -12,6 +13,9 @@ from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Impression, RequestKey, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
+from stream.worker.fallback import FallbackAnswers
+
+_NOT_FINITE = "its probabilities are not finite"
 
 
 class ArmScorers:
@@ -23,11 +27,14 @@ class ArmScorers:
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
         self.by_model = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
         """Arm → the scorer of its model; interleaved arms have none."""
+        self.fallback = FallbackAnswers()
+        """Answers where a model has none."""
 
     def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:
         """Answer each impression, of which the example is what the model reads; answers keep the order.
 
-        Examples are scored in micro-batches of one model each; those of an interleaved arm by both of its models.
+        Examples are scored in micro-batches of one model each; those of an interleaved arm by both of its models. Where
+        a model fails, or what it answers is not finite, there is a fallback: one bad arm stops no other.
         """
         arms = [self._assignment.arm(impression.user) for impression in impressions]
         by_model: dict[str, list[int]] = {}
@@ -42,9 +49,13 @@ class ArmScorers:
             for start in range(0, len(indices), self._micro_batch):
                 chunk = indices[start : start + self._micro_batch]
                 began = time.thread_time()
-                scored = scorer.score([examples[index] for index in chunk])
+                scored = _scored(scorer, [examples[index] for index in chunk])
                 cpu_ms = (time.thread_time() - began) * 1000 / len(chunk)
                 for index, probabilities in zip(chunk, scored, strict=True):
+                    if isinstance(probabilities, str):
+                        candidates = len(examples[index].items)
+                        answer_of[model, index] = self.fallback.answer(model, candidates, probabilities)
+                        continue
                     order = np.argsort(-probabilities, kind="stable")
                     version = scorer.version
                     answer_of[model, index] = Answer(
@@ -58,6 +69,21 @@ class ArmScorers:
             else:
                 answers.append(answer_of[arm, index])
         return answers
+
+
+def _scored(scorer: Scorer, examples: Sequence[Example]) -> list[npt.NDArray[np.float32] | str]:
+    """Return the probabilities of each example's candidates, or why there are none."""
+    try:
+        scored = scorer.score(examples)
+    except Exception as error:
+        # One of them may be what the model fails at: the others are answered alone.
+        if len(examples) > 1:
+            return [each for example in examples for each in _scored(scorer, [example])]
+        return [f"it failed: {error!r}"]
+    return [
+        probabilities if ((probabilities >= 0) & (probabilities <= 1)).all() else _NOT_FINITE
+        for probabilities in scored
+    ]
 
 
 def interleaved_answer(arm: str, one: Answer, other: Answer, request: RequestKey) -> Answer:

@@ -12,8 +12,10 @@ from pathlib import Path
 from state.errors import SnapshotError, StateError
 from state.partition import Partition
 from state.snapshots import Manifest, Snapshots
+from stream.errors import WorkerError
 from stream.runtime.logs import log
 from stream.runtime.progress import Progress
+from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.metrics import WorkerMetrics
 
@@ -28,12 +30,16 @@ class Snapshotter:
 
     Args:
         settings: where to, how often, how many are kept.
+        topics: whose partitions these are.
         metrics: get how a restore stands.
         alive: called while a restore goes on.
     """
 
-    def __init__(self, settings: StateSettings, metrics: WorkerMetrics, alive: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: StateSettings, topics: Topics, metrics: WorkerMetrics, alive: Callable[[], None]
+    ) -> None:
         self._settings = settings
+        self._behaviors = topics.behaviors
         self._metrics = metrics
         self._alive = alive
         self._stores: dict[int, Snapshots] = {}
@@ -76,17 +82,37 @@ class Snapshotter:
             self._metrics.restored_ratio.remove(str(number))
 
     def restore(self, number: int, directory: Path) -> Manifest | None:
-        """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none."""
+        """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none.
+
+        Raises:
+            WorkerError: when the snapshots are another system's.
+            StateError: when the local disk does not take it.
+        """
         if not self._settings.snapshots:
             return None
         store = self._store_of(number)
         for snapshot in reversed(store.numbers()):
             try:
+                self._check_owner(store, number, snapshot)
                 return self._restore(store, number, snapshot, directory)
             except SnapshotError as error:
                 self.counts["snapshots_refused"] += 1
                 log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
         return None
+
+    def _check_owner(self, store: Snapshots, number: int, snapshot: int) -> None:
+        """See that a snapshot is of this system.
+
+        Raises:
+            WorkerError: when it is of other topics.
+        """
+        offsets = store.manifest(snapshot).offsets
+        if offsets and self._behaviors not in offsets:
+            raise WorkerError(
+                f"snapshot {snapshot} of partition {number} in {self._settings.snapshots} is of other topics"
+                f" ({', '.join(sorted(offsets))}), this system reads {self._behaviors}: give each topics.prefix a"
+                " state.snapshots of its own"
+            )
 
     def _restore(self, store: Snapshots, number: int, snapshot: int, directory: Path) -> Manifest:
         size = store.manifest(snapshot).size
@@ -110,14 +136,21 @@ class Snapshotter:
         return manifest
 
     def close(self) -> None:
-        """Wait for the snapshot that is on its way."""
+        """Wait for the snapshot that is on its way; raises what nobody has expected of it."""
         self._pool.shutdown()
+        if self._storing is not None:
+            self._storing.result()
 
     def _store(self, number: int, copy: Path, offsets: Mapping[str, int]) -> None:
         began = time.monotonic()
         try:
-            snapshot = self._store_of(number).save(copy, dict(offsets))
-        except SnapshotError as error:
+            store = self._store_of(number)
+            # Stored beside another system's, each would remove the other's oldest ones.
+            for newest in store.numbers()[-1:]:
+                with suppress(SnapshotError):  # one that is damaged is nobody's
+                    self._check_owner(store, number, newest)
+            snapshot = store.save(copy, dict(offsets))
+        except (SnapshotError, WorkerError) as error:
             self._failed(number, error)
             return
         finally:

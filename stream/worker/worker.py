@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +18,7 @@ from model.device import prepare, resolve
 from stream.errors import ConsumerFatalError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
+from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
 from stream.runtime.health import Health
@@ -56,23 +56,24 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
 
     Raises:
         StreamError: when the work cannot go on; nothing that was committed is lost.
+        StateError: likewise, when the disk of the state is full or broken.
     """
     topics = Topics(settings.topics.prefix)
     prepare(threads=settings.worker.threads)
     registry = CollectorRegistry()
     metrics, health = WorkerMetrics(registry), Health("worker", registry)
     scorers = ArmScorers(settings, device=str(resolve(settings.worker.device)))
-    with ExitStack() as resources:
-        resources.enter_context(closing(MetricsServer(settings.worker.metrics, registry, health)))
+    with Resources() as resources:
+        resources.add(MetricsServer(settings.worker.metrics, registry, health))
         partitions = verify(settings.kafka, topics)
         producer = TaskProducer(
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
         )
-        snapshotter = resources.enter_context(closing(Snapshotter(settings.state, metrics, health.alive)))
-        feed = resources.enter_context(closing(ModelFeed(settings, scorers.by_model, metrics)))
+        snapshotter = resources.add(Snapshotter(settings.state, topics, metrics, health.alive))
+        feed = resources.add(ModelFeed(settings, scorers.by_model, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
-        resources.enter_context(closing(worker))
+        resources.add(worker)
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
         worker.run(stop)
@@ -250,6 +251,10 @@ class Worker:
             metrics.topic_lag.labels(topic).set(records)
         self._totals.set_each(metrics.events, counts)
         self._totals.set(metrics.dead_letters, counts["refused"])
+        for arm in self._scorers.by_model:
+            self._totals.set(metrics.answers_not_finite, self._scorers.fallback.counts[arm], arm)
+        self._totals.set_each(metrics.updates_of_unknown_arms, self._feed.unknown_arms)
+        self._health.note([*self._scorers.fallback.notes(), *self._feed.notes()])
         metrics.buffered.set(sum(task.buffered for task in tasks))
         metrics.open_requests.set(sum(task.open_requests for task in tasks))
         metrics.unacknowledged.set(self._producer.unacknowledged)

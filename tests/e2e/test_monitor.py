@@ -4,6 +4,7 @@ import html
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from stream.schema.topics import Topics
 from stream.settings import convert
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import wait_for
+from tests.small_disk import SmallDisk
 
 WINDOW_MS = 2000
 CLOSE_S = 6
@@ -277,6 +279,42 @@ def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
     monitors.start("a")
     judged("a")
     assert traffic.verdict["winner"] == "sam"
+
+
+def test_a_monitor_without_room_for_its_tables_says_so_and_counts_on_when_there_is(
+    monitors: Monitors, traffic: Traffic, small_disk: SmallDisk
+) -> None:
+    (monitors.directory / "a").symlink_to(small_disk.path / "a")
+    (small_disk.path / "a").mkdir()
+    traffic.write(600)
+    monitors.start("a")
+    wait_for(lambda: monitors.shown("a") > 0, "a to count", processes=monitors.processes)
+    small_disk.fill()
+    monitor = monitors.processes.release("a")
+
+    def ended() -> bool:
+        traffic.write(50)
+        return monitor.poll() is not None
+
+    wait_for(ended, "the monitor to find no room")
+    assert monitor.returncode == 1
+    log = monitors.processes.log("a").read_text()
+    assert "Traceback" not in log, log
+    assert re.fullmatch(
+        rf"samstream monitor: cannot keep tables in {monitors.directory}/a: .*No space left.* Make room there .*",
+        log.splitlines()[-1],
+    ), log
+    assert all(re.search(r"\d{4}-\d\d-\d\d \d\d:|samstream monitor: ", line) for line in log.splitlines()), log
+    small_disk.make_room()
+    monitors.start("a")
+    traffic.write(100)
+    traffic.close_windows()
+    wait_for(lambda: monitors.agree(traffic), "the counts to be the oracle's", processes=monitors.processes)
+    wait_for(
+        lambda: monitors.state("a").get("verdict") == traffic.verdict,
+        "the verdict to be the oracle's",
+        processes=monitors.processes,
+    )
 
 
 def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream.errors import ReportError
 from stream.experiment.plan import Experiment
 from stream.replay.report import replay_trace
 from stream.report.machine import this_machine
@@ -21,6 +22,7 @@ from stream.report.writer import write_experiment, write_replay
 from stream.settings import ArmSettings
 from stream.simulation.report import arm_result, simulation_report, sums_of_traces
 from stream.simulation.traffic import TrafficTotals
+from tests.small_disk import SmallDisk
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -177,6 +179,14 @@ def test_a_report_replaces_the_pictures_of_the_one_before(tmp_path: Path) -> Non
     report, _ = report_of({"sam": ArmTrace(), "din-50": ArmTrace()})
     write_experiment(tmp_path, report, Trace())
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_report_that_finds_no_room_says_where(small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    with pytest.raises(ReportError, match=f"cannot be written to {small_disk.path}/report: .*No space left.*--report"):
+        write_experiment(small_disk.path / "report", *report_of({"sam": arm_trace(0.3, seed=0)}))
+    small_disk.make_room()
+    assert write_experiment(small_disk.path / "report", *report_of({"sam": arm_trace(0.3, seed=0)})).is_file()
 
 
 def test_every_pair_is_compared_the_best_first() -> None:

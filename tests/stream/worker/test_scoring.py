@@ -1,18 +1,25 @@
 """Arms: who is in which, and answers that fit their examples."""
 
+import dataclasses
+import math
 import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import pytest
 
 from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
+from model.spec import ModelSpec
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
 from stream.settings import ArmSettings, Settings
 from stream.task.answer import Answer
+from stream.worker.fallback import FallbackAnswers
 from stream.worker.scoring import ArmScorers
 from tests.model.learning import examples
 
@@ -171,3 +178,122 @@ def test_the_cpu_time_of_scoring_is_divided_among_the_answers_of_an_arm() -> Non
     assert 0.2 * spent < sum(answer.cpu_ms for answer in answers) <= spent
     for arm in arms.by_model:
         assert len({answer.cpu_ms for answer in answers if answer.arm == arm}) == 1, "twelve are one batch an arm"
+
+
+# --- arms that cannot answer -----------------------------------------------------------------------------------------
+
+
+def broken(arms: ArmScorers, arm: str, monkeypatch: pytest.MonkeyPatch, what: Callable[[Example], float]) -> None:
+    """Break an arm's scorer: it answers with NaN, or fails (infinity), where `what` says so of an example."""
+    good = arms.by_model[arm].score
+
+    def score(asked: Sequence[Example]) -> list[npt.NDArray[np.float32]]:
+        if any(what(example) == math.inf for example in asked):
+            raise RuntimeError("no such row")
+        return [
+            np.full_like(predicted, math.nan) if math.isnan(what(example)) else predicted
+            for example, predicted in zip(asked, good(asked), strict=True)
+        ]
+
+    monkeypatch.setattr(arms.by_model[arm], "score", score)
+
+
+def as_score(impression: Impression, answer: Answer) -> Score:
+    """The answer as it is read from Kafka, checked as readers check it."""
+    written = Score(
+        impression.request_id,
+        impression.user,
+        impression.ts,
+        answer.arm,
+        answer.epoch,
+        answer.version,
+        [candidate.item for candidate in impression.candidates],
+        answer.probabilities.tolist(),
+        answer.order.tolist(),
+        1,
+        0,
+        Spent(0.0, 0.0, 0.0),
+        teams=list(answer.teams),
+    )
+    return decode_score(encode_json(written))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_arm_that_cannot_answer_has_the_candidates_own_order_and_stops_no_other(
+    bad: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = examples(60, seed=1)
+    impressions = asking(USERS[:60], asked)
+    arms = ArmScorers(SETTINGS, device="cpu")
+    before = arms.answer(impressions, asked)
+    broken(arms, "din", monkeypatch, lambda _: bad)
+    answers = arms.answer(impressions, asked)
+    fallen = 0
+    for impression, example, good, answer in zip(impressions, asked, before, answers, strict=True):
+        assert answer.arm == good.arm
+        if answer.arm != "din":
+            assert answer.probabilities.tobytes() == good.probabilities.tobytes()
+            continue
+        fallen += 1
+        score = as_score(impression, answer)
+        assert score.order == list(range(len(example.items)))
+        assert score.probabilities == [pytest.approx(0.2)] * len(example.items)
+        assert (score.epoch, score.version) == (0, 0)
+    assert fallen > 10
+    assert arms.fallback.counts == {"din": fallen}
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1, "one line, however many answers"
+    assert said[0].startswith("answers_not_finite arm=din answers=1 reason=")
+    reason = "not finite" if math.isnan(bad) else "no such row"
+    assert reason in said[0]
+    [note] = arms.fallback.notes()
+    assert note.startswith(f"arm din: {fallen} answers so far in the candidates' own order")
+    assert reason in note
+
+
+def test_only_the_requests_that_a_model_cannot_answer_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [example for example in examples(40, seed=3) if len(example.items) > 1]
+    arms = ArmScorers(Settings(arms=(ArmSettings(name="counts", preset="counts-10"),)), device="cpu")
+    arms.by_model["counts"].apply(dataclasses.replace(Learner(arms_spec()).base("counts"), epoch=1))
+    values = {id(asked[1]): math.nan, id(asked[4]): math.inf}
+    broken(arms, "counts", monkeypatch, lambda example: values.get(id(example), 0.0))
+    answers = arms.answer(asking(USERS[: len(asked)], asked), asked)
+    assert [place for place, answer in enumerate(answers) if answer.epoch == 0] == [1, 4]
+    assert arms.fallback.counts == {"counts": 2}
+
+
+def arms_spec() -> ModelSpec:
+    return ArmSettings(name="counts", preset="counts-10").spec()
+
+
+def test_of_an_interleaved_list_the_team_that_cannot_answer_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms, asked = served(), examples(60, seed=5)
+    impressions = asking(USERS[:60], asked)
+    broken(arms, "counts", monkeypatch, lambda _: math.nan)
+    mixed = 0
+    for impression, answer in zip(impressions, arms.answer(impressions, asked), strict=True):
+        if answer.arm == "both":
+            mixed += 1
+            first, second = as_score(impression, answer).teams
+            assert (first.arm, first.epoch, first.version, second.arm) == ("counts", 0, 0, "lot")
+            assert answer.probabilities[first.members].tolist() == [pytest.approx(0.2)] * len(first.members)
+    assert mixed > 10
+    assert arms.fallback.counts == {"counts": mixed}
+
+
+def test_arms_that_could_not_answer_are_logged_again_after_half_a_minute_and_said_for_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    fallback = FallbackAnswers(clock=lambda: now[0])
+    for at in (0.0, 1.0, 29.9, 30.0, 31.0):
+        now[0] = at
+        fallback.answer("a", 3, "none")
+    assert [record.getMessage() for record in caplog.records] == [
+        "answers_not_finite arm=a answers=1 reason=none",
+        "answers_not_finite arm=a answers=3 reason=none",
+    ]
+    now[0] = 90.9
+    assert len(fallback.notes()) == 1
+    now[0] = 91.0
+    assert fallback.notes() == []

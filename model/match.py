@@ -5,7 +5,9 @@ interest; attention over learned embeddings finds it only approximately. So the 
 learned additions to the attention logits, and as counts and recencies for the head.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -99,12 +101,24 @@ def match_features(counts: Counts, batch: Batch) -> Tensor:
     """
     newest = counts.newest
     lengths = batch.mask.sum(dim=1)[:, None, None].to(newest.dtype)
-    since = torch.log1p((lengths - newest).clamp_min(0.0))
+    since = _log1p((lengths - newest).clamp_min(0.0), batch)
     places = (newest.long() - 1).clamp_min(0)
     buckets = batch.gap_buckets.gather(1, places.flatten(1)).view_as(places).to(newest.dtype)
     recencies = torch.stack([since, buckets / 8.0], dim=-1).where(newest.unsqueeze(-1) > 0, NEVER)
-    features = torch.cat([torch.log1p(counts.within), recencies], dim=-1).flatten(2)
-    return torch.cat([features, torch.log1p(lengths).expand(-1, features.shape[1], -1)], dim=-1)
+    features = torch.cat([_log1p(counts.within, batch), recencies], dim=-1).flatten(2)
+    return torch.cat([features, _log1p(lengths, batch).expand(-1, features.shape[1], -1)], dim=-1)
+
+
+def _log1p(whole: Tensor, batch: Batch) -> Tensor:
+    """Return log(1 + n) of numbers n from 0 to L, from a table, which does not depend on where n stands."""
+    size = 1 << batch.mask.shape[1].bit_length()
+    return _logarithms(size, whole.dtype, whole.device)[whole.long()]
+
+
+@cache
+def _logarithms(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):
+        return torch.tensor([math.log1p(n) for n in range(size)], dtype=dtype, device=device)
 
 
 class MatchLogits(nn.Module):

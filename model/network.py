@@ -7,7 +7,7 @@ from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
 from model.interest.baselines import PRIOR_LOGIT, build_baseline
 from model.interest.packing import packed
-from model.kernels import native
+from model.kernels import native, rows
 from model.match import (
     MATCH_FEATURES,
     Counts,
@@ -75,8 +75,7 @@ class Network(nn.Module):
                 parts.append(self.interest(keys, batch.mask, targets, logits))
         if counts is not None:
             parts.append(match_features(counts, batch))
-        output: Tensor = self.head(torch.cat(parts, dim=-1)).squeeze(-1)
-        return output
+        return head_logits(self.head, torch.cat(parts, dim=-1))
 
     def _matched(self, batch: Batch) -> tuple[Counts | None, Tensor | None]:
         """Return the matches' counts, and what they add to the attention logits."""
@@ -108,6 +107,22 @@ def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
     last = nn.Linear(width, 1)
     nn.init.constant_(last.bias, PRIOR_LOGIT)
     return nn.Sequential(*layers, last)
+
+
+def head_logits(head: nn.Sequential, features: Tensor) -> Tensor:
+    """Return the (B, C) logits of (B, C, width) features; without gradients, the same to the bit in any batch."""
+    if not native.usable(features):
+        return rows.mlp(head, features).squeeze(-1)
+    layers = list(head)
+    kernel = [_for_kernel(*layers[at : at + 3]) for at in range(0, len(layers), 3)]
+    return native.head(kernel, features.flatten(0, 1)).view(features.shape[:2])
+
+
+def _for_kernel(linear: nn.Module, norm: nn.Module | None = None, leak: nn.Module | None = None) -> native.Layer:
+    assert isinstance(linear, nn.Linear)
+    if not isinstance(norm, nn.LayerNorm) or not isinstance(leak, nn.PReLU):
+        return native.Layer(linear.weight, linear.bias, None, None)
+    return native.Layer(linear.weight, linear.bias, (norm.weight, norm.bias, norm.eps), leak.weight)
 
 
 def _looked_up(table: nn.Embedding, rows: Tensor) -> Tensor:

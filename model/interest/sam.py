@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
-from model.kernels import native
+from model.kernels import native, rows
 
 
 class Enhancement(nn.Module):
@@ -30,7 +30,8 @@ class Enhancement(nn.Module):
         """Return the enhanced (B, C, d) state of (B, C, d) memories and targets."""
         state, target = memory.flatten(0, 1), targets.flatten(0, 1)
         for project in self.projections:
-            state = self.cell(torch.cat([project(state), target], dim=-1), state)
+            assert isinstance(project, nn.Linear)
+            state = rows.gru(self.cell, torch.cat([rows.linear(project, state), target], dim=-1), state)
         return state.view_as(targets)
 
     def parameters_for_kernel(self) -> native.Enhancement:
@@ -99,7 +100,7 @@ class SparseAttentiveMemory(InterestModel):
         for attention in self.attentions:
             query = memory if self.feedback == "iter" else targets
             readout = attention(behaviours, [targets, query], match)
-            memory = self.cell(readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
+            memory = rows.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
             readouts.append(readout)
             memories.append(memory)
         return self.assemble(targets, readouts, memories)

@@ -61,6 +61,24 @@ struct Keys {
     for (int i = 0; i < UNITS; ++i) std::copy(sum[i], sum[i] + COLUMNS, out[i]);
 }
 
+// LayerNorm of `rows` numbers of each candidate, (rows, BLOCK) with a lane each, in place.
+inline void normalise(const float *scale, const float *shift, float epsilon, int64_t rows, float *x) {
+    Vector mean{}, variance{};
+    for (int64_t j = 0; j < rows; ++j) mean += load(x + j * BLOCK);
+    mean /= static_cast<float>(rows);
+    for (int64_t j = 0; j < rows; ++j) {
+        const Vector apart = load(x + j * BLOCK) - mean;
+        variance += apart * apart;
+    }
+    variance = variance / static_cast<float>(rows) + epsilon;
+    Vector deviation{};
+    for (int c = 0; c < LANES; ++c) deviation[c] = std::sqrt(variance[c]);
+    for (int64_t j = 0; j < rows; ++j) {
+        const Vector apart = load(x + j * BLOCK) - mean;
+        store(x + j * BLOCK, apart / deviation * scale[j] + shift[j]);
+    }
+}
+
 class Attention {
   public:
     Attention(const Unit &unit, const Keys &keys, int64_t hidden, int64_t queries)
@@ -76,7 +94,7 @@ class Attention {
         for (int64_t start = 0; start < keys.span; start += TILE)
             for (int64_t c = 0; c < count; ++c) attend(start, c, match ? match + c * stride : nullptr);
         for (int64_t c = 0; c < count; c += 4) read(c, std::min<int64_t>(4, count - c), readout);
-        if (unit.scale) normalise(readout);
+        if (unit.scale) normalise(unit.scale, unit.shift, unit.epsilon, keys.width, readout);
     }
 
   private:
@@ -166,24 +184,6 @@ class Attention {
             for (int64_t c = 0; c < count; ++c)
                 for (int64_t j = 0; j < end; ++j)
                     readout[(column + j) * BLOCK + candidate + c] = sum[c][j / LANES][j % LANES];
-        }
-    }
-
-    void normalise(float *readout) const {
-        const int64_t d = keys.width;
-        Vector mean{}, variance{};
-        for (int64_t j = 0; j < d; ++j) mean += load(readout + j * BLOCK);
-        mean /= static_cast<float>(d);
-        for (int64_t j = 0; j < d; ++j) {
-            const Vector apart = load(readout + j * BLOCK) - mean;
-            variance += apart * apart;
-        }
-        variance = variance / static_cast<float>(d) + unit.epsilon;
-        Vector deviation{};
-        for (int c = 0; c < LANES; ++c) deviation[c] = std::sqrt(variance[c]);
-        for (int64_t j = 0; j < d; ++j) {
-            const Vector apart = load(readout + j * BLOCK) - mean;
-            store(readout + j * BLOCK, apart / deviation * unit.scale[j] + unit.shift[j]);
         }
     }
 };

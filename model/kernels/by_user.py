@@ -1,4 +1,4 @@
-"""The attention on a CPU in torch: user by user, each at its own length, with a backward written by hand.
+"""The attention on a CPU while learning: user by user, each at its own length, with a backward written by hand.
 
 Through autograd, every pass keeps the (C, h, L) hidden layer of every user until the backward, and reads and writes
 memory for each small step of it. Here a user's hidden layer lies in one buffer that stays in the cache: the backward

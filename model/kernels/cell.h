@@ -3,6 +3,13 @@
 
 #include "attention.h"
 
+// (count, width), a candidate a row, into (width, BLOCK), a lane each; unused lanes get zeros.
+inline void side_by_side(const float *rows, int64_t count, int64_t width, float *out) {
+    std::fill(out, out + width * BLOCK, 0.0f);
+    for (int64_t c = 0; c < count; ++c)
+        for (int64_t j = 0; j < width; ++j) out[j * BLOCK + c] = rows[c * width + j];
+}
+
 // Rows of `weight` (rows, columns) times `x` (columns, BLOCK), plus `bias`, into `out` (rows, BLOCK).
 inline void linear(const float *weight, const float *bias, int64_t rows, int64_t columns, const float *x, float *out) {
     constexpr int ROWS = 8;

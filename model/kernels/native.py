@@ -1,13 +1,17 @@
-"""The passes of SAM and DIN on a CPU in one call: compiled when samstream is installed, where there is a compiler.
+"""The passes of SAM and DIN, and the head, on a CPU: compiled when samstream is installed, where there is a compiler.
 
 Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
 takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
 keeps a tile of the product in registers for all of it, divides once for four sigmoids, and lays candidates side by side
 for the small layers. A weight differs from torch's by some 1e-6.
+
+A candidate has a lane of its own, or a row that is computed as every other, and lanes that are not needed are computed
+too: so its result is the same to the bit in every list, and with any number of threads.
 """
 
 import ctypes
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -41,6 +45,15 @@ class Enhancement(NamedTuple):
     cell: torch.nn.GRUCell
 
 
+class Layer(NamedTuple):
+    """A dense layer, and behind all but the last: scale, shift and epsilon of a LayerNorm, slope of a PReLU."""
+
+    weight: Tensor
+    bias: Tensor
+    norm: tuple[Tensor, Tensor, float] | None
+    slope: Tensor | None
+
+
 class Result(NamedTuple):
     """Readouts and memories of every pass, (P, C, d), and the enhanced last memory, (C, d)."""
 
@@ -56,6 +69,11 @@ class _Unit(ctypes.Structure):
 
 class _Gates(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("input", "state", "input_bias", "state_bias")]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("weight", "bias", "scale", "shift", "slope")),
+                ("epsilon", ctypes.c_float), ("rows", ctypes.c_int64)]  # fmt: skip
 
 
 class _Model(ctypes.Structure):
@@ -77,13 +95,17 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
+                if not hasattr(found, "head"):
+                    warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
+                    continue
                 pointer, size = ctypes.c_void_p, ctypes.c_int64
                 found.passes.argtypes = [
                     ctypes.POINTER(_Model), pointer, pointer, size, pointer, pointer, size, size, pointer, pointer,
                     pointer, size,
                 ]  # fmt: skip
                 found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
-                found.passes.restype = found.matches.restype = None
+                found.head.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
+                found.passes.restype = found.matches.restype = found.head.restype = None
                 return found
     return None
 
@@ -145,6 +167,17 @@ def passes(
     return result
 
 
+def head(layers: Sequence[Layer], features: Tensor) -> Tensor:
+    """Return the (N,) logits of (N, width) features, the last layer being one number wide; only where `usable`."""
+    kernel = library()
+    assert kernel is not None
+    features = features.contiguous()
+    logits = features.new_empty(len(features))
+    kernel.head((_Layer * len(layers))(*map(_layer, layers)), len(layers), features.data_ptr(), *features.shape,
+                logits.data_ptr())  # fmt: skip
+    return logits
+
+
 def matches(
     history: Tensor, mask: Tensor, targets: Tensor, windows: Sequence[int], weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -183,6 +216,12 @@ def _pointer(tensor: Tensor | None) -> int | None:
 def _unit(unit: Unit) -> _Unit:
     scale, shift, epsilon = unit.norm or (None, None, 0.0)
     return _Unit(*map(_pointer, (*unit[:4], scale, shift)), epsilon)
+
+
+def _layer(layer: Layer) -> _Layer:
+    scale, shift, epsilon = layer.norm or (None, None, 0.0)
+    tensors = (layer.weight, layer.bias, scale, shift, layer.slope)
+    return _Layer(*map(_pointer, tensors), epsilon, len(layer.bias))
 
 
 def _gates(cell: torch.nn.GRUCell) -> _Gates:

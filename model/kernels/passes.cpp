@@ -14,13 +14,6 @@ struct Model {
 
 namespace {
 
-// (count, width), a candidate a row, into (width, BLOCK), a lane each; unused lanes get zeros.
-void side_by_side(const float *rows, int64_t count, int64_t width, float *out) {
-    std::fill(out, out + width * BLOCK, 0.0f);
-    for (int64_t c = 0; c < count; ++c)
-        for (int64_t j = 0; j < width; ++j) out[j * BLOCK + c] = rows[c * width + j];
-}
-
 void by_row(const float *lanes, int64_t count, int64_t width, float *rows) {
     for (int64_t c = 0; c < count; ++c)
         for (int64_t j = 0; j < width; ++j) rows[c * width + j] = lanes[j * BLOCK + c];

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +39,8 @@ def test_features_equal_a_plain_loop(seed: int, lengths: list[int]) -> None:
     assert features.shape[-1] == MATCH_FEATURES
     for row, one in enumerate(examples):
         for candidate in range(len(one.items)):
-            assert features[row, candidate].tolist() == pytest.approx(plain_features(one, candidate), abs=1e-5)
+            expected = np.array(plain_features(one, candidate), np.float32)
+            assert features[row, candidate].tolist() == expected.tolist(), "to the bit"
 
 
 def test_no_category_matches_no_category() -> None:

@@ -22,8 +22,7 @@ PROBE = examples(12, seed=99, catalogue=60)
 
 def assert_follows(scorer: Scorer, learner: Learner) -> None:
     got, expected = scorer.score(PROBE), learner.predict(PROBE)
-    # Equal but for the last bit, which depends on how memory is aligned.
-    assert all(np.allclose(left, right, rtol=0, atol=2e-7) for left, right in zip(got, expected, strict=True))
+    assert all(np.array_equal(left, right) for left, right in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,35 @@ def test_what_lies_beyond_a_users_last_behaviour_is_not_read() -> None:
         keys[~mask] = torch.nan
         match[~mask.unsqueeze(1).expand_as(match)] = torch.nan
         assert torch.equal(model(keys, mask, targets, match), before)
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_a_readout_is_the_same_in_every_place_and_batch(matched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel adds to what; the interpreter multiplies tiles by BLAS, whose rows depend on their place."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(np, "matmul", row_by_row)
+    h, d, L = 3, 12, gpu.TILE + 9
+    keys, _, _, match = inputs(1, 1, L, d, matched=matched)
+    weights, second, bias = (torch.randn(size, device=DEVICE) for size in ((1, h, 1, d + 1), (1, h), (1,)))
+    mask = torch.ones(1, L, dtype=torch.bool, device=DEVICE)
+    alone = gpu.Sequences(keys, mask).readouts(weights, second, bias, match)
+    for B, C, more in ((1, 5, 0), (1, gpu.CANDIDATES + 1, 0), (2, 2 * gpu.CANDIDATES + 3, 0), (3, 4, gpu.TILE)):
+        others = torch.randn(B, h, C, d + 1, device=DEVICE)
+        wide, bonus = torch.randn(B, L + more, d, device=DEVICE), torch.randn(B, C, L + more, device=DEVICE)
+        wide[-1, :L], there = keys[0], torch.ones(B, L + more, dtype=torch.bool, device=DEVICE)
+        wide[-1, L:], there[-1, L:] = 0.0, False
+        for place in range(C):
+            first, added = others.clone(), bonus.clone()
+            first[-1, :, place] = weights[0, :, 0]
+            if match is not None:
+                added[-1, place, :L] = match[0, 0]
+            found = gpu.Sequences(wide, there).readouts(first, second, bias, added if matched else None)
+            assert torch.equal(found[-1, place], alone[0, 0]), f"place {place} of {C}, {B} users"
+
+
+def row_by_row(left: Any, right: Any, dtype: Any) -> Any:
+    """Return the product of two matrices, each element of it added up in one order."""
+    return (left[:, :, None] * right[None]).sum(axis=1, dtype=dtype)
 
 
 COMPILE = """

@@ -18,6 +18,7 @@ from model.interest.packing import packed
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
 from model.match import MatchLogits, compiled_matches, count_matches, find_matches
+from model.network import build_head, head_logits
 from tests.model.worlds import example
 
 built = pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
@@ -123,6 +124,22 @@ def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None
 
 
 @built
+@pytest.mark.parametrize("hidden", [(), (5,), (64, 32)])
+@pytest.mark.parametrize("candidates", [1, 16, 37])
+def test_the_head_equals_torchs(hidden: tuple[int, ...], candidates: int) -> None:
+    torch.manual_seed(0)
+    head = build_head(11, hidden).requires_grad_(False)
+    for parameter in head.parameters():
+        parameter.add_(torch.randn(parameter.shape), alpha=0.3)
+    features = 3 * torch.randn(2, candidates, 11)
+    with torch.inference_mode():
+        assert native.usable(features)
+        torch.testing.assert_close(head_logits(head, features), head(features).squeeze(-1), rtol=1e-5, atol=1e-5)
+        features[0, 0, 3] = float("nan")
+        assert head_logits(head, features).isnan().sum() == 1
+
+
+@built
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
 def test_weights_of_any_size_stay_within_a_hundred_thousandth(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -151,7 +168,7 @@ def test_threads_share_the_candidates_and_change_nothing() -> None:
     finally:
         torch.set_num_threads(before)
     for output in outputs[1:]:
-        torch.testing.assert_close(output, outputs[0], rtol=1e-6, atol=1e-6)
+        assert torch.equal(output, outputs[0])
 
 
 @built

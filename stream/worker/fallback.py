@@ -20,7 +20,8 @@ _RECENT_S = 60.0
 class FallbackAnswers:
     """Answers in the order of the candidates, with the probability of an untrained model and version 0 of epoch 0.
 
-    They are counted by arm, logged at most every 30 s an arm, and said of the arm for a minute.
+    They are counted by arm, logged at most every 30 s an arm, and said of the arm for a minute. What comes of them is
+    learned and counted like any other answer: the user saw it, and the learner makes a prediction of its own.
 
     Args:
         clock: monotonic, seconds.

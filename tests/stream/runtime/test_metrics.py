@@ -109,7 +109,14 @@ def test_health_turns_bad_when_records_wait_and_none_is_worked_off_and_good_agai
     assert "7 records wait" in json.loads(text)["trouble"]
     assert metrics(server)["samstream_healthy", "worker"] == 0
     health.report(done=44, lag=6)
-    assert get(server, "/health") == (200, '{"healthy": true, "trouble": ""}')
+    assert get(server, "/health") == (200, '{"healthy": true, "trouble": "", "notes": []}')
+
+
+def test_a_part_that_fails_is_said_and_leaves_the_job_healthy(health: Health, server: MetricsServer) -> None:
+    health.note(["arm a: no answers"])
+    assert get(server, "/health") == (200, '{"healthy": true, "trouble": "", "notes": ["arm a: no answers"]}')
+    health.note([])
+    assert get(server, "/health") == (200, '{"healthy": true, "trouble": "", "notes": []}')
 
 
 def test_nothing_to_do_is_no_stall(health: Health, clock: Clock) -> None:

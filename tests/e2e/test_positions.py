@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type
 
 from stream.client import Client
 from stream.kafka import topic_admin
+from stream.kafka.offsets import GroupLag
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
@@ -106,6 +108,9 @@ def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
         shutil.move(harness.directory / "state", harness.directory / "moved")
         harness.start_worker("afresh")
         harness.traffic(3)
+        harness.client.flush()
+        with closing(GroupLag(kafka, harness.settings.worker.group)) as lag:
+            wait_for(lambda: not lag.of(topics.behaviors, PARTITIONS), "all to be folded", processes=harness.processes)
         harness.processes.stop()
         harness.check_sequences()
 

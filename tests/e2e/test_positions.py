@@ -218,11 +218,10 @@ def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
         make_anew(kafka, harness, topics.samples)
         harness.start_worker("again")
         harness.traffic(60)
-        harness.close_windows()
         harness.processes.start("afresh", "trainer")
         wait_for(
-            lambda: harness.trained() >= learned + len(harness.shown()),
-            "all that was shown since to be trained",
+            lambda: harness.trained() == learned + len(harness.clicked),
+            "all that was clicked since to be trained",
             processes=harness.processes,
         )
         assert f"topic_made_anew topic={topics.samples}" in harness.processes.log("afresh").read_text()

@@ -6,6 +6,7 @@ import socket
 
 from stream.errors import SettingsError, StreamError, TopicError
 from stream.kafka import topic_admin as topics
+from stream.monitor.client_log import take_over_logs
 from stream.monitor.monitor import Monitor
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
@@ -28,10 +29,8 @@ def run_monitor(settings: Settings) -> int:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
     _check_address(settings.monitor.web)
     if logging.getLogger().level > logging.DEBUG:
-        for name in ("faust", "mode", "aiokafka", "stream.monitor"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        # It would say whenever a batch of users goes to the changelog, which is then waited for.
-        logging.getLogger("faust.transport.producer").setLevel(logging.ERROR)
+        logging.getLogger("stream.monitor").setLevel(logging.WARNING)
+        take_over_logs(settings.kafka)
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

@@ -27,6 +27,7 @@ class Health:
         self._done = 0
         self._waiting = 0
         self._reported_at = self._progressed_at = clock()
+        self._named: dict[str, str] = {}
         self._totals = Totals()
         self._records = Counter(f"{PREFIX}records", "Records worked off.", ["role"], registry=registry)
         self._lag = Gauge(f"{PREFIX}lag_records", "Records that wait in Kafka.", ["role"], registry=registry)
@@ -63,9 +64,21 @@ class Health:
         with self._lock:
             self._reported_at = self._progressed_at = self._clock()
 
+    def report_trouble(self, name: str, trouble: str) -> None:
+        """Report trouble of some kind, which lasts until it is reported as empty.
+
+        Args:
+            name: which kind, such as `topics`; each has a text of its own.
+            trouble: what is wrong, for a person; empty when it is over.
+        """
+        with self._lock:
+            self._named[name] = trouble
+
     def trouble(self) -> str:
         """Return what is wrong; empty when all is well."""
         with self._lock:
+            if named := [trouble for trouble in self._named.values() if trouble]:
+                return "; ".join(named)
             now, lag = self._clock(), self._waiting
             silent_s, stuck_s = now - self._reported_at, now - self._progressed_at
         if silent_s > _STALLED_S:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -22,6 +23,7 @@ from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
+from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
@@ -69,7 +71,11 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     ):
         epoch, offsets = resume_training(training, settings, stop)
         read_from = {(topics.samples, number): offset for number, offset in offsets.items()}
-        with closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples:
+        used = (topics.samples, topics.model_updates, topics.dead_letters)
+        with (
+            closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples,
+            closing(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics"))),
+        ):
             Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +20,7 @@ from model.device import prepare, resolve
 from stream.errors import ConsumerFatalError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
+from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
 from stream.runtime.health import Health
@@ -72,6 +74,9 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
         resources.enter_context(closing(worker))
+        used = {topic.name for topic in topics} - {topics.experiment_metrics}
+        watch = TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics"))
+        resources.enter_context(closing(watch))
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
         worker.run(stop)

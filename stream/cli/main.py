@@ -233,20 +233,27 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
 def _topics(arguments: argparse.Namespace) -> int:
     from stream.kafka import topic_admin as topics
+    from stream.kafka.topic_rules import Needs
     from stream.schema.topics import Topics
 
     settings = _settings(arguments)
     names = Topics(settings.topics.prefix)
+    needs = Needs.of(settings)
     if arguments.action == "check":
-        print(f"all topics are there; those keyed by user have {topics.verify(settings.kafka, names)} partitions")
-        return 0
-    report = topics.ensure(
-        settings.kafka, names, partitions=settings.topics.partitions, replication=settings.topics.replication
-    )
-    print(f"created: {', '.join(report.created) or 'none'}\nexisting: {', '.join(report.existing) or 'none'}")
-    for topic, setting, actual, wanted in report.different:
-        print(f"note: {topic} has {setting}={actual}; samstream would set {wanted}")
-    return 0
+        report = topics.inspect(settings.kafka, names, needs=needs)
+        print(f"all topics are there; those keyed by user have {report.partitions} partitions")
+    else:
+        report = topics.ensure(
+            settings.kafka,
+            names,
+            partitions=settings.topics.partitions,
+            replication=settings.topics.replication,
+            needs=needs,
+        )
+        print(f"created: {', '.join(report.created) or 'none'}\nexisting: {', '.join(report.existing) or 'none'}")
+    for finding in report.findings:
+        print(finding)
+    return 1 if any(finding.severity == "error" for finding in report.findings) else 0
 
 
 def _state(arguments: argparse.Namespace) -> int:

@@ -70,7 +70,8 @@ def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, 
             console.print(f"offset {letter.offset}: only its head was kept; the whole is at {_where(letter)}")
             continue
         if not dry:
-            sender.send(letter.origin.topic, letter.origin.value, key=letter.origin.key)
+            origin = letter.origin
+            sender.send(origin.topic, origin.value, key=origin.key, headers=list(origin.headers))
         sent[letter.origin.topic] += 1
     sender.flush()
     for topic, count in sorted(sent.items()):

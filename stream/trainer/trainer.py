@@ -183,7 +183,7 @@ class Trainer:
             return None
 
     def _refuse(self, message: Message, reason: str) -> None:
-        record = to_record(message)
+        record = to_record(message).with_headers(message)
         self._training.counts["refused"] += 1
         log(
             _logger,

@@ -183,7 +183,7 @@ def test_null_for_no_category_no_action_and_the_usual_slots_is_taken(
 ) -> None:
     harness = Harness(kafka, topics, topic_prefix, tmp_path)
     user, now = harness.users[0], round(1000 * time.time())
-    behavior = {"user": user, "item": "item-1", "ts": now, "category": None, "action": None}
+    behavior = {"user": user, "item": "item-1", "ts": now - 1000, "category": None, "action": None}
     asked = {"request_id": "r", "user": user, "ts": now, "slots": None, "candidates": [{"item": "a", "category": None}]}
     with harness, RawWriter(kafka) as raw:
         place = partition_of(user.encode(), 4)

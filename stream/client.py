@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from stream.errors import EventError, NoAnswerError
+from stream.errors import EventError, KafkaClientError, NoAnswerError
 from stream.kafka.clients import check_connection
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
+from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.closing import Resources
 from stream.schema.events import (
     DECODE_ERRORS,
@@ -92,6 +93,7 @@ class Client:
         self._reader: threading.Thread | None = None
         self._stop = threading.Event()
         self._failure: Exception | None = None
+        self._watch: TopicWatch | None = None
         self.dropped = 0
         """Answers that nobody claimed while `keep` newer ones arrived, and requests that waited for too long."""
         self.malformed = 0
@@ -241,6 +243,8 @@ class Client:
         with Resources() as resources:
             if self._reader is not None:
                 resources.defer(self._reader.join)
+            if self._watch is not None:
+                resources.add(self._watch)
             resources.defer(self._stop.set)
             if flush:
                 self.flush()
@@ -258,8 +262,20 @@ class Client:
         with self._arrived:
             if self._reader is None:
                 tail = TopicReader(self._kafka, [self._topics.scores], on_missing="skip")
+                self._watch = TopicWatch(self._kafka, [self._topics.scores], self._heard_of_topics)
                 self._reader = threading.Thread(target=self._receive, args=(tail,), name="scores", daemon=True)
                 self._reader.start()
+
+    def _heard_of_topics(self, trouble: str) -> None:
+        """Take note that the topic of the answers is gone: one made anew would be read from a wrong offset on."""
+        if trouble:
+            self._fail(KafkaClientError(trouble))
+
+    def _fail(self, error: Exception) -> None:
+        """Have the next call of `scores` or `poll_scores` raise an error."""
+        with self._arrived:
+            self._failure = error
+            self._arrived.notify_all()
 
     def _receive(self, tail: TopicReader) -> None:
         try:
@@ -269,10 +285,8 @@ class Client:
                     if messages := tail.read(_READ_S):
                         received = self._clock()
                         self._put([message.value() for message in messages], received)
-        except Exception as error:  # raised by the next call of `scores` or `poll_scores`
-            with self._arrived:
-                self._failure = error
-                self._arrived.notify_all()
+        except Exception as error:
+            self._fail(error)
 
     def _put(self, values: list[bytes | None], received: float) -> None:
         with self._arrived:

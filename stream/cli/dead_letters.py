@@ -88,7 +88,8 @@ def _resend(letters: list[DeadLetter], settings: Settings, console: Console, *, 
             console.print(f"offset {letter.offset}: only its head was kept; the whole is at {_origin(letter)}")
             continue
         if not dry_run:
-            sender.send(letter.origin.topic, letter.origin.value, key=letter.origin.key)
+            origin = letter.origin
+            sender.send(origin.topic, origin.value, key=origin.key, headers=list(origin.headers))
         sent[letter.origin.topic] += 1
     sender.flush()
     for topic, count in sorted(sent.items()):

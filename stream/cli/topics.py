@@ -4,6 +4,7 @@ import argparse
 
 from stream.cli.options import Commands, add_settings_command, load_settings
 from stream.kafka import topic_admin
+from stream.kafka.topic_rules import Needs
 from stream.schema.topics import Topics
 
 
@@ -14,17 +15,21 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Create or check the topics; returns the exit status."""
+    """Create or check the topics; returns the exit status: 1 when a topic's settings are dangerous."""
     settings = load_settings(arguments)
-    topics = Topics(settings.topics.prefix)
+    topics, needs = Topics(settings.topics.prefix), Needs.of(settings)
     if arguments.action == "check":
-        partitions = topic_admin.verify(settings.kafka, topics)
-        print(f"all topics exist; those keyed by user have {partitions} partitions")
-        return 0
-    report = topic_admin.ensure(
-        settings.kafka, topics, partitions=settings.topics.partitions, replication=settings.topics.replication
-    )
-    print(f"created: {', '.join(report.created) or 'none'}\nexisting: {', '.join(report.existing) or 'none'}")
-    for topic, setting, actual, wanted in report.different:
-        print(f"note: {topic} has {setting}={actual}; samstream would set {wanted}")
-    return 0
+        report = topic_admin.inspect(settings.kafka, topics, needs=needs)
+        print(f"all topics exist; those keyed by user have {report.partitions} partitions")
+    else:
+        report = topic_admin.ensure(
+            settings.kafka,
+            topics,
+            partitions=settings.topics.partitions,
+            replication=settings.topics.replication,
+            needs=needs,
+        )
+        print(f"created: {', '.join(report.created) or 'none'}\nexisting: {', '.join(report.existing) or 'none'}")
+    for finding in report.findings:
+        print(finding)
+    return 1 if any(finding.severity == "error" for finding in report.findings) else 0

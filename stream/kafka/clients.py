@@ -1,6 +1,5 @@
 """Creates librdkafka clients with samstream's defaults, and checks that Kafka can be reached."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,14 +9,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
 
 from stream.errors import SettingsError
+from stream.kafka.client_log import ClientLog
 from stream.kafka.connection import ConnectionHealth
+from stream.kafka.outage import RECONNECT
 from stream.schema.record import Record
-
-_logger = logging.getLogger("samstream.kafka")
-# One [kafka] section serves producers and consumers: each ignores some of the other's properties. Nor is it worth a
-# warning what a broker answers while it starts.
-_NOISE = ("will be ignored by this", "Coordinator load in progress: retrying")
-_logger.addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
 
 T = TypeVar("T")
 
@@ -50,19 +45,17 @@ def consumer(kafka: Mapping[str, str], own: Mapping[str, str], health: Connectio
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return make_client(
-        Consumer, {**_CONSUMER, **kafka, **own, "error_cb": health or ConnectionHealth(kafka)}, logger=_logger
-    )
+    return make_client(Consumer, {**_CONSUMER, **kafka, **own}, health or ConnectionHealth(kafka))
 
 
-def make_client(kind: Callable[..., T], properties: Mapping[str, Any], **more: Any) -> T:
-    """Return a librdkafka client of some kind.
+def make_client(kind: Callable[..., T], properties: Mapping[str, Any], health: ConnectionHealth) -> T:
+    """Return a librdkafka client of some kind; its errors go to `health`, its own log lines to ours.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
     try:
-        return kind(dict(properties), **more)
+        return kind({**RECONNECT, **properties, "error_cb": health}, logger=ClientLog())
     except (KafkaException, TypeError, ValueError) as error:
         first = error.args[0]
         said = first.str() if isinstance(first, KafkaError) else first
@@ -103,7 +96,7 @@ def admin(kafka: Mapping[str, str], health: ConnectionHealth) -> AdminClient:
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return make_client(AdminClient, {**kafka, "error_cb": health, "log_level": "0"})
+    return make_client(AdminClient, {**kafka, "log_level": "0"}, health)
 
 
 def check_connection(kafka: Mapping[str, str], *, wait_s: float = _WAIT_S) -> None:

@@ -8,11 +8,12 @@ connection that is reset during the TLS handshake, as when a broker is killed, l
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError
 
 from stream.errors import KafkaClientError
+from stream.kafka.outage import Outage, outage_of
 from stream.runtime.logs import log
 
 _logger = logging.getLogger("samstream.kafka")
@@ -29,6 +30,18 @@ _PERMISSIONS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
+_TOPICS = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+}
+"""What a topic's absence is reported as, for each partition again and again; `topic_watch` tells it once."""
+
+
+def is_unknown_topic(error: KafkaError) -> bool:
+    """Return whether an error says that there is no such topic or partition."""
+    return error.code() in _TOPICS
 
 
 def is_final(error: KafkaError) -> bool:
@@ -46,12 +59,22 @@ class ConnectionHealth:
 
     Args:
         kafka: librdkafka properties; error messages name the address.
-        log_errors: log the errors, each at most every 10 s.
+        log_errors: log refusals, each at most every 10 s, and report what passes to the process's `Outage`.
+        outage: report to this one instead.
+        clock: monotonic, seconds.
     """
 
-    def __init__(self, kafka: Mapping[str, str], *, log_errors: bool = True) -> None:
+    def __init__(
+        self,
+        kafka: Mapping[str, str],
+        *,
+        log_errors: bool = True,
+        outage: Outage | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._where = kafka.get("bootstrap.servers", "")
-        self._log_errors = log_errors
+        self._outage = (outage or outage_of(kafka)) if log_errors else None
+        self._clock = clock
         self._last_error: KafkaError | None = None
         self._refusal: KafkaError | None = None
         self._since = 0.0
@@ -61,16 +84,20 @@ class ConnectionHealth:
 
     def __call__(self, error: KafkaError) -> None:
         """Take note of an error."""
-        self._log(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._only_closed = True  # all that librdkafka reports of a connection that is closed without an error
+            if self._outage is not None:
+                self._outage.suspect(error_text(error))
             return
         self._last_error = error
         if is_final(error) or error.code() in _CREDENTIALS or _is_tls(error):
-            now = time.monotonic()
+            self._log(error)
+            now = self._clock()
             if self._refusal is None or now - self._last > _PAUSE_S:
                 self._since = now
             self._refusal, self._last = error, now
+        elif self._outage is not None and not is_unknown_topic(error):
+            self._outage.fail(error_text(error))
 
     @property
     def fatal(self) -> str:
@@ -86,6 +113,13 @@ class ConnectionHealth:
     def mark_reachable(self) -> None:
         """Note that Kafka has answered this client."""
         self._refusal = None
+        if self._outage is not None:
+            self._outage.answer()
+
+    def mark_waiting(self, records: int) -> None:
+        """Note that Kafka is slow to acknowledge so many records."""
+        if self._outage is not None:
+            self._outage.fail(f"{records} records wait to be acknowledged")
 
     def check(self) -> None:
         """Check that Kafka does not refuse this client for good.
@@ -115,8 +149,8 @@ class ConnectionHealth:
         )
 
     def _log(self, error: KafkaError) -> None:
-        text, now = error_text(error), time.monotonic()
-        if self._log_errors and now - self._logged.get(text, -_SAME_S) >= _SAME_S:
+        text, now = error_text(error), self._clock()
+        if self._outage is not None and now - self._logged.get(text, -_SAME_S) >= _SAME_S:
             if len(self._logged) > 100:
                 self._logged.clear()
             self._logged[text] = now

@@ -9,6 +9,10 @@ A dead letter has the key and the value of the refused record and these headers,
 | `timestamp` | its own Kafka timestamp, milliseconds since the Unix epoch |
 | `refused-by` | the program that refused it: `worker`, `trainer` |
 | `value-bytes`, `key-bytes` | only where it did not fit: the full length, of which the head is kept |
+| `headers-left-out` | only where they did not fit: how many of its own headers are missing |
+
+The record's own headers follow, in their order; one whose name is among these, or begins with `original-`, gets
+`original-` before it.
 
 A value up to `RECORD_BYTES` is whole, if the topic `dead-letters` takes it. A longer one (a topic can be set to take
 more or less than others) is cut to its head; the whole of it stays readable at its origin for as long as that topic
@@ -17,7 +21,6 @@ retains it. A null value stays null.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from confluent_kafka import Message
 
@@ -25,7 +28,7 @@ from stream.kafka.clients import to_record
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
-from stream.schema.record import Record
+from stream.schema.record import Headers, Record
 from stream.schema.topics import RECORD_BYTES, Topics
 
 _KEY_BYTES = 16_384
@@ -33,7 +36,25 @@ _REASON_BYTES = 4_096
 _ENVELOPE_BYTES = 1_000
 """Room for the batch around a letter and all headers but the reason, topic names of 249 characters included."""
 
-Headers = list[tuple[str, str | bytes | None]]
+_HEADER_BYTES = 65_536
+_HEADER_OVERHEAD = 10
+"""Bytes that a header takes beside its name and value, at most."""
+_OURS = frozenset(
+    {
+        "reason",
+        "topic",
+        "partition",
+        "offset",
+        "timestamp",
+        "refused-by",
+        "value-bytes",
+        "key-bytes",
+        "headers-left-out",
+    }
+)
+_PREFIX = "original-"
+
+LetterHeaders = list[tuple[str, str | bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +63,10 @@ class DeadLetter:
 
     Attributes:
         offset: its own, in `dead-letters`.
-        origin: the refused record: where it was read, its timestamp (ms), key and value.
+        origin: the refused record: where it was read, its timestamp (ms), key, value and headers.
         reason: why it was refused.
         refused_by: by which program.
-        cut: whether only the head of key or value was kept.
+        cut: whether only the head of key or value, or not all headers, were kept.
     """
 
     offset: int
@@ -76,9 +97,9 @@ def send_dead_letter(
 
 def make_dead_letter(
     record: Record, reason: str, *, by: str, most: int = 2 * RECORD_BYTES
-) -> tuple[bytes | None, bytes | None, Headers]:
+) -> tuple[bytes | None, bytes | None, LetterHeaders]:
     """Return the (key, value, headers) of a record's dead letter; of at most `most` bytes, from some 4000 on."""
-    headers: Headers = [
+    headers: LetterHeaders = [
         ("reason", _text(reason, min(_REASON_BYTES, most // 4))),
         ("topic", record.topic),
         ("partition", str(record.partition)),
@@ -90,11 +111,30 @@ def make_dead_letter(
     if key is not None and len(key) > (room := min(_KEY_BYTES, most // 4)):
         headers.append(("key-bytes", str(len(key))))
         key = key[:room]
-    room = min(RECORD_BYTES, max(0, most - _ENVELOPE_BYTES - len(key or b"") - len(headers[0][1] or b"")))
+    own, size = _own_headers(record.headers, min(_HEADER_BYTES, most // 4))
+    if len(own) < len(record.headers):
+        headers.append(("headers-left-out", str(len(record.headers) - len(own))))
+    room = min(RECORD_BYTES, max(0, most - _ENVELOPE_BYTES - len(key or b"") - len(headers[0][1] or b"") - size))
     if value is not None and len(value) > room:
         headers.append(("value-bytes", str(len(value))))
         value = value[:room]
-    return key, value, headers
+    return key, value, [*headers, *own]
+
+
+def _own_headers(headers: Headers, most: int) -> tuple[LetterHeaders, int]:
+    """Return a refused record's headers under the names that they have in its letter, the first of them that fit.
+
+    The second value is the bytes that they take, at most.
+    """
+    kept: LetterHeaders = []
+    size = 0
+    for name, value in headers:
+        kept_name = _PREFIX + name if name in _OURS or name.startswith(_PREFIX) else name
+        size += len(kept_name.encode()) + len(value or b"") + _HEADER_OVERHEAD
+        if size > most:
+            break
+        kept.append((kept_name, value))
+    return kept, min(size, most)
 
 
 def _text(reason: str, most: int) -> bytes:
@@ -112,14 +152,17 @@ def read_dead_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[Dead
         tail = resources.add(TopicReader(kafka, [topics.dead_letters], from_beginning=True))
         while not tail.at_end():
             for message in tail.read(1.0):
-                if (known := _letter(message)) is not None:
+                if (known := to_letter(message)) is not None:
                     yield known
 
 
-def _letter(message: Message) -> DeadLetter | None:
-    record = to_record(message)
-    raw: dict[str, Any] = dict(message.headers() or ())
-    headers = {name: value.decode(errors="replace") for name, value in raw.items() if value is not None}
+def to_letter(message: Message) -> DeadLetter | None:
+    """Return the dead letter that a message is; None for what is none of ours."""
+    record = to_record(message).with_headers(message)
+    headers = {
+        name: value.decode(errors="replace") for name, value in record.headers if name in _OURS and value is not None
+    }
+    own = tuple((name.removeprefix(_PREFIX), value) for name, value in record.headers if name not in _OURS)
     try:
         origin = Record(
             headers["topic"],
@@ -128,8 +171,9 @@ def _letter(message: Message) -> DeadLetter | None:
             int(headers["timestamp"]),
             record.key,
             record.value,
+            own,
         )
-        cut = bool({"value-bytes", "key-bytes"} & headers.keys())
+        cut = bool({"value-bytes", "key-bytes", "headers-left-out"} & headers.keys())
         return DeadLetter(record.offset, origin, headers["reason"], headers["refused-by"], cut)
     except (KeyError, ValueError):
         return None

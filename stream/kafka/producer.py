@@ -1,6 +1,5 @@
 """A producer that loses nothing: idempotent, waits for a broker that is away, reports what was refused."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -9,14 +8,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import make_client
-from stream.kafka.connection import ConnectionHealth
-from stream.runtime.logs import log
-
-_logger = logging.getLogger("samstream.kafka")
+from stream.kafka.connection import ConnectionHealth, error_text, is_unknown_topic
 
 _BATCH_BYTES = 1_000_000
 """librdkafka's own limit of a batch, and of a record."""
-_LOG_INTERVAL_S = 5.0
+_WAIT_NOTED_S = 5.0
 _PRODUCER = {
     "enable.idempotence": "true",
     "compression.type": "lz4",
@@ -39,11 +35,10 @@ class ReliableProducer:
     def __init__(self, kafka: Mapping[str, str], limits: Mapping[str, int] = MappingProxyType({})) -> None:
         self._health = ConnectionHealth(kafka)
         batch = min([int(kafka.get("batch.size", _BATCH_BYTES)), *limits.values()])
-        properties = {**_PRODUCER, **kafka, "batch.size": str(batch), "error_cb": self._health}
-        self._producer = make_client(Producer, properties, logger=_logger)
+        self._producer = make_client(Producer, {**_PRODUCER, **kafka, "batch.size": str(batch)}, self._health)
         self._limits = limits
         self._failure: str | None = None
-        self._logged_at = 0.0
+        self._noted_at = 0.0
 
     def send(
         self,
@@ -55,7 +50,7 @@ class ReliableProducer:
         headers: list[tuple[str, str | bytes | None]] | None = None,
         on_delivery: Callable[[Message], None] | None = None,
     ) -> None:
-        """Send a record; blocks while the buffer is full, and logs it when that takes long.
+        """Send a record; blocks while the buffer is full.
 
         Raises:
             KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
@@ -77,7 +72,7 @@ class ReliableProducer:
                 break
             except BufferError:
                 self.poll(0.1)
-                self._log_wait(began)
+                self._note_wait(began)
             except KafkaException as error:
                 raise KafkaClientError(f"cannot send {self._describe(topic, size, error.args[0])}") from None
         self.poll()
@@ -92,7 +87,7 @@ class ReliableProducer:
         Raises:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
-        self._producer.poll(timeout_s)
+        self._serve(lambda: self._producer.poll(timeout_s))
         if self._failure is not None:
             raise KafkaClientError(self._failure)
         self._health.check()
@@ -103,26 +98,41 @@ class ReliableProducer:
         return len(self._producer)
 
     def flush(self) -> None:
-        """Wait until Kafka has acknowledged everything, however long that takes; logs it when it takes long.
+        """Wait until Kafka has acknowledged everything, however long that takes.
 
         Raises:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
         began = time.monotonic()
-        while self._producer.flush(_LOG_INTERVAL_S):
+        while self._serve(lambda: self._producer.flush(_WAIT_NOTED_S)):
             self.poll()
-            self._log_wait(began)
+            self._note_wait(began)
         self.poll()
 
-    def _log_wait(self, began: float) -> None:
-        """Log that Kafka is waited for: first after `_LOG_INTERVAL_S`, then as often."""
+    def _serve(self, call: Callable[[], int]) -> int:
+        """Let the client work; what a fatal error makes it raise becomes one of ours."""
+        try:
+            return call()
+        except KafkaException as problem:
+            why = self._failure or error_text(problem.args[0])
+            raise KafkaClientError(
+                f"this producer is of no use any more: {why}. Start again: nothing that was committed is lost"
+            ) from None
+
+    def _note_wait(self, began: float) -> None:
+        """Take note that Kafka is waited for: first after `_WAIT_NOTED_S`, then as often."""
         now = time.monotonic()
-        if now - max(began, self._logged_at) >= _LOG_INTERVAL_S:
-            self._logged_at = now
-            log(_logger, "waiting_for_broker", logging.WARNING, records=self.waiting, seconds=round(now - began))
+        if now - max(began, self._noted_at) >= _WAIT_NOTED_S:
+            self._noted_at = now
+            self._health.mark_waiting(self.waiting)
 
     def _describe(self, topic: str, size: int, error: KafkaError) -> str:
         said = f"a record of {size} bytes for {topic}: {error.str()}"
+        if is_unknown_topic(error):
+            return (
+                f"{said}. Was the topic deleted? `samstream topics create` makes it anew, with nothing in it; then"
+                " start again: nothing that was committed is lost"
+            )
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
             return said
         known = f", {self._limits[topic]} bytes when this program started" if topic in self._limits else ""

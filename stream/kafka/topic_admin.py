@@ -18,19 +18,30 @@ from stream.errors import TopicError
 from stream.kafka.clients import admin as new_admin
 from stream.kafka.clients import list_topics
 from stream.kafka.connection import ConnectionHealth
+from stream.kafka.topic_rules import Finding, Needs, check_settings
 from stream.schema.topics import Topics
+from stream.settings import Settings
 
 _DEADLINE_S = 30.0
 _RETRY_S = 0.2
+_NEEDS = Needs.of(Settings())
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `ensure` found and did: names; of settings, (topic, setting, value in Kafka, value here)."""
+    """What `ensure` did and `inspect` found.
+
+    Attributes:
+        created: names of topics.
+        existing: names of those that were there.
+        partitions: of those keyed by user.
+        findings: what is to be said of the settings of those that were there, the worst first.
+    """
 
     created: list[str]
     existing: list[str]
-    different: list[tuple[str, str, str, str]]
+    partitions: int
+    findings: list[Finding]
 
 
 def ensure(
@@ -39,11 +50,12 @@ def ensure(
     *,
     partitions: int,
     replication: int,
+    needs: Needs = _NEEDS,
     deadline_s: float = _DEADLINE_S,
 ) -> Report:
     """Create the topics that are missing and check the others; an existing topic is never changed.
 
-    A setting of an existing topic that differs is reported only: operators may have chosen it. A wrong
+    What is wrong with the settings of an existing topic (`topic_rules`) is reported only. A wrong
     partition count is an error, because the users of one partition would then lie in several.
 
     Args:
@@ -51,6 +63,7 @@ def ensure(
         topics: the names.
         partitions: of each topic keyed by user.
         replication: replicas of what is created; -1 for the broker's default.
+        needs: how long records must be kept.
         deadline_s: how long a broker may take to come up, and the topics to have leaders.
 
     Raises:
@@ -73,13 +86,22 @@ def ensure(
     # Another process may have made some of them at the same time, with other counts.
     _check(admin.partitions(wanted, whole=True), counts)
     existing = [name for name in wanted if name not in created]
-    different = [
-        (name, setting, actual, value)
-        for name, config in admin.configs(existing).items()
-        for setting, value in wanted[name].config.items()
-        if (actual := config.get(setting, value)) != value
-    ]
-    return Report(created, existing, different)
+    return Report(created, existing, partitions, admin.findings(topics, existing, needs))
+
+
+def inspect(
+    kafka: Mapping[str, str], topics: Topics, *, needs: Needs = _NEEDS, deadline_s: float = _DEADLINE_S
+) -> Report:
+    """Check that all topics are there and co-partitioned, and what is to be said of their settings.
+
+    Raises:
+        TopicError: naming every missing topic and every wrong count.
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
+    """
+    deadline = time.monotonic() + deadline_s
+    partitions = verify(kafka, topics, deadline_s=deadline_s)
+    names = [topic.name for topic in topics]
+    return Report([], names, partitions, _Admin(kafka, deadline).findings(topics, names, needs))
 
 
 def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEADLINE_S) -> int:
@@ -175,6 +197,16 @@ class _Admin:
             for resource, future in described.items()
             if _error(future) is None
         }
+
+    def findings(self, topics: Topics, names: Sequence[str], needs: Needs) -> list[Finding]:
+        """Return what is to be said of the settings of some topics."""
+        known = list_topics(self._client, self._health, self._deadline)
+        replicas = {
+            name: min(len(partition.replicas) for partition in known[name].partitions.values())
+            for name in names
+            if name in known and known[name].partitions
+        }
+        return check_settings(topics, self.configs(names), needs, replicas)
 
     def _left(self) -> float:
         return max(1.0, self._deadline - time.monotonic())

@@ -6,6 +6,7 @@ import socket
 
 from stream.errors import MonitorError, SettingsError, StreamError, TopicError
 from stream.kafka import topic_admin as topics
+from stream.monitor.client_log import take_over_logs
 from stream.monitor.monitor import Monitor
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
@@ -13,7 +14,6 @@ from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")
 
-_FOREIGN = {"faust", "mode", "aiokafka", "asyncio"}
 _OF_TABLES = ("No space left", "Disk quota", "Read-only file system", "IO error", "Corruption", "lock hold by")
 """What RocksDB says, as plain `Exception`, of tables that it cannot keep."""
 
@@ -33,12 +33,8 @@ def run_monitor(settings: Settings) -> int:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
     _check_address(settings.monitor.web)
     if logging.getLogger().level > logging.DEBUG:
-        for name in ("faust", "mode", "aiokafka", "stream.monitor"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        # It would say whenever a batch of users goes to the changelog, which is then waited for.
-        logging.getLogger("faust.transport.producer").setLevel(logging.ERROR)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_OneLine())
+        logging.getLogger("stream.monitor").setLevel(logging.WARNING)
+        take_over_logs(settings.kafka)
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -63,20 +59,6 @@ def _reason(crash: BaseException, settings: Settings) -> BaseException:
             " its contents are in Kafka, and what was not counted is read again."
         )
     return crash
-
-
-class _OneLine(logging.Filter):
-    """Makes one line of each record of Faust and asyncio: when Faust crashes, each part of it shows a stack trace."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record; never drops it."""
-        if record.name.partition(".")[0] in _FOREIGN and record.levelno > logging.DEBUG:
-            first = record.getMessage().strip().partition("\n")[0]
-            error = record.exc_info[1] if record.exc_info else None
-            told = error is None or str(error) in first
-            record.msg = first if told else f"{first} {error!r}"
-            record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
-        return True
 
 
 def _check_address(web: str) -> None:

@@ -27,6 +27,7 @@ class Health:
         self._done = 0
         self._waiting = 0
         self._reported_at = self._progressed_at = clock()
+        self._named: dict[str, str] = {}
         self._totals = Totals()
         self.notes: tuple[str, ...] = ()
         """What is wrong with a part of the job: no reason to take it for unhealthy, as the rest gets on."""
@@ -69,9 +70,21 @@ class Health:
         with self._lock:
             self._reported_at = self._progressed_at = self._clock()
 
+    def report_trouble(self, name: str, trouble: str) -> None:
+        """Report trouble of some kind, which lasts until it is reported as empty.
+
+        Args:
+            name: which kind, such as `topics`; each has a text of its own.
+            trouble: what is wrong, for a person; empty when it is over.
+        """
+        with self._lock:
+            self._named[name] = trouble
+
     def trouble(self) -> str:
         """Return what is wrong; empty when all is well."""
         with self._lock:
+            if named := [trouble for trouble in self._named.values() if trouble]:
+                return "; ".join(named)
             now, lag = self._clock(), self._waiting
             silent_s, stuck_s = now - self._reported_at, now - self._progressed_at
         if silent_s > _STALLED_S:

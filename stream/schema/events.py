@@ -1,11 +1,14 @@
 """The events that travel: typed, frozen, decoded with validation errors that name the field.
 
 External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
-MessagePack arrays. Times are integer milliseconds since the Unix epoch; ids are strings of 1 to 256 characters.
+MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and `action`, a
+candidate's `category`, an impression's `slots`. Times are integer milliseconds since the Unix epoch; ids are strings of
+1 to 256 characters.
 """
 
+from collections.abc import Set
 from itertools import chain
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -215,9 +218,54 @@ DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding bytes that anybody may have written can raise."""
 
 encode_json = msgspec.json.Encoder().encode
+
+_Event = TypeVar("_Event", bound=Struct)
+
+
+class _NullableDecoder(Generic[_Event]):
+    """Decodes JSON in which `null` stands for the default of optional fields.
+
+    Only what is refused at first is looked at again, so that events without `null` cost nothing more.
+
+    Args:
+        kind: what is decoded.
+        optional: its optional fields.
+        candidates: the optional fields of each of its `candidates`.
+    """
+
+    def __init__(self, kind: type[_Event], optional: Set[str], candidates: Set[str] = frozenset()) -> None:
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._optional = optional
+        self._candidates = candidates
+
+    def decode(self, value: bytes) -> _Event:
+        """Return the event.
+
+        Raises:
+            msgspec.MsgspecError: one of `DECODE_ERRORS`, naming what is wrong.
+        """
+        try:
+            return self._decode(value)
+        except msgspec.ValidationError:
+            if b"null" not in value or not isinstance(raw := msgspec.json.decode(value), dict):
+                raise
+        _drop_nulls(raw, self._optional)
+        if self._candidates and isinstance(candidates := raw.get("candidates"), list):
+            for candidate in candidates:
+                if isinstance(candidate, dict):
+                    _drop_nulls(candidate, self._candidates)
+        return self._decode(encode_json(raw))
+
+
+def _drop_nulls(values: dict[str, Any], fields: Set[str]) -> None:
+    for field in fields:
+        if field in values and values[field] is None:
+            del values[field]
+
+
 encode_packed = msgspec.msgpack.Encoder().encode
-decode_behavior = msgspec.json.Decoder(Behavior).decode
-decode_impression = msgspec.json.Decoder(Impression).decode
+decode_behavior = _NullableDecoder(Behavior, {"category", "action"}).decode
+decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
 decode_click = msgspec.json.Decoder(Click).decode
 decode_score = msgspec.json.Decoder(Score).decode
 decode_sample = msgspec.msgpack.Decoder(Sample).decode

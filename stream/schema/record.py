@@ -1,10 +1,23 @@
 """A consumed Kafka record, as the parts that know no Kafka client see it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
+
+Headers = tuple[tuple[str, bytes | None], ...]
+"""A record's Kafka headers in their order; a name may come several times."""
+
+
+class HasHeaders(Protocol):
+    """What a client's message is when it comes to headers."""
+
+    def headers(self) -> Any:
+        """Return pairs of names and values; None where there are none."""
 
 
 class Record(NamedTuple):
-    """Topic, partition, offset, the record's own timestamp (ms), key and value."""
+    """Topic, partition, offset, the record's own timestamp (ms), key and value; headers only where they are needed.
+
+    Nothing that is used reads headers. They are read for what is refused, or may be, since dead letters keep them.
+    """
 
     topic: str
     partition: int
@@ -12,3 +25,11 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()
+
+    def with_headers(self, message: HasHeaders) -> Self:
+        """Return this record with the headers of the message that it came in."""
+        headers = tuple(
+            (name, value.encode() if isinstance(value, str) else value) for name, value in message.headers() or ()
+        )
+        return self._replace(headers=headers) if headers else self

@@ -16,9 +16,9 @@ from model.example import Example
 from state.behavior import BehaviorArray, category_key, item_key
 from state.partition import Partition
 from stream.errors import WorkerError
-from stream.schema.events import DECODE_ERRORS, Behavior, Impression, Outcome, Sample
+from stream.schema.events import DECODE_ERRORS, Behavior, Click, Impression, Outcome, Sample
 from stream.schema.position import Origin
-from stream.schema.record import Record
+from stream.schema.record import HasHeaders, Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
@@ -182,8 +182,12 @@ class Task:
         """Return the user's sequence as it stands, (L,) behaviours, oldest first."""
         return self._fold.read(user)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, message: HasHeaders | None = None) -> None:
         """Take a consumed record; one that cannot be used keeps its place in the order and is refused in its turn.
+
+        Args:
+            record: what was consumed.
+            message: asked for the headers of a record that is, or may later be, refused.
 
         Raises:
             WorkerError: for an offset that was there before: the log is another one.
@@ -200,6 +204,8 @@ class Task:
             self._newest_ts[record.topic] = event.ts
         except DECODE_ERRORS as error:
             event = error
+        if message is not None and isinstance(event, (Exception, Click)):
+            record = record.with_headers(message)
         self._merge.add(record.topic, self._newest_ts.get(record.topic, 0), (record, event))
 
     def step(

@@ -8,6 +8,7 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -23,6 +24,7 @@ from stream.kafka.identity import LogWatch
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
+from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
@@ -84,6 +86,8 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
             )
         )
         samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
+        used = (topics.samples, topics.model_updates, topics.dead_letters)
+        resources.add(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics")))
         Trainer(settings, topics, training, samples, watch, sender, metrics, health, epoch=start.epoch).run(stop)
 
 
@@ -217,7 +221,7 @@ class Trainer:
             return None
 
     def _refuse(self, message: Message, reason: str) -> None:
-        record = to_record(message)
+        record = to_record(message).with_headers(message)
         self._training.counts["refused"] += 1
         log(
             _logger,

@@ -113,7 +113,7 @@ class TaskConsumer:
             record = to_record(message)
             task = tasks.get(record.partition)
             if task is not None:
-                task.add(record)
+                task.add(record, message)
                 reached[record.topic, record.partition] = record.offset + 1
         self._positions |= reached
         self._ends -= reached.keys()

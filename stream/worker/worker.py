@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -18,6 +19,7 @@ from model.device import prepare, resolve
 from stream.errors import ConsumerFatalError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
+from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
@@ -74,6 +76,8 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
         resources.add(worker)
+        used = {topic.name for topic in topics} - {topics.experiment_metrics}
+        resources.add(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics")))
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
         worker.run(stop)

@@ -28,7 +28,7 @@ from tests.e2e.harness import USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter
 
 STATIC = ("--set", "kafka.group.instance.id=one")
-WAITS = ("waiting_for_broker", "kafka_error", "session timed out")
+WAITS = ("kafka_trouble", "session timed out")
 """What a job says that waits for the broker."""
 
 
@@ -128,6 +128,50 @@ def test_a_broker_that_was_killed_and_comes_back_is_used_again_and_nothing_is_lo
         broker.start()
         harness.await_answers()
         harness.traffic(10)
+        harness.settle()
+
+
+@contextmanager
+def away(broker: Broker) -> Iterator[None]:
+    """Have the broker dead, or frozen where it would not survive that, while the block runs."""
+    if broker.durable:
+        broker.kill()
+        try:
+            yield
+        finally:
+            broker.start()
+    else:
+        with frozen(broker):
+            yield
+
+
+def test_a_broker_that_is_away_is_told_in_a_handful_of_lines(harness: Harness, broker: Broker, tmp_path: Path) -> None:
+    monitor = ("--set", f"monitor.directory={tmp_path}/monitor", "--set", "monitor.web=")
+    names = ("worker", "trainer", "monitor")
+
+    def lines(name: str) -> list[str]:
+        return [line for line in harness.processes.log(name).read_text().splitlines() if " INFO " not in line]
+
+    with harness:
+        group = f"monitor.group={harness.topics.behaviors}-monitor"
+        harness.processes.start("monitor", "monitor", *monitor, "--set", group)
+        start(harness, None)
+        wait_for(lambda: "started" in harness.processes.log("monitor").read_text(), "the monitor")
+        live(harness, 5.0)
+        with away(broker):
+            live(harness, 15.0)
+        harness.await_answers()
+        for name in names:
+            wait_for(lambda of=name: "kafka_trouble_over" in " ".join(lines(of)), f"{name} to say it is over")  # type: ignore[misc]
+        for name in names:
+            told = lines(name)
+            assert len(told) <= 8, "\n".join(told)
+            begun, over = (
+                sum(f" {event} " in line for line in told) for event in ("kafka_trouble", "kafka_trouble_over")
+            )
+            assert begun == over == 1, "\n".join(told)
+            assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
+        harness.traffic(5)
         harness.settle()
 
 
@@ -263,7 +307,7 @@ def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
     sending = threading.Thread(target=send_all, daemon=True)
     with frozen(broker):
         sending.start()
-        wait_for(lambda: "waiting_for_broker" in caplog.text, "a word that the broker is waited for")
+        wait_for(lambda: "wait to be acknowledged" in caplog.text, "a word that the broker is waited for")
         assert sending.is_alive()
         assert sender.waiting <= len(sent) <= 10
     sending.join(60)

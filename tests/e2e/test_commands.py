@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from stream.schema.topics import Topics
 from tests.e2e.commands import STOP_S, child, run, running, write_baskets
@@ -224,6 +225,42 @@ def test_topics_are_made_once_checked_and_refused_with_another_partition_count(
     assert f"{names.behaviors}: has 3 partitions, must have 5" in other.stderr
     assert names.model_updates not in other.stderr
     assert topics("check").returncode == 0, "a refused create changed the topics"
+
+
+def test_topics_check_and_create_say_the_same_of_settings_and_fail_for_what_is_dangerous(
+    kafka: dict[str, str], topic_prefix: str, tmp_path: Path
+) -> None:
+    names = Topics(topic_prefix)
+    where = ("--bootstrap", kafka["bootstrap.servers"], "--set", f"topics.prefix={topic_prefix}")
+    admin = AdminClient({**kafka, "log_level": 0})
+    odd = [
+        NewTopic(names.behaviors, 8, 1, config={"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}),
+        NewTopic(names.scores, 8, 1, config={"retention.ms": "60000"}),
+        NewTopic(names.clicks, 8, 1, config={"retention.ms": "3600000", "message.timestamp.type": "LogAppendTime"}),
+    ]
+    for made in admin.create_topics(odd).values():
+        made.result()
+
+    def said(action: str, *more: str) -> tuple[int, list[str]]:
+        done = run("topics", action, *where, *more, scratch=tmp_path / "scratch")
+        assert "Traceback" not in done.stderr, done.stderr
+        kinds = ("error: ", "warning: ", "note: ")
+        return done.returncode, [line for line in done.stdout.splitlines() if line.startswith(kinds)]
+
+    status, told = said("create")
+    assert status == 1
+    assert [line.partition("=")[0] for line in told] == [
+        f"error: {names.behaviors}: cleanup.policy",
+        f"error: {names.behaviors}: message.timestamp.type",
+        f"error: {names.scores}: retention.ms",
+        f"warning: {names.behaviors}: retention.ms",
+        f"warning: {names.clicks}: retention.ms",
+    ]
+    assert said("check") == (status, told)
+    # Windows that are shorter need less.
+    status, told = said("check", "--set", "worker.attribution_window_s=10")
+    assert status == 1
+    assert f"warning: {names.scores}: retention.ms" in {line.partition("=")[0] for line in told}
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:

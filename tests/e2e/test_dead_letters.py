@@ -1,7 +1,9 @@
 """Refused records are listed with their reason, and sent again once the cause is mended."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
 from stream.kafka.dead_letters import DeadLetter, read_dead_letters, send_dead_letter
 from stream.kafka.producer import ReliableProducer
-from stream.schema.events import encode_packed
+from stream.schema.events import Click, decode_score, encode_json, encode_packed
+from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.trainer.training import Training
@@ -131,3 +134,59 @@ def test_what_a_letter_says_of_itself_neither_commands_a_terminal_nor_chooses_an
     assert f"{harness.topics.model_updates}/0, offset 17" in " ".join(text.split())
     assert "nothing to send" in text
     harness.client.close()
+
+
+def test_a_records_own_headers_are_in_its_letter_and_on_what_is_sent_again(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    quick = {"attribution_window_s": 1.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 0.5, "model_wait_s": 0.0}
+    harness = Harness(kafka, topics, topic_prefix, tmp_path, worker=quick)
+    headers: list[tuple[str, str | bytes | None]] = [("traceparent", b"00-ab\xff"), ("reason", b"retry"), ("x", None)]
+    user = harness.users[0].encode()
+    place = partition_of(user, 4)
+    late = encode_json(Click("nobody asked", user.decode(), "item-1", round(1000 * time.time())))
+    with harness, RawWriter(kafka) as raw:
+        harness.processes.start("trainer", "trainer")
+        harness.start_worker("worker")
+        refused = {
+            raw.write(topics.behaviors, b"[not json]", key=user, partition=place, headers=headers)[:3],
+            raw.write(topics.samples, b"no sample", key=user, partition=place, headers=headers)[:3],
+            # Known as unusable only when its window has closed.
+            raw.write(topics.clicks, late, key=user, partition=place, headers=headers)[:3],
+            raw.write(topics.impressions, b"{}", key=user, partition=place)[:3],
+        }
+
+        def letters() -> dict[tuple[object, ...], DeadLetter]:
+            return {letter.origin[:3]: letter for letter in read_dead_letters(kafka, topics)}
+
+        wait_for(lambda: letters().keys() >= refused, "four dead letters", processes=harness.processes)
+        found = letters()
+        assert {where[0]: letter.origin.headers for where, letter in found.items()} == {
+            topics.behaviors: tuple(headers),
+            topics.samples: tuple(headers),
+            topics.clicks: tuple(headers),
+            topics.impressions: (),
+        }
+        assert found[topics.behaviors, place, 0].reason == "Expected `object`, got `array`"
+        status, text = command(harness, "resend", "--topic", "behaviors")
+        assert status == 0, text
+        again = harness.messages(topics.behaviors)
+        assert [message.headers() for message in again] == [headers, headers]
+
+
+def test_null_for_no_category_no_action_and_the_usual_slots_is_taken(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    harness = Harness(kafka, topics, topic_prefix, tmp_path)
+    user, now = harness.users[0], round(1000 * time.time())
+    behavior = {"user": user, "item": "item-1", "ts": now - 1000, "category": None, "action": None}
+    asked = {"request_id": "r", "user": user, "ts": now, "slots": None, "candidates": [{"item": "a", "category": None}]}
+    with harness, RawWriter(kafka) as raw:
+        place = partition_of(user.encode(), 4)
+        harness.start_worker("worker", "--set", "worker.model_wait_s=0")
+        raw.write(topics.behaviors, json.dumps(behavior).encode(), key=user.encode(), partition=place)
+        raw.write(topics.impressions, json.dumps(asked).encode(), key=user.encode(), partition=place)
+        wait_for(lambda: bool(harness.read(topics.scores)), "the answer", processes=harness.processes)
+        [score] = map(decode_score, harness.read(topics.scores))
+        assert (score.items, score.slots, score.seen) == (["a"], 1, 1)
+        assert not list(read_dead_letters(kafka, topics))

@@ -4,8 +4,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from stream.errors import KafkaClientError
-from stream.kafka import connection as module
 from stream.kafka.connection import ConnectionHealth, error_text
+from stream.kafka.outage import Outage
 
 AUTHENTICATION = KafkaError(KafkaError._AUTHENTICATION, "SASL: Invalid password (after 12ms in state AUTH_REQ)")
 TLS = KafkaError(KafkaError._SSL, "SSL handshake failed: Connection reset by peer (after 3ms in state SSL_HANDSHAKE)")
@@ -18,20 +18,19 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
 def health(clock: Clock) -> ConnectionHealth:
-    return ConnectionHealth({"bootstrap.servers": "broker:9093", "sasl.password": "marker"})
+    kafka = {"bootstrap.servers": "broker:9093", "sasl.password": "marker"}
+    return ConnectionHealth(kafka, outage=Outage("broker:9093", clock=clock), clock=clock)
 
 
 def hear(health: ConnectionHealth, clock: Clock, error: KafkaError, *, every: float, seconds: float) -> None:
@@ -98,4 +97,34 @@ def test_the_same_is_logged_now_and_then_and_never_by_who_says_it_himself(
     assert len(caplog.records) == 3
     ConnectionHealth({}, log_errors=False)(AWAY)
     assert len(caplog.records) == 3
+    assert {line.partition(" ")[0] for line in caplog.messages} == {"kafka_error"}
     assert error_text(AUTHENTICATION) == "SASL: Invalid password"
+
+
+def test_an_unknown_topic_is_no_trouble_with_the_connection(
+    health: ConnectionHealth, caplog: pytest.LogCaptureFixture
+) -> None:
+    for code in (KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART):
+        health(KafkaError(code, "clicks [0]: topic does not exist"))
+    assert not caplog.messages
+    health.check()
+
+
+def test_several_clients_tell_of_one_trouble_together_and_any_of_them_ends_it(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage("broker:9093", clock=clock)
+    clients = [ConnectionHealth({}, outage=outage, clock=clock) for _ in range(4)]
+    for _ in range(10):
+        for client in clients:
+            client(AWAY)
+            client(DOWN)
+        clock.now += 1
+    clients[0].mark_waiting(3)
+    clients[2].mark_reachable()
+    clock.now += 10
+    outage.tick()
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["kafka_trouble", "kafka_trouble_over"]
+    assert "errors=81" in caplog.messages[1]
+    clients[0].mark_waiting(3)
+    assert caplog.messages[2].endswith('error="3 records wait to be acknowledged"')

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from stream.errors import KafkaClientError, SettingsError, TopicError
 from stream.kafka import topic_admin as topics_module
-from stream.kafka.topic_admin import ensure, verify
+from stream.kafka.topic_admin import ensure, inspect, verify
 from stream.local.broker import local_broker
 from stream.schema.topics import RECORD_BYTES, Topics
 
@@ -61,7 +61,7 @@ def test_creates_once_and_then_finds(kafka: dict[str, str], topic_prefix: str) -
     again = ensure(kafka, names, partitions=3, replication=1)
     assert not again.created
     assert sorted(again.existing) == sorted(first.created)
-    assert not again.different, "what was created has the settings that were asked for"
+    assert not again.findings, "what was created has the settings that were asked for"
     assert verify(kafka, names) == 3
 
 
@@ -72,7 +72,10 @@ def test_creates_only_what_is_missing(kafka: dict[str, str], topic_prefix: str) 
     report = ensure(kafka, names, partitions=2, replication=1)
     assert report.existing == [names.behaviors]
     assert len(report.created) == 8
-    assert report.different == [(names.behaviors, "retention.ms", "60000", str(90 * 86_400_000))]
+    [finding] = report.findings
+    assert (finding.severity, finding.topic) == ("error", names.behaviors)
+    assert finding.text.startswith("retention.ms=60000 is less than 86400000")
+    assert inspect(kafka, names).findings == report.findings
 
 
 def test_names_every_wrong_count_and_changes_nothing(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -192,3 +192,15 @@ def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
     assert caplog.messages[0].startswith("not_served client=")
     assert "Traceback" not in capsys.readouterr().err
     assert get(server, "/health")[0] == 200
+
+
+def test_named_trouble_turns_the_health_bad_until_it_is_over(health: Health, server: MetricsServer) -> None:
+    health.report_trouble("topics", "clicks is gone")
+    health.report_trouble("disk", "/data is full")
+    status, text = get(server, "/health")
+    assert (status, json.loads(text)["trouble"]) == (503, "clicks is gone; /data is full")
+    assert metrics(server)["samstream_healthy", "worker"] == 0
+    health.report_trouble("topics", "")
+    assert health.trouble() == "/data is full"
+    health.report_trouble("disk", "")
+    assert get(server, "/health")[0] == 200

@@ -45,6 +45,22 @@ def test_json_as_one_types_it() -> None:
     assert decode_click(text) == Click("r1", "ann", "tea", 1)
 
 
+def test_null_in_an_optional_field_means_its_default() -> None:
+    text = b'{"user": "ann", "item": "tea", "ts": 1, "category": null, "action": null}'
+    assert decode_behavior(text) == Behavior("ann", "tea", 1, "", "view")
+    text = (
+        b'{"request_id": "r1", "user": "ann", "ts": 1, "slots": null, "more": null,'
+        b' "candidates": [{"item": "tea", "category": null}, {"item": "null", "category": "drinks"}]}'
+    )
+    assert decode_impression(text) == Impression("r1", "ann", 1, [Candidate("tea"), Candidate("null", "drinks")], 10)
+
+
+@given(event=st.builds(Behavior, ids, ids, millis), null=st.sets(st.sampled_from(["category", "action"])))
+def test_a_behaviour_with_nulls_is_the_one_without_these_fields(event: Behavior, null: set[str]) -> None:
+    given = msgspec.to_builtins(event)
+    assert decode_behavior(encode_json(given | dict.fromkeys(null))) == event
+
+
 @pytest.mark.parametrize(
     ("decode", "text", "says"),
     [
@@ -59,7 +75,12 @@ def test_json_as_one_types_it() -> None:
         (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 1.5}', r"\$\.ts"),
         (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 300000000000000}', r"\$\.ts"),
         (decode_behavior, b'{"user": "' + b"a" * 257 + b'", "item": "tea", "ts": 1}', r"\$\.user"),
-        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 1, "category": null}', r"\$\.category"),
+        (decode_behavior, b'{"user": "ann", "item": null, "ts": 1, "category": null}', r"\$\.item"),
+        (decode_behavior, b'{"user": "ann", "item": "tea", "ts": 1, "category": null, "action": 7}', r"\$\.action"),
+        (decode_impression, b'{"request_id": null, "user": "a", "ts": 1, "candidates": []}', r"request_id"),
+        (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": null}', r"candidates"),
+        (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": [null]}', r"candidates"),
+        (decode_click, b'{"request_id": "r", "user": "a", "item": null, "ts": 1}', r"\$\.item"),
         (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": []}', r"\$\.candidates"),
         (decode_impression, b'{"request_id": "r", "user": "a", "ts": 1, "candidates": ["x"]}', r"candidates"),
         (decode_click, b'{"request_id": "r", "user": "a", "ts": 1}', "`item`"),

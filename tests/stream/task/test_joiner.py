@@ -234,3 +234,17 @@ def test_a_request_that_was_opened_before_there_were_teams_is_taken_up() -> None
     [positive] = after.click(*click("i1"))
     assert isinstance(positive, LabelledItems)
     assert (positive.indices, positive.pending.teams) == ([1], [])
+
+
+def test_a_click_that_waits_keeps_its_headers_over_a_restart_and_one_saved_without_is_still_read() -> None:
+    table = Memory()
+    joiner = Joiner(table, window_ms=WINDOW)
+    first, record = click()
+    with_headers = record._replace(headers=(("trace", b"1"), ("trace", None)))
+    assert not list(joiner.click(first, with_headers))
+    joiner.save()
+    [stored] = msgspec.msgpack.decode(table.values["cr"])
+    older = {**stored, "click": {**stored["click"], "request_id": "s"}, "origin": stored["origin"][:6]}
+    table.values["cs"] = msgspec.msgpack.encode([older])
+    refused = list(Joiner(table, window_ms=WINDOW).advance(WINDOW + 100))
+    assert [found.origin for found in refused if isinstance(found, UnmatchedClick)] == [with_headers, record]

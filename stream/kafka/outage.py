@@ -1,0 +1,179 @@
+"""Trouble with Kafka as one process has it: told once when it begins, every 30 s with a count, and when it is over.
+
+Every client of a process meets the same trouble, each many times a second; all of them report to one `Outage` for each
+`bootstrap.servers`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from stream.kafka.client_log import ClientLog
+from stream.runtime.logs import log
+
+_logger = logging.getLogger("samstream.kafka")
+
+RECONNECT = {
+    # A client that bootstraps anew whenever all brokers are away begins its back-off anew as well, and never backs off.
+    "metadata.recovery.strategy": "none",
+    "reconnect.backoff.ms": "100",
+    "reconnect.backoff.max.ms": "3000",
+}
+"""Defaults of every client: back off up to seconds, and be back within seconds."""
+
+_TELL_S = 30.0
+_WATCH_S = 3.0
+_PROBE_S = 1.0
+
+
+class Outage:
+    """What the clients of a process report of one Kafka, and the lines that come of it.
+
+    It is over once Kafka has answered and no error came for a while: of several brokers, one may answer and another
+    still be away.
+
+    Args:
+        where: the address that the lines name.
+        quiet_s: how long no error must have come; longer than clients pause between two tries.
+        clock: monotonic, seconds.
+        begun: called when trouble, or a suspicion of it, begins: from then on `tick` must be called now and then.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        quiet_s: float = 6.0,
+        clock: Callable[[], float] = time.monotonic,
+        begun: Callable[["Outage"], None] = lambda _: None,
+    ) -> None:
+        self._where = where
+        self._quiet_s = quiet_s
+        self._clock = clock
+        self._begun = begun
+        self._lock = threading.RLock()
+        self._began: float | None = None
+        self._answered_at: float | None = None
+        self._suspicion = ""
+        self._followed = False
+        self._errors = self._errors_told = 0
+        self._error = ""
+        self._failed_at = self._told_at = 0.0
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether an error, or a suspicion, has come since Kafka last answered."""
+        return bool(self._suspicion) or (self._began is not None and self._answered_at is None)
+
+    def fail(self, error: str) -> None:
+        """Take note of an error of any client."""
+        with self._lock:
+            now = self._clock()
+            self._error, self._failed_at, self._answered_at, self._suspicion = error, now, None, ""
+            self._errors += 1
+            if self._began is None:
+                self._began = self._told_at = now
+                self._errors_told = 1
+                log(_logger, "kafka_trouble", logging.WARNING, at=self._where, error=error)
+                self._begin()
+
+    def suspect(self, error: str) -> None:
+        """Take note of what is trouble only if Kafka does not answer: idle connections are closed in good health."""
+        with self._lock:
+            if self._began is not None:
+                self._errors += 1
+            elif not self._suspicion:
+                self._suspicion = error
+                self._begin()
+
+    def answer(self) -> None:
+        """Take note that Kafka has answered a client."""
+        if self.unanswered:
+            with self._lock:
+                self._suspicion = ""
+                if self._began is not None:
+                    self._answered_at = self._clock()
+
+    def no_answer(self) -> None:
+        """Take note that Kafka did not answer when it was asked because of a suspicion."""
+        with self._lock:
+            if self._suspicion:
+                self.fail(self._suspicion)
+
+    def tick(self) -> bool:
+        """Tell what is to be told by now; returns whether to go on calling."""
+        with self._lock:
+            if self._began is None and not self._suspicion:
+                self._followed = False
+                return False
+            if self._began is None:
+                return True
+            now = self._clock()
+            if self._answered_at is not None and now - self._failed_at >= self._quiet_s:
+                seconds = self._answered_at - self._began
+                log(
+                    _logger,
+                    "kafka_trouble_over",
+                    logging.WARNING,
+                    at=self._where,
+                    seconds=round(seconds, 1),
+                    errors=self._errors,
+                )
+                self._began, self._errors, self._followed = None, 0, False
+                return False
+            if now - self._told_at >= _TELL_S:
+                log(
+                    _logger,
+                    "kafka_trouble_lasts",
+                    logging.WARNING,
+                    at=self._where,
+                    seconds=round(now - self._began),
+                    errors=self._errors - self._errors_told,
+                    error=self._error,
+                )
+                self._told_at, self._errors_told = now, self._errors
+            return True
+
+    def _begin(self) -> None:
+        if not self._followed:
+            self._followed = True
+            self._begun(self)
+
+
+_lock = threading.Lock()
+_outages: dict[str, Outage] = {}
+
+
+def outage_of(kafka: Mapping[str, str]) -> Outage:
+    """Return the one outage that all clients of this process with these `bootstrap.servers` report to."""
+    where = kafka.get("bootstrap.servers", "")
+    with _lock:
+        if where not in _outages:
+            most_ms = (RECONNECT | dict(kafka))["reconnect.backoff.max.ms"]
+            # librdkafka varies its pauses by up to a half.
+            quiet_s = 2 * float(most_ms) / 1000 if most_ms.isdecimal() else 6.0
+            _outages[where] = Outage(where, quiet_s=quiet_s, begun=lambda outage: _watch(outage, kafka))
+        return _outages[where]
+
+
+def _watch(outage: Outage, kafka: Mapping[str, str]) -> None:
+    """Follow trouble in a thread of its own: no client need come by while it lasts, or when it is over."""
+
+    def follow() -> None:
+        # With `debug`, the client talks whatever its level is; polling it takes these lines away.
+        client = AdminClient({**RECONNECT, **kafka, "log_level": "0"}, logger=ClientLog())
+        while outage.tick():
+            client.poll(0)
+            if outage.unanswered:
+                try:
+                    client.list_topics(timeout=_PROBE_S)
+                    outage.answer()
+                except KafkaException:
+                    outage.no_answer()
+            time.sleep(_WATCH_S)
+
+    threading.Thread(target=follow, name="kafka-trouble", daemon=True).start()

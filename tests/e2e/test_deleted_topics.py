@@ -1,0 +1,73 @@
+"""A topic that is deleted under a job is named: health turns bad, a producer ends with what to do."""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from stream.errors import KafkaClientError
+from stream.kafka.producer import ReliableProducer
+from stream.local.broker import Broker
+from stream.local.ports import free_port
+from stream.schema.topics import Topics
+from tests.e2e.harness import Harness, wait_for
+
+
+@pytest.fixture(autouse=True)
+def deletes_for_good(broker: Broker) -> None:
+    if broker.engine is not None and broker.engine.name == "embedded":
+        pytest.skip("the embedded broker makes a topic anew as soon as anybody asks for it")
+
+
+def delete(kafka: dict[str, str], *names: str) -> None:
+    admin = AdminClient({**kafka, "log_level": 0})
+    for deleted in admin.delete_topics(list(names)).values():
+        deleted.result()
+
+
+def health(port: int) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            return answer.status, json.loads(answer.read())["trouble"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["trouble"]
+
+
+def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    worker, trainer = free_port(), free_port()
+    harness = Harness(kafka, topics, topic_prefix, tmp_path)
+    with harness:
+        harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{trainer}")
+        harness.start_worker("worker", "--set", f"worker.metrics=127.0.0.1:{worker}")
+        harness.wander(20)
+        harness.traffic(3)
+        assert health(worker) == health(trainer) == (200, "")
+        delete(kafka, topics.clicks, topics.samples, topics.scores)
+        for name, port, gone in (("worker", worker, topics.clicks), ("trainer", trainer, topics.samples)):
+            wait_for(lambda of=port: health(of)[0] == 503, f"the {name} to be in trouble", processes=harness.processes)  # type: ignore[misc]
+            assert gone in health(port)[1]
+            log = harness.processes.log(name).read_text()
+            assert log.count(f"topic_gone topic={gone} ") == 1, log
+        with pytest.raises(KafkaClientError, match=topics.scores):
+            wait_for(lambda: bool(harness.client.poll_scores(1.0)), "an answer that never comes")
+
+
+def test_a_producer_to_a_deleted_topic_ends_with_its_name_and_what_to_do(kafka: dict[str, str], topics: Topics) -> None:
+    quick = {"topic.metadata.refresh.interval.ms": "500", "topic.metadata.propagation.max.ms": "500"}
+    producer = ReliableProducer(kafka | quick)
+    producer.send(topics.outcomes, b"x", partition=0)
+    producer.flush()
+    delete(kafka, topics.outcomes)
+
+    def still_takes() -> bool:
+        producer.send(topics.outcomes, b"x", partition=0)
+        producer.flush()
+        return False
+
+    with pytest.raises(KafkaClientError, match=f"{topics.outcomes}.*samstream topics create"):
+        wait_for(still_takes, "the producer to end")

@@ -1,0 +1,51 @@
+"""A topic is gone when a Kafka that answers has not known it for a while, and never before."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.kafka.topic_watch import MissingTopics
+
+ANSWERS = st.lists(st.none() | st.sets(st.sampled_from(["clicks", "scores"])), max_size=60)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(answers=ANSWERS)
+def test_as_an_oracle_that_looks_back_over_all_answers_says(answers: list[set[str] | None]) -> None:
+    clock = Clock()
+    missing = MissingTopics(grace_s=30.0, clock=clock)
+    gone: set[str] = set()
+    for last, answer in enumerate(answers):
+        missing.heard(answer)
+        clock.now += 5
+        if answer is not None:
+            seven = answers[max(0, last - 6) : last + 1]  # 30 s lie between the first and the last of seven
+            gone = {
+                topic
+                for topic in answer
+                if topic in gone or (len(seven) == 7 and all(each is not None and topic in each for each in seven))
+            }
+        assert missing.gone == gone
+        assert bool(missing.trouble) == bool(gone)
+
+
+def test_each_topic_is_told_once_when_it_goes_and_once_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    missing = MissingTopics(grace_s=30.0, clock=clock)
+    for _ in range(100):
+        missing.heard(["shop-clicks"])
+        clock.now += 5
+    assert "shop-clicks" in missing.trouble
+    missing.heard(None)
+    assert "shop-clicks" in missing.trouble, "a Kafka that does not answer brings no topic back"
+    missing.heard([])
+    missing.heard([])
+    assert not missing.trouble
+    assert caplog.messages == ["topic_gone topic=shop-clicks unknown_for_s=30", "topic_back topic=shop-clicks"]

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -74,7 +73,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
         used = (topics.samples, topics.model_updates, topics.dead_letters)
         with (
             closing(TopicReader(settings.kafka, [topics.samples], from_beginning=True, offsets=read_from)) as samples,
-            closing(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics"))),
+            closing(TopicWatch(settings.kafka, used, health.report_trouble)),
         ):
             Trainer(settings, topics, training, samples, sender, metrics, health, epoch=epoch).run(stop)
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -75,7 +74,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
         resources.enter_context(closing(worker))
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
-        watch = TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics"))
+        watch = TopicWatch(settings.kafka, used, health.report_trouble)
         resources.enter_context(closing(watch))
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))

@@ -20,10 +20,12 @@ from stream.monitor.aggregate import Board
 from stream.monitor.counting import Head, Plan, Window, fold
 from stream.monitor.credentials import connection
 from stream.monitor.latency import class_of
+from stream.monitor.metrics import REPORT_INTERVAL_S, MonitorMetrics, report_health
 from stream.monitor.reader import Reader
 from stream.monitor.records import Answers, AnswersFragment, Fragment, HeadFragment, SumsFragment, WindowFragment
 from stream.monitor.users import User, Users, experiment_id
 from stream.monitor.web.server import Web, serve
+from stream.runtime.health import Health
 from stream.schema.events import DECODE_ERRORS, Outcome, decode_outcome, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -81,6 +83,8 @@ class Monitor:
         self._answers: dict[int, dict[int, dict[str, tuple[Counter[int], tuple[int, int]]]]] = defaultdict(dict)
         self._answered: set[tuple[int, int]] = set()
         self.read_again = 0
+        self.counts: Counter[str] = Counter(outcomes=0, published=0)
+        """Outcomes counted and records published, by this process."""
         self.board = Board(self.plan, self._experiment)
         self.app = app = _app(settings)
         self._table = AcknowledgedTable(
@@ -111,6 +115,21 @@ class Monitor:
         app.task(self._publish)
         app.on_partitions_revoked.connect(self._forget, weak=False)
         serve(app, self)
+
+    async def report(self, metrics: MonitorMetrics, health: Health) -> None:
+        """Keep metrics and health up to date until the monitor stops."""
+        while not self.app.should_stop:
+            in_hand, counted = sum(map(len, self._held.values())), self.counts["outcomes"]
+            outcomes = self._topics.outcomes
+            partitions = await report_health(self.app, outcomes, health, counted=counted, in_hand=in_hand)
+            metrics.update(
+                self.counts,
+                in_hand=in_hand,
+                partitions=partitions,
+                windows=len(self.board.starts()),
+                uncounted=self.board.counters(),
+            )
+            await self.app.sleep(REPORT_INTERVAL_S)
 
     def _source(self, name: str) -> Any:
         return self.app.topic(name, key_serializer="raw", value_serializer="raw", value_type=bytes, key_type=bytes)
@@ -185,6 +204,7 @@ class Monitor:
                 self._table.pop(_key(start), None)
             self._table[_HEAD] = records.encode_packed(changes.head)
         self.read_again += changes.read_again
+        self.counts["outcomes"] += len(events)
         fragments.append(HeadFragment(partition, replace(changes.head, windows=[])))
         # Whoever stops no longer writes, so what is not in Kafka by then is not waited for, and is counted again.
         if not (await self.app.wait(self._written(fragments))).stopped:
@@ -230,6 +250,7 @@ class Monitor:
                         for due in self.board.due()
                     ]
                     await asyncio.gather(*sent)
+                    self.counts["published"] += len(sent)
         finally:
             self._reader.close()
 

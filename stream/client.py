@@ -262,13 +262,13 @@ class Client:
         with self._arrived:
             if self._reader is None:
                 tail = TopicReader(self._kafka, [self._topics.scores], on_missing="skip")
-                self._watch = TopicWatch(self._kafka, [self._topics.scores], self._heard_of_topics)
+                self._watch = TopicWatch(self._kafka, [self._topics.scores], self._heard)
                 self._reader = threading.Thread(target=self._receive, args=(tail,), name="scores", daemon=True)
                 self._reader.start()
 
-    def _heard_of_topics(self, trouble: str) -> None:
+    def _heard(self, kind: str, trouble: str) -> None:
         """Take note that the topic of the answers is gone: one made anew would be read from a wrong offset on."""
-        if trouble:
+        if kind == "topics" and trouble:
             self._fail(KafkaClientError(trouble))
 
     def _fail(self, error: Exception) -> None:

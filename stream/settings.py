@@ -184,6 +184,7 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         keep_s: how long after its end a window is kept, in event time.
         write_interval_s: how often it counts and writes.
         session_timeout_s: how long the partitions of a monitor that was killed wait for another.
+        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
     """
 
     group: str = "samstream-monitor"
@@ -194,6 +195,7 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     keep_s: Positive = 3600.0
     write_interval_s: Positive = 1.0
     session_timeout_s: Annotated[float, Meta(ge=1, le=60)] = 10.0
+    metrics: str = ""
 
 
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

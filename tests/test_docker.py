@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
 from stream.settings import load
 from stream.trainer.metrics import TrainerMetrics
@@ -40,10 +41,10 @@ def expressions() -> list[str]:
 
 
 def exported() -> set[str]:
-    """Return the names of all that worker and trainer serve."""
+    """Return the names of all that worker, trainer and monitor serve."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     names: set[str] = set()
-    for role, metrics in (("worker", WorkerMetrics), ("trainer", TrainerMetrics)):
+    for role, metrics in (("worker", WorkerMetrics), ("trainer", TrainerMetrics), ("monitor", MonitorMetrics)):
         registry = CollectorRegistry()
         metrics(registry)
         Health(role, registry)
@@ -88,6 +89,7 @@ def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
         "restored_ratio",
         "replay_left_records",
         "progressive",
+        "monitor_uncounted",
     ):
         assert f"samstream_{name}" in shown
 
@@ -105,13 +107,13 @@ def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own()
 
 def test_the_settings_of_every_service_are_settings() -> None:
     services = compose()["services"]
-    for name in ("topics", "worker", "trainer"):
+    for name in ("topics", "worker", "trainer", "monitor"):
         given = environment(services[name])
         ours = {key for key in given if key.startswith("SAMSTREAM_")}
         assert ours
         settings = load(environ=given)
         assert settings.kafka["bootstrap.servers"] == "kafka:19092"
-        assert settings.worker.metrics == settings.trainer.metrics == "0.0.0.0:9100"
+        assert settings.worker.metrics == settings.trainer.metrics == settings.monitor.metrics == "0.0.0.0:9100"
 
 
 def test_images_are_pinned() -> None:
@@ -140,7 +142,7 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
         [found] = job["dns_sd_configs"]
         assert found["type"] == "A"
         asked |= dict.fromkeys(found["names"], found["port"])
-    assert asked.keys() == {"worker", "trainer"}
+    assert asked.keys() == {"worker", "trainer", "monitor"}
     for name, port in asked.items():
         given = environment(services[name])
         assert given[f"SAMSTREAM_{name.upper()}__METRICS"] == f"0.0.0.0:{port}"

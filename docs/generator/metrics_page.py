@@ -1,10 +1,11 @@
-"""`docs/metrics.md`: every Prometheus metric of the worker and the trainer, from the objects that the jobs declare."""
+"""`docs/metrics.md`: every Prometheus metric of worker, trainer and monitor, from the objects that the jobs declare."""
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from docs.generator.markdown import table
+from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
 from stream.trainer.metrics import TrainerMetrics
 from stream.worker.metrics import WorkerMetrics
@@ -13,7 +14,7 @@ _HEAD = """# Metrics
 
 *This page is written by `python -m docs.generator`; do not edit it.*
 
-`worker.metrics=HOST:PORT` and `trainer.metrics=HOST:PORT` serve these at `/metrics` for Prometheus, and
+`worker.metrics=HOST:PORT`, and the same of `trainer` and `monitor`, serve these at `/metrics` for Prometheus, and
 [`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`, `_sum` and
 `_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
 `experiment-metrics`."""
@@ -34,17 +35,19 @@ class _Listed(CollectorRegistry):
 
 def metrics_page() -> str:
     """Return the page."""
-    shared, worker, trainer = _Listed(), _Listed(), _Listed()
+    shared, worker, trainer, monitor = _Listed(), _Listed(), _Listed(), _Listed()
     Health("worker", shared)
     WorkerMetrics(worker)
     TrainerMetrics(trainer)
+    MonitorMetrics(monitor)
     recovery = [each for each in worker.collectors if _name(each).startswith(("samstream_restore", "samstream_replay"))]
     own = [each for each in worker.collectors if each not in recovery]
     sections = (
-        ("Worker and trainer", shared.collectors),
+        ("All jobs", shared.collectors),
         ("Worker", own),
         ("Recovery of a worker", recovery),
         ("Trainer", trainer.collectors),
+        ("Monitor", monitor.collectors),
     )
     return "\n\n".join((_HEAD, *(f"## {title}\n\n{_table(listed)}" for title, listed in sections))) + "\n"
 

@@ -6,6 +6,7 @@ from stream.cli.options import Commands, add_settings_command, load_settings
 from stream.kafka import topic_admin
 from stream.kafka.topic_rules import Needs
 from stream.schema.topics import Topics
+from stream.settings import Settings
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,7 +18,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Create or check the topics; returns the exit status: 1 when a topic's settings are dangerous."""
     settings = load_settings(arguments)
-    topics, needs = Topics(settings.topics.prefix), Needs.of(settings)
+    topics, needs = Topics(settings.topics.prefix), needs_of(settings)
     if arguments.action == "check":
         report = topic_admin.inspect(settings.kafka, topics, needs=needs)
         print(f"all topics exist; those keyed by user have {report.partitions} partitions")
@@ -33,3 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in report.findings:
         print(finding)
     return 1 if any(finding.severity == "error" for finding in report.findings) else 0
+
+
+def needs_of(settings: Settings) -> Needs:
+    """Return how long these settings need records to be kept."""
+    window_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
+    return Needs(
+        window_ms=round(1000 * window_s),
+        checkpoint_ms=round(1000 * settings.trainer.checkpoint_interval_s),
+        monitor_ms=round(1000 * (settings.monitor.window_s + window_s)),
+    )

@@ -20,11 +20,10 @@ from stream.kafka.clients import list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.topic_rules import Finding, Needs, check_settings
 from stream.schema.topics import Topics
-from stream.settings import Settings
 
 _DEADLINE_S = 30.0
 _RETRY_S = 0.2
-_NEEDS = Needs.of(Settings())
+_NEEDS = Needs()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stream.schema.topics import RECORD_BYTES, Topics
-from stream.settings import Settings
 
 Severity = Literal["error", "warning", "note"]
 
@@ -44,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """How long topics must keep their records, in milliseconds, and for what.
+    """How long topics must keep their records, in milliseconds, and for what; by default as the default settings need.
 
     Attributes:
         window_ms: an attribution window with its allowed lateness.
@@ -52,19 +51,9 @@ class Needs:
         monitor_ms: a window of the monitor, until its outcomes have come.
     """
 
-    window_ms: int
-    checkpoint_ms: int
-    monitor_ms: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Needs":
-        """Return what these settings need."""
-        window_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
-        return cls(
-            window_ms=round(1000 * window_s),
-            checkpoint_ms=round(1000 * settings.trainer.checkpoint_interval_s),
-            monitor_ms=round(1000 * (settings.monitor.window_s + window_s)),
-        )
+    window_ms: int = 65_000
+    checkpoint_ms: int = 30_000
+    monitor_ms: int = 75_000
 
 
 def check_settings(

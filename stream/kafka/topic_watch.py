@@ -22,7 +22,7 @@ _ANSWER_S = 5.0
 
 
 class MissingTopics:
-    """Decides from what Kafka says which topics are gone.
+    """Decides from what Kafka says which topics are gone, and whether it is gone itself.
 
     Args:
         grace_s: how long a topic must have been unknown in every answer, without a failed question between.
@@ -33,6 +33,7 @@ class MissingTopics:
         self._grace_s = grace_s
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._answered_at = clock()
         self.gone: set[str] = set()
         """Topics that are gone."""
 
@@ -41,7 +42,7 @@ class MissingTopics:
         if unknown is None:
             self._since.clear()
             return
-        now = self._clock()
+        now = self._answered_at = self._clock()
         self._since = {topic: self._since.get(topic, now) for topic in unknown}
         gone = {topic for topic, since in self._since.items() if topic in self.gone or now - since >= self._grace_s}
         for topic in sorted(gone - self.gone):
@@ -51,8 +52,14 @@ class MissingTopics:
         self.gone = gone
 
     @property
+    def silence(self) -> str:
+        """Says, for a person, that Kafka has not answered for as long as that; empty while it does."""
+        silent_s = self._clock() - self._answered_at
+        return f"Kafka has not answered for {silent_s:.0f} s" if silent_s >= self._grace_s else ""
+
+    @property
     def trouble(self) -> str:
-        """What is wrong, for a person; empty when nothing is."""
+        """Says, for a person, which topics are gone; empty when none is."""
         if not self.gone:
             return ""
         return f"Kafka has no topic {', '.join(sorted(self.gone))} any more: it was deleted while this job used it"
@@ -66,15 +73,16 @@ class TopicWatch:
     Args:
         kafka: librdkafka properties.
         topics: names; they exist when the watch begins.
-        changed: called with what is wrong whenever Kafka has answered; an empty text when nothing is.
+        report: called every few seconds, in the watch's thread: with `topics` and which of them are gone, and with
+            `kafka` and for how long it has not answered; the text is empty when nothing is wrong.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
 
-    def __init__(self, kafka: Mapping[str, str], topics: Collection[str], changed: Callable[[str], None]) -> None:
+    def __init__(self, kafka: Mapping[str, str], topics: Collection[str], report: Callable[[str, str], None]) -> None:
         self._topics = list(topics)
-        self._changed = changed
+        self._report = report
         self._outage = outage_of(kafka)
         self._client = admin(kafka, ConnectionHealth(kafka, log_errors=False))
         self._missing = MissingTopics()
@@ -95,8 +103,9 @@ class TopicWatch:
             else:
                 self._outage.answer()
             self._missing.heard(unknown)
-            if unknown is not None and not self._stop.is_set():
-                self._changed(self._missing.trouble)
+            if not self._stop.is_set():
+                self._report("topics", self._missing.trouble)
+                self._report("kafka", self._missing.silence)
 
 
 def unknown_topics(client: AdminClient, topics: Collection[str]) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +19,12 @@ from stream.monitor.aggregate import Aggregate
 from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
 from stream.monitor.credentials import faust_connection
 from stream.monitor.latency import LatencyCounts
+from stream.monitor.metrics import REPORT_INTERVAL_S, MonitorMetrics, report_health
 from stream.monitor.reader import AggregateReader
 from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
 from stream.monitor.users import UserCounter, UserRow, experiment_id
 from stream.monitor.web.server import Web, serve
+from stream.runtime.health import Health
 from stream.schema.events import DECODE_ERRORS, Outcome, decode_outcome, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -78,6 +80,8 @@ class Monitor:
         self._behind: set[int] = set()
         self._latencies = LatencyCounts()
         self.read_again = 0
+        self.counts: Counter[str] = Counter(outcomes=0, published=0)
+        """Outcomes counted and records published, by this process."""
         self.aggregate = Aggregate(self.plan, self._experiment)
         self.app = app = _app(settings)
         self._table = AcknowledgedTable(
@@ -108,6 +112,21 @@ class Monitor:
         app.task(self._publish)
         app.on_partitions_revoked.connect(self._forget, weak=False)
         serve(app, self)
+
+    async def report(self, metrics: MonitorMetrics, health: Health) -> None:
+        """Keep metrics and health up to date until the monitor stops."""
+        while not self.app.should_stop:
+            in_hand, counted = sum(map(len, self._held.values())), self.counts["outcomes"]
+            outcomes = self._topics.outcomes
+            partitions = await report_health(self.app, outcomes, health, counted=counted, in_hand=in_hand)
+            metrics.update(
+                self.counts,
+                in_hand=in_hand,
+                partitions=partitions,
+                windows=len(self.aggregate.starts()),
+                uncounted=self.aggregate.counters(),
+            )
+            await self.app.sleep(REPORT_INTERVAL_S)
 
     def _source(self, name: str) -> Any:
         return self.app.topic(name, key_serializer="raw", value_serializer="raw", value_type=bytes, key_type=bytes)
@@ -170,6 +189,7 @@ class Monitor:
                 self._table.pop(_key(start), None)
             self._table[_PROGRESS] = records.encode_packed(changes.progress)
         self.read_again += changes.read_again
+        self.counts["outcomes"] += len(events)
         partials.append(ProgressPartial(partition, replace(changes.progress, windows=[])))
         # A monitor that stops no longer writes: what is not in Kafka by then is not waited for, and is counted again.
         if not (await self.app.wait(self._written(partials))).stopped:
@@ -215,6 +235,7 @@ class Monitor:
                         for due in self.aggregate.due_records()
                     ]
                     await asyncio.gather(*sent)
+                    self.counts["published"] += len(sent)
         finally:
             self._reader.close()
 

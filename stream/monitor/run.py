@@ -3,12 +3,20 @@
 import logging
 import signal
 import socket
+from contextlib import closing
+from functools import partial
+
+from prometheus_client import CollectorRegistry
 
 from stream.errors import MonitorError, SettingsError, StreamError, TopicError
 from stream.kafka import topic_admin as topics
+from stream.kafka.topic_watch import TopicWatch
 from stream.monitor.client_log import take_over_logs
+from stream.monitor.metrics import MonitorMetrics
 from stream.monitor.monitor import Monitor
+from stream.runtime.health import Health
 from stream.runtime.logs import log
+from stream.runtime.metrics_server import MetricsServer
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
@@ -28,7 +36,8 @@ def run_monitor(settings: Settings) -> int:
         MonitorError: when the tables cannot be kept in their directory.
     """
     monitor = Monitor(settings)
-    partitions = topics.verify(settings.kafka, Topics(settings.topics.prefix))
+    names = Topics(settings.topics.prefix)
+    partitions = topics.verify(settings.kafka, names)
     if partitions != settings.topics.partitions:
         raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
     _check_address(settings.monitor.web)
@@ -38,7 +47,20 @@ def run_monitor(settings: Settings) -> int:
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
+    registry = CollectorRegistry()
+    metrics, health = MonitorMetrics(registry), Health("monitor", registry)
+    monitor.app.task(partial(monitor.report, metrics, health))
+    read = (names.outcomes, names.scores, names.experiment_metrics, names.model_updates)
+    with (
+        closing(MetricsServer(settings.monitor.metrics, registry, health)),
+        closing(TopicWatch(settings.kafka, read, health.report_trouble)),
+    ):
+        log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
+        return _execute(monitor, settings)
+
+
+def _execute(monitor: Monitor, settings: Settings) -> int:
+    """Run Faust until it ends; returns the exit status."""
     worker = monitor.app.Worker(override_logging=False, quiet=True, redirect_stdouts=False, loglevel="WARNING")
     try:
         worker.execute_from_commandline()

@@ -8,7 +8,6 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -87,7 +86,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
         )
         samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
         used = (topics.samples, topics.model_updates, topics.dead_letters)
-        resources.add(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics")))
+        resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
         Trainer(settings, topics, training, samples, watch, sender, metrics, health, epoch=start.epoch).run(stop)
 
 

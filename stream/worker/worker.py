@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -77,7 +76,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
-        resources.add(TopicWatch(settings.kafka, used, partial(health.report_trouble, "topics")))
+        resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
         worker.run(stop)

@@ -2,13 +2,14 @@
 
 import pytest
 
+from stream.cli.topics import needs_of
 from stream.kafka.topic_rules import Needs, check_settings
 from stream.schema.topics import RECORD_BYTES, Topics
 from stream.settings import Settings, convert
 
 TOPICS = Topics("shop-")
 DAY_MS = 86_400_000
-NEEDS = Needs.of(Settings())
+NEEDS = needs_of(Settings())
 """Windows of 60 s with 5 s of lateness, a checkpoint every 30 s, windows of the monitor of 10 s."""
 
 
@@ -93,7 +94,7 @@ def test_what_harms_nobody_is_not_said(name: str, setting: str, value: str) -> N
 def test_longer_windows_need_longer_retention() -> None:
     day = str(DAY_MS)
     assert not findings("scores", {"retention.ms": day})
-    needs = Needs.of(convert({"worker": {"attribution_window_s": 43_201.0, "allowed_lateness_s": 0.0}}))
+    needs = needs_of(convert({"worker": {"attribution_window_s": 43_201.0, "allowed_lateness_s": 0.0}}))
     [(severity, text)] = findings("scores", {"retention.ms": day}, needs=needs)
     assert severity == "error"
     assert "86402000: two attribution windows" in text

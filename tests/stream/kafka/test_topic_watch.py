@@ -49,3 +49,17 @@ def test_each_topic_is_told_once_when_it_goes_and_once_when_it_is_back(caplog: p
     missing.heard([])
     assert not missing.trouble
     assert caplog.messages == ["topic_gone topic=shop-clicks unknown_for_s=30", "topic_back topic=shop-clicks"]
+
+
+def test_a_kafka_that_does_not_answer_for_long_is_named_and_forgotten_when_it_does() -> None:
+    clock = Clock()
+    missing = MissingTopics(grace_s=30.0, clock=clock)
+    missing.heard([])
+    for _ in range(6):
+        assert not missing.silence
+        clock.now += 5
+        missing.heard(None)
+    assert missing.silence == "Kafka has not answered for 30 s"
+    assert not missing.trouble
+    missing.heard([])
+    assert not missing.silence

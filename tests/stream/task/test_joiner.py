@@ -243,8 +243,8 @@ def test_a_click_that_waits_keeps_its_headers_over_a_restart_and_one_saved_witho
     with_headers = record._replace(headers=(("trace", b"1"), ("trace", None)))
     assert not list(joiner.click(first, with_headers))
     joiner.save()
-    [stored] = msgspec.msgpack.decode(table.values["cr"])
+    [stored] = msgspec.msgpack.decode(table.values["c1:ur"])
     older = {**stored, "click": {**stored["click"], "request_id": "s"}, "origin": stored["origin"][:6]}
-    table.values["cs"] = msgspec.msgpack.encode([older])
+    table.values["c1:us"] = msgspec.msgpack.encode([older])
     refused = list(Joiner(table, window_ms=WINDOW).advance(WINDOW + 100))
     assert [found.origin for found in refused if isinstance(found, UnmatchedClick)] == [with_headers, record]

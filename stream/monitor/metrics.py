@@ -1,0 +1,74 @@
+"""The monitor's metrics, and how its health is known: what it has counted, and what waits to be."""
+
+from collections.abc import Mapping
+
+import faust
+from faust.types import TP
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from stream.runtime.health import Health
+from stream.runtime.metrics import PREFIX, Totals
+
+REPORT_INTERVAL_S = 1.0
+
+
+class MonitorMetrics:
+    """All metrics of a monitor beside those of its health.
+
+    Args:
+        registry: where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=registry)
+
+        self._totals = Totals()
+        self._events = counter("events", "What happened to outcomes and windows.", "event")
+        self._in_hand = gauge("in_hand_records", "Outcomes taken from Kafka that are not counted yet.")
+        self._partitions = gauge("partitions", "Partitions of `outcomes` that this monitor has.")
+        self._windows = gauge("monitor_windows", "Windows that are kept, of all monitors.")
+        self._uncounted = gauge(
+            "monitor_uncounted",
+            "In the windows that are kept, of all monitors: items repeated, late or not remembered; outcomes refused.",
+            "reason",
+        )
+
+    def update(
+        self,
+        events: Mapping[str, int],
+        *,
+        in_hand: int,
+        partitions: int,
+        windows: int,
+        uncounted: Mapping[str, int],
+    ) -> None:
+        """Bring all of them up to date.
+
+        Args:
+            events: what happened so far, by name.
+            in_hand: outcomes that are not counted yet.
+            partitions: of `outcomes`.
+            windows: how many are kept.
+            uncounted: reason → items or outcomes.
+        """
+        self._totals.set_each(self._events, events)
+        self._in_hand.set(in_hand)
+        self._partitions.set(partitions)
+        self._windows.set(windows)
+        for reason, count in uncounted.items():
+            self._uncounted.labels(reason).set(count)
+
+
+async def report_health(app: faust.App, topic: str, health: Health, *, counted: int, in_hand: int) -> int:
+    """Report what was counted and what waits; returns how many partitions of a topic this monitor has."""
+    assigned: list[TP] = [place for place in app.consumer.assignment() if place.topic == topic]
+    waiting = in_hand
+    for place in assigned:
+        position = await app.consumer.position(place)
+        waiting += max(0, (app.consumer.highwater(place) or 0) - (position or 0))
+    health.report(done=counted, lag=waiting)
+    return len(assigned)

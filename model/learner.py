@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.batch import Batch, collate
-from model.embedding.learned import LearnedTable, Taken
+from model.embedding.learned import Gathered, LearnedTable
 from model.errors import CheckpointError
 from model.example import Example
 from model.network import Network
@@ -143,7 +143,7 @@ class Learner:
         """
         tensors = self._dense()
         for name, table in self._tables.items():
-            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.everything()
+            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.all_rows()
         return Update(arm, "base", *self.version, self.fingerprint, tensors)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -189,7 +189,7 @@ class Learner:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
         self.version, self.changed = Version(epoch, version), bool(changed)
 
-    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Taken]) -> None:
+    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> None:
         valid = batch.target_mask
         losses = functional.binary_cross_entropy_with_logits(logits[valid], labels[valid], reduction="sum")
         loss = losses / valid.sum().clamp(min=WHOLE_BATCH)
@@ -214,7 +214,7 @@ class Learner:
 
     def _settle(self) -> None:
         for table in self._tables.values():
-            table.settle()
+            table.clear_touched()
         self.changed = False
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.embedding.key_index import Keys
-from model.embedding.table import EmbeddingTable, Placed
+from model.embedding.table import EmbeddingTable, PreparedRows
 from model.errors import UpdateRefused
 from model.example import Example
 from model.network import Network
@@ -32,7 +32,7 @@ class Prepared:
 
     update: Update
     dense: dict[str, Tensor]
-    rows: dict[str, Placed]
+    rows: dict[str, PreparedRows]
     tables: dict[str, EmbeddingTable] | None
 
 
@@ -96,7 +96,7 @@ class Scorer:
         if update.kind == "delta":
             tables = self._tables
             self._try(update, dense, tables, moved)
-            placed = {name: tables[name].place(keys, vectors) for name, (keys, vectors) in moved.items()}
+            placed = {name: tables[name].prepare_rows(keys, vectors) for name, (keys, vectors) in moved.items()}
             return Prepared(update, dense, placed, None)
         tables = self._new_tables()
         self._try(update, dense, tables, moved)
@@ -115,12 +115,12 @@ class Scorer:
         if prepared.tables is not None:
             self._tables = prepared.tables
         else:
-            rows = {name: self._placed(prepared, name) for name in prepared.rows}
+            rows = {name: self._prepared_rows(prepared, name) for name in prepared.rows}
             # All memory that is needed comes first: after that, nothing can fail half way.
             for name, placed in rows.items():
                 self._tables[name].reserve(len(placed.fresh))
             for name, placed in rows.items():
-                self._tables[name].take_over(placed)
+                self._tables[name].write_rows(placed)
         for name, tensor in self._network.state_dict().items():
             tensor.copy_(prepared.dense[name])
         self.version = prepared.update.at
@@ -140,13 +140,13 @@ class Scorer:
         if not finite:
             raise UpdateRefused("non-finite", f"{update.kind} {update.at} gives answers that are NaN or infinity")
 
-    def _placed(self, prepared: Prepared, name: str) -> Placed:
+    def _prepared_rows(self, prepared: Prepared, name: str) -> PreparedRows:
         """Return the rows to set, placed anew when a base has brought another table meanwhile."""
         if prepared.rows[name].table is self._tables[name]:
             return prepared.rows[name]
         tensors = prepared.update.tensors
         vectors = torch.tensor(tensors[f"{name}/values"], device=self._device)
-        return self._tables[name].place(tensors[f"{name}/keys"], vectors)
+        return self._tables[name].prepare_rows(tensors[f"{name}/keys"], vectors)
 
     def _check_order(self, update: Update) -> None:
         if update.at <= self.version:

@@ -14,7 +14,7 @@ from model.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Gathered:
     """The vectors a batch needs, as one leaf of the graph.
 
     Attributes:
@@ -53,7 +53,7 @@ class LearnedTable(EmbeddingTable):
         self._touched = np.zeros(1, np.bool_)
         self._place = np.zeros(1, np.int64)
 
-    def take(self, keys: Keys) -> Taken:
+    def take(self, keys: Keys) -> Gathered:
         """Return the vectors of (n,) keys for one step; admits nothing until `step`."""
         rows = self._index.lookup(keys)
         positions = np.zeros(len(keys), np.int64)
@@ -73,10 +73,10 @@ class LearnedTable(EmbeddingTable):
             vectors[1 : 1 + len(distinct)] = self._values.index_select(0, self._to_device(distinct + 1))
             vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, seed=self.seed))
         rows = np.concatenate([distinct, np.full(len(fresh), -1)])
-        return Taken(vectors.requires_grad_(), self._to_device(positions), rows, fresh)
+        return Gathered(vectors.requires_grad_(), self._to_device(positions), rows, fresh)
 
     @torch.no_grad()
-    def step(self, taken: Taken, *, lr: float, eps: float = 1e-8) -> None:
+    def step(self, taken: Gathered, *, lr: float, eps: float = 1e-8) -> None:
         """Admit the new keys of `taken` and move its rows against the gradient of `taken.vectors`."""
         gradient = taken.vectors.grad
         if gradient is None:
@@ -94,20 +94,20 @@ class LearnedTable(EmbeddingTable):
         self._touched[rows] = True
 
     def touched(self) -> tuple[Keys, npt.NDArray[np.float32]]:
-        """Return keys and vectors of the rows that moved since the last `settle`."""
+        """Return keys and vectors of the rows that moved since the last `clear_touched`."""
         return self._export(np.flatnonzero(self._touched[: len(self)]))
 
-    def settle(self) -> None:
+    def clear_touched(self) -> None:
         """Forget which rows have moved."""
         self._touched[:] = False
 
-    def everything(self) -> tuple[Keys, npt.NDArray[np.float32]]:
+    def all_rows(self) -> tuple[Keys, npt.NDArray[np.float32]]:
         """Return keys and vectors of all rows, in row order."""
         return self._export(np.arange(len(self)))
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return all that `load_state` needs, as arrays by name."""
-        keys, vectors = self.everything()
+        keys, vectors = self.all_rows()
         return {
             "keys": keys,
             "vectors": vectors,

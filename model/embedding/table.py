@@ -51,18 +51,18 @@ class EmbeddingTable:
         rows = self._index.admit(keys)
         self._values.index_copy_(0, self._to_device(rows + 1), vectors.to(self._device))
 
-    def place(self, keys: Keys, vectors: Tensor) -> "Placed":
+    def prepare_rows(self, keys: Keys, vectors: Tensor) -> "PreparedRows":
         """Do the part of `assign` that changes nothing; may run beside one thread that uses the table."""
         rows = self._index.lookup(keys)
         # In the order of rows, memory is written from end to end: three times as fast. New keys come first.
         order = np.argsort(rows)
         fresh = int(np.count_nonzero(rows < 0))
         known = self._to_device(rows[order[fresh:]] + 1)
-        return Placed(self, keys[order[:fresh]], known, vectors.to(self._device)[self._to_device(order)])
+        return PreparedRows(self, keys[order[:fresh]], known, vectors.to(self._device)[self._to_device(order)])
 
     @torch.no_grad()
-    def take_over(self, placed: "Placed") -> None:
-        """Do the rest of `assign`; what has been admitted since `place` is found again."""
+    def write_rows(self, placed: "PreparedRows") -> None:
+        """Do the rest of `assign`; what has been admitted since `prepare_rows` is found again."""
         fresh = len(placed.fresh)
         if fresh:
             self.assign(placed.fresh, placed.vectors[:fresh])
@@ -77,7 +77,7 @@ class EmbeddingTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PreparedRows:
     """Vectors that lie ready to be written into a table.
 
     Attributes:

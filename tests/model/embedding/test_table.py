@@ -121,13 +121,13 @@ def test_the_leaf_holds_what_the_table_serves() -> None:
 def test_touched_rows_are_those_moved_since_the_last_settle() -> None:
     table = LearnedTable(DIM, seed=2, max_rows=100)
     learn(table, array([5, 6]), np.ones((2, DIM), np.float32))
-    table.settle()
+    table.clear_touched()
     assert len(table.touched()[0]) == 0
     learn(table, array([6, 9]), np.ones((2, DIM), np.float32))
     keys, vectors = table.touched()
     assert keys.tolist() == [6, 9]
     assert (vectors == table.gather(keys).numpy()).all()
-    assert table.everything()[0].tolist() == [5, 6, 9]
+    assert table.all_rows()[0].tolist() == [5, 6, 9]
 
 
 def test_a_batch_that_takes_no_step_leaves_no_trace() -> None:

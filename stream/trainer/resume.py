@@ -18,7 +18,7 @@ from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
-from stream.trainer.training import ArmTrainer, Training, diverged
+from stream.trainer.training import ArmTrainer, Training, not_finite
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -135,7 +135,7 @@ def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: Found, setti
     Raises:
         CheckpointError: when it does not fit the settings; names arm, path, settings and remedy.
     """
-    if why := diverged(state):
+    if why := not_finite(state):
         raise CheckpointError(
             f"arm {name!r} had diverged in checkpoint {found.path}: {why}. Move that checkpoint away to go on from the"
             f" one before, with smaller steps in optim of arm {name!r}."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -243,12 +243,20 @@ class Training:
 
 def diverged(state: ArmState) -> str:
     """Return what is wrong with an arm's parameters; empty when all can be served."""
-    parameters = {
-        name: tensor
-        for name, tensor in state.tensors.items()
-        if name.startswith("network/") or name.endswith("/vectors")
-    }
-    return next((f"{name} holds {why}" for name, tensor in parameters.items() if (why := unusable(tensor))), "")
+    return next((f"{name} holds {why}" for name, tensor in _parameters(state) if (why := unusable(tensor))), "")
+
+
+def not_finite(state: ArmState) -> str:
+    """Return which of an arm's parameters are not finite; empty when none is. Numbers that are too large can shrink."""
+    return next(
+        (f"{name} holds NaN or infinity" for name, each in _parameters(state) if not np.isfinite(each).all()), ""
+    )
+
+
+def _parameters(state: ArmState) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    for name, tensor in state.tensors.items():
+        if name.startswith("network/") or name.endswith("/vectors"):
+            yield name, tensor
 
 
 @contextmanager

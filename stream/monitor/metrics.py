@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import faust
 from faust.types import TP
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from stream.runtime.health import Health
-from stream.runtime.metrics import PREFIX, Totals
+from stream.runtime.metrics import Declare, Totals
 
 REPORT_INTERVAL_S = 1.0
 
@@ -20,18 +20,13 @@ class MonitorMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=registry)
-
+        declare = Declare(registry)
         self._totals = Totals()
-        self._events = counter("events", "What happened to outcomes and windows.", "event")
-        self._in_hand = gauge("in_hand_records", "Outcomes taken from Kafka that are not counted yet.")
-        self._partitions = gauge("partitions", "Partitions of `outcomes` that this monitor has.")
-        self._windows = gauge("monitor_windows", "Windows that are kept, of all monitors.")
-        self._uncounted = gauge(
+        self._events = declare.counter("events", "What happened to outcomes and windows.", "event")
+        self._in_hand = declare.gauge("in_hand_records", "Outcomes taken from Kafka that are not counted yet.")
+        self._partitions = declare.gauge("partitions", "Partitions of `outcomes` that this monitor has.")
+        self._windows = declare.gauge("monitor_windows", "Windows that are kept, of all monitors.")
+        self._uncounted = declare.gauge(
             "monitor_uncounted",
             "In the windows that are kept, of all monitors: items repeated, late or not remembered; outcomes refused.",
             "reason",

@@ -5,7 +5,7 @@ Each job declares its metrics as `prometheus_client` objects in a `metrics.py` b
 
 from collections.abc import Mapping
 
-from prometheus_client import Counter, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
 PREFIX = "samstream_"
 
@@ -14,6 +14,25 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 
 # When a counter was created says nothing that the process's start time does not say.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Declare:
+    """Declares metrics under the common prefix, in one registry.
+
+    Args:
+        registry: where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """Return a new counter."""
+        return Counter(PREFIX + name, text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Return a new gauge."""
+        return Gauge(PREFIX + name, text, labels, registry=self._registry)
 
 
 class Totals:

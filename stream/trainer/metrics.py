@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
-from stream.runtime.metrics import PREFIX, Totals
+from stream.runtime.metrics import Declare, Totals
 from stream.trainer.training import Training
 
 _PROGRESSIVE = ("log_loss", "ne", "auc", "calibration")
@@ -18,31 +18,28 @@ class TrainerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=registry)
-
+        declare = Declare(registry)
         self._totals = Totals()
-        self.events = counter("events", "What happened to samples.", "event")
-        self.dead_letters = counter("dead_letters", "Records that could not be used.")
-        self.batch = gauge("batch_records", "Records of the newest step.")
-        self.progressive = gauge(
+        self.events = declare.counter("events", "What happened to samples.", "event")
+        self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")
+        self.batch = declare.gauge("batch_records", "Records of the newest step.")
+        self.progressive = declare.gauge(
             "progressive", "Progressive validation of the last window: predicted, then learned.", "arm", "measure"
         )
-        self.model_epoch = gauge("model_epoch", "Epoch of the models: raised by each start of the trainer.", "arm")
-        self.model_version = gauge("model_version", "Version, within the epoch, of the newest update.", "arm")
-        self.steps_skipped = counter("steps_skipped", "Steps left out because they were not finite.", "arm")
-        self.updates_withheld = counter(
+        self.model_epoch = declare.gauge(
+            "model_epoch", "Epoch of the models: raised by each start of the trainer.", "arm"
+        )
+        self.model_version = declare.gauge("model_version", "Version, within the epoch, of the newest update.", "arm")
+        self.steps_skipped = declare.counter("steps_skipped", "Steps left out because they were not finite.", "arm")
+        self.updates_withheld = declare.counter(
             "updates_withheld", "Updates not published, since the arm's parameters are not finite.", "arm"
         )
-        self.samples_of_unknown_arms = counter(
+        self.samples_of_unknown_arms = declare.counter(
             "samples_of_unknown_arms", "Samples of arms that this trainer's settings do not have.", "arm"
         )
-        self.embedding_rows = gauge("embedding_rows", "Rows of an embedding table.", "arm", "table")
-        self.checkpoint_age = gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
-        self.checkpoint_seconds = gauge("checkpoint_seconds", "Duration of the last checkpoint.")
+        self.embedding_rows = declare.gauge("embedding_rows", "Rows of an embedding table.", "arm", "table")
+        self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
+        self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 
     def update(self, training: Training, withheld: Mapping[str, int]) -> None:
         """Bring the metrics of what was learned up to date.

@@ -1,8 +1,8 @@
 """The worker's metrics."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 
-from stream.runtime.metrics import PREFIX, SECONDS
+from stream.runtime.metrics import PREFIX, SECONDS, Declare
 
 
 class WorkerMetrics:
@@ -13,43 +13,46 @@ class WorkerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=registry)
-
-        self.events = counter("events", "What happened to records and requests.", "event")
-        self.dead_letters = counter("dead_letters", "Records that could not be used.")
-        self.topic_lag = gauge("topic_lag_records", "Records of a topic that wait in Kafka.", "topic")
-        self.batch = gauge("batch_records", "Records of the newest batch from Kafka.")
-        self.buffered = gauge("in_hand_records", "Records taken from Kafka that wait for their turn.")
-        self.open_requests = gauge("open_requests", "Impressions whose attribution window is open.")
-        self.unacknowledged = gauge("unacknowledged_records", "Records that Kafka has not acknowledged yet.")
-        self.partitions = gauge("partitions", "Partitions of this worker.")
-        self.commit_seconds = gauge("commit_seconds", "Duration of the last commit.")
+        declare = Declare(registry)
+        self.events = declare.counter("events", "What happened to records and requests.", "event")
+        self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")
+        self.topic_lag = declare.gauge("topic_lag_records", "Records of a topic that wait in Kafka.", "topic")
+        self.batch = declare.gauge("batch_records", "Records of the newest batch from Kafka.")
+        self.buffered = declare.gauge("in_hand_records", "Records taken from Kafka that wait for their turn.")
+        self.open_requests = declare.gauge("open_requests", "Impressions whose attribution window is open.")
+        self.unacknowledged = declare.gauge("unacknowledged_records", "Records that Kafka has not acknowledged yet.")
+        self.partitions = declare.gauge("partitions", "Partitions of this worker.")
+        self.commit_seconds = declare.gauge("commit_seconds", "Duration of the last commit.")
         self.answer_seconds = Histogram(
             f"{PREFIX}answer_seconds",
             "From an impression's Kafka timestamp to its answer.",
             buckets=SECONDS,
             registry=registry,
         )
-        self.answers_not_finite = counter(
+        self.answers_not_finite = declare.counter(
             "answers_not_finite", "Answers in the candidates' own order, since the arm's model had none.", "arm"
         )
-        self.updates_of_unknown_arms = counter(
+        self.updates_of_unknown_arms = declare.counter(
             "updates_of_unknown_arms", "Model updates of arms that this worker does not have.", "arm"
         )
-        self.updates_refused = counter("updates_refused", "Model updates that were refused.", "reason")
-        self.model_epoch = gauge("model_epoch", "Epoch of the model that is served.", "arm")
-        self.model_version = gauge("model_version", "Version, within its epoch, of the model that is served.", "arm")
-        self.model_age = gauge("model_age_seconds", "Seconds since the newest update was taken.", "arm")
-        self.restore_bytes = counter("restore_bytes", "Bytes read from snapshots to restore them.")
-        self.restored_ratio = gauge("restored_ratio", "Share of a partition's snapshot that is restored.", "partition")
-        self.restore_seconds = gauge("restore_seconds", "Duration of the last restore so far.")
-        self.replay_left = gauge(
+        self.updates_refused = declare.counter("updates_refused", "Model updates that were refused.", "reason")
+        self.model_epoch = declare.gauge("model_epoch", "Epoch of the model that is served.", "arm")
+        self.model_version = declare.gauge(
+            "model_version", "Version, within its epoch, of the model that is served.", "arm"
+        )
+        self.model_age = declare.gauge("model_age_seconds", "Seconds since the newest update was taken.", "arm")
+        self.restore_bytes = declare.counter("restore_bytes", "Bytes read from snapshots to restore them.")
+        self.restored_ratio = declare.gauge(
+            "restored_ratio", "Share of a partition's snapshot that is restored.", "partition"
+        )
+        self.restore_seconds = declare.gauge("restore_seconds", "Duration of the last restore so far.")
+        self.replay_left = declare.gauge(
             "replay_left_records", "Records that Kafka had at the assignment and that are not worked off."
         )
-        self.replayed_ratio = gauge("replayed_ratio", "Share of the records at the assignment that is worked off.")
-        self.replay_seconds = gauge("replay_seconds", "Duration of the replay after the last assignment so far.")
+        self.replayed_ratio = declare.gauge(
+            "replayed_ratio", "Share of the records at the assignment that is worked off."
+        )
+        self.replay_seconds = declare.gauge(
+            "replay_seconds", "Duration of the replay after the last assignment so far."
+        )
         self.replayed_ratio.set(1.0)

@@ -1,0 +1,93 @@
+"""A lagging copy of a partition that another worker has: the sequences alone. Knows records, but no Kafka client."""
+
+from collections import deque
+
+from state.partition import Partition
+from stream.schema.events import DECODE_ERRORS, Behavior
+from stream.schema.position import LogIdentity, Origin
+from stream.schema.record import Record
+from stream.schema.topics import Topics
+from stream.settings import WorkerSettings
+from stream.task.decode import RecordDecoder
+from stream.task.fold import SequenceFold
+
+
+class StandbyCopy:
+    """Folds `behaviors` up to what the partition's owner has committed, and never further.
+
+    So the copy is a state that the owner had a moment ago, as far as sequences go. Whoever takes it over reads its open
+    requests in `scores`, as for any state that others went beyond.
+
+    Args:
+        partition: the state; the copy owns it.
+        topics: the topic names.
+        settings: limits, as of the owner.
+        log: which log `behaviors` is.
+        begin: the offset to begin at where the state has none.
+        partitions: how many partitions the topics have.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        topics: Topics,
+        settings: WorkerSettings,
+        log: LogIdentity,
+        begin: int,
+        *,
+        partitions: int,
+    ) -> None:
+        self._partition = partition
+        self._topic = topics.behaviors
+        self._log = log
+        self._decoder = RecordDecoder(topics, settings, partitions=partitions)
+        self._fold = SequenceFold(partition.sequences)
+        self._waiting: deque[Record] = deque()
+        self._timestamp = -1
+        self._committed = partition.offsets.get(self._topic, -1)
+        self.offset = max(begin, self._committed)
+        """The next offset of `behaviors` to be folded."""
+        self.next = self.offset
+        """The next offset to be read."""
+
+    @property
+    def waiting(self) -> int:
+        """Records that were read, and that the owner has not committed yet."""
+        return len(self._waiting)
+
+    def add(self, record: Record) -> None:
+        """Take a record of `behaviors`; it is folded when the owner has committed it."""
+        self._waiting.append(record)
+        self.next = record.offset + 1
+
+    def fold(self, limit: int) -> None:
+        """Fold what was read.
+
+        Args:
+            limit: the offset of `behaviors` that the owner has committed.
+        """
+        while self._waiting and self._waiting[0].offset < limit:
+            record = self._waiting.popleft()
+            self.offset, self._timestamp = record.offset + 1, record.timestamp
+            try:
+                event = self._decoder.decode(record)
+            except DECODE_ERRORS:
+                continue  # a dead letter, sent by the owner
+            if isinstance(event, Behavior):
+                self._fold.add(event)
+
+    def commit(self) -> None:
+        """Make what was folded durable.
+
+        Raises:
+            StateError: when the disk does not take it.
+        """
+        if self.offset != self._committed:
+            self._fold.flush()
+            origin = Origin(self._log, self._timestamp).encode()
+            self._partition.commit({self._topic: self.offset}, {self._topic: origin})
+            self._committed = self.offset
+
+    def close(self) -> None:
+        """Close the state; what was not committed is read again."""
+        self._partition.close()

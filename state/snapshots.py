@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import fsspec
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from xxhash import xxh3_128
 
 from state.errors import SnapshotError, StateError, disk_error
@@ -51,15 +51,25 @@ class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a snapshot is made of. `taken_ms`: wall clock, milliseconds since the epoch."""
+    """What a snapshot is made of.
+
+    Attributes:
+        format: of snapshots.
+        partition: the partition number.
+        taken_ms: wall clock, milliseconds since the epoch.
+        offsets: topic → the next offset to read.
+        origins: topic → what its offset is an offset of, as opaque text; unset in snapshots of earlier versions.
+        files: name → what is stored of it.
+        checksum: XXH3-128 of the manifest's own JSON with this field empty.
+    """
 
     format: int
     partition: int
     taken_ms: int
     offsets: dict[str, int]
+    origins: dict[str, str] | UnsetType = UNSET
     files: dict[FileName, StoredFile]
     checksum: str = ""
-    """XXH3-128 of the manifest's own JSON with this field empty."""
 
     def sealed(self) -> "Manifest":
         """Return the manifest with its checksum filled in."""
@@ -104,16 +114,21 @@ class Snapshots:
         stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
-    def save(self, directory: Path, offsets: dict[str, int]) -> int:
+    def save(self, directory: Path, offsets: dict[str, int], origins: dict[str, str] | UnsetType = UNSET) -> int:
         """Store the files of a closed copy of the partition; returns the snapshot's number. Removes the oldest.
 
         Files that an earlier snapshot brought are not copied again.
+
+        Args:
+            directory: of the copy.
+            offsets: topic → the next offset to read.
+            origins: topic → what its offset is an offset of, as opaque text.
 
         Raises:
             SnapshotError: when the location cannot be written; the snapshots that are there stay.
         """
         try:
-            return self._save(directory, offsets)
+            return self._save(directory, offsets, origins)
         except SnapshotError:
             raise
         except Exception as error:
@@ -172,7 +187,7 @@ class Snapshots:
             raise
         return manifest
 
-    def _save(self, directory: Path, offsets: dict[str, int]) -> int:
+    def _save(self, directory: Path, offsets: dict[str, int], origins: dict[str, str] | UnsetType) -> int:
         self._files.makedirs(posixpath.join(self._root, "files"), exist_ok=True)
         numbers = self.numbers()
         stored = self._sizes(posixpath.join(self._root, "files"))
@@ -189,6 +204,7 @@ class Snapshots:
             partition=self._number,
             taken_ms=time.time_ns() // 1_000_000,
             offsets=offsets,
+            origins=origins,
             files=files,
         )
         try:

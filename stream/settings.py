@@ -99,6 +99,10 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Return the directory of a partition's state."""
         return Path(self.directory) / f"partition-{number:05d}"
 
+    def standby_path(self, number: int) -> Path:
+        """Return the directory of this machine's standby copy of a partition."""
+        return Path(self.directory) / f"standby-{number:05d}"
+
 
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The worker: its consumer group, commit interval, windows and limits.
@@ -117,6 +121,8 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_candidates: of one impression.
         micro_batch: impressions of one arm that are scored together.
         model_wait_s: how long a starting worker waits for a trainer's models before it serves untrained ones.
+        standbys: how many other workers may die at once with their partitions going to workers that keep a copy of
+            them, a moment behind; 0 for no copies. A copy takes as much disk and memory as a partition.
         metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
         device: torch device of the models; `auto` is the GPU where there is one, else the CPU.
         threads: of torch.
@@ -134,6 +140,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
     micro_batch: Count = 16
     model_wait_s: NotNegative = 10.0
+    standbys: Annotated[int, Meta(ge=0, le=16)] = 0
     metrics: str = ""
     device: str = "auto"
     threads: Count = 1

@@ -1,16 +1,23 @@
-"""Crashes on purpose, at the worst moments: for the fault campaign, and without effect unless it asks for one."""
+"""Crashes and delays on purpose, at the worst moments: for fault tests, and without effect unless one is asked for."""
 
 import os
 import signal
+import time
 
-_WANTED, _, _TIMES = os.environ.get("SAMSTREAM_FAILPOINT", "").partition("@")
+_WANTED, _, _WHEN = os.environ.get("SAMSTREAM_FAILPOINT", "").partition("@")
+_TIMES, _, _DELAY_S = _WHEN.partition(":")
 _left = int(_TIMES or 1)
 
 
 def failpoint(name: str) -> None:
-    """Kill -9 this process here, if `SAMSTREAM_FAILPOINT` is `name@n` and this is the n-th time."""
+    """Kill -9 this process here, if `SAMSTREAM_FAILPOINT` is `name@n` and this is the n-th time.
+
+    With `name@n:seconds` the thread sleeps instead.
+    """
     global _left
     if name == _WANTED:
         _left -= 1
-        if _left == 0:
+        if _left == 0 and _DELAY_S:
+            time.sleep(float(_DELAY_S))
+        elif _left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

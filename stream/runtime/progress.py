@@ -44,8 +44,12 @@ class Progress:
         self._bar = _bar() if sys.stderr.isatty() else None
         self._tell()
         if self._bar is not None:
-            self._bar.add_task(" ".join([event, *(f"{key} {value}" for key, value in fields.items())]), total=total)
+            self._bar.add_task(self._description, total=total)
             self._bar.start()
+
+    @property
+    def _description(self) -> str:
+        return " ".join([self._event, *(f"{key} {value}" for key, value in self._fields.items())])
 
     @property
     def seconds(self) -> float:
@@ -56,6 +60,19 @@ class Progress:
     def ratio(self) -> float:
         """The share that is done, 0 to 1."""
         return self.done / self.total if self.total else 1.0
+
+    def extend(self, more: int, **fields: object) -> None:
+        """Take note that there is more to do.
+
+        Args:
+            more: how much.
+            fields: further fields of every line from now on, in place of those of the same name.
+        """
+        self.total += more
+        self._fields |= fields
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=self.total, description=self._description)
+        self._tell()
 
     def reach(self, done: int) -> None:
         """Take note that so many are done."""

@@ -20,6 +20,7 @@ class CatchUp:
     def __init__(self, metrics: WorkerMetrics) -> None:
         self._metrics = metrics
         self._progress: Progress | None = None
+        self._partitions: list[int] = []
 
     @property
     def active(self) -> bool:
@@ -27,13 +28,18 @@ class CatchUp:
         return self._progress is not None
 
     def begin(self, partitions: Sequence[int], left: int) -> None:
-        """Take note of an assignment, and of the records that it brings to be worked off."""
-        self.forget()
-        if left:
-            self._progress = Progress(_logger, "replaying", "records", left, partitions=",".join(map(str, partitions)))
-            self._show(self._progress, left)
+        """Take note of further partitions, and of the records that they bring to be worked off."""
+        if not left:
+            if self._progress is None:
+                self._metrics.replay_seconds.set(0)
+            return
+        self._partitions += partitions
+        listed = ",".join(map(str, self._partitions))
+        if self._progress is None:
+            self._progress = Progress(_logger, "replaying", "records", left, partitions=listed)
         else:
-            self._metrics.replay_seconds.set(0)
+            self._progress.extend(left, partitions=listed)
+        self._show(self._progress, self._progress.total - self._progress.done)
 
     def note(self, left: int) -> None:
         """Take note of how many records are left."""
@@ -52,6 +58,7 @@ class CatchUp:
         if self._progress is not None:
             self._progress.close()
         self._progress = None
+        self._partitions = []
         self._metrics.replay_left.set(0)
         self._metrics.replayed_ratio.set(1.0)
 

@@ -58,11 +58,16 @@ class TaskConsumer:
         self.missing = 0
         """Records that Kafka had removed before they could be read."""
 
+    @property
+    def member_id(self) -> str:
+        """The id that the group has given to this member."""
+        return self._consumer.memberid() or ""
+
     def begin(self, starts: Mapping[int, Mapping[str, int]]) -> None:
-        """Read on from these offsets: partition number → topic → offset."""
+        """Read these partitions, too: partition number → topic → the offset to begin at."""
         for number, offsets in starts.items():
             self._positions |= {(topic, number): offsets[topic] for topic in self._topics}
-        self._consumer.assign([TopicPartition(*where, offset) for where, offset in self._positions.items()])
+        self._assign()
 
     def forget(self) -> None:
         """Forget all partitions: they were given back."""
@@ -147,9 +152,13 @@ class TaskConsumer:
             self.missing += missing
             log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
         self._positions[where] = max(low, position)
-        # A partition that failed cannot be sought in; a new assignment begins everywhere where this one stands.
-        self._consumer.assign([TopicPartition(*each, offset) for each, offset in self._positions.items()])
-        self._consumer.pause([TopicPartition(*each) for each in self._paused])
+        # A partition that failed cannot be sought in.
+        self._assign()
+
+    def _assign(self) -> None:
+        """Assign all partitions anew: reading goes on where each of them stands."""
+        self._consumer.assign([TopicPartition(*where, offset) for where, offset in self._positions.items()])
+        self._consumer.pause([TopicPartition(*where) for where in self._paused])
 
     def at_end(self, topic: str, number: int) -> bool:
         """Say whether a partition has been read to its end, as far as the client has heard."""

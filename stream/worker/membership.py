@@ -7,25 +7,24 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from state.errors import LockedError
-from state.partition import Partition
 from stream.errors import ConsumerFatalError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.identity import LogWatch
-from stream.runtime.closing import Resources, close_all
+from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
 from stream.worker.catchup import CatchUp
 from stream.worker.consumer import TaskConsumer
-from stream.worker.recovery import RecoveryPlanner
+from stream.worker.local_state import LocalState
 from stream.worker.snapshots import Snapshotter
+from stream.worker.standbys import Place, Standbys
+from stream.worker.takeover import TakeOver
 
 _logger = logging.getLogger("samstream.worker")
 
-_LOCK_WAIT_S = 30.0
 _REJOIN_INTERVAL_S = 60.0
 
 
@@ -36,9 +35,9 @@ class Membership:
         settings: the configuration.
         topics: the topic names.
         snapshotter: restores partitions that have no state here.
+        standbys: keeps copies of other workers' partitions.
         catch_up: follows the replay after an assignment.
         partitions: how many partitions the input topics have.
-        alive: called while something long goes well.
         before_revoke: called before partitions are given back in order.
         before_lost: called before partitions are closed that the group has given to others already.
     """
@@ -48,25 +47,28 @@ class Membership:
         settings: Settings,
         topics: Topics,
         snapshotter: Snapshotter,
+        standbys: Standbys,
         catch_up: CatchUp,
         *,
         partitions: int,
-        alive: Callable[[], None],
         before_revoke: Callable[[], None],
         before_lost: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._topics = topics
         self._snapshotter = snapshotter
+        self._standbys = standbys
+        self._states = LocalState(settings.state, topics.behaviors, snapshotter)
         self._catch_up = catch_up
         self._partitions = partitions
-        self._alive = alive
         self._before_revoke = before_revoke
         self._before_lost = before_lost
         self._failure: Exception | None = None
+        self._taking: TakeOver | None = None
         self._rejoined_at = -_REJOIN_INTERVAL_S
         self._released_counts: Counter[str] = Counter()
         self._released_records = 0
+        self._recovered = 0
         self.tasks: dict[int, Task] = {}
         """Partition number → its task."""
         self._asker = new_consumer(settings.kafka, {"group.id": settings.worker.group})
@@ -89,6 +91,25 @@ class Membership:
         """Raise what went wrong in a rebalance: what a callback raises does not come through the client unharmed."""
         if self._failure is not None:
             raise self._failure
+
+    def begin_ready(self) -> None:
+        """Begin the work on partitions of the assignment that have become ready.
+
+        Raises:
+            StreamError: when one of them cannot be taken over.
+            StateError: likewise, when its state cannot be opened or restored.
+        """
+        if (taking := self._taking) is None:
+            return
+        if ready := taking.take():
+            self.tasks |= ready
+            self.consumer.begin({number: task.offsets for number, task in ready.items()})
+            self._recovered += sum(task.recovered_answers for task in ready.values())
+            self._catch_up.begin(sorted(ready), self.consumer.left(ready))
+        if not taking.left:
+            self._taking = None
+            log(_logger, "assigned", partitions=_listed(taking.numbers), answers_recovered=self._recovered)
+            self._standbys.follow(Place(self.consumer.member_id, self._watch.logs[self._topics.behaviors]))
 
     def check_logs(self, now: float) -> None:
         """See that the topics are still the ones that the tasks work on; asks Kafka every few seconds.
@@ -177,41 +198,25 @@ class Membership:
             self._failure = error
 
     def _take_over(self, consumer: Consumer, numbers: list[int]) -> None:
-        offsets = {}
+        # Nothing is read until a partition is ready; without this call the client would read all of them.
+        consumer.assign([])
         topics = self._topics
         logs = self._watch.begin((topics.behaviors, topics.impressions, topics.clicks, topics.scores))
-        planner = RecoveryPlanner(self._settings, consumer, logs, self._alive)
-        for number in numbers:
-            with Resources() as opened:
-                partition = opened.add(self._open(number))
-                resume = planner.plan(number, partition.offsets, partition.origins)
-                self.tasks[number] = Task(
-                    partition, self._topics, self._settings.worker, resume, partitions=self._partitions
-                )
-                opened.keep()
-            offsets[number] = resume.offsets
-        self.consumer.begin(offsets)
-        recovered = sum(task.recovered_answers for task in self.tasks.values())
-        log(_logger, "assigned", partitions=_listed(numbers), answers_recovered=recovered)
-        self._catch_up.begin(numbers, self.consumer.left(self.tasks))
-
-    def _open(self, number: int) -> Partition:
-        state = self._settings.state
-        path = state.path(number)
-        if not path.exists():
-            self._snapshotter.restore(number, path)
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
-                return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=state.cache_mb << 20)
-            except LockedError:
-                # The worker that had it is still closing it, or is dying.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        self._recovered = 0
+        self._taking = TakeOver(
+            self._settings,
+            topics,
+            logs,
+            self._states,
+            numbers,
+            partitions=self._partitions,
+            before=lambda: self._standbys.release(numbers),
+        )
 
     def _release(self) -> None:
         """Close all tasks; what was not committed is dropped."""
+        self._standbys.rest()
+        taking, self._taking = self._taking, None
         released = list(self.tasks.values())
         for number, task in self.tasks.items():
             self._released_counts.update(task.counts)
@@ -220,7 +225,7 @@ class Membership:
         self.tasks.clear()
         self._catch_up.forget()
         self.consumer.forget()
-        close_all(task.close for task in released)
+        close_all([*(task.close for task in released), *([taking.cancel] if taking is not None else [])])
 
 
 def _numbers(partitions: list[TopicPartition]) -> list[int]:

@@ -22,6 +22,12 @@ class WorkerMetrics:
         self.open_requests = declare.gauge("open_requests", "Impressions whose attribution window is open.")
         self.unacknowledged = declare.gauge("unacknowledged_records", "Records that Kafka has not acknowledged yet.")
         self.partitions = declare.gauge("partitions", "Partitions of this worker.")
+        self.standby_partitions = declare.gauge(
+            "standby_partitions", "Partitions of other workers that this one keeps a copy of."
+        )
+        self.standby_lag = declare.gauge(
+            "standby_lag_records", "Behaviours that their workers have committed and the copies have not folded."
+        )
         self.commit_seconds = declare.gauge("commit_seconds", "Duration of the last commit.")
         self.answer_seconds = Histogram(
             f"{PREFIX}answer_seconds",

@@ -17,7 +17,7 @@ from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
-from stream.schema.position import LogIdentity, Origin, decode_origin
+from stream.schema.position import Difference, LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import ResumePoint
@@ -34,7 +34,7 @@ class RecoveryPlanner:
         settings: the configuration.
         consumer: asks for offsets; of the workers' group.
         logs: topic → which log it is now: the input topics and `scores`.
-        alive: called while answers are read.
+        check: called while answers are read; what it raises ends the planning.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class RecoveryPlanner:
         settings: Settings,
         consumer: Consumer,
         logs: Mapping[str, LogIdentity],
-        alive: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._topics = Topics(settings.topics.prefix)
         self._consumer = consumer
         self._logs = logs
-        self._alive = alive
+        self._check = check
 
     def plan(self, number: int, kept: Mapping[str, int], origins: Mapping[str, str]) -> ResumePoint:
         """Return where to resume a partition number.
@@ -91,7 +91,7 @@ class RecoveryPlanner:
                 self._stop_or_skip(topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
-        answers, scores_end = _answers(settings, begin, self._alive)
+        answers, scores_end = _answers(settings, begin, self._check)
         # Of an offset that goes on where the state stands, the record before it is the one that the state has seen.
         known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
         timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
@@ -105,7 +105,7 @@ class RecoveryPlanner:
         now = self._logs.get(topic)
         if now is None:
             return False  # of a topic that nothing reads any more
-        origin = decode_origin(origins.get(topic)) or Origin(LogIdentity(now.cluster, topic, "", now.partitions))
+        origin = _origin(now, origins)
         difference = compare(self._consumer, origin, now, number, offset)
         directory = self._settings.state.directory
         state = f"the state of partition {number} in {directory}"
@@ -182,6 +182,29 @@ class RecoveryPlanner:
         log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - kept, oldest=low)
 
 
+def compare_state(
+    consumer: Consumer, now: LogIdentity, number: int, offsets: Mapping[str, int], origins: Mapping[str, str]
+) -> Difference:
+    """Return how a topic differs from the one that a kept state has read.
+
+    Args:
+        consumer: asks for offsets; any consumer of the cluster.
+        now: which log the topic is now.
+        number: the partition number.
+        offsets: topic → offset, as the state has them.
+        origins: topic → what that offset is an offset of, as the state has it.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer.
+    """
+    return compare(consumer, _origin(now, origins), now, number, offsets.get(now.topic, 0))
+
+
+def _origin(now: LogIdentity, origins: Mapping[str, str]) -> Origin:
+    """Return what a state's offset is an offset of; before origins were kept, it is taken for one of this cluster."""
+    return decode_origin(origins.get(now.topic)) or Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
+
+
 def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:
     return WorkerError(
         f"{what} is of a time when {topic} had {before} partitions; now it has {now}. Users lie in other partitions"
@@ -198,7 +221,7 @@ def _time_ms(settings: Settings, windows: int) -> int:
 
 
 def _answers(
-    settings: Settings, begin: TopicPartition, alive: Callable[[], None]
+    settings: Settings, begin: TopicPartition, check: Callable[[], None]
 ) -> tuple[dict[RequestKey, Score], int]:
     """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
     answers: dict[RequestKey, Score] = {}
@@ -217,7 +240,7 @@ def _answers(
                     raise WorkerError(f"could not read {begin.topic} from {position} to {end}: is Kafka reachable?")
                 continue
             deadline = time.monotonic() + _WAIT_S
-            alive()
+            check()
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     # The end was reached over records that are not delivered, such as transaction markers.

@@ -13,13 +13,18 @@ from state.errors import SnapshotError, StateError
 from state.partition import Partition
 from state.snapshots import Manifest, Snapshots
 from stream.errors import WorkerError
+from stream.runtime.failpoints import failpoint
 from stream.runtime.logs import log
 from stream.runtime.progress import Progress
+from stream.schema.position import Difference, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.snapshots")
+
+Compare = Callable[[Mapping[str, int], Mapping[str, str]], Difference]
+"""Takes a state's offsets and origins; returns how `behaviors` differs now from the log that they are offsets of."""
 
 
 class Snapshotter:
@@ -32,16 +37,12 @@ class Snapshotter:
         settings: where to, how often, how many are kept.
         topics: whose partitions these are.
         metrics: get how a restore stands.
-        alive: called while a restore goes on.
     """
 
-    def __init__(
-        self, settings: StateSettings, topics: Topics, metrics: WorkerMetrics, alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: StateSettings, topics: Topics, metrics: WorkerMetrics) -> None:
         self._settings = settings
         self._behaviors = topics.behaviors
         self._metrics = metrics
-        self._alive = alive
         self._stores: dict[int, Snapshots] = {}
         self._due: dict[int, float] = {}
         self._storing: Future[None] | None = None
@@ -73,7 +74,7 @@ class Snapshotter:
         except StateError as error:
             self._failed(number, error)
             return
-        self._storing = self._pool.submit(self._store, number, copy, dict(partition.offsets))
+        self._storing = self._pool.submit(self._store, number, copy, dict(partition.offsets), dict(partition.origins))
 
     def forget(self, number: int) -> None:
         """Take note that a partition was given back."""
@@ -81,40 +82,67 @@ class Snapshotter:
         with suppress(KeyError):
             self._metrics.restored_ratio.remove(str(number))
 
-    def restore(self, number: int, directory: Path) -> Manifest | None:
+    def restore(
+        self, number: int, directory: Path, *, compare: Compare, check: Callable[[], None] = lambda: None
+    ) -> Manifest | None:
         """Restore the newest snapshot that is whole to a directory that does not exist; None when there is none.
+
+        May be called by several threads at a time, for different partitions.
+
+        Args:
+            number: the partition number.
+            directory: where to.
+            compare: says whether a snapshot is of the topic of now; one of an earlier topic is passed over.
+            check: called after each piece; what it raises ends the restore, and nothing of it stays.
 
         Raises:
             WorkerError: when the snapshots are another system's.
             StateError: when the local disk does not take it.
+            KafkaClientError: when `compare` gets no answer.
         """
         if not self._settings.snapshots:
             return None
         store = self._store_of(number)
         for snapshot in reversed(store.numbers()):
             try:
-                self._check_owner(store, number, snapshot)
-                return self._restore(store, number, snapshot, directory)
+                self._check_owner(number, snapshot, store.manifest(snapshot), compare)
+                return self._restore(store, number, snapshot, directory, check)
             except SnapshotError as error:
                 self.counts["snapshots_refused"] += 1
                 log(_logger, "snapshot_refused", logging.WARNING, partition=number, snapshot=snapshot, reason=error)
         return None
 
-    def _check_owner(self, store: Snapshots, number: int, snapshot: int) -> None:
+    def _check_owner(self, number: int, snapshot: int, manifest: Manifest, compare: Compare) -> None:
         """See that a snapshot is of this system.
 
         Raises:
-            WorkerError: when it is of other topics.
+            WorkerError: when it is of other topics or another cluster.
+            SnapshotError: when it is of an earlier topic of the same name.
         """
-        offsets = store.manifest(snapshot).offsets
+        offsets, location = manifest.offsets, self._settings.snapshots
         if offsets and self._behaviors not in offsets:
             raise WorkerError(
-                f"snapshot {snapshot} of partition {number} in {self._settings.snapshots} is of other topics"
+                f"snapshot {snapshot} of partition {number} in {location} is of other topics"
                 f" ({', '.join(sorted(offsets))}), this system reads {self._behaviors}: give each topics.prefix a"
                 " state.snapshots of its own"
             )
+        origins = manifest.origins or {}
+        difference = compare(offsets, origins) if offsets else ""
+        if difference == "cluster":
+            origin = decode_origin(origins.get(self._behaviors))
+            raise WorkerError(
+                f"snapshot {snapshot} of partition {number} in {location} is of another Kafka cluster"
+                f" ({origin.log.cluster if origin else 'unknown'}): give each cluster a state.snapshots of its own"
+            )
+        if difference in ("id", "end"):  # of other partitions speaks who plans the recovery
+            raise SnapshotError(
+                f"it has read {self._behaviors} up to offset {offsets[self._behaviors]}, and the topic was made anew or"
+                " cut since"
+            )
 
-    def _restore(self, store: Snapshots, number: int, snapshot: int, directory: Path) -> Manifest:
+    def _restore(
+        self, store: Snapshots, number: int, snapshot: int, directory: Path, check: Callable[[], None]
+    ) -> Manifest:
         size = store.manifest(snapshot).size
         progress = Progress(_logger, "restoring", "bytes", size, partition=number, snapshot=snapshot)
 
@@ -123,7 +151,8 @@ class Snapshotter:
             progress.reach(done)
             self._metrics.restored_ratio.labels(str(number)).set(progress.ratio)
             self._metrics.restore_seconds.set(progress.seconds)
-            self._alive()
+            failpoint("restoring")
+            check()
 
         try:
             manifest = store.restore(snapshot, directory, reached)
@@ -141,15 +170,15 @@ class Snapshotter:
         if self._storing is not None:
             self._storing.result()
 
-    def _store(self, number: int, copy: Path, offsets: Mapping[str, int]) -> None:
+    def _store(self, number: int, copy: Path, offsets: dict[str, int], origins: dict[str, str]) -> None:
         began = time.monotonic()
         try:
             store = self._store_of(number)
             # Stored beside another system's, each would remove the other's oldest ones.
             for newest in store.numbers()[-1:]:
-                with suppress(SnapshotError):  # one that is damaged is nobody's
-                    self._check_owner(store, number, newest)
-            snapshot = store.save(copy, dict(offsets))
+                with suppress(SnapshotError):  # one that is damaged is nobody's, an earlier topic's goes with time
+                    self._check_owner(number, newest, store.manifest(newest), self._against(origins))
+            snapshot = store.save(copy, offsets, origins)
         except (SnapshotError, WorkerError) as error:
             self._failed(number, error)
             return
@@ -157,6 +186,16 @@ class Snapshotter:
             shutil.rmtree(copy, ignore_errors=True)
         self.counts["snapshots"] += 1
         log(_logger, "snapshot", partition=number, snapshot=snapshot, seconds=time.monotonic() - began)
+
+    def _against(self, origins: Mapping[str, str]) -> Compare:
+        """Return what compares a snapshot with the origins of a state that was just read from Kafka."""
+        now = decode_origin(origins.get(self._behaviors))
+
+        def compare(_offsets: Mapping[str, int], stored: Mapping[str, str]) -> Difference:
+            before = decode_origin(stored.get(self._behaviors))
+            return before.difference(now.log) if before is not None and now is not None else ""
+
+        return compare
 
     def _failed(self, number: int, error: Exception) -> None:
         self.counts["snapshots_failed"] += 1

@@ -38,6 +38,7 @@ from stream.worker.model_feed import ModelFeed
 from stream.worker.producer import TaskProducer, wall_ms
 from stream.worker.scoring import ArmScorers
 from stream.worker.snapshots import Snapshotter
+from stream.worker.standbys import Standbys
 from stream.worker.unit_warnings import UnitWarnings
 
 _logger = logging.getLogger("samstream.worker")
@@ -70,10 +71,13 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         producer = TaskProducer(
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
         )
-        snapshotter = resources.add(Snapshotter(settings.state, topics, metrics, health.alive))
+        snapshotter = resources.add(Snapshotter(settings.state, topics, metrics))
+        standbys = resources.add(Standbys(settings, topics, snapshotter, metrics, partitions=partitions))
         feed = resources.add(ModelFeed(settings, scorers.by_model, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
-        worker = Worker(settings, topics, scorers, feed, producer, snapshotter, metrics, health, partitions=partitions)
+        worker = Worker(
+            settings, topics, scorers, feed, producer, snapshotter, standbys, metrics, health, partitions=partitions
+        )
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
@@ -92,6 +96,7 @@ class Worker:
         feed: where their updates come from; started.
         producer: where answers and results go.
         snapshotter: stores and restores partitions.
+        standbys: keeps copies of other workers' partitions.
         metrics: the worker's.
         health: the worker's.
         partitions: how many partitions the input topics have.
@@ -105,6 +110,7 @@ class Worker:
         feed: ModelFeed,
         producer: TaskProducer,
         snapshotter: Snapshotter,
+        standbys: Standbys,
         metrics: WorkerMetrics,
         health: Health,
         *,
@@ -128,9 +134,9 @@ class Worker:
             settings,
             topics,
             snapshotter,
+            standbys,
             self._catch_up,
             partitions=partitions,
-            alive=health.alive,
             before_revoke=lambda: self.commit(wait=True),
             # Whoever has the partitions next reads in `scores` what was answered: no answer may come after that.
             before_lost=producer.flush,
@@ -158,6 +164,7 @@ class Worker:
         consumer, tasks = self._membership.consumer, self._membership.tasks
         messages = consumer.receive(min(_IDLE_POLL_S, self._settings.commit_interval_s))
         self._membership.check()
+        self._membership.begin_ready()
         self._membership.check_logs(time.monotonic())
         consumer.dispatch(messages, tasks)
         if messages:

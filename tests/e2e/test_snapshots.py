@@ -1,5 +1,6 @@
 """A worker whose disk is lost begins with a snapshot; what is damaged, or gone from Kafka, is said."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from state.partition import Partition
+from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
+
+QUICK = ("--set", "worker.model_wait_s=0")
 
 
 @pytest.fixture
@@ -49,6 +53,57 @@ def test_a_lost_disk_is_restored_from_the_newest_whole_snapshot_and_the_log(harn
         assert "snapshot_refused partition=1" in log
         harness.traffic(30)
         harness.settle()
+
+
+def start_with_a_slow_restore(harness: Harness, number: int, seconds: int, *arguments: str) -> Path:
+    """Start a worker that lacks the state of one partition and restores its snapshot slowly; returns its log."""
+    with pytest.MonkeyPatch.context() as environment:
+        harness.start_worker("before", *QUICK)
+        harness.wander(500)
+        wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
+        harness.end("before")
+        shutil.rmtree(harness.directory / "state" / f"partition-{number:05d}")
+        environment.setenv("SAMSTREAM_FAILPOINT", f"restoring@1:{seconds}")
+        harness.processes.start("slow", "worker", *QUICK, *arguments)
+    log = harness.processes.log("slow")
+    wait_for(lambda: f"restoring partition={number}" in log.read_text(), "the restore", processes=harness.processes)
+    return log
+
+
+def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(harness: Harness) -> None:
+    """The restore takes 9 s where 6 s without a poll end a membership."""
+    with harness:
+        log = start_with_a_slow_restore(harness, 1, 9, "--set", "kafka.max.poll.interval.ms=6000")
+        waiting = {user for user in harness.users if partition_of(user.encode(), 4) == 1}
+        before = len(harness.asked)
+        for _ in range(20):
+            harness.ask()
+        asked = harness.asked[before:]
+
+        def others_are_answered() -> bool:
+            harness.react(0.05)
+            return all(request in harness.answers for request in asked if request.user not in waiting)
+
+        wait_for(others_are_answered, "answers of the other partitions", processes=harness.processes)
+        assert "restored partition=1" not in log.read_text()
+        assert 0 < len([request for request in asked if request in harness.answers]) < len(asked)
+        harness.await_answers()
+        told = log.read_text()
+        assert "assigned partitions=0,1,2,3" in told
+        assert not re.search(" (lost|revoked|joining_anew) ", told)
+        harness.traffic(5)
+        harness.end("slow")
+
+
+def test_a_restore_ends_when_another_worker_joins(harness: Harness) -> None:
+    with harness:
+        log = start_with_a_slow_restore(harness, 3, 6)
+        harness.start_worker("joins", *QUICK)
+        wait_for(lambda: " assigned partitions=" in log.read_text(), "both to have partitions")
+        told = log.read_text()
+        assert "restored partition=3" not in told[: told.index(" revoked ")]
+        harness.traffic(10)
+        assert not list((harness.directory / "state").glob("*.half"))
 
 
 def test_what_kafka_no_longer_has_stops_the_worker_until_it_is_told_to_skip(harness: Harness) -> None:

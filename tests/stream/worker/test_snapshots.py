@@ -1,8 +1,10 @@
 """Snapshots of a worker: whose they are, and disks without room."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from state.behavior import behaviors
@@ -10,24 +12,32 @@ from state.errors import StateError
 from state.partition import Partition
 from state.snapshots import Snapshots
 from stream.errors import WorkerError
+from stream.schema.position import Difference, LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.metrics import WorkerMetrics
-from stream.worker.snapshots import Snapshotter
+from stream.worker.snapshots import Compare, Snapshotter
 from tests.small_disk import SmallDisk
+
+NOW = LogIdentity("cluster-1", "one-behaviors", "id-1", 4)
+
+
+def same(_offsets: Mapping[str, int], _origins: Mapping[str, str]) -> Difference:
+    return ""
 
 
 def snapshotter(prefix: str, directory: Path, place: Path) -> Snapshotter:
     settings = StateSettings(directory=str(directory), snapshots=str(place), snapshot_interval_s=1.0)
-    return Snapshotter(settings, Topics(prefix), WorkerMetrics(CollectorRegistry()), lambda: None)
+    return Snapshotter(settings, Topics(prefix), WorkerMetrics(CollectorRegistry()))
 
 
-def taken(prefix: str, directory: Path, place: Path) -> Snapshotter:
+def taken(prefix: str, directory: Path, place: Path, log: LogIdentity | None = None) -> Snapshotter:
     """Let a worker of the system with this prefix store a snapshot of partition 0."""
     worker = snapshotter(prefix, directory, place)
     partition = Partition.open(directory / "partition-00000")
     partition.sequences.append("u", behaviors([(1, 1, 1, 1)]))
-    partition.commit({f"{prefix}behaviors": 1})
+    topic = f"{prefix}behaviors"
+    partition.commit({topic: 1}, {topic: Origin(log).encode()} if log else {})
     worker.consider({0: partition}, 0.0)
     worker.consider({0: partition}, 2.0)
     worker.close()
@@ -48,11 +58,12 @@ def test_snapshots_of_another_system_are_neither_restored_nor_added_to(
     )
     assert any(told in record.getMessage() for record in caplog.records)
     with pytest.raises(WorkerError) as raised:
-        other.restore(0, tmp_path / "empty" / "partition-00000")
+        other.restore(0, tmp_path / "empty" / "partition-00000", compare=same)
     assert str(raised.value) == told
     assert not (tmp_path / "empty").exists()
     assert Snapshots(str(place), 0).numbers() == [1]
-    assert snapshotter("one-", tmp_path / "new", place).restore(0, tmp_path / "new" / "partition-00000") is not None
+    one, new = snapshotter("one-", tmp_path / "new", place), tmp_path / "new" / "partition-00000"
+    assert one.restore(0, new, compare=same) is not None
 
 
 def test_a_newest_snapshot_that_is_damaged_does_not_keep_the_next_from_being_stored(tmp_path: Path) -> None:
@@ -69,6 +80,58 @@ def test_a_restore_without_room_is_told_and_never_taken_for_no_snapshot(tmp_path
     small_disk.fill()
     worker = snapshotter("one-", small_disk.path, place)
     with pytest.raises(StateError, match=f"cannot restore a snapshot to {small_disk.path}: .*No space left.*Make room"):
-        worker.restore(0, small_disk.path / "partition-00000")
+        worker.restore(0, small_disk.path / "partition-00000", compare=same)
     small_disk.make_room()
-    assert worker.restore(0, small_disk.path / "partition-00000") is not None
+    assert worker.restore(0, small_disk.path / "partition-00000", compare=same) is not None
+
+
+def differs(now: LogIdentity) -> Compare:
+    """Compare a snapshot's origin with a log, as the broker's answer would."""
+
+    def compare(_offsets: Mapping[str, int], origins: Mapping[str, str]) -> Difference:
+        origin = decode_origin(origins.get(now.topic))
+        return origin.difference(now) if origin else ""
+
+    return compare
+
+
+def test_a_snapshot_of_another_cluster_is_neither_restored_nor_added_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "snapshots"
+    taken("one-", tmp_path / "here", place, NOW)
+    elsewhere = replace(NOW, cluster="cluster-2")
+    other = taken("one-", tmp_path / "there", place, elsewhere)
+    assert other.counts == {"snapshots_failed": 1}
+    assert any("is of another Kafka cluster (cluster-1)" in record.getMessage() for record in caplog.records)
+    with pytest.raises(WorkerError, match=r"another Kafka cluster \(cluster-1\).*state.snapshots of its own"):
+        other.restore(0, tmp_path / "empty" / "partition-00000", compare=differs(elsewhere))
+    assert Snapshots(str(place), 0).numbers() == [1]
+
+
+def test_a_snapshot_of_an_earlier_topic_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, empty = tmp_path / "snapshots", tmp_path / "empty" / "partition-00000"
+    taken("one-", tmp_path / "first", place, NOW)
+    made_anew = replace(NOW, topic_id="id-2")
+    worker = snapshotter("one-", tmp_path / "second", place)
+    assert worker.restore(0, empty, compare=differs(made_anew)) is None
+    assert worker.counts == {"snapshots_refused": 1}
+    assert any("made anew" in record.getMessage() for record in caplog.records)
+    # The new topic's snapshots come after it, and are restored.
+    assert taken("one-", tmp_path / "second", place, made_anew).counts == {"snapshots": 1}
+    assert worker.restore(0, empty, compare=differs(made_anew)) is not None
+
+
+def test_a_restore_that_is_no_longer_wanted_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    place, empty = tmp_path / "snapshots", tmp_path / "empty" / "partition-00000"
+    worker = taken("one-", tmp_path / "first", place)
+
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker.restore(0, empty, compare=same, check=check)
+    assert not list(empty.parent.iterdir())
+    assert worker.restore(0, empty, compare=same) is not None

@@ -1,0 +1,105 @@
+"""The states of partitions on this machine: opened where they lie, else taken from a standby copy or a snapshot."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from state.errors import LockedError, StateError
+from state.partition import Partition
+from stream.runtime.logs import log
+from stream.settings import StateSettings
+from stream.worker.snapshots import Compare, Snapshotter
+
+_logger = logging.getLogger("samstream.worker")
+
+_LOCK_WAIT_S = 30.0
+_RETRY_S = 0.1
+_SMALL_CACHE = 1 << 20
+
+
+class LocalState:
+    """Opens the state of a partition that this worker is to work on.
+
+    Args:
+        settings: of the state.
+        behaviors: the topic that states are a fold of.
+        snapshotter: restores what is not on this machine.
+    """
+
+    def __init__(self, settings: StateSettings, behaviors: str, snapshotter: Snapshotter) -> None:
+        self._settings = settings
+        self._behaviors = behaviors
+        self._snapshotter = snapshotter
+
+    def nearest_first(self, numbers: Iterable[int]) -> list[int]:
+        """Return partition numbers with those first whose state is on this machine: they can be worked on at once."""
+        return sorted(numbers, key=lambda number: (not self._is_here(number), number))
+
+    def open(self, number: int, compare: Compare, check: Callable[[], None]) -> Partition:
+        """Open the state of a partition; a new one where there is none.
+
+        The worker that had it may still be closing it, or dying: it is waited for.
+
+        Args:
+            number: the partition number.
+            compare: says whether a snapshot is of the topic of now.
+            check: called while it takes time; what it raises ends it.
+
+        Raises:
+            LockedError: when another process has had it open for 30 s.
+            StateError: when it cannot be opened or restored.
+            WorkerError: when the snapshots are another system's.
+            KafkaClientError: when `compare` gets no answer.
+        """
+        settings, path = self._settings, self._settings.path(number)
+        if settings.standby_path(number).exists():
+            self._adopt_standby(number, check)
+        if not path.exists():
+            self._snapshotter.restore(number, path, compare=compare, check=check)
+        return self._open(path, settings.cache_mb << 20, check)
+
+    def _adopt_standby(self, number: int, check: Callable[[], None]) -> None:
+        """Put a standby copy in the place of the state if it is further, or the only one; else remove it."""
+        path, copy = self._settings.path(number), self._settings.standby_path(number)
+        try:
+            reached = self._reached(copy, check, wait_s=0.0)
+        except LockedError:
+            return  # another worker of this machine keeps it
+        except StateError as error:
+            log(_logger, "standby_refused", logging.WARNING, partition=number, reason=error)
+            shutil.rmtree(copy, ignore_errors=True)
+            return
+        if path.exists() and self._reached(path, check) >= reached:
+            shutil.rmtree(copy, ignore_errors=True)
+            return
+        # After a crash between the two steps the copy is the only one, and is adopted.
+        shutil.rmtree(path, ignore_errors=True)
+        copy.rename(path)
+        log(_logger, "standby_adopted", partition=number, behaviors=reached)
+
+    def _reached(self, path: Path, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S) -> int:
+        """Return up to which offset a closed state has read `behaviors`; −1 when it has not."""
+        partition = self._open(path, _SMALL_CACHE, check, wait_s=wait_s)
+        try:
+            return partition.offsets.get(self._behaviors, -1)
+        finally:
+            partition.close()
+
+    def _open(
+        self, path: Path, cache_bytes: int, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S
+    ) -> Partition:
+        state = self._settings
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=cache_bytes)
+            except LockedError:
+                check()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+
+    def _is_here(self, number: int) -> bool:
+        return self._settings.path(number).exists() or self._settings.standby_path(number).exists()

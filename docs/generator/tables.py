@@ -327,6 +327,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "freshness": lambda measured: _bench(measured, "freshness"),
     "sync": lambda measured: _bench(measured, "sync"),
     "state": lambda measured: _bench(measured, "state"),
+    "takeover": lambda measured: _bench(measured, "takeover"),
     "experiment": _experiment,
     "interleaving": _interleaving,
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),

@@ -8,6 +8,7 @@ BENCHES: dict[str, str] = {
     "freshness": "time from a click to the first score of a model that has learned from it",
     "sync": "size and time of a model update, and for how long a worker pauses to apply it",
     "state": "time to read, append and commit sequences, and their memory and disk",
+    "takeover": "time from kill -9 of a worker to the first answer of the one that takes its partition over",
     "scoring": "time of SAM's attention: the formulas taken literally against the served implementation",
     "training": "time and memory of a training step: the literal form with autograd against the learner",
 }

@@ -64,7 +64,10 @@ class TaskConsumer:
         return self._consumer.memberid() or ""
 
     def begin(self, starts: Mapping[int, Mapping[str, int]]) -> None:
-        """Read these partitions, too: partition number → topic → the offset to begin at."""
+        """Read these partitions, too: partition number → topic → the offset to begin at.
+
+        All that was received must have been dispatched: the others go on behind that.
+        """
         for number, offsets in starts.items():
             self._positions |= {(topic, number): offsets[topic] for topic in self._topics}
         self._assign()

@@ -161,10 +161,11 @@ class Worker:
 
     def turn(self) -> None:
         """Take what has arrived, answer it, and commit when it is time."""
+        # Before records are taken: a new assignment reads on behind those that were dispatched.
+        self._membership.begin_ready()
         consumer, tasks = self._membership.consumer, self._membership.tasks
         messages = consumer.receive(min(_IDLE_POLL_S, self._settings.commit_interval_s))
         self._membership.check()
-        self._membership.begin_ready()
         self._membership.check_logs(time.monotonic())
         consumer.dispatch(messages, tasks)
         if messages:

@@ -1,5 +1,6 @@
 """A consumed Kafka record, as the parts that know no Kafka client see it."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -33,3 +34,11 @@ class Record(NamedTuple):
             (name, value.encode() if isinstance(value, str) else value) for name, value in message.headers() or ()
         )
         return self._replace(headers=headers) if headers else self
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRecord:
+    """A record that cannot be used, and why: it goes to the dead letters."""
+
+    record: Record
+    reason: str

@@ -38,13 +38,13 @@ class UserAssumptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         rate: click rate.
         slots: items that an impression shows.
         visits: impressions of a user while the experiment runs.
-        icc: intraclass correlation: between two items of one user, 0 when users are all alike. `likeness` in a file.
+        icc: intraclass correlation: between two items of one user, 0 when users are all alike.
     """
 
     rate: Share = 0.1
     slots: Count = 10
     visits: Positive = 20.0
-    icc: Annotated[float, Meta(ge=0, le=1)] = msgspec.field(default=0.02, name="likeness")
+    icc: Annotated[float, Meta(ge=0, le=1)] = 0.02
 
 
 class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,7 +10,7 @@ from model.interest.packing import packed
 from model.kernels import native, rows
 from model.match import (
     MATCH_FEATURES,
-    Counts,
+    MatchCounts,
     MatchLogits,
     compiled_matches,
     count_matches,
@@ -77,7 +77,7 @@ class Network(nn.Module):
             parts.append(match_features(counts, batch))
         return head_logits(self.head, torch.cat(parts, dim=-1))
 
-    def _matched(self, batch: Batch) -> tuple[Counts | None, Tensor | None]:
+    def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:
         """Return the matches' counts, and what they add to the attention logits."""
         if not self.spec.match:
             return None, None

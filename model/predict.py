@@ -26,7 +26,7 @@ def table_dims(spec: ModelSpec) -> dict[str, int]:
 
 
 def table_seeds(spec: ModelSpec, seed: int) -> dict[str, int | None]:
-    """Return a seed of its own for each table; none for `popularity`, to which all that is new is alike."""
+    """Return a seed of its own for each table; None for `popularity`, whose new keys all start at zero."""
     fixed = spec.kind == "popularity"
     return {name: None if fixed else 2 * seed + number for number, name in enumerate(table_dims(spec))}
 

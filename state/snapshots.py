@@ -6,7 +6,7 @@ A partition's snapshots share what they have in common, since most of RocksDB's 
     <location>/partition-00003/00000017.json      the manifest: file name → size and checksum; offsets
 
 The manifest is written last: a snapshot without one does not exist. A file that was cut short is known by its size.
-Of the place nothing is asked but to list, read, write and remove files; it may know no directories and no renaming.
+The store must list, read, write and remove files; it needs no directories and no rename.
 """
 
 import posixpath
@@ -35,11 +35,11 @@ _MANIFEST_BYTES = 16 << 20
 Checksum = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")]
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with the bytes done and the bytes to be done."""
 
 
-def _nobody(_done: int, _total: int) -> None:
+def _ignore(_done: int, _total: int) -> None:
     pass
 
 
@@ -139,7 +139,7 @@ class Snapshots:
             )
         return manifest
 
-    def verify(self, number: int, progress: Progress = _nobody) -> Manifest:
+    def verify(self, number: int, progress: ProgressCallback = _ignore) -> Manifest:
         """Read all files of a snapshot and compare them with its manifest.
 
         Raises:
@@ -149,7 +149,7 @@ class Snapshots:
         self._fetch(manifest, None, progress)
         return manifest
 
-    def restore(self, number: int, directory: Path, progress: Progress = _nobody) -> Manifest:
+    def restore(self, number: int, directory: Path, progress: ProgressCallback = _ignore) -> Manifest:
         """Make a snapshot the state in `directory`, which must not exist: whole, or not at all.
 
         Raises:
@@ -243,7 +243,7 @@ class Snapshots:
         self._known[identity] = described = StoredFile(status.st_size, digest.hexdigest())
         return described
 
-    def _fetch(self, manifest: Manifest, directory: Path | None, progress: Progress) -> None:
+    def _fetch(self, manifest: Manifest, directory: Path | None, progress: ProgressCallback) -> None:
         done = 0
         for name, file in manifest.files.items():
             digest, size = xxh3_128(), 0

@@ -104,6 +104,6 @@ class Behaviours:
         masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
         self.by_row = None
         if self.ends is not None and rows.usable(masked):
-            self.by_row = rows_attention.Sequences(masked, self.ends)
-        self.on_gpu = gpu.Sequences(masked, mask) if gpu.usable(masked) else None
+            self.by_row = rows_attention.RowBehaviours(masked, self.ends)
+        self.on_gpu = gpu.GpuBehaviours(masked, mask) if gpu.usable(masked) else None
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)

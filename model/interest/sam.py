@@ -10,7 +10,7 @@ from model.interest.base import InterestModel
 from model.kernels import native, rows
 
 
-class Enhancement(nn.Module):
+class MemoryEnhancement(nn.Module):
     """Memory enhancement with the target: s ← GRU([D_j s, q], s) for j = 1, 2, 3.
 
     The "3P+" of SAM (Lin et al., CIKM 2022, sec. 3).
@@ -81,7 +81,7 @@ class SparseAttentiveMemory(InterestModel):
         self.output = output
         self.attentions = nn.ModuleList(AttentionUnit(d, hidden, queries=2, normalise=normalise) for _ in range(passes))
         self.cell = nn.GRUCell(d, d)
-        self.enhancement = Enhancement(d) if enhancement else None
+        self.enhancement = MemoryEnhancement(d) if enhancement else None
 
     @property
     def width(self) -> int:

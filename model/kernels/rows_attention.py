@@ -13,7 +13,7 @@ HIDDEN = 131_072
 """Numbers of a hidden layer at a time, so that it stays in the cache."""
 
 
-class Sequences:
+class RowBehaviours:
     """The behaviours of B users, ready for all passes.
 
     Args:
@@ -27,7 +27,7 @@ class Sequences:
         self._columns, self._rows = [], []
         for user, end in zip(keys, ends, strict=True):
             # Zeros up to whole vectors: they add nothing to a readout.
-            own = user.new_zeros(rows.filled(max(end, 1)), d)
+            own = user.new_zeros(rows.padded_size(max(end, 1)), d)
             own[:end] = user[:end]
             self._columns.append(rows.on_grid(own, 1, d).T)
             self._rows.append(rows.on_grid(own, 0, len(own)))

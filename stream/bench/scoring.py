@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.device import prepare
+from model.device import configure_torch
 from model.example import Example
 from model.interest import SparseAttentiveMemory, build_interest
 from model.interest.packing import packed
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
 @contextmanager
 def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    prepare(threads=THREADS)
+    configure_torch(threads=THREADS)
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ _LOOK_BACK = 500
 Watch = Callable[["Traffic"], None]
 
 
-def _nobody(_: "Traffic") -> None:
+def _ignore(_: "Traffic") -> None:
     pass
 
 
@@ -111,7 +111,7 @@ class Traffic:
         """Send what is left, unless something went wrong, and stop listening."""
         close_all([lambda: self._client.close(flush=kind is None), self._watched.close], after=error)
 
-    def warm_up(self, behind: Callable[[], int], watch: Watch = _nobody) -> None:
+    def warm_up(self, behind: Callable[[], int], watch: Watch = _ignore) -> None:
         """Send every user's history, and wait until it is folded.
 
         Args:
@@ -131,7 +131,7 @@ class Traffic:
             time.sleep(_WATCH_S)
         self.tally.behaviors = 0
 
-    def run(self, seconds: float, watch: Watch = _nobody) -> None:
+    def run(self, seconds: float, watch: Watch = _ignore) -> None:
         """Simulate visits for so many seconds, then wait for their last answers and clicks.
 
         Args:
@@ -158,7 +158,7 @@ class Traffic:
                 self._drop_unanswered(now)
         self._client.flush()
 
-    def await_training(self, deadline_s: float, watch: Watch = _nobody) -> bool:
+    def await_training(self, deadline_s: float, watch: Watch = _ignore) -> bool:
         """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
         deadline = time.monotonic() + deadline_s
         while self.untrained and time.monotonic() < deadline:

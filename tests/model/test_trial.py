@@ -16,13 +16,13 @@ from model.learner import Learner
 from model.network import Network
 from model.predict import table_dims
 from model.scorer import Scorer
-from model.serialization.update import LARGEST, Update
+from model.serialization.update import MAX_MAGNITUDE, Update
 from model.trial import Trial
 from state.behavior import BEHAVIOR
 from tests.model.learning import KINDS, examples, small
 
 PROBE = examples(20, seed=99, catalogue=60)
-HUGE = (3e38, 1e20, LARGEST, 50.0)
+HUGE = (3e38, 1e20, MAX_MAGNITUDE, 50.0)
 
 
 def following(kind: str) -> tuple[Learner, Scorer]:

@@ -144,8 +144,8 @@ class Environment:
                 labelled += self._answer(ranker, waiting)
             labelled += self._click_until(now)
             window = self._windows[user]
-            if len(acts := script.acts[script.act_ends[visit] : script.act_ends[visit + 1]]):
-                window.append(acts.tobytes())
+            if len(behaviors := script.behaviors[script.behavior_ends[visit] : script.behavior_ends[visit + 1]]):
+                window.append(behaviors.tobytes())
             waiting[user] = visit, window.records(window.count - SEQUENCE_LENGTH, window.count)
             self._visit += 1
         labelled += self._answer(ranker, waiting)

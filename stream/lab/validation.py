@@ -18,7 +18,7 @@ from model.spec import preset
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.layout import Ring, user_prefix
 from state.window import Window
-from stream.datasets.base import Dataset, Observed, Visit
+from stream.datasets.base import Dataset, Observation, Visit
 from stream.lab.engine import SEQUENCE_LENGTH, OnProgress
 
 WARM_UP = 0.25
@@ -167,7 +167,7 @@ def _example(visit: Visit, sequence: BehaviorArray) -> Example:
     )
 
 
-def _packed(step: Visit | Observed) -> BehaviorArray:
+def _packed(step: Visit | Observation) -> BehaviorArray:
     return behaviors(
         [
             (item_key(each.item), category_key(each.category), action_key(each.action), each.ts)

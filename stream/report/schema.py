@@ -119,7 +119,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
         checks: what could make it invalid.
         over_time: the same in spans of time.
         machine: where the report was made; of a simulation, where everything ran.
-        settings: for the small print.
+        settings: shown at the end of the page.
     """
 
     name: str

@@ -37,8 +37,8 @@ def pair_lines(verdict: Verdict) -> list[str]:
     ]
 
 
-def before_line(verdict: Verdict) -> list[str]:
-    """Say what the users' time before the experiment was good for; nothing where there was none."""
+def cuped_line(verdict: Verdict) -> list[str]:
+    """Say what the pre-experiment period has gained; nothing where there was none."""
     if not verdict.pairs or not verdict.pairs[0].variance_left < 1:
         return []
     left = verdict.pairs[0].variance_left
@@ -71,7 +71,7 @@ def replay_headline(report: ReplayReport) -> str:
 
 
 def machine_facts(machine: Machine) -> list[tuple[str, str]]:
-    """Return the machine as lines for the small print."""
+    """Return the machine as (name, value) lines for the end of the page."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return [
         ("Machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.0f} GB, scored on {machine.device}"),

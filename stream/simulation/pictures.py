@@ -45,8 +45,8 @@ def truth(config: WorldConfig) -> bytes:
 
 
 def _interests(axes: "Axes", world: World) -> None:
-    acts, user = world.history(), 0
-    mine = acts.categories[acts.users == user]
+    behaviors, user = world.history(), 0
+    mine = behaviors.categories[behaviors.users == user]
     behaviours = np.arange(len(mine))
     lines = world.interests[user]
     strays = ~np.isin(mine, lines)

@@ -39,7 +39,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything the view shows at one moment. A number that is not known yet is NaN.
 
     Attributes:
-        phase: what is going on, for example "warming up".
+        phase: such as "warming up".
         elapsed: seconds since the phase began.
         total: seconds the phase takes; 0 when unknown.
         events: records a second into the system.
@@ -214,7 +214,7 @@ class Viewer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last view standing."""
+        """Stop refreshing; the last view stays."""
         if self._live is not None:
             self._live.stop()
 
@@ -222,7 +222,7 @@ class Viewer:
         """Show a snapshot; as a line only now and then, and whenever the phase changes.
 
         Raises:
-            KeyboardInterrupt: when there was a Ctrl-C that did not come through.
+            KeyboardInterrupt: when a Ctrl-C was swallowed, see `stream.runtime.signals`.
         """
         signals.raise_if_interrupted()
         if self._live is not None:

@@ -185,13 +185,13 @@ class World:
         items = self._walk(everyone, self.start, config.history)
         order = np.argsort(ts, axis=None, kind="stable")
         users = np.broadcast_to(everyone, ts.shape).ravel()[order]
-        return self._acts(users, items.ravel()[order], ts.ravel()[order])
+        return self._behaviors(users, items.ravel()[order], ts.ravel()[order])
 
     def browse(self, user: int, ts: int) -> BehaviorColumns:
         """Draw what `user` does on their own at `ts` (ms): a Poisson number (`organic`) of behaviours."""
         count = int(self._rng.poisson(self.config.organic))
         items = self._walk(np.array([user]), ts, count)[:, 0]
-        return self._acts(np.full(count, user), items, ts + np.arange(count))
+        return self._behaviors(np.full(count, user), items, ts + np.arange(count))
 
     def _walk(self, users: Ints, ts: int, steps: int) -> Ints:
         """(steps, n) items of the next behaviours of n distinct users, whom it moves on."""
@@ -225,7 +225,7 @@ class World:
         mean = self.config.block
         return self._rng.integers(mean - mean // 2, mean + mean // 2 + 1, size=count)
 
-    def _acts(self, users: Ints, items: Ints, ts: Ints) -> BehaviorColumns:
+    def _behaviors(self, users: Ints, items: Ints, ts: Ints) -> BehaviorColumns:
         actions = self._rng.choice(len(ACTIONS), size=len(items), p=_ACTION_SHARES)
         return BehaviorColumns(users, items, self.catalogue.category(items), actions, ts)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from stream.experiment.interleaving import interleave, prefer, seeded_coin, vote
+from stream.experiment.interleaving import interleave, preference, seeded_coin, vote
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
@@ -95,7 +95,7 @@ def impressions_to_decide(visits: Visits, *, alpha: float = ALPHA) -> dict[str, 
     found: dict[str, int | None] = dict.fromkeys(("interleaving", "interleaving names", "A/B", "A/B names"))
     for look in range(EVERY, len(visits.users) + 1, EVERY):
         if found["interleaving"] is None:
-            winner = prefer(visits.users[:look], visits.votes[:look], alpha=alpha).winner
+            winner = preference(visits.users[:look], visits.votes[:look], alpha=alpha).winner
             if winner:
                 found["interleaving"], found["interleaving names"] = look, 1 if winner == "a" else -1
         if found["A/B"] is None and (side := _ab(visits, look, alpha)):

@@ -24,7 +24,7 @@ def span_words(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def p_value(p: float) -> str:
+def p_value_words(p: float) -> str:
     """Return a p-value, no finer than it is worth."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 

@@ -190,7 +190,7 @@ class RatePoint(Struct, frozen=True):
     samples: float
 
 
-Timed = list[tuple[float, float]]
+TimedValues = list[tuple[float, float]]
 """Measurements: (s since the first impression, value)."""
 
 
@@ -200,8 +200,8 @@ class Trace(Struct, frozen=True, kw_only=True):
     Of a simulation also everything that happened, impression by impression.
     """
 
-    latency: dict[str, Timed] = {}
-    freshness: Timed = []
+    latency: dict[str, TimedValues] = {}
+    freshness: TimedValues = []
     rates: list[RatePoint] = []
     arms: dict[str, ArmTrace] = {}
 

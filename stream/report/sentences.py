@@ -4,7 +4,7 @@ import math
 
 from stream.experiment.verdict import Verdict
 from stream.experiment.wording import lift_words, signed_percent
-from stream.report.formatting import p_value, percent
+from stream.report.formatting import p_value_words, percent
 from stream.report.schema import ExperimentReport, Machine, ReplayReport
 
 
@@ -52,7 +52,7 @@ def interleaving_lines(report: ExperimentReport) -> list[str]:
     """Return what each interleaved arm says, with its p-value, and whether A/B says the same."""
     lines = []
     for found in report.interleaving:
-        lines.append(f"{found.arm}: {found.sentence}; {p_value(found.p)}.")
+        lines.append(f"{found.arm}: {found.sentence}; {p_value_words(found.p)}.")
         if found.agreement:
             lines.append(f"{found.agreement.sentence[0].upper()}{found.agreement.sentence[1:]}.")
     return lines

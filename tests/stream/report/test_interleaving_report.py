@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stream.experiment.assignment import Assignment
-from stream.experiment.interleaving import prefer
+from stream.experiment.interleaving import preference
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
@@ -116,7 +116,7 @@ def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
 def test_it_is_what_a_plain_count_of_the_truth_says_whatever_is_repeated() -> None:
     seen = lived()
     users, votes = counted(seen)
-    expected = prefer(users, votes, alpha=EXPERIMENT.alpha)
+    expected = preference(users, votes, alpha=EXPERIMENT.alpha)
     for repeats in (0, 5000):
         [found] = live(seen, repeats=repeats).interleaving
         assert (found.arm, found.first, found.second, found.winner) == ("mixed", "a", "b", "a")

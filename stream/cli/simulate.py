@@ -121,7 +121,7 @@ def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
                 path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check)
-                for name in system.processes.lost():
+                for name in system.processes.ended_optional():
                     console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:
             keep_logs(directory, arguments.report)

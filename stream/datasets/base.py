@@ -1,4 +1,4 @@
-"""What a data set consists of: visits, whose candidates are scored before their clicks are known, and observations."""
+"""The steps of a data set: visits, whose candidates are scored before their clicks are known, and observations."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

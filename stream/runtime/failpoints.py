@@ -1,4 +1,4 @@
-"""Crashes on purpose, at the worst moments: for the fault campaign, and without effect unless it asks for one."""
+"""Crashes on purpose for the fault campaign; without effect unless `SAMSTREAM_FAILPOINT` is set."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A bounded memory of sample ids, by which a repeated sample is recognised."""
+"""A bounded set of recent sample ids, to recognise repeated samples."""
 
 from itertools import chain
 
@@ -37,7 +37,7 @@ class RecentIds:
         return new
 
     def forget(self, ids: npt.NDArray[np.uint64]) -> None:
-        """Take ids for new again: what they stand for was not used after all."""
+        """Forget ids: their samples were not used after all."""
         self._young.difference_update(ids.tolist())
         self._old.difference_update(ids.tolist())
 

@@ -8,7 +8,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class HasHeaders(Protocol):
-    """What a client's message is when it comes to headers."""
+    """A client's message, as far as its headers are concerned."""
 
     def headers(self) -> Any:
         """Return pairs of names and values; None where there are none."""
@@ -17,7 +17,7 @@ class HasHeaders(Protocol):
 class Record(NamedTuple):
     """Topic, partition, offset, the record's own timestamp (ms), key and value; headers only where they are needed.
 
-    Nothing that is used reads headers. They are read for what is refused, or may be, since dead letters keep them.
+    Headers are kept only for records that are refused, or may be, since dead letters keep them.
     """
 
     topic: str

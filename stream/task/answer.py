@@ -1,4 +1,4 @@
-"""What an arm answered to an impression, and the answers that a task recovers from `scores` after a crash."""
+"""The answer of an arm to an impression, and the answers that a task recovers from `scores` after a crash."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import fsspec
 import msgspec
@@ -244,28 +244,18 @@ class Snapshots:
         return described
 
     def _fetch(self, manifest: Manifest, directory: Path | None, progress: ProgressCallback) -> None:
+        """Read and verify all files; write them into a directory if one is given."""
         done = 0
         for name, file in manifest.files.items():
             digest, size = xxh3_128(), 0
             try:
-                with self._files.open(self._content(file.checksum), "rb") as source:
-                    target: Any = None
-                    if directory is not None:
-                        with _writing(directory):
-                            target = (directory / name).open("wb")
-                    try:
-                        # What is longer than it should be is damaged: the rest of it would only fill the disk.
-                        while size <= file.size and (block := source.read(_BLOCK)):
-                            digest.update(block)
-                            size += len(block)
-                            if directory is not None:
-                                with _writing(directory):
-                                    target.write(block)
-                            progress(done + size, manifest.size)
-                    finally:
-                        if directory is not None:
-                            with _writing(directory):
-                                target.close()
+                with self._files.open(self._content(file.checksum), "rb") as source, _target(directory, name) as write:
+                    # What is longer than it should be is damaged: the rest of it would only fill the disk.
+                    while size <= file.size and (block := source.read(_BLOCK)):
+                        digest.update(block)
+                        size += len(block)
+                        write(block)
+                        progress(done + size, manifest.size)
             except StateError:
                 raise
             except Exception as error:
@@ -279,6 +269,30 @@ class Snapshots:
 
     def _content(self, checksum: str) -> str:
         return posixpath.join(self._root, "files", checksum)
+
+
+@contextmanager
+def _target(directory: Path | None, name: str) -> Iterator[Callable[[bytes], object]]:
+    """Give a function that appends to a new file of a directory; it drops what it gets where there is no directory.
+
+    Raises:
+        StateError: when the disk does not take it.
+    """
+    if directory is None:
+        yield lambda _block: None
+        return
+    with _writing(directory):
+        file = (directory / name).open("wb")
+
+    def write(block: bytes) -> None:
+        with _writing(directory):
+            file.write(block)
+
+    try:
+        yield write
+    finally:
+        with _writing(directory):
+            file.close()
 
 
 @contextmanager

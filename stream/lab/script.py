@@ -16,13 +16,10 @@ from msgspec import Struct
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key
 from stream.simulation.config import WorldConfig
 from stream.simulation.hashing import Floats, Ints
-from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, item_name
+from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, draw_click_delays, item_name
 
 START = 1_800_000_000_000
 """When virtual time begins, ms since the Unix epoch."""
-
-_CLICK_DELAY_S, _CLICK_DELAY_MEAN_S = 0.1, 0.3
-"""Least delay of a click, and the mean of the exponential delay after it."""
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
@@ -157,7 +154,7 @@ def generate_script(scenario: Scenario) -> Script:
         category_keys=_category_keys(categories),
         truth=truth,
         would_click=would_click,
-        delays=(1000 * (_CLICK_DELAY_S + rng.exponential(_CLICK_DELAY_MEAN_S, shape))).astype(np.int64),
+        delays=(1000 * draw_click_delays(rng, shape)).astype(np.int64),
         permutations=rng.random(shape).argsort(axis=1),
         behaviors=packed[past:],
         behavior_ends=np.cumsum([0, *(len(each) for each in behaviors)]),

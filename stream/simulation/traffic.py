@@ -23,7 +23,7 @@ from stream.schema.events import RequestKey, Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.simulation.hashing import Ints
-from stream.simulation.world import Slate, World, category_name, item_name, user_name
+from stream.simulation.world import Slate, World, category_name, draw_click_delays, item_name, user_name
 
 _POLL_S = 0.002
 _WATCH_S = 0.25
@@ -206,7 +206,7 @@ class Traffic:
         clicked = self._world.clicks(asked.user, items, round(arrival.received * 1000))
         self._record_answer(arrival, asked, shown, clicked)
         for item in items[clicked].tolist():
-            delay = 0.1 + self._rng.exponential(0.3)
+            delay = float(draw_click_delays(self._rng))
             heapq.heappush(self._due, (arrival.received + delay, score.request, item))
 
     def _record_answer(

@@ -235,6 +235,11 @@ class World:
         return now
 
 
+def draw_click_delays(rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Floats:
+    """Draw seconds from an answer to the click on it: 0.1 at least, and exponential with mean 0.3 after that."""
+    return np.asarray(0.1 + rng.exponential(0.3, shape))
+
+
 def user_name(user: int) -> str:
     """Return the id by which the outside knows a user."""
     return f"user-{user:04d}"

@@ -182,7 +182,7 @@ def _replay(measured: Measured) -> str:
     found = entry.result
     counts = (
         f"{found['behaviors']:,} behaviours, {found['impressions']:,} impressions, {found['clicks']:,} clicks, "
-        f"{found['dead_letters']} dead letters; {found['seconds']:.0f} s. Judged: {found['judged']}."
+        f"{found['dead_letters']} dead letters; {found['seconds']:.0f} s. Evaluated on: {found['judged']}."
     )
     heads = ("arm", "samples", "positives", "AUC", "GAUC", "NE", "log loss", "calibration")
     rows = [

@@ -28,7 +28,11 @@ class Popularity(nn.Module):
         self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT))
 
     def forward(self, batch: Batch, targets: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return (B, C) logits from (B, C, 2) numbers of item and category."""
+        """Return (B, C) logits from (B, C, 2) numbers of item and category.
+
+        Raises:
+            ValueError: when `targets` is None.
+        """
         if targets is None:
             raise ValueError("kind 'popularity' reads embeddings, but targets is None")
         logits: Tensor = self.bias + targets.sum(dim=-1)

@@ -139,8 +139,8 @@ def set_aside(refused: Iterable[RefusedCheckpoint]) -> None:
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
     """Write a checkpoint under the next number, and remove all but the newest `keep`.
 
-    It is written beside its place, flushed to the disk, and renamed: a crash leaves the old ones as they
-    were, and half a one that the next call removes. There must be one writer to a directory.
+    It is written under another name, flushed to the disk, and renamed: a crash leaves the old ones as they
+    were, and an incomplete one that the next call removes. There must be one writer to a directory.
 
     Raises:
         ValueError: when an arm's name cannot be part of a file's name.

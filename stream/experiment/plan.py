@@ -1,4 +1,4 @@
-"""An experiment: its file `experiment.toml`, and the part of it that a verdict and a report need."""
+"""An experiment: its file `experiment.toml`, and what verdict and report need of it."""
 
 import tomllib
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alpha: probability of naming a winner among arms that are alike, over all looks.
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
-        crowd: what is expected of the users.
+        crowd: assumptions about the users.
     """
 
     name: Name
@@ -124,7 +124,7 @@ def read(path: Path) -> ExperimentPlan:
 
 
 class Experiment(Struct, frozen=True, kw_only=True):
-    """Which arms are compared under what name, and how sure the answer shall be (`verdict.analyse`)."""
+    """The arms that are compared, the experiment's name, and the parameters of its verdict (`verdict.analyse`)."""
 
     name: str
     arms: tuple[ArmSettings, ...]

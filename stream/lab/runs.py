@@ -43,7 +43,11 @@ class Run:
         return round(scenario.rate * seconds)
 
     def __call__(self, on_progress: OnProgress) -> dict[str, Rollout]:
-        """Return the rollout of each variant."""
+        """Return the rollout of each variant.
+
+        Raises:
+            TypeError: for several variants of a ranker without updates.
+        """
         script = generate_script(self.scenario)
         ranker = _ranker(self.kind, script)
         environment = Environment(script)

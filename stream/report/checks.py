@@ -1,4 +1,4 @@
-"""Checks of an experiment, as questions and answers for people without statistics."""
+"""Checks of an experiment, as questions and answers for readers without statistics."""
 
 import math
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ def headline(report: ExperimentReport) -> str:
     verdict = report.verdict
     rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
     if not rates:
-        return "Nothing was shown, so there is nothing to say"
+        return "Nothing was shown: there is no result"
     if len(verdict.users) < 2:
         return f"Click rate: {rates}"
     if not verdict.pairs or any(doubt.fatal for doubt in verdict.doubts):
@@ -64,7 +64,7 @@ def replay_headline(report: ReplayReport) -> str:
         ((arm.auc, name) for name, arm in report.arms.items() if not math.isnan(arm.auc)), key=lambda pair: -pair[0]
     )
     if not ranked:
-        return "Nothing was judged, so there is nothing to say"
+        return "No sample was evaluated: there is no result"
     (auc, name), others = ranked[0], ranked[1:]
     behind = ", ".join(f"{other} {value:.3f}" for value, other in others)
     return f"{name} ranks best: AUC {auc:.3f}" + (f", against {behind}" if behind else "")

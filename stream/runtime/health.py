@@ -31,7 +31,7 @@ class Health:
         self._totals = Totals()
         self.notes: tuple[str, ...] = ()
         """What is wrong with a part of the job while the rest works; it does not make the job unhealthy."""
-        self._records = Counter(f"{PREFIX}records", "Records worked off.", ["role"], registry=registry)
+        self._records = Counter(f"{PREFIX}records", "Records processed.", ["role"], registry=registry)
         self._lag = Gauge(f"{PREFIX}lag_records", "Records that wait in Kafka.", ["role"], registry=registry)
         self._totals.set(self._records, 0, role)
         self._lag.labels(role).set(0)
@@ -40,7 +40,7 @@ class Health:
             ("reading_age_seconds", "Seconds since the job last reported.", lambda: self._clock() - self._reported_at),
             (
                 "progress_age_seconds",
-                "Seconds since a record was worked off, or none waited.",
+                "Seconds since a record was processed, or none waited.",
                 lambda: self._clock() - self._progressed_at,
             ),
         ):
@@ -90,5 +90,5 @@ class Health:
         if silent_s > _STALLED_S:
             return f"no report for {silent_s:.0f} s: it waits for Kafka, or hangs"
         if lag and stuck_s > _STALLED_S:
-            return f"{lag} records wait, and none was worked off for {stuck_s:.0f} s"
+            return f"{lag} records wait, and none was processed for {stuck_s:.0f} s"
         return ""

@@ -88,7 +88,7 @@ class World:
     def interests_at(self, users: Ints, ts: int) -> Ints:
         """Return the (n, interests) categories that the users go round through at `ts` (ms).
 
-        A shift that moves a user puts a category that is none of theirs on the next place in turn.
+        A shift that moves a user replaces the next interest in turn by a category that is not among theirs.
         """
         places, changes = (
             np.arange(self.config.interests),

@@ -81,7 +81,7 @@ class RecoveredAnswers(Generic[T]):
         return len(self._held)
 
     def acknowledge(self, offset: int) -> None:
-        """Take note that Kafka has an answer of this task at this offset of `scores`."""
+        """Tell that Kafka has an answer of this task at this offset of `scores`."""
         self._scores_end = max(self._scores_end, offset + 1)
 
     def take(self, impression: Impression) -> Score | None:

@@ -103,7 +103,7 @@ class Joiner:
         self._changed: set[RequestKey] = set()
         self._deadlines: list[tuple[int, RequestKey]] = []
         self.event_time = 0
-        """The newest event time it was told of, ms."""
+        """The newest event time so far, ms."""
         self._saved_time = 0
         self.duplicate_clicks = 0
         self.duplicate_impressions = 0

@@ -1,4 +1,4 @@
-"""The work on one partition number: fold behaviours, ask for scores, join clicks. Knows records, but no Kafka client.
+"""The work on one partition number: fold behaviours, request scores, join clicks. Knows records, but no Kafka client.
 
 The worker drives it: `add` what was consumed, `step` to get the requests that must be scored now, `take_answer` to hand
 back each answer, `take_results` to collect what the windows decided, `commit` to make all of it durable together.
@@ -35,12 +35,12 @@ class ScoringRequest:
     """An impression to be scored, with the sequence as it stands.
 
     Attributes:
-        impression: what is asked.
+        impression: the request.
         example: what the model reads.
         seen: the user's running count of behaviours.
         read_to: the offset up to which `behaviors` were folded.
         record: where the impression was read.
-        state_ms: what reading the sequence took.
+        state_ms: milliseconds that reading the sequence took.
     """
 
     impression: Impression
@@ -87,7 +87,7 @@ class Task:
         self._refused: list[RefusedRecord] = []
         self._counts: Counter[str] = Counter()
         self.processed = 0
-        """Records worked off."""
+        """Records processed."""
         self._committed = 0
 
     @property
@@ -199,7 +199,7 @@ class Task:
         self._refuse(self._windows.open(request.impression, request.example.categories, request.seen, answer))
 
     def acknowledge_score(self, offset: int) -> None:
-        """Take note that Kafka has an answer of this task at this offset of `scores`."""
+        """Tell that Kafka has an answer of this task at this offset of `scores`."""
         self._recovered.acknowledge(offset)
 
     def waits_for_event_time(self, now: float) -> bool:

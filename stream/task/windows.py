@@ -102,7 +102,7 @@ class AttributionWindows:
         return self._collect(self._joiner.advance(self.event_time))
 
     def note_step(self, now: float, *, worked: bool) -> None:
-        """Take note of a step: idle time runs since the last one that processed a record, or else since the first."""
+        """Tell of a step: idle time runs since the last one that processed a record, or else since the first."""
         if worked or self._active_at is None:
             self._active_at = now
 

@@ -1,4 +1,4 @@
-"""The page of an experiment: the verdict, what was compared, what it rests on, what it costs."""
+"""The page of an experiment: verdict, arms, results, checks, costs."""
 
 import math
 from collections.abc import Callable, Mapping

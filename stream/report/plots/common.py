@@ -106,7 +106,7 @@ def draw_progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
         ),
         "ne": (
             "Normalised entropy while learning",
-            "log loss over that of always saying the mean; lower is better, 1 knows nothing",
+            "log loss over that of always predicting the mean; lower is better, 1 is no better than that",
         ),
     }
     with picture(*words[metric]) as (axes, save):

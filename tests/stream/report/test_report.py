@@ -274,7 +274,7 @@ def test_replay_report(tmp_path: Path) -> None:
         "samples", "positives", "auc", "gauc", "ne", "log_loss", "calibration",
     }  # fmt: skip
     assert {path.name for path in tmp_path.glob("*.png")} == {"auc.png", "ne.png"}
-    assert replay_headline(replay({"sam": replay_arm(math.nan)})).startswith("Nothing was judged")
+    assert replay_headline(replay({"sam": replay_arm(math.nan)})).startswith("No sample was evaluated")
 
 
 def test_replay_trace_judges_each_window_by_itself() -> None:

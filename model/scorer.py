@@ -52,12 +52,12 @@ class Scorer:
         self._network = Network(spec, seed=seed).to(self._device).requires_grad_(False).eval()
         self._tables = self._new_tables()
         self._trial = Trial(spec, device=self._device)
-        self._asked: Example | None = None
+        self._last_request: Example | None = None
 
     def score(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 click probabilities of each example's candidates."""
         if examples:
-            self._asked = examples[-1]
+            self._last_request = examples[-1]
         return predict(self._network, self._tables, examples, device=self._device)
 
     def apply(self, update: Update) -> None:
@@ -134,7 +134,7 @@ class Scorer:
     ) -> None:
         """Refuse parameters that give answers which are not finite."""
         try:
-            finite = self._trial.finite(dense, tables, moved, self._asked)
+            finite = self._trial.finite(dense, tables, moved, self._last_request)
         except Exception as error:
             raise UpdateRefused("failed", f"{update.kind} {update.at} cannot be tried: {error!r}") from error
         if not finite:

@@ -94,9 +94,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     sizes = QUICK if arguments.quick else ScoringSizes()
     spec = preset(PRESET)
     with _threads(), torch.inference_mode():
-        rows, main = _passes(sizes, spec, console)
+        rows, main = _measure_sizes(sizes, spec, console)
         console.print("a request, and micro-batches")
-        request, mixed = _requests(sizes, spec)
+        request, mixed = _measure_requests(sizes, spec)
     on_gpu = scoring_gpu.measure(spec, (USERS, *sizes.main), sizes.seconds)
     kernel = "with the compiled kernel" if native.library() else "in torch: the compiled kernel is not installed"
     C, L = sizes.main
@@ -136,7 +136,9 @@ def _threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _passes(sizes: ScoringSizes, spec: ModelSpec, console: Console) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
+def _measure_sizes(
+    sizes: ScoringSizes, spec: ModelSpec, console: Console
+) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
     """Return a row for each size, and the summaries of the main size, with `peak` in GFLOP/s."""
     torch.manual_seed(0)
     model = cast("SparseAttentiveMemory", build_interest(spec))
@@ -172,7 +174,7 @@ def _passes(sizes: ScoringSizes, spec: ModelSpec, console: Console) -> tuple[lis
     return rows, main
 
 
-def _requests(sizes: ScoringSizes, spec: ModelSpec) -> tuple[Summary, float]:
+def _measure_requests(sizes: ScoringSizes, spec: ModelSpec) -> tuple[Summary, float]:
     """Return the seconds of one request, and the time of a micro-batch over that of its requests one by one."""
     rng = np.random.default_rng(0)
     C, L = sizes.main

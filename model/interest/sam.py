@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
-from model.kernels import native, rows
+from model.kernels import batch_invariant, native
 
 
 class MemoryEnhancement(nn.Module):
@@ -31,7 +31,9 @@ class MemoryEnhancement(nn.Module):
         state, target = memory.flatten(0, 1), targets.flatten(0, 1)
         for project in self.projections:
             assert isinstance(project, nn.Linear)
-            state = rows.gru(self.cell, torch.cat([rows.linear(project, state), target], dim=-1), state)
+            state = batch_invariant.gru(
+                self.cell, torch.cat([batch_invariant.linear(project, state), target], dim=-1), state
+            )
         return state.view_as(targets)
 
     def parameters_for_kernel(self) -> native.Enhancement:
@@ -100,7 +102,7 @@ class SparseAttentiveMemory(InterestModel):
         for attention in self.attentions:
             query = memory if self.feedback == "iter" else targets
             readout = attention(behaviours, [targets, query], match)
-            memory = rows.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
+            memory = batch_invariant.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
             readouts.append(readout)
             memories.append(memory)
         return self.assemble(targets, readouts, memories)

@@ -1,4 +1,4 @@
-"""Torch's layers for serving, with each row the same to the bit wherever it stands and whatever stands beside it.
+"""Batch-invariant forms of torch's layers for serving: a row's result is the same to the bit in every batch.
 
 Two things in torch make equal rows unequal in the last bits. A matrix product adds in an order that depends on its
 shape and on the row's place in it: of BLAS nothing can be relied on here. So factors are rounded to a grid so coarse

@@ -1,4 +1,4 @@
-"""Where tensors live, and how the process keeps memory for them."""
+"""The device of tensors, and the process's threads and memory for torch."""
 
 import ctypes
 import sys
@@ -18,11 +18,14 @@ def resolve(device: str) -> torch.device:
     return torch.device(device)
 
 
-def prepare(*, threads: int) -> None:
+def configure_torch(*, threads: int) -> None:
     """Set torch's threads, and have glibc keep up to 1 GiB of freed memory (Linux; nothing elsewhere).
 
-    A batch makes and frees tensors of some MB over and over; returned to the system each time, their page faults cost
-    some 15% of training time.
+    Every batch allocates and frees tensors of some MB. If they were returned to the system each time, page faults would
+    cost some 15% of training time.
+
+    Args:
+        threads: of torch's operations, in this process.
     """
     torch.set_num_threads(threads)
     if sys.platform == "linux":

@@ -10,7 +10,7 @@ class SpecError(ModelError, ValueError):
 
 
 class UpdateRefused(ModelError):  # noqa: N818  a refusal is an ordinary outcome
-    """A parameter update was not applied; what served before serves on.
+    """A parameter update was not applied; the parameters served before stay.
 
     Attributes:
         reason: one word for counting: "malformed", "size", "fingerprint", "shape", "non-finite", "failed", "stale"

@@ -1,4 +1,4 @@
-"""What a model is asked: one user's sequence, a moment, and the candidates; with labels when it is to learn."""
+"""The input of a model: one user's sequence, a time, and candidates; with labels for training."""
 
 from dataclasses import dataclass
 

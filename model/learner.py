@@ -66,9 +66,9 @@ class Learner:
         self._optim = optim or OptimSpec()
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device)
-        # Adam refuses to have nothing to move; a kind without parameters gives it a number that nobody reads.
-        self._moving = list(self._network.parameters()) or [torch.nn.Parameter(torch.zeros((), device=self._device))]
-        self._adam = torch.optim.Adam(self._moving, lr=self._optim.dense_lr, fused=True)
+        # Adam refuses an empty list; a kind without parameters gives it one that nobody reads.
+        self._trainable = list(self._network.parameters()) or [torch.nn.Parameter(torch.zeros((), device=self._device))]
+        self._adam = torch.optim.Adam(self._trainable, lr=self._optim.dense_lr, fused=True)
         seeds = table_seeds(spec, seed)
         self._tables = {
             name: LearnedTable(dim, seed=seeds[name], max_rows=self._optim.max_rows, device=self._device)
@@ -116,7 +116,7 @@ class Learner:
         return predict(self._network, self._tables, examples, device=self._device)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Start a new life after a restart: version 0 of `epoch`. A base must be published before any delta.
+        """Start a new epoch after a restart, at version 0. A base must be published before any delta.
 
         Raises:
             ValueError: when the epoch is not above the present one.
@@ -124,7 +124,7 @@ class Learner:
         if epoch <= self.version.epoch:
             raise ValueError(f"epoch {epoch} does not follow epoch {self.version.epoch}")
         self.version = Version(epoch, 0)
-        self._settle()
+        self._clear_touched()
 
     def delta(self, arm: str) -> Update:
         """Return the dense parameters and the rows touched since the last delta, as the next version."""
@@ -132,7 +132,7 @@ class Learner:
         tensors = self._dense()
         for name, table in self._tables.items():
             tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.touched()
-        self._settle()
+        self._clear_touched()
         return Update(arm, "delta", *self.version, self.fingerprint, tensors)
 
     def base(self, arm: str) -> Update:
@@ -196,7 +196,7 @@ class Learner:
         self._adam.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._moving, self._optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable, self._optim.clip)
         # Squares, because Adagrad adds them up: one that overflows would stop its row for good.
         gradients = [each.vectors.grad for each in taken.values()]
         squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
@@ -212,13 +212,13 @@ class Learner:
     def _dense(self) -> dict[str, npt.NDArray[Any]]:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._network.state_dict().items()}
 
-    def _settle(self) -> None:
+    def _clear_touched(self) -> None:
         for table in self._tables.values():
             table.clear_touched()
         self.changed = False
 
 
 def _changed(fingerprint: str, learner: Learner) -> str:
-    """Return what makes a state's fingerprint another one than the learner's."""
+    """Return why a state's fingerprint differs from the learner's."""
     (before, _, seed), (now, _, present) = fingerprint.rpartition("-"), learner.fingerprint.rpartition("-")
     return f"the seed was {seed} and is {present}" if before == now else "the network or its sizes were changed"

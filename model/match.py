@@ -1,4 +1,4 @@
-"""Exact matches between candidates and behaviours: what embeddings blur and counts know.
+"""Exact matches between candidates and behaviours.
 
 How often and how recently the same item or category occurs in the history is the strongest signal of repeated
 interest; attention over learned embeddings finds it only approximately. So the same matches serve twice: as
@@ -39,7 +39,7 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class MatchCounts:
     """What the head learns of a candidate's matches of item and of category, in float.
 
     Attributes:
@@ -60,7 +60,7 @@ def find_matches(batch: Batch, dtype: torch.dtype = torch.float32) -> Matches:
     return Matches(item.to(dtype), category.to(dtype))
 
 
-def count_matches(matches: Matches, batch: Batch) -> Counts:
+def count_matches(matches: Matches, batch: Batch) -> MatchCounts:
     """Return how many behaviours match each candidate, and which does last."""
     dtype = matches.item.dtype
     places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
@@ -69,10 +69,10 @@ def count_matches(matches: Matches, batch: Batch) -> Counts:
     ordinals = (places + 1).to(dtype)
     both = (matches.item, matches.category)
     within = torch.stack([match @ windows for match in both], dim=2)
-    return Counts(within, torch.stack([(match * ordinals).amax(dim=2) for match in both], dim=2))
+    return MatchCounts(within, torch.stack([(match * ordinals).amax(dim=2) for match in both], dim=2))
 
 
-def compiled_matches(batch: Batch, logits: "MatchLogits | None") -> tuple[Counts, Tensor | None]:
+def compiled_matches(batch: Batch, logits: "MatchLogits | None") -> tuple[MatchCounts, Tensor | None]:
     """Return what `count_matches` says and what `logits` adds, by the compiled kernel; only where `native.usable`."""
     weights = None if logits is None else torch.stack([logits.item, logits.category])
     found = [
@@ -89,10 +89,10 @@ def compiled_matches(batch: Batch, logits: "MatchLogits | None") -> tuple[Counts
         )
     ]
     within, newest, bonuses = zip(*found, strict=True)
-    return Counts(torch.stack(within), torch.stack(newest)), None if logits is None else torch.stack(bonuses)
+    return MatchCounts(torch.stack(within), torch.stack(newest)), None if logits is None else torch.stack(bonuses)
 
 
-def match_features(counts: Counts, batch: Batch) -> Tensor:
+def match_features(counts: MatchCounts, batch: Batch) -> Tensor:
     """Return (B, C, `MATCH_FEATURES`) counts and recencies, each of the order of 1 to 8.
 
     For item, then category: log(1 + count) among the newest 50, 200 and all; log(1 + behaviours since the

@@ -1,4 +1,4 @@
-"""How good click probabilities are: exact over arrays, and progressively over a stream in constant memory.
+"""Metrics of click probabilities: exact over arrays, and progressive over a stream in constant memory.
 
 Labels are 0 or 1. A metric that the data do not define (no sample, or labels of one class) is NaN.
 """
@@ -79,7 +79,7 @@ class Metrics(Struct, frozen=True, kw_only=True):
     calibration: float
 
 
-class Progressive:
+class ProgressiveMetrics:
     """Metrics of a stream in which every sample is predicted before it is learned (Gama et al., 2013).
 
     All since the start, and of the last `window` samples or so: a window closes with the call that fills it,
@@ -113,7 +113,7 @@ class Progressive:
         return {"window": self._window, **{name: tally.to_dict() for name, tally in tallies.items()}}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "Progressive":
+    def from_dict(cls, state: dict[str, Any]) -> "ProgressiveMetrics":
         """Return the accumulator that `to_dict` described."""
         progressive = cls(window=state["window"])
         progressive._total = _Tally.from_dict(state["total"])

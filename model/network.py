@@ -7,10 +7,10 @@ from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
 from model.interest.baselines import PRIOR_LOGIT, build_baseline
 from model.interest.packing import packed
-from model.kernels import native, rows
+from model.kernels import batch_invariant, native
 from model.match import (
     MATCH_FEATURES,
-    Counts,
+    MatchCounts,
     MatchLogits,
     compiled_matches,
     count_matches,
@@ -77,7 +77,7 @@ class Network(nn.Module):
             parts.append(match_features(counts, batch))
         return head_logits(self.head, torch.cat(parts, dim=-1))
 
-    def _matched(self, batch: Batch) -> tuple[Counts | None, Tensor | None]:
+    def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:
         """Return the matches' counts, and what they add to the attention logits."""
         if not self.spec.match:
             return None, None
@@ -112,7 +112,7 @@ def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
 def head_logits(head: nn.Sequential, features: Tensor) -> Tensor:
     """Return the (B, C) logits of (B, C, width) features; without gradients, the same to the bit in any batch."""
     if not native.usable(features):
-        return rows.mlp(head, features).squeeze(-1)
+        return batch_invariant.mlp(head, features).squeeze(-1)
     layers = list(head)
     kernel = [_for_kernel(*layers[at : at + 3]) for at in range(0, len(layers), 3)]
     return native.head(kernel, features.flatten(0, 1)).view(features.shape[:2])

@@ -12,7 +12,7 @@ from model.batch import Batch, collate
 from model.embedding.key_index import Keys
 from model.embedding.table import EmbeddingTable
 from model.example import Example
-from model.kernels import rows
+from model.kernels import batch_invariant
 from model.network import Network
 from model.spec import ModelSpec, fingerprint
 
@@ -26,7 +26,7 @@ def table_dims(spec: ModelSpec) -> dict[str, int]:
 
 
 def table_seeds(spec: ModelSpec, seed: int) -> dict[str, int | None]:
-    """Return a seed of its own for each table; none for `popularity`, to which all that is new is alike."""
+    """Return a seed of its own for each table; None for `popularity`, whose new keys all start at zero."""
     fixed = spec.kind == "popularity"
     return {name: None if fixed else 2 * seed + number for number, name in enumerate(table_dims(spec))}
 
@@ -69,7 +69,7 @@ def embedded(batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor] |
 
 def by_example(logits: Tensor, batch: Batch, examples: Sequence[Example]) -> Predictions:
     """Return the click probabilities that (B, C) logits mean, without the padding."""
-    flat = rows.sigmoid(logits[batch.target_mask]).cpu().numpy()
+    flat = batch_invariant.sigmoid(logits[batch.target_mask]).cpu().numpy()
     ends = accumulate((len(example.items) for example in examples), initial=0)
     return [flat[start:end] for start, end in pairwise(ends)]
 

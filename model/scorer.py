@@ -1,4 +1,4 @@
-"""The serving twin of a learner: no optimiser, and parameters that are swapped whole or not at all."""
+"""Serves the parameters that a learner publishes: no optimiser, and parameters swapped whole or not at all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from model.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An update that passed every check of its content and lies ready to be swapped in.
+    """An update whose content passed every check, ready to be swapped in.
 
     Attributes:
         update: where it came from.
@@ -40,7 +40,7 @@ class Scorer:
     """Scores with the parameters it was last given; before the first update, with the initial ones of `seed`.
 
     Order of updates: a base applies when it is newer than what is served; a delta when it is the next one of
-    the same epoch. Not safe for threads, but for `prepare`, which may run beside the one that scores and commits.
+    the same epoch. Not thread-safe, except `prepare`, which may run in another thread than scoring and commits.
     """
 
     def __init__(self, spec: ModelSpec, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -52,12 +52,12 @@ class Scorer:
         self._network = Network(spec, seed=seed).to(self._device).requires_grad_(False).eval()
         self._tables = self._new_tables()
         self._trial = Trial(spec, device=self._device)
-        self._asked: Example | None = None
+        self._last_request: Example | None = None
 
     def score(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 click probabilities of each example's candidates."""
         if examples:
-            self._asked = examples[-1]
+            self._last_request = examples[-1]
         return predict(self._network, self._tables, examples, device=self._device)
 
     def apply(self, update: Update) -> None:
@@ -134,7 +134,7 @@ class Scorer:
     ) -> None:
         """Refuse parameters that give answers which are not finite."""
         try:
-            finite = self._trial.finite(dense, tables, moved, self._asked)
+            finite = self._trial.finite(dense, tables, moved, self._last_request)
         except Exception as error:
             raise UpdateRefused("failed", f"{update.kind} {update.at} cannot be tried: {error!r}") from error
         if not finite:

@@ -12,8 +12,8 @@ from xxhash import xxh3_128_hexdigest
 from model.errors import SpecError
 
 Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
-"""Sparse Attentive Memory, Deep Interest Network, average pooling, match features and no embedding; and two that know
-nothing of the user: how often an item is clicked, and an order by lot."""
+"""Sparse Attentive Memory, Deep Interest Network, average pooling, match features without embeddings; and two that know
+nothing of the user: the popularity of items, and a random order."""
 
 PARAMETER_FORMAT = 1
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
@@ -23,7 +23,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that fixes a network's parameters and mathematics.
 
     Attributes:
-        kind: interest model between the sequence and the head, or what stands in the place of both.
+        kind: interest model between the sequence and the head, or what replaces both.
         length: newest behaviours that are read; 0 for `popularity` and `random`, which read none.
         item_dim: width of an item's embedding.
         category_dim: width of a category's embedding; both are concatenated.

@@ -1,4 +1,4 @@
-"""New parameters tried before they are served: finite numbers can still give answers that are not."""
+"""Tries new parameters before they are served: finite parameters can still give answers that are not finite."""
 
 from collections.abc import Mapping
 
@@ -28,10 +28,11 @@ _UNKNOWN = 0xFFFF_FFFF
 
 
 class Trial:
-    """A network of its own that new parameters are put into, and what it is asked.
+    """Scores a few requests with new parameters, on a network of its own.
 
-    It is asked about behaviours of every action and every age, about the items and categories whose new rows have the
-    largest numbers, and about the newest request that was served. Nothing that serves is touched; it may run beside it.
+    The requests have behaviours of every action and every age, the items and categories whose new rows have the largest
+    numbers, and the candidates of the newest request that was served. It touches nothing that serves, so it may run in
+    another thread.
 
     Args:
         spec: the model.

@@ -78,7 +78,7 @@ class Partition:
         try:
             db = open_rocksdb(path)
             try:
-                _agree(db, path, wanted)
+                _check_meta(db, path, wanted)
                 return cls(db, path, wanted, cache_bytes=cache_bytes)
             except BaseException:
                 with suppress(Exception):
@@ -157,7 +157,7 @@ class Partition:
             raise disk_error("close", self._path, error, "Its last commit stands: open it again to go on.") from error
 
 
-def _agree(db: Rdict, path: Path, wanted: Meta) -> None:
+def _check_meta(db: Rdict, path: Path, wanted: Meta) -> None:
     """Mark a new database with its parameters, or check those of an old one."""
     with reading(db):
         stored: bytes | None = db.get(META_KEY)

@@ -6,7 +6,7 @@ A partition's snapshots share what they have in common, since most of RocksDB's 
     <location>/partition-00003/00000017.json      the manifest: file name → size and checksum; offsets
 
 The manifest is written last: a snapshot without one does not exist. A file that was cut short is known by its size.
-Of the place nothing is asked but to list, read, write and remove files; it may know no directories and no renaming.
+The store must list, read, write and remove files; it needs no directories and no rename.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import fsspec
 import msgspec
@@ -35,11 +35,11 @@ _MANIFEST_BYTES = 16 << 20
 Checksum = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")]
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with the bytes done and the bytes to be done."""
 
 
-def _nobody(_done: int, _total: int) -> None:
+def _ignore(_done: int, _total: int) -> None:
     pass
 
 
@@ -154,7 +154,7 @@ class Snapshots:
             )
         return manifest
 
-    def verify(self, number: int, progress: Progress = _nobody) -> Manifest:
+    def verify(self, number: int, progress: ProgressCallback = _ignore) -> Manifest:
         """Read all files of a snapshot and compare them with its manifest.
 
         Raises:
@@ -164,7 +164,7 @@ class Snapshots:
         self._fetch(manifest, None, progress)
         return manifest
 
-    def restore(self, number: int, directory: Path, progress: Progress = _nobody) -> Manifest:
+    def restore(self, number: int, directory: Path, progress: ProgressCallback = _ignore) -> Manifest:
         """Make a snapshot the state in `directory`, which must not exist: whole, or not at all.
 
         Raises:
@@ -259,29 +259,19 @@ class Snapshots:
         self._known[identity] = described = StoredFile(status.st_size, digest.hexdigest())
         return described
 
-    def _fetch(self, manifest: Manifest, directory: Path | None, progress: Progress) -> None:
+    def _fetch(self, manifest: Manifest, directory: Path | None, progress: ProgressCallback) -> None:
+        """Read and verify all files; write them into a directory if one is given."""
         done = 0
         for name, file in manifest.files.items():
             digest, size = xxh3_128(), 0
             try:
-                with self._files.open(self._content(file.checksum), "rb") as source:
-                    target: Any = None
-                    if directory is not None:
-                        with _writing(directory):
-                            target = (directory / name).open("wb")
-                    try:
-                        # What is longer than it should be is damaged: the rest of it would only fill the disk.
-                        while size <= file.size and (block := source.read(_BLOCK)):
-                            digest.update(block)
-                            size += len(block)
-                            if directory is not None:
-                                with _writing(directory):
-                                    target.write(block)
-                            progress(done + size, manifest.size)
-                    finally:
-                        if directory is not None:
-                            with _writing(directory):
-                                target.close()
+                with self._files.open(self._content(file.checksum), "rb") as source, _target(directory, name) as write:
+                    # What is longer than it should be is damaged: the rest of it would only fill the disk.
+                    while size <= file.size and (block := source.read(_BLOCK)):
+                        digest.update(block)
+                        size += len(block)
+                        write(block)
+                        progress(done + size, manifest.size)
             except StateError:
                 raise
             except Exception as error:
@@ -295,6 +285,30 @@ class Snapshots:
 
     def _content(self, checksum: str) -> str:
         return posixpath.join(self._root, "files", checksum)
+
+
+@contextmanager
+def _target(directory: Path | None, name: str) -> Iterator[Callable[[bytes], object]]:
+    """Give a function that appends to a new file of a directory; it drops what it gets where there is no directory.
+
+    Raises:
+        StateError: when the disk does not take it.
+    """
+    if directory is None:
+        yield lambda _block: None
+        return
+    with _writing(directory):
+        file = (directory / name).open("wb")
+
+    def write(block: bytes) -> None:
+        with _writing(directory):
+            file.write(block)
+
+    try:
+        yield write
+    finally:
+        with _writing(directory):
+            file.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A table of small values wholly in memory, of which a write into RocksDB takes only what changed."""
+"""A table of small values, kept in memory; only changes are written to RocksDB."""
 
 from collections.abc import Iterator
 from typing import Any

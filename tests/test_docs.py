@@ -19,6 +19,7 @@ from docs.generator.markdown import parts
 from docs.generator.measured import ROOT, Entry, MeasuredError, load, read_result, save
 from docs.generator.pages import COMMAND, stale
 from docs.generator.tables import render
+from stream.experiment.plan import read as read_experiment
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.report.findings import Target, to_json
@@ -26,7 +27,7 @@ from stream.report.machine import this_machine, this_run
 from stream.schema.events import Score, Spent, decode_click, decode_impression, encode_json
 from stream.schema.topics import Topics
 from stream.settings import Settings
-from stream.simulation.config import WorldConfig
+from stream.simulation.config import WorldConfig, with_changes
 from stream.simulation.world import World
 
 PAGES = [
@@ -134,6 +135,24 @@ def test_the_simulated_world_can_be_asked_as_its_page_says() -> None:
     exec(compile(code, "world.md", "exec"), known)
     assert known["truth"].shape[0] == 400
     assert 0 < known["truth"].min() < known["truth"].max() < 1
+
+
+def test_the_numbers_of_the_simulated_world_go_by_the_names_on_its_page() -> None:
+    text = (ROOT / "docs/world.md").read_text()
+    [table] = re.findall(r"\| what \| numbers \(default\) \|\n(.*?)\n\n", text, re.DOTALL)
+    named = dict(re.findall(r"`(\w+)` \(([−\d.]+)", table))
+    assert len(named) > 20
+    changes = [f"{name}={value.replace('−', '-')}" for name, value in named.items()]
+    assert with_changes(WorldConfig(), changes) == WorldConfig()
+
+
+def test_the_experiment_on_its_page_can_be_run(tmp_path: Path) -> None:
+    [text] = re.findall(r"```toml\n(# experiment\.toml\n.*?)```", (ROOT / "docs/experiments.md").read_text(), re.DOTALL)
+    file = tmp_path / "experiment.toml"
+    file.write_text(text)
+    experiment = read_experiment(file)
+    assert [arm.name for arm in experiment.arms] == ["sam-1000", "sam-200"]
+    assert experiment.crowd.icc == 0.02
 
 
 def test_a_benchmarks_json_becomes_an_entry_and_a_table(tmp_path: Path) -> None:

@@ -18,19 +18,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("|---" * len(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in lines)
 
 
-def figure(value: object) -> str:
-    """Return a number with three significant digits, or all digits before the point; a dash for None.
-
-    >>> figure(31.68), figure(122334.4), figure(0.331), figure(1000), figure(None), figure("p50")
-    ('31.7', '122,334', '0.331', '1,000', '–', 'p50')
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def percent(value: float | None, *, digits: int = 1, signed: bool = False) -> str:
     """Return a share as a percentage.
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from docs.generator.markdown import figure, percent, table
+from docs.generator.markdown import percent, table
 from docs.generator.measured import Entry, Measured, MeasuredError
+from stream.report.findings import cell_text
 
 Row = Mapping[str, Any]
 
@@ -56,7 +57,7 @@ def _met(target: Row) -> str:
 def _with_unit(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
-    return percent(value) + f" {unit}" if unit == "of worlds" else f"{figure(value)} {unit}"
+    return percent(value) + f" {unit}" if unit == "of worlds" else f"{cell_text(value)} {unit}"
 
 
 def _capitalised(text: str) -> str:
@@ -70,7 +71,9 @@ def _bench(measured: Measured, name: str, columns: Sequence[str] = (), rename: M
     shown = columns or list(rows[0])
     heads = [(rename or {}).get(column, column) for column in shown]
     return _joined(
-        _caption(entry), table(heads, [[figure(row.get(column)) for column in shown] for row in rows]), _targets(entry)
+        _caption(entry),
+        table(heads, [[cell_text(row.get(column)) for column in shown] for row in rows]),
+        _targets(entry),
     )
 
 
@@ -86,13 +89,13 @@ def _training(measured: Measured) -> str:
         if row["what"].startswith("step, "):
             steps.setdefault(row["what"].removeprefix("step, "), {})[row["side"]] = row
         else:
-            tables.append((row["what"].removeprefix("table of ").removesuffix(" rows"), figure(row["ms"])))
+            tables.append((row["what"].removeprefix("table of ").removesuffix(" rows"), cell_text(row["ms"])))
     rows = [
         (
             what,
-            *(figure(side["samples/s"]) for side in (both["literal"], both["learner"])),
-            figure(both["learner"]["samples/s"] / both["literal"]["samples/s"]),
-            *(figure(side["peak MB"]) for side in (both["literal"], both["learner"])),
+            *(cell_text(side["samples/s"]) for side in (both["literal"], both["learner"])),
+            cell_text(both["learner"]["samples/s"] / both["literal"]["samples/s"]),
+            *(cell_text(side["peak MB"]) for side in (both["literal"], both["learner"])),
         )
         for what, both in steps.items()
     ]
@@ -125,7 +128,7 @@ def _interleaving(measured: Measured) -> str:
 
     def design(row: Row, name: str) -> str:
         median = row[f"{name}, median impressions"]
-        return f"{percent(row[f'{name} decides'], digits=0)}, {'–' if median is None else figure(round(median))}"
+        return f"{percent(row[f'{name} decides'], digits=0)}, {'–' if median is None else cell_text(round(median))}"
 
     heads = (
         "rankings",
@@ -164,7 +167,7 @@ def _lab_cell(name: str, row: Row) -> str:
     form = _plain if "AUC" in name or "loss" in name else percent
     value = row.get(name)
     if isinstance(value, str) or name == "samples":
-        return figure(value)
+        return cell_text(value)
     low, high = row.get(f"{name} low"), row.get(f"{name} high")
     said = form(value, signed=signed)
     return said if low is None else f"{said} ({form(low, signed=signed)} to {form(high, signed=signed)})"
@@ -179,14 +182,14 @@ def _replay(measured: Measured) -> str:
     found = entry.result
     counts = (
         f"{found['behaviors']:,} behaviours, {found['impressions']:,} impressions, {found['clicks']:,} clicks, "
-        f"{found['dead_letters']} dead letters; {found['seconds']:.0f} s. Judged: {found['judged']}."
+        f"{found['dead_letters']} dead letters; {found['seconds']:.0f} s. Evaluated on: {found['judged']}."
     )
     heads = ("arm", "samples", "positives", "AUC", "GAUC", "NE", "log loss", "calibration")
     rows = [
         (
             f"`{name}`",
-            figure(arm["samples"]),
-            figure(arm["positives"]),
+            cell_text(arm["samples"]),
+            cell_text(arm["positives"]),
             *(f"{arm[column]:.4f}" for column in ("auc", "gauc", "ne", "log_loss")),
             f"{arm['calibration']:.3f}",
         )
@@ -206,11 +209,11 @@ def _demo(measured: Measured) -> str:
 
 def _demo_rows(found: Row) -> list[tuple[str, str]]:
     both = [
-        ("impressions", figure(found["impressions"])),
-        ("answers", figure(found["scores"])),
-        ("clicks", figure(found["clicks"])),
-        ("samples learned", figure(found["samples_trained"])),
-        ("dead letters", figure(found["dead_letters"])),
+        ("impressions", cell_text(found["impressions"])),
+        ("answers", cell_text(found["scores"])),
+        ("clicks", cell_text(found["clicks"])),
+        ("samples learned", cell_text(found["samples_trained"])),
+        ("dead letters", cell_text(found["dead_letters"])),
         ("latency, p50 / p99", f"{found['latency_ms']['p50']:.0f} / {found['latency_ms']['p99']:.0f} ms"),
         ("freshness, p50 / p99", f"{found['freshness_s']['p50']:.2f} / {found['freshness_s']['p99']:.2f} s"),
         *((f"CTR of `{name}`", percent(arm["ctr"])) for name, arm in found["arms"].items()),
@@ -232,7 +235,7 @@ def _faults(measured: Measured) -> str:
     counted = table(
         ("", "sent", "processed", "lost", "doubled"),
         [
-            (name, *(figure(found[kind][column]) for column in ("sent", "processed", "lost", "doubled")))
+            (name, *(cell_text(found[kind][column]) for column in ("sent", "processed", "lost", "doubled")))
             for name, kind in (
                 ("behaviours", "behaviors"),
                 ("impressions", "impressions"),
@@ -245,14 +248,14 @@ def _faults(measured: Measured) -> str:
     others = [
         ("faults", f"{sum(kills.values())}: {', '.join(f'{count} {kind}' for kind, count in sorted(kills.items()))}"),
         ("duration", "–" if found["seconds"] is None else f"{found['seconds'] / 60:.0f} minutes"),
-        ("answers repeated (allowed)", figure(found["repeated_answers"])),
-        ("clicks too late for their window (in `dead-letters`)", figure(found["late_clicks"])),
-        ("labels wrong", figure(found["labels_wrong"])),
+        ("answers repeated (allowed)", cell_text(found["repeated_answers"])),
+        ("clicks too late for their window (in `dead-letters`)", cell_text(found["late_clicks"])),
+        ("labels wrong", cell_text(found["labels_wrong"])),
         (
             "sequences that differ from a fold in plain Python, of the state / of samples",
             f"{found['sequences_differing']} / {found['sample_sequences_differing']}",
         ),
-        ("parameters that are not finite", figure(found["non_finite"])),
+        ("parameters that are not finite", cell_text(found["non_finite"])),
     ]
     return _joined(_caption(entry), counted, table(("also counted", ""), others))
 

@@ -78,7 +78,7 @@ class EmbeddingTable:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRows:
-    """Vectors that lie ready to be written into a table.
+    """Vectors that are ready to be written into a table.
 
     Attributes:
         table: the table that `known` are rows of.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
-from model.kernels import by_user, gpu, native, rows, rows_attention
+from model.kernels import batch_invariant, batch_invariant_attention, by_user, gpu, native
 
 
 class AttentionUnit(nn.Module):
@@ -45,8 +45,8 @@ class AttentionUnit(nn.Module):
         second, bias = self.second.weight, self.second.bias
         if behaviours.on_gpu is not None:
             readout = behaviours.on_gpu.readouts(weights, second, bias, match)
-        elif behaviours.by_row is not None:
-            readout = behaviours.by_row.readouts(weights, second, bias, match)
+        elif behaviours.batch_invariant is not None:
+            readout = behaviours.batch_invariant.readouts(weights, second, bias, match)
         elif behaviours.ends is not None:
             readout = by_user.readouts(behaviours.keys, behaviours.ends, weights, second, bias, match)
         else:
@@ -68,7 +68,7 @@ class AttentionUnit(nn.Module):
         bias: Tensor = self.first.bias
         for query, difference, product in zip(queries, blocks[0::2], blocks[1::2], strict=True):
             effective = effective + query.unsqueeze(1) * product.unsqueeze(1)
-            bias = bias + rows.matmul(query, difference.T)
+            bias = bias + batch_invariant.matmul(query, difference.T)
         return torch.cat([effective, bias.mT.unsqueeze(-1)], dim=-1)
 
     def _attend(self, keys: Tensor, weights: Tensor, match: Tensor | None) -> Tensor:
@@ -90,7 +90,7 @@ class Behaviours:
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
         on_gpu: the same for the GPU's kernel, where it is usable.
-        by_row: the same for a CPU in torch without gradients.
+        batch_invariant: the same for a CPU in torch without gradients.
         ends: of each user, how many keys are read, on a CPU; what lies beyond is not zero.
 
     Args:
@@ -102,8 +102,8 @@ class Behaviours:
         self.ends = by_user.ends(mask) if by_user.usable(keys) else None
         # What is never read needs no zeros.
         masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
-        self.by_row = None
-        if self.ends is not None and rows.usable(masked):
-            self.by_row = rows_attention.Sequences(masked, self.ends)
-        self.on_gpu = gpu.Sequences(masked, mask) if gpu.usable(masked) else None
+        self.batch_invariant = None
+        if self.ends is not None and batch_invariant.usable(masked):
+            self.batch_invariant = batch_invariant_attention.BatchInvariantBehaviours(masked, self.ends)
+        self.on_gpu = gpu.GpuBehaviours(masked, mask) if gpu.usable(masked) else None
         self.keys = torch.cat([masked, masked.new_ones(*masked.shape[:-1], 1)], dim=-1)

@@ -1,4 +1,4 @@
-"""Networks that know nothing of the user: what every other arm has to beat while all of them run."""
+"""Networks that know nothing of the user: baselines for every other arm."""
 
 import math
 
@@ -28,7 +28,11 @@ class Popularity(nn.Module):
         self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT))
 
     def forward(self, batch: Batch, targets: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return (B, C) logits from (B, C, 2) numbers of item and category."""
+        """Return (B, C) logits from (B, C, 2) numbers of item and category.
+
+        Raises:
+            ValueError: when `targets` is None.
+        """
         if targets is None:
             raise ValueError("kind 'popularity' reads embeddings, but targets is None")
         logits: Tensor = self.bias + targets.sum(dim=-1)
@@ -36,9 +40,9 @@ class Popularity(nn.Module):
 
 
 class Random(nn.Module):
-    """An order by lot, the same whenever the same is asked: a hash of seed, moment of the request, and item.
+    """A random order, the same for the same request: a hash of seed, time of the request, and item.
 
-    Probabilities are uniform between 0 and twice `PRIOR`, so that they mean the prior on average. Nothing learns.
+    Probabilities are uniform between 0 and twice `PRIOR`, so that their mean is the prior. Nothing learns.
     """
 
     def __init__(self, seed: int) -> None:
@@ -50,8 +54,8 @@ class Random(nn.Module):
         moments = mix(batch.ts.cpu().numpy().view(np.uint64) ^ mix(np.array([self._seed])))
         words = mix(batch.target_items.cpu().numpy().view(np.uint64) ^ moments[:, None])
         # 21 bits keep their order through float32 logits and a sigmoid; the half keeps the ends out.
-        lots = ((words >> np.uint64(43)).astype(np.float64) + 0.5) / 2**21
-        probabilities = 2 * PRIOR * lots
+        uniforms = ((words >> np.uint64(43)).astype(np.float64) + 0.5) / 2**21
+        probabilities = 2 * PRIOR * uniforms
         logits = np.log(probabilities / (1 - probabilities)).astype(np.float32)
         return torch.from_numpy(logits).to(batch.target_items.device)
 

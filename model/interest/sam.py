@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from model.interest.attention import AttentionUnit, Behaviours
 from model.interest.base import InterestModel
-from model.kernels import native, rows
+from model.kernels import batch_invariant, native
 
 
-class Enhancement(nn.Module):
+class MemoryEnhancement(nn.Module):
     """Memory enhancement with the target: s ← GRU([D_j s, q], s) for j = 1, 2, 3.
 
     The "3P+" of SAM (Lin et al., CIKM 2022, sec. 3).
@@ -31,7 +31,9 @@ class Enhancement(nn.Module):
         state, target = memory.flatten(0, 1), targets.flatten(0, 1)
         for project in self.projections:
             assert isinstance(project, nn.Linear)
-            state = rows.gru(self.cell, torch.cat([rows.linear(project, state), target], dim=-1), state)
+            state = batch_invariant.gru(
+                self.cell, torch.cat([batch_invariant.linear(project, state), target], dim=-1), state
+            )
         return state.view_as(targets)
 
     def parameters_for_kernel(self) -> native.Enhancement:
@@ -81,7 +83,7 @@ class SparseAttentiveMemory(InterestModel):
         self.output = output
         self.attentions = nn.ModuleList(AttentionUnit(d, hidden, queries=2, normalise=normalise) for _ in range(passes))
         self.cell = nn.GRUCell(d, d)
-        self.enhancement = Enhancement(d) if enhancement else None
+        self.enhancement = MemoryEnhancement(d) if enhancement else None
 
     @property
     def width(self) -> int:
@@ -100,7 +102,7 @@ class SparseAttentiveMemory(InterestModel):
         for attention in self.attentions:
             query = memory if self.feedback == "iter" else targets
             readout = attention(behaviours, [targets, query], match)
-            memory = rows.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
+            memory = batch_invariant.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
             readouts.append(readout)
             memories.append(memory)
         return self.assemble(targets, readouts, memories)

@@ -20,7 +20,7 @@ def usable(keys: Tensor) -> bool:
 
 
 def ends(mask: Tensor) -> list[int]:
-    """Return of each of B users one more than the place of the last behaviour, from a (B, L) mask."""
+    """Return, for each of B users, the length up to the last behaviour, from a (B, L) mask."""
     places = torch.arange(1, mask.shape[1] + 1)
     found: list[int] = (mask * places).amax(dim=1).tolist()
     return found

@@ -35,7 +35,7 @@ def usable(keys: Tensor) -> bool:
     return ours and available() and torch.cuda.get_device_capability(keys.device) >= CAPABILITY
 
 
-class Sequences:
+class GpuBehaviours:
     """The behaviours of B users, ready for all passes; each user only as long as it is.
 
     Args:

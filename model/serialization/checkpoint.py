@@ -49,7 +49,7 @@ class Checkpoint:
     """Everything a trainer needs to go on as if it had never stopped.
 
     Attributes:
-        epoch: life of the trainer that wrote it.
+        epoch: of the trainer that wrote it.
         offsets: partition of the samples → next offset to read.
         origins: partition → what that offset is an offset of, as opaque text.
         arms: state of each arm by name.
@@ -66,19 +66,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A checkpoint that was passed over, and why."""
+class RefusedCheckpoint:
+    """A checkpoint that cannot be used, and why."""
 
     path: Path
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The newest checkpoint that is whole and its place, None when there is none; and the newer ones that are not."""
+class NewestCheckpoint:
+    """The newest complete checkpoint and its path, None when there is none; and newer ones that cannot be used."""
 
     checkpoint: Checkpoint | None
-    refused: list[Refused]
+    refused: list[RefusedCheckpoint]
     path: Path | None = None
 
 
@@ -111,7 +111,7 @@ class _Format(Struct):
 
 @contextmanager
 def sole_writer(directory: Path) -> Iterator[None]:
-    """Hold a directory of checkpoints for one writer; the lock goes with the process, however that ends.
+    """Lock a directory of checkpoints for one writer; the lock ends with the process.
 
     Raises:
         CheckpointError: when another process holds it.
@@ -129,7 +129,7 @@ def sole_writer(directory: Path) -> Iterator[None]:
         yield
 
 
-def set_aside(refused: Iterable[Refused]) -> None:
+def set_aside(refused: Iterable[RefusedCheckpoint]) -> None:
     """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
     for each in refused:
         with _writing(each.path.parent):
@@ -139,8 +139,8 @@ def set_aside(refused: Iterable[Refused]) -> None:
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
     """Write a checkpoint under the next number, and remove all but the newest `keep`.
 
-    It is written beside its place, flushed to the disk, and renamed: a crash leaves the old ones as they
-    were, and half a one that the next call removes. There must be one writer to a directory.
+    It is written under another name, flushed to the disk, and renamed: a crash leaves the old ones as they
+    were, and an incomplete one that the next call removes. There must be one writer to a directory.
 
     Raises:
         ValueError: when an arm's name cannot be part of a file's name.
@@ -185,21 +185,21 @@ def _save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return target
 
 
-def load_newest(directory: Path) -> Found:
+def load_newest(directory: Path) -> NewestCheckpoint:
     """Return the newest checkpoint that is whole.
 
     Damaged and half-written ones are passed over and left where they are: another process may be writing.
     """
     if not directory.is_dir():
-        return Found(None, [])
-    refused: list[Refused] = []
+        return NewestCheckpoint(None, [])
+    refused: list[RefusedCheckpoint] = []
     for number in sorted(_numbers(directory), reverse=True):
         path = directory / f"{number:08d}"
         try:
-            return Found(load(path), refused, path)
+            return NewestCheckpoint(load(path), refused, path)
         except CheckpointError as error:
-            refused.append(Refused(path, str(error)))
-    return Found(None, refused)
+            refused.append(RefusedCheckpoint(path, str(error)))
+    return NewestCheckpoint(None, refused)
 
 
 def load(path: Path) -> Checkpoint:

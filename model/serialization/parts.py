@@ -15,7 +15,7 @@ from model.serialization.update import MAX_BYTES, Number, Update, Version, decod
 MAX_PARTS = 65_536
 _EPOCHS = 2
 _MOST_UNKNOWN = 20
-"""Names of arms that are told apart of those that are not wanted: anybody may have written them."""
+"""Most names of unknown arms that are counted by name: anybody may have written them."""
 _ENVELOPE_BYTES = 96
 """More than the fields of a `Part` take, apart from `arm` and `data`."""
 
@@ -93,9 +93,9 @@ class _Half:
 class Assembler:
     """Puts parts together: unfinished updates may claim `max_bytes` in all, and be of two epochs of an arm.
 
-    Within an epoch, a newer update drops a half one, and so does the first part of any: a trainer sends part by part.
-    Epochs do not touch each other, so that neither a trainer that should be dead nor half an update of one that died
-    keeps those of the living from being completed; a third epoch takes the place of the one that has waited longest.
+    Within an epoch, a newer update drops an incomplete one, and so does the first part of any update: a trainer sends
+    part by part. Epochs do not affect each other: neither an old trainer that still runs nor an incomplete update
+    of one that died blocks updates of the present trainer. A third epoch replaces the one that has waited longest.
 
     Args:
         arms: whose updates are wanted; those of others are only counted.
@@ -115,8 +115,8 @@ class Assembler:
 
         Raises:
             UpdateRefused: "malformed" for bytes that are no part or a whole that is not what its parts
-                promised, "size" beyond `max_bytes`, "stale" for a part of an older update than the half one
-                of its epoch.
+                promised, "size" beyond `max_bytes`, "stale" for a part of an older update than the
+                incomplete one of its epoch.
         """
         try:
             part = msgspec.msgpack.decode(record, type=Part)

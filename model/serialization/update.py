@@ -1,4 +1,4 @@
-"""Changed parameters on their way from a learner to the scorers: the value, its bytes, and its parts.
+"""Parameter updates from a learner to the scorers, and their encoding.
 
 The bytes are a safetensors file whose metadata says whose parameters they are. What does not decode is
 refused with `UpdateRefused`, whatever the bytes; nothing is allocated for sizes that are merely claimed.
@@ -26,19 +26,19 @@ MAX_BYTES = 2**30
 Number = Annotated[int, Meta(ge=0, le=2**62)]
 
 
-LARGEST = 1e6
-"""The largest number that a parameter may be: no learning leads there, and squares of a few such products overflow."""
+MAX_MAGNITUDE = 1e6
+"""Largest absolute value of a parameter: training does not reach it, and squares of a few such products overflow."""
 
 
 def unusable(tensor: npt.NDArray[Any]) -> str:
     """Return what makes a tensor of parameters unusable; empty when nothing does."""
-    if tensor.dtype.kind != "f" or (np.abs(tensor) <= LARGEST).all():
+    if tensor.dtype.kind != "f" or (np.abs(tensor) <= MAX_MAGNITUDE).all():
         return ""
-    return f"numbers beyond {LARGEST:g}" if np.isfinite(tensor).all() else "NaN or infinity"
+    return f"numbers beyond {MAX_MAGNITUDE:g}" if np.isfinite(tensor).all() else "NaN or infinity"
 
 
 class Version(NamedTuple):
-    """Which state of an arm's parameters: epochs are lives of its learner, versions count deltas in one."""
+    """A state of an arm's parameters. A restarted trainer raises the epoch; versions count the deltas of an epoch."""
 
     epoch: int = 0
     version: int = 0
@@ -54,7 +54,7 @@ class Update:
     Attributes:
         arm: whose parameters.
         kind: "base" or "delta".
-        epoch: life of the learner, raised at every restart.
+        epoch: raised at every restart of the trainer.
         version: number of deltas so far in this epoch, this one included.
         fingerprint: `fingerprint` of the model; both sides must have the same.
         tensors: dense parameters by name; `<table>/keys` (n,) uint64 with `<table>/values` (n, dim) float32.

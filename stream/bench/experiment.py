@@ -19,12 +19,12 @@ from stream.report.plots.figure import PALETTE, QUIET, picture
 
 ALPHA = 0.05
 LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
-BASE = ABTests(worlds=400, users=1000, looks=100, every=100, icc=0.03, before=10_000)
+BASE = ABTests(worlds=400, users=1000, looks=100, every=100, icc=0.03, pre_impressions=10_000)
 KINDS = {
     "users return": BASE,
-    "users turn up one by one": replace(BASE, growing=True),
-    "users hardly alike in themselves": replace(BASE, icc=0.002),
-    "users very alike in themselves": replace(BASE, icc=0.15),
+    "users enter one by one": replace(BASE, staggered_entry=True),
+    "low intraclass correlation": replace(BASE, icc=0.002),
+    "high intraclass correlation": replace(BASE, icc=0.15),
     "few users": replace(BASE, users=250),
 }
 _PEEKING, _ONCE, _NAIVE, _NAIVE_ONCE = "any time", "one look at the end", "naive, peeking", "naive, one look"
@@ -64,8 +64,8 @@ def winner_rates(worlds: ABTests, *, seed: int) -> dict[str, float]:
 
 
 def _significant(effect: Effect) -> Array:
-    spread = mixture_scale(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
-    significant: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, spread) <= ALPHA
+    scale = mixture_scale(float(np.log1p(MINIMUM_EFFECT)), ALPHA)
+    significant: Array = p_value(effect.log_ratio.value, effect.log_ratio.variance, scale) <= ALPHA
     return significant
 
 

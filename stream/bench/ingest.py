@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         settings = _settings(broker, f"ingest-{time.time_ns():x}-")
         names = Topics(settings.topics.prefix)
         topic_admin.ensure(settings.kafka, names, partitions=PARTITIONS, replication=1)
-        _fill(full_state, settings, names, users, console)
+        _fill_states(full_state, settings, names, users, console)
         _produce(settings, names, users, max(records.values()), console)
         for number in range(rounds):
             console.print(f"round {number + 1} of {rounds}")
@@ -98,7 +98,7 @@ def _findings(summaries: Mapping[str, Summary | None], notes: list[str], users: 
             Target("against Faust", ratio("Faust"), "times", 20, "at least"),
             Target("against Quix Streams", ratio("Quix Streams"), "times", 3, "at least"),
         ],
-        picture=lambda: _bars(summaries, users, broker),
+        picture=lambda: _picture(summaries, users, broker),
         notes=notes,
     )
 
@@ -115,7 +115,7 @@ def _settings(broker: Broker, prefix: str) -> Settings:
     )
 
 
-def _fill(directory: Path, settings: Settings, names: Topics, users: int, console: Console) -> None:
+def _fill_states(directory: Path, settings: Settings, names: Topics, users: int, console: Console) -> None:
     """Write states in which every user has a full history, and no record of the topics is read yet."""
     length, slack = settings.state.length, settings.state.slack
     rng = np.random.default_rng(0)
@@ -165,16 +165,16 @@ def _worker_rate(settings: Settings, names: Topics, directory: Path, records: in
         processes.start("worker", "worker")
         while True:
             processes.check()
-            behind, now = lag.of(names.behaviors, PARTITIONS), time.monotonic()
-            if first is None and behind < records:
-                first = now, behind
-            if behind == 0 and first is not None:
+            remaining, now = lag.of(names.behaviors, PARTITIONS), time.monotonic()
+            if first is None and remaining < records:
+                first = now, remaining
+            if remaining == 0 and first is not None:
                 lag.close()
                 if not first[1]:
                     raise StreamError(f"{records} records are too few: they were all in one commit")
                 return first[1] / (now - first[0])
             if now > deadline:
-                raise StreamError(f"the worker has not read {behind} records after {_DEADLINE_S:.0f} s")
+                raise StreamError(f"the worker has not read {remaining} records after {_DEADLINE_S:.0f} s")
             time.sleep(0.02)
 
 
@@ -204,7 +204,7 @@ def _peer_rate(
         return f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
 
 
-def _bars(summaries: Mapping[str, Summary | None], users: int, broker: str) -> bytes:
+def _picture(summaries: Mapping[str, Summary | None], users: int, broker: str) -> bytes:
     measured = {name: summary for name, summary in summaries.items() if summary}
     subtitle = f"behaviours from Kafka into the state of {users:,} users with 1000 each; one process; broker: {broker}"
     own, best = (

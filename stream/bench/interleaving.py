@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from stream.experiment.interleaving import interleave, prefer, seeded_coin, vote
+from stream.experiment.interleaving import interleave, preference, seeded_coin, vote
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
@@ -57,12 +57,12 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         for sd in USER_EFFECT_SDS
         for place, pair in enumerate(LENGTHS)
     ]
-    same_ranking = [each for each in rows if each["rankings"] == _name(LENGTHS[-1])]
+    same_ranking = [each for each in rows if each["rankings"] == _pair_name(LENGTHS[-1])]
     false_positives = max(each[f"{design} decides"] for each in same_ranking for design in ("interleaving", "A/B"))
     targets = [Target("A/A: names a ranking", false_positives, "of worlds", ALPHA)]
     note = f"{worlds} worlds a row, {visits:,} visits of 400 users to {SLOTS} items each, a look every {EVERY}"
     decided = [each for each in rows if each not in same_ranking]
-    return Findings({"results": rows}, lambda: _bars(decided, visits), targets, [note])
+    return Findings({"results": rows}, lambda: _picture(decided, visits), targets, [note])
 
 
 def simulate_visits(
@@ -95,10 +95,10 @@ def impressions_to_decide(visits: Visits, *, alpha: float = ALPHA) -> dict[str, 
     found: dict[str, int | None] = dict.fromkeys(("interleaving", "interleaving names", "A/B", "A/B names"))
     for look in range(EVERY, len(visits.users) + 1, EVERY):
         if found["interleaving"] is None:
-            winner = prefer(visits.users[:look], visits.votes[:look], alpha=alpha).winner
+            winner = preference(visits.users[:look], visits.votes[:look], alpha=alpha).winner
             if winner:
                 found["interleaving"], found["interleaving names"] = look, 1 if winner == "a" else -1
-        if found["A/B"] is None and (side := _ab(visits, look, alpha)):
+        if found["A/B"] is None and (side := _ab_winner(visits, look, alpha)):
             found["A/B"], found["A/B names"] = look, side
     return found
 
@@ -107,7 +107,7 @@ def summary_row(pair: tuple[int, int], worlds: list[dict[str, int | None]], visi
     """Return one row: how often each design decides, after how many impressions, and how often both agree."""
     both = [each for each in worlds if each["interleaving"] and each["A/B"]]
     agreed = sum(each["interleaving names"] == each["A/B names"] for each in both)
-    found: dict[str, Any] = {"rankings": _name(pair)}
+    found: dict[str, Any] = {"rankings": _pair_name(pair)}
     for design in ("interleaving", "A/B"):
         looks = [each[design] or 2 * visits for each in worlds]
         median = float(np.median(looks))
@@ -116,7 +116,7 @@ def summary_row(pair: tuple[int, int], worlds: list[dict[str, int | None]], visi
     return found | {"both decide": len(both), "and agree": agreed}
 
 
-def _name(pair: tuple[int, int]) -> str:
+def _pair_name(pair: tuple[int, int]) -> str:
     return f"{pair[0]} against {pair[1]}"
 
 
@@ -126,7 +126,7 @@ def _ranking(past: list[int], categories: Array, config: WorldConfig, rng: np.ra
     return ranking
 
 
-def _ab(visits: Visits, look: int, alpha: float) -> int:
+def _ab_winner(visits: Visits, look: int, alpha: float) -> int:
     """Return which ranking the A/B test names, each shown to half of the users: 1, −1, or 0 for none."""
     arms = []
     for remainder, clicks in ((0, visits.clicks_a), (1, visits.clicks_b)):
@@ -139,7 +139,7 @@ def _ab(visits: Visits, look: int, alpha: float) -> int:
     return int(np.sign(ratio.value)) if significant else 0
 
 
-def _bars(rows: list[dict[str, Any]], visits: int) -> bytes:
+def _picture(rows: list[dict[str, Any]], visits: int) -> bytes:
     title = "Impressions until interleaving and A/B tests find the better ranking"
     subtitle = f"median over worlds; a bar of {visits:,} stands for undecided until then"
     with picture(title, subtitle) as (axes, save):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.device import prepare
+from model.device import configure_torch
 from model.example import Example
 from model.interest import SparseAttentiveMemory, build_interest
 from model.interest.packing import packed
@@ -94,9 +94,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     sizes = QUICK if arguments.quick else ScoringSizes()
     spec = preset(PRESET)
     with _threads(), torch.inference_mode():
-        rows, main = _passes(sizes, spec, console)
+        rows, main = _measure_sizes(sizes, spec, console)
         console.print("a request, and micro-batches")
-        request, mixed = _requests(sizes, spec)
+        request, mixed = _measure_requests(sizes, spec)
     on_gpu = scoring_gpu.measure(spec, (USERS, *sizes.main), sizes.seconds)
     kernel = "with the compiled kernel" if native.library() else "in torch: the compiled kernel is not installed"
     C, L = sizes.main
@@ -129,14 +129,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
 @contextmanager
 def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    prepare(threads=THREADS)
+    configure_torch(threads=THREADS)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _passes(sizes: ScoringSizes, spec: ModelSpec, console: Console) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
+def _measure_sizes(
+    sizes: ScoringSizes, spec: ModelSpec, console: Console
+) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
     """Return a row for each size, and the summaries of the main size, with `peak` in GFLOP/s."""
     torch.manual_seed(0)
     model = cast("SparseAttentiveMemory", build_interest(spec))
@@ -172,7 +174,7 @@ def _passes(sizes: ScoringSizes, spec: ModelSpec, console: Console) -> tuple[lis
     return rows, main
 
 
-def _requests(sizes: ScoringSizes, spec: ModelSpec) -> tuple[Summary, float]:
+def _measure_requests(sizes: ScoringSizes, spec: ModelSpec) -> tuple[Summary, float]:
     """Return the seconds of one request, and the time of a micro-batch over that of its requests one by one."""
     rng = np.random.default_rng(0)
     C, L = sizes.main

@@ -34,13 +34,13 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     with tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch:
         path = Path(scratch) / "partition"
         console.print(f"filling {users:,} users …")
-        _fill(path, names, rng)
+        _fill_state(path, names, rng)
         disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / users
         console.print("reading and appending …")
-        times, memory = _times(path, names, rng, repeats)
+        times, memory = _measure_operations(path, names, rng, repeats)
         console.print("committing …")
         # Every user fills a whole chunk, so that its mean length counts; RocksDB flushes its memtable meanwhile.
-        commit, written = _commits(path, names, rng, users * CHUNK // _COMMIT)
+        commit, written = _measure_commits(path, names, rng, users * CHUNK // _COMMIT)
     labels = {
         "read cold": ("µs a user", 1e6 / _BATCH),
         "read hot": ("µs a user", 1e6 / _BATCH),
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     return Findings({"results": rows}, _picture({what: summaries[what][1] for what in labels}), targets, notes)
 
 
-def _fill(path: Path, names: Sequence[str], rng: np.random.Generator) -> None:
+def _fill_state(path: Path, names: Sequence[str], rng: np.random.Generator) -> None:
     partition = _open(path, _COLD_BYTES)
     each = 50
     for number in range(-(-(_LENGTH + 2 * _SLACK) // each)):
@@ -77,7 +77,7 @@ def _fill(path: Path, names: Sequence[str], rng: np.random.Generator) -> None:
     partition.close()
 
 
-def _times(
+def _measure_operations(
     path: Path, names: Sequence[str], rng: np.random.Generator, repeats: int
 ) -> tuple[dict[str, Summary], float]:
     """Return the seconds of a batch for each operation, and the bytes of memory of a hot user."""
@@ -110,11 +110,13 @@ def _times(
     return times, memory
 
 
-def _commits(path: Path, names: Sequence[str], rng: np.random.Generator, repeats: int) -> tuple[Summary, float | None]:
+def _measure_commits(
+    path: Path, names: Sequence[str], rng: np.random.Generator, repeats: int
+) -> tuple[Summary, float | None]:
     """Return the seconds of a commit of single behaviours of random users, and bytes written for each byte appended."""
     partition = _open(path, _HOT_BYTES)
     taken: list[float] = []
-    began = _written()
+    began = _bytes_written()
     for number in range(repeats):
         for user in rng.integers(len(names), size=_COMMIT):
             partition.sequences.append(names[user], _behaviors(rng, 1))
@@ -122,7 +124,7 @@ def _commits(path: Path, names: Sequence[str], rng: np.random.Generator, repeats
         partition.commit({"behaviors": number})
         taken.append(time.perf_counter() - before)
     partition.close()
-    ended = _written()
+    ended = _bytes_written()
     payload = repeats * _COMMIT * BEHAVIOR.itemsize
     return Summary.of(taken), None if began is None or ended is None else (ended - began) / payload
 
@@ -137,7 +139,7 @@ def _behaviors(rng: np.random.Generator, count: int) -> BehaviorArray:
     return records
 
 
-def _written() -> int | None:
+def _bytes_written() -> int | None:
     """Return the bytes that this process has written to files; None outside Linux."""
     counts = Path("/proc/self/io")
     if not counts.exists():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from model.device import prepare
+from model.device import configure_torch
 from model.embedding.key_index import Keys
 from model.learner import Learner
 from model.predict import table_dims
@@ -34,7 +34,7 @@ _CATEGORIES = 1_000
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Measure updates of increasing numbers of touched item rows, on a table with twice as many rows."""
-    prepare(threads=1)
+    configure_torch(threads=1)
     sizes = _QUICK if arguments.quick else _FULL
     repeats = 5 if arguments.quick else 40
     updates = _Updates(2 * sizes[-1])

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model.device import prepare
+from model.device import configure_torch
 from model.embedding.learned import LearnedTable
 from model.example import Example
 from model.interest import SparseAttentiveMemory
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     # Without huge pages, the literal form spends half of its time on page faults: malloc does not reuse its tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     threads = torch.get_num_threads()
-    prepare(threads=1)
+    configure_torch(threads=1)
     rows: list[dict[str, Any]] = []
     times: dict[str, float] = {}
     try:
@@ -147,7 +147,7 @@ def peak_memory(draw: Callable[[], Batches], side: str) -> float | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    prepare(threads=1)
+    configure_torch(threads=1)
     drawn = draw()
     step = _sides(drawn)[side]
     _sides([[example(np.random.default_rng(1), 10, 1, labelled=True)]])[side]()  # loads what only the first step loads

@@ -121,7 +121,7 @@ def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
                 path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check)
-                for name in system.processes.lost():
+                for name in system.processes.ended_optional():
                     console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:
             keep_logs(directory, arguments.report)
@@ -132,7 +132,7 @@ def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
 def _simulate(
     arguments: argparse.Namespace,
     settings: Settings,
-    question: "Experiment",
+    experiment: "Experiment",
     console: Console,
     check: Callable[[], None],
 ) -> Path:
@@ -141,7 +141,7 @@ def _simulate(
     from stream.report.writer import write_experiment
     from stream.simulation.config import WorldConfig, with_changes
     from stream.simulation.observer import Observer
-    from stream.simulation.report import simulation_report, sums_of_traces, time_before
+    from stream.simulation.report import simulate_pre_period, simulation_report, sums_of_traces
     from stream.simulation.terminal_view import Viewer
     from stream.simulation.traffic import Traffic
     from stream.simulation.world import World
@@ -150,8 +150,8 @@ def _simulate(
     world = World(config, seed=arguments.seed, start=round(1000 * time.time()))
     topics = Topics(settings.topics.prefix)
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
-    before = time_before(world, arguments.pre_impressions, SLOTS)
-    observer = Observer(lambda traces: question.verdict(sums_of_traces(traces, before)))
+    before = simulate_pre_period(world, arguments.pre_impressions, SLOTS)
+    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
     lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
 
@@ -186,8 +186,8 @@ def _simulate(
         "impressions before": arguments.pre_impressions,
     }
     report, trace = simulation_report(
-        question,
-        traffic.tally,
+        experiment,
+        traffic.totals,
         observer.rates,
         began=started,
         seconds=arguments.seconds,

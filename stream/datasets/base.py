@@ -1,4 +1,4 @@
-"""What a data set consists of: visits, whose candidates are scored before their clicks are known, and observations."""
+"""The steps of a data set: visits, whose candidates are scored before their clicks are known, and observations."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class Observation:
     """Behaviours of one user at one time that only extend the history; never empty."""
 
     behaviors: tuple[Behavior, ...]
 
 
-Step = Visit | Observed
+Step = Visit | Observation
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class DatasetTotals:
     """How much the steps of a data set contain.
 
     Attributes:
@@ -78,7 +78,7 @@ class Dataset(Protocol):
     """
 
     name: str
-    totals: Totals
+    totals: DatasetTotals
 
     def steps(self) -> Iterator[Step]:
         """Yield every visit and observation, in order of event time."""

@@ -18,18 +18,18 @@ class CandidateRules:
     """How visits and their candidates are sampled.
 
     Attributes:
-        history: share of the time span, at the beginning, that only extends histories.
-        asked: share of the later baskets that become impressions.
-        positives: maximum number of a basket's items among the candidates.
-        negatives: negatives for each positive.
-        sold: minimum number of earlier sales of a candidate.
+        history_share: share of the time span, at the beginning, that only extends histories.
+        visit_share: share of the later baskets that become impressions.
+        max_positives: maximum number of a basket's items among the candidates.
+        negatives_per_positive: negatives for each positive.
+        min_sales: minimum number of earlier sales of a candidate.
     """
 
-    history: float = 0.4
-    asked: float = 0.42
-    positives: int = 6
-    negatives: int = 4
-    sold: int = 5
+    history_share: float = 0.4
+    visit_share: float = 0.42
+    max_positives: int = 6
+    negatives_per_positive: int = 4
+    min_sales: int = 5
 
 
 RULES = CandidateRules()
@@ -67,13 +67,13 @@ def sample_candidates(
         Basket index → candidates, in ascending order of baskets.
     """
     rng = np.random.default_rng(seed)
-    asked = rng.random(len(times)) < rules.asked
-    asked &= times >= times[0] + rules.history * (times[-1] - times[0])
+    chosen = rng.random(len(times)) < rules.visit_share
+    chosen &= times >= times[0] + rules.history_share * (times[-1] - times[0])
     sold = np.zeros(int(items.max()) + 1, dtype=np.int32)
     lists: dict[int, CandidateList] = {}
     for basket in range(len(times)):
         past, bought = items[: starts[basket]], items[starts[basket] : starts[basket + 1]]
-        if asked[basket] and (candidates := _candidates(past, bought, sold, rules, rng)):
+        if chosen[basket] and (candidates := _candidates(past, bought, sold, rules, rng)):
             lists[basket] = candidates
         np.add.at(sold, bought, 1)
     return lists
@@ -83,13 +83,13 @@ def _candidates(
     past: Codes, bought: Codes, sold: npt.NDArray[np.int32], rules: CandidateRules, rng: np.random.Generator
 ) -> CandidateList | None:
     distinct = np.unique(bought)
-    known = distinct[sold[distinct] >= rules.sold]
-    others = int(np.count_nonzero(sold >= rules.sold)) - len(known)
-    count = min(len(known), rules.positives, others // rules.negatives)
+    known = distinct[sold[distinct] >= rules.min_sales]
+    others = int(np.count_nonzero(sold >= rules.min_sales)) - len(known)
+    count = min(len(known), rules.max_positives, others // rules.negatives_per_positive)
     if not count:
         return None
     positives = rng.choice(known, count, replace=False)
-    negatives = _negatives(past, set(distinct.tolist()), sold, rules, rng, count * rules.negatives)
+    negatives = _negatives(past, set(distinct.tolist()), sold, rules, rng, count * rules.negatives_per_positive)
     candidates = np.concatenate((positives, np.array(negatives, dtype=np.int32)))
     order = rng.permutation(len(candidates))
     return CandidateList(candidates[order], order < count)
@@ -107,6 +107,6 @@ def _negatives(
     chosen: dict[int, None] = {}
     while len(chosen) < count:
         drawn = past[rng.integers(len(past), size=2 * count)]
-        frequent = drawn[sold[drawn] >= rules.sold].tolist()
+        frequent = drawn[sold[drawn] >= rules.min_sales].tolist()
         chosen.update((item, None) for item in frequent if item not in excluded)
     return list(chosen)[:count]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require_files
+from stream.datasets.base import DatasetError, DatasetTotals, Observation, Step, Visit, require_files
 from stream.datasets.candidates import RULES, CandidateList, CandidateRules, sample_candidates
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
@@ -73,10 +73,10 @@ class CompleteJourney:
         self._impressions = sample_candidates(self._items, self._starts, self._times, rules, seed=seed)
         if not self._impressions:
             raise DatasetError(
-                f"no basket can be a visit: too few items were sold {rules.sold} times in the first "
-                f"{rules.history:.0%} of the time"
+                f"no basket can be a visit: too few items were sold {rules.min_sales} times in the first "
+                f"{rules.history_share:.0%} of the time"
             )
-        self.totals = Totals(
+        self.totals = DatasetTotals(
             behaviors=len(order),
             visits=len(self._impressions),
             samples=sum(len(shown.candidates) for shown in self._impressions.values()),
@@ -84,14 +84,14 @@ class CompleteJourney:
         )
 
     def steps(self) -> Iterator[Step]:
-        """Yield a `Visit` or `Observed` for each basket, by time and then by basket id."""
+        """Yield a `Visit` or `Observation` for each basket, by time and then by basket id."""
         baskets = zip(self._users.tolist(), self._times.tolist(), pairwise(self._starts.tolist()), strict=True)
         for index, (household, ts, (start, end)) in enumerate(baskets):
             user = str(household)
             bought = [self._candidates[code] for code in self._items[start:end].tolist()]
             behaviors = tuple(Behavior(user, item.item, ts, item.category, ACTION) for item in bought)
             shown = self._impressions.get(index)
-            yield self._visit(index, user, ts, shown, behaviors) if shown else Observed(behaviors)
+            yield self._visit(index, user, ts, shown, behaviors) if shown else Observation(behaviors)
 
     def _visit(self, index: int, user: str, ts: int, shown: CandidateList, behaviors: tuple[Behavior, ...]) -> Visit:
         request_id = f"cj-{self._baskets[index]}"

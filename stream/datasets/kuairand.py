@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stream.datasets.base import DatasetError, Observed, Step, Totals, Visit, require_files
+from stream.datasets.base import DatasetError, DatasetTotals, Observation, Step, Visit, require_files
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
 HISTORY_GAP_MS = 6 * 3600 * 1000
@@ -56,7 +56,7 @@ class KuaiRand:
             self._visits.append((ts, str(user), exposures))
         self._history = self._dated(history, before=self._visits[0][0])
         samples = sum(len(exposures) for _, _, exposures in self._visits)
-        self.totals = Totals(
+        self.totals = DatasetTotals(
             behaviors=len(self._history) + samples,
             visits=len(self._visits),
             samples=samples,
@@ -75,10 +75,10 @@ class KuaiRand:
         return np.stack((times, users, videos), axis=1)[order]
 
     def steps(self) -> Iterator[Step]:
-        """Yield an `Observed` for each exposure of the histories, then a `Visit` for each impression."""
+        """Yield an `Observation` for each exposure of the histories, then a `Visit` for each impression."""
         for row in self._history:
             ts, user, video = row.tolist()
-            yield Observed((self._behavior(str(user), str(video), ts, "view"),))
+            yield Observation((self._behavior(str(user), str(video), ts, "view"),))
         for ts, user, exposures in self._visits:
             request_id = f"kr-{user}-{ts}"
             candidates = [Candidate(video, self._tags.get(video, "")) for video in exposures]

@@ -1,4 +1,4 @@
-"""Which arm a user is in: a pure function of salt, arms, shares and user, which anybody can compute elsewhere."""
+"""Which arm a user is in: a pure function of salt, arms, shares and user, which other programs can compute as well."""
 
 import math
 from collections.abc import Mapping

@@ -115,7 +115,7 @@ class Preference:
     agreement: Agreement | None = None
 
 
-def prefer(
+def preference(
     users: Array, votes: Array, pair: tuple[str, str] = ("a", "b"), *, arm: str = "", alpha: float = 0.05
 ) -> Preference:
     """Return which of two rankings users prefer.
@@ -196,7 +196,7 @@ class InterleavingVotes:
         users = np.array([user for user, _ in requests])
         sides = {pair[0]: 1, pair[1]: -1}
         votes = np.array([sum(sides.get(team, 0) for team in by.values()) for by in requests.values()], dtype=np.int64)
-        return prefer(users, np.sign(votes), pair, arm=arm, alpha=alpha)
+        return preference(users, np.sign(votes), pair, arm=arm, alpha=alpha)
 
 
 def agreement(found: Preference, verdict: Verdict) -> Agreement | None:

@@ -1,8 +1,8 @@
 """Counts outcomes of an experiment: each (request, item) once, and only when its request's window has closed.
 
-A click is an outcome at once, the items that were not clicked when the window closes. So the newest impressions seem to
-have clicks alone, and would make every arm look good at its end. Windows of a partition close in the order of time:
-what is not clicked at one time says that everything before it is known. Knows no Kafka.
+A click is an outcome at once; the other items are outcomes when the window closes. So the newest impressions have
+clicks alone, and would bias every arm upwards. Windows of a partition close in the order of time: an outcome without a
+click says that all earlier requests are complete. Knows no Kafka.
 """
 
 import heapq
@@ -70,7 +70,7 @@ class Ledger:
         since: earlier impressions do not count; None counts all.
         until: impressions from then on do not count; None counts all.
         before: start of the pre-experiment period, which ends at `since`; None for no such period.
-        remember: how many of the newest labelled items are kept to recognise repeats.
+        dedup_window: how many of the newest labelled items are kept to recognise repeats.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Ledger:
         since: int | None = None,
         until: int | None = None,
         before: int | None = None,
-        remember: int = 4_000_000,
+        dedup_window: int = 4_000_000,
     ) -> None:
         self._since, self._until, self._before = since, until, before
-        self._seen = RecentIds(remember)
+        self._seen = RecentIds(dedup_window)
         self._waiting: dict[int, _Waiting] = defaultdict(_Waiting)
         self._batches: dict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
         self._earlier: list[tuple[str, int, int]] = []

@@ -1,4 +1,4 @@
-"""An experiment: its file `experiment.toml`, and the part of it that a verdict and a report need."""
+"""An experiment: its file `experiment.toml`, and what verdict and report need of it."""
 
 import tomllib
 from collections.abc import Mapping
@@ -38,13 +38,13 @@ class UserAssumptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         rate: click rate.
         slots: items that an impression shows.
         visits: impressions of a user while the experiment runs.
-        icc: intraclass correlation: between two items of one user, 0 when users are all alike. `likeness` in a file.
+        icc: intraclass correlation: between two items of one user, 0 when users are all alike.
     """
 
     rate: Share = 0.1
     slots: Count = 10
     visits: Positive = 20.0
-    icc: Annotated[float, Meta(ge=0, le=1)] = msgspec.field(default=0.02, name="likeness")
+    icc: Annotated[float, Meta(ge=0, le=1)] = 0.02
 
 
 class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,7 +58,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alpha: probability of naming a winner among arms that are alike, over all looks.
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
-        crowd: what is expected of the users.
+        crowd: assumptions about the users.
     """
 
     name: Name
@@ -124,7 +124,7 @@ def read(path: Path) -> ExperimentPlan:
 
 
 class Experiment(Struct, frozen=True, kw_only=True):
-    """Which arms are compared under what name, and how sure the answer shall be (`verdict.analyse`)."""
+    """The arms that are compared, the experiment's name, and the parameters of its verdict (`verdict.analyse`)."""
 
     name: str
     arms: tuple[ArmSettings, ...]

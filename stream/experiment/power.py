@@ -21,14 +21,14 @@ class SampleSize:
     impressions: int
 
 
-def variance_per_user(crowd: UserAssumptions) -> float:
+def variance_per_user(users: UserAssumptions) -> float:
     """Return n times the variance of the logarithm of a click rate over n users.
 
     Items of a user are alike, so a user with m of them is worth m / (1 + (m − 1) · icc) independent ones. Users
     are taken to come equally often; the more that differs, the more users it takes.
     """
-    items = crowd.slots * crowd.visits
-    return (1 - crowd.rate) / crowd.rate * (1 + max(0.0, items - 1) * crowd.icc) / items
+    items = users.slots * users.visits
+    return (1 - users.rate) / users.rate * (1 + max(0.0, items - 1) * users.icc) / items
 
 
 def sequential_variance(effect: float, *, scale: float, alpha: float, power: float) -> float:
@@ -47,15 +47,15 @@ def sequential_variance(effect: float, *, scale: float, alpha: float, power: flo
 
 
 def fixed_sample_variance(effect: float, *, alpha: float, power: float) -> float:
-    """Return the same for a test with one look at the end."""
+    """Return the variance at which a test with one look at the end finds `effect` with probability `power`."""
     return float((effect / (norm.ppf(1 - alpha / 2) + norm.ppf(power))) ** 2)
 
 
 def required_sample_sizes(experiment: ExperimentPlan) -> tuple[SampleSize, SampleSize]:
     """Return what the any-time verdict needs at the latest, and what one look at the end would need.
 
-    Both are for the two arms for which it takes longest, with alpha divided by the number of pairs. Of interleaved arms
-    nothing is said: they need fewer, and how many depends on how often the two rankings differ.
+    Both are for the two arms for which it takes longest, with alpha divided by the number of pairs. Interleaved
+    arms are left out: they need fewer users, and how many depends on how often the two rankings differ.
 
     Raises:
         ValueError: when there are not two arms for A/B to compare.

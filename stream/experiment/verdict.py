@@ -136,17 +136,17 @@ def analyse(
     ranked = sorted(names, key=lambda name: -np.nan_to_num(float(click_rate(moments[name]).value), nan=-1.0))
     pair_alpha = pairwise_alpha(alpha, len(names))
     pairs = [_pair(sums, moments, *two, alpha=pair_alpha, minimum=minimum_effect) for two in combinations(ranked, 2)]
-    doubts = [*_few(moments), *_crossed(sums, users)]
+    doubts = [*_check_size(moments), *_check_crossed(sums, users)]
     mismatch_p = 1.0
     if shares is not None:
         seen = {name: int(sums.moments(name).count) for name in shares}
         mismatch_p = srm_p_value(list(seen.values()), list(shares.values()))
-        doubts += _unequal(seen, shares, mismatch_p)
+        doubts += _check_sample_ratio(seen, shares, mismatch_p)
     best = pairs[0].arm if pairs else None
     against = [pair for pair in pairs if pair.arm == best]
     beats_all = len(against) == len(names) - 1 and all(pair.p <= pair_alpha for pair in against)
     winner = best if beats_all and not any(doubt.fatal for doubt in doubts) else None
-    doubts += _unsteady(against)
+    doubts += _check_drift(against)
     return Verdict(winner, _sentence(winner, pairs, doubts), alpha, users, effective, pairs, doubts, mismatch_p)
 
 
@@ -200,7 +200,7 @@ def has_enough_data(arm: Moments) -> Array:
     return some & (arm.total[..., CLICKS] < arm.total[..., SHOWN])
 
 
-def _few(moments: Mapping[str, Moments]) -> list[FailedCheck]:
+def _check_size(moments: Mapping[str, Moments]) -> list[FailedCheck]:
     lacking = []
     for name, arm in moments.items():
         if not has_enough_data(arm):
@@ -212,7 +212,7 @@ def _few(moments: Mapping[str, Moments]) -> list[FailedCheck]:
     return [FailedCheck("few", f"{'; '.join(lacking)}; {MIN_USERS} and {MIN_CLICKS} are needed", fatal=True)]
 
 
-def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) -> list[FailedCheck]:
+def _check_sample_ratio(users: Mapping[str, int], shares: Mapping[str, float], p: float) -> list[FailedCheck]:
     if p > SRM_ALPHA:
         return []
     total, seen = sum(shares.values()), sum(users.values())
@@ -221,14 +221,14 @@ def _unequal(users: Mapping[str, int], shares: Mapping[str, float], p: float) ->
     return [FailedCheck("mismatch", text, fatal=True)]
 
 
-def _crossed(sums: ArmMoments, users: Mapping[str, int]) -> list[FailedCheck]:
+def _check_crossed(sums: ArmMoments, users: Mapping[str, int]) -> list[FailedCheck]:
     if not sums.crossed:
         return []
     text = f"{sums.crossed} users were seen in two arms and are left out; shares or salt were changed meanwhile"
     return [FailedCheck("crossed", text, fatal=sums.crossed > 0.01 * sum(users.values()))]
 
 
-def _unsteady(pairs: list[Pair]) -> list[FailedCheck]:
+def _check_drift(pairs: list[Pair]) -> list[FailedCheck]:
     doubts = []
     for pair in pairs:
         if pair.drift_p <= DRIFT_ALPHA:

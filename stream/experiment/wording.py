@@ -5,13 +5,13 @@ import math
 from stream.experiment.statistics.intervals import Interval
 
 
-def signed_percent(value: float) -> str:
-    """Return a relative change as a signed percentage without decimals; a dash where it is unknown.
+def signed_percent(value: float, digits: int = 0) -> str:
+    """Return a relative change as a signed percentage; a dash where it is unknown.
 
     >>> signed_percent(0.254), signed_percent(-0.1), signed_percent(math.nan)
     ('+25%', '−10%', '–')
     """
-    return "–" if math.isnan(value) else f"{100 * value:+.0f}%".replace("-", "−").replace("inf", "∞")
+    return "–" if math.isnan(value) else f"{100 * value:+.{digits}f}%".replace("-", "−").replace("inf", "∞")
 
 
 def lift_words(lift: Interval) -> str:

@@ -20,10 +20,10 @@ from state.window import Window
 from stream.lab.rankers import Ranker
 from stream.lab.script import START, Script, click_behavior
 from stream.schema.events import Click
-from stream.schema.record import Record
+from stream.schema.record import Record, RefusedRecord
 from stream.simulation.hashing import Floats, Ints
 from stream.simulation.world import item_name, user_name
-from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
+from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 
 TICK_S = 0.5
 SEQUENCE_LENGTH = 1000
@@ -144,8 +144,8 @@ class Environment:
                 labelled += self._answer(ranker, waiting)
             labelled += self._click_until(now)
             window = self._windows[user]
-            if len(acts := script.acts[script.act_ends[visit] : script.act_ends[visit + 1]]):
-                window.append(acts.tobytes())
+            if len(behaviors := script.behaviors[script.behavior_ends[visit] : script.behavior_ends[visit + 1]]):
+                window.append(behaviors.tobytes())
             waiting[user] = visit, window.records(window.count - SEQUENCE_LENGTH, window.count)
             self._visit += 1
         labelled += self._answer(ranker, waiting)
@@ -208,11 +208,11 @@ class Environment:
             labelled += self._examples_of(self._joiner.click(click, _NO_RECORD))
         return labelled
 
-    def _examples_of(self, labels: Iterable[LabelledItems | UnmatchedClick]) -> list[Example]:
+    def _examples_of(self, labels: Iterable[LabelledItems | RefusedRecord]) -> list[Example]:
         labelled = []
         for label in labels:
-            if isinstance(label, UnmatchedClick):
-                raise AssertionError(f"no click of a simulated user can be an orphan: {label.reason}")
+            if isinstance(label, RefusedRecord):
+                raise AssertionError(f"no click of a simulated user can be refused: {label.reason}")
             request = label.pending.request_id
             # The labels at the end of the window are the last ones of a request.
             example = self._open[request] if label.label else self._open.pop(request)

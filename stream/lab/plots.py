@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from stream.experiment.wording import signed_percent
 from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
     """Draw the click rate of each arm and the lifts of the comparisons, with 95% confidence intervals."""
     length = next(row for row in answers if row["question"] == "length")
     fresh = next(row for row in answers if row["question"] == "freshness")
-    title = f"Length brings {_percent(length['lift'])} clicks, freshness {_percent(fresh['lift'])}"
+    title = f"Length brings {signed_percent(length['lift'], 1)} clicks, freshness {signed_percent(fresh['lift'], 1)}"
     subtitle = "simulated worlds, the same users in every arm; error bars: 95% confidence intervals over users"
     with pictures(2, title, subtitle, height=5.0) as ((left, right), save):
         figure = left.figure
@@ -38,7 +39,7 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
             low, high = 100 * row["lift low"], 100 * row["lift high"]
             right.plot([low, high], [spot] * 2, color=PALETTE[0], linewidth=3)
             right.plot(100 * row["lift"], spot, "o", color=PALETTE[0], markersize=8)
-            text = f"{_percent(row['lift'])}  [{low:.1f}, {high:.1f}]"
+            text = f"{signed_percent(row['lift'], 1)}  [{low:.1f}, {high:.1f}]"
             near = row["lift"] < most / 2
             right.text(low if near else high, spot + 0.2, text, ha="left" if near else "right", fontsize=10)
         right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
@@ -65,7 +66,7 @@ def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
     Without baskets, the second panel shows the AUC in the simulated world.
     """
     first = world[0]
-    gain, low, high = (_percent(first[f"lift over never{end}"]) for end in ("", " low", " high"))
+    gain, low, high = (signed_percent(first[f"lift over never{end}"], 1) for end in ("", " low", " high"))
     title = f"Updates every {first['updates every']} bring {gain} clicks over none ({low} to {high})"
     subtitle = "by the time between two updates; bands: 95% confidence intervals over users, paired with no updates"
     with pictures(2, title, subtitle, height=4.6) as ((left, right), save):
@@ -96,7 +97,3 @@ def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[st
     axes.set_xticks(places, [row["updates every"] for row in rows])
     axes.margins(x=0.12, y=0.12)
     axes.set_xlabel("time between updates")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:+.1f}%".replace("-", "−")

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.metrics import log_losses
 from stream.experiment.statistics.auc import clustered_auc
 from stream.experiment.statistics.intervals import Interval, clustered_rate, paired_lift
 from stream.lab.engine import Rollout
-
-_CLIP = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,4 @@ class ArmResults:
         return paired_lift(self.users[inside], (self.shown[inside], mine), (other.shown[inside], theirs))
 
     def _losses(self) -> npt.NDArray[np.float64]:
-        p = np.clip(self.rollout.scores.astype(np.float64), _CLIP, 1 - _CLIP)
-        losses: npt.NDArray[np.float64] = -np.log(np.where(self.rollout.would_click, p, 1 - p))
-        return losses
+        return log_losses(self.rollout.would_click.astype(np.float64), self.rollout.scores)

@@ -43,7 +43,11 @@ class Run:
         return round(scenario.rate * seconds)
 
     def __call__(self, on_progress: OnProgress) -> dict[str, Rollout]:
-        """Return the rollout of each variant."""
+        """Return the rollout of each variant.
+
+        Raises:
+            TypeError: for several variants of a ranker without updates.
+        """
         script = generate_script(self.scenario)
         ranker = _ranker(self.kind, script)
         environment = Environment(script)
@@ -83,7 +87,7 @@ def run_all(jobs: Sequence[Job[Result]], console: Console, *, processes: int) ->
             progress.advance(task, steps)
 
         if processes == 1:
-            device.prepare(threads=1)
+            device.configure_torch(threads=1)
             return [job(on_progress) for job in jobs]
         return _run_in_pool(jobs, on_progress, processes)
 
@@ -118,7 +122,7 @@ _report_steps: Callable[[int], None] = print
 def _start_process(steps_done: "multiprocessing.Queue[int]") -> None:
     global _report_steps
     _report_steps = steps_done.put
-    device.prepare(threads=1)
+    device.configure_torch(threads=1)
 
 
 def _run_job(job: Job[Any]) -> Any:

@@ -16,13 +16,10 @@ from msgspec import Struct
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key
 from stream.simulation.config import WorldConfig
 from stream.simulation.hashing import Floats, Ints
-from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, item_name
+from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, draw_click_delays, item_name
 
 START = 1_800_000_000_000
 """When virtual time begins, ms since the Unix epoch."""
-
-_CLICK_DELAY_S, _CLICK_DELAY_MEAN_S = 0.1, 0.3
-"""Least delay of a click, and the mean of the exponential delay after it."""
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
@@ -81,8 +78,8 @@ class Script:
         would_click: (V, C) whether the user clicks the item if it is shown.
         delays: (V, C) time from the impression to a click, ms.
         permutations: (V, C) candidate indices in a random order.
-        acts: packed behaviours that do not come from impressions, visit after visit.
-        act_ends: (V + 1,) the acts before visit v are `acts[act_ends[v]:act_ends[v + 1]]`.
+        behaviors: packed behaviours that do not come from impressions, visit after visit.
+        behavior_ends: (V + 1,) the behaviours before visit v are `behaviors[behavior_ends[v]:behavior_ends[v + 1]]`.
         histories: (users, history) packed behaviours of each user before the start.
         measured: index of the first visit after the warm-up.
     """
@@ -98,8 +95,8 @@ class Script:
     would_click: npt.NDArray[np.bool_]
     delays: Ints
     permutations: Ints
-    acts: BehaviorArray
-    act_ends: Ints
+    behaviors: BehaviorArray
+    behavior_ends: Ints
     histories: BehaviorArray
     measured: int
 
@@ -136,15 +133,15 @@ def generate_script(scenario: Scenario) -> Script:
     shape = count, config.candidates
     items, truth = np.empty(shape, np.int64), np.empty(shape)
     would_click = np.empty(shape, np.bool_)
-    acts: list[BehaviorColumns] = []
+    behaviors: list[BehaviorColumns] = []
     for visit, (user, now) in enumerate(zip(users.tolist(), ts.tolist(), strict=True)):
-        acts.append(world.browse(user, now))
+        behaviors.append(world.browse(user, now))
         slate = world.impression(user, now)
         items[visit] = slate.items
         truth[visit] = world.click_probability(user, slate.items, now)
         would_click[visit] = world.clicks(user, slate.items, now)
-    all_acts = _concatenated([history, *acts])
-    packed, past = _packed(all_acts), len(history)
+    all_behaviors = _concatenated([history, *behaviors])
+    packed, past = _packed(all_behaviors), len(history)
     categories = world.catalogue.category(items.ravel()).reshape(shape)
     by_user = np.argsort(history.users, kind="stable")
     return Script(
@@ -157,10 +154,10 @@ def generate_script(scenario: Scenario) -> Script:
         category_keys=_category_keys(categories),
         truth=truth,
         would_click=would_click,
-        delays=(1000 * (_CLICK_DELAY_S + rng.exponential(_CLICK_DELAY_MEAN_S, shape))).astype(np.int64),
+        delays=(1000 * draw_click_delays(rng, shape)).astype(np.int64),
         permutations=rng.random(shape).argsort(axis=1),
-        acts=packed[past:],
-        act_ends=np.cumsum([0, *(len(each) for each in acts)]),
+        behaviors=packed[past:],
+        behavior_ends=np.cumsum([0, *(len(each) for each in behaviors)]),
         histories=packed[:past][by_user].reshape(config.users, config.history),
         measured=int(np.searchsorted(ts, scenario.warm_up_end)),
     )
@@ -171,17 +168,17 @@ def click_behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:
     return np.array([(item_key, category_key, action_key("click"), ts)], dtype=BEHAVIOR)
 
 
-def _concatenated(acts: list[BehaviorColumns]) -> BehaviorColumns:
-    columns = (np.concatenate([getattr(each, field.name) for each in acts]) for field in fields(BehaviorColumns))
+def _concatenated(behaviors: list[BehaviorColumns]) -> BehaviorColumns:
+    columns = (np.concatenate([getattr(each, field.name) for each in behaviors]) for field in fields(BehaviorColumns))
     return BehaviorColumns(*columns)
 
 
-def _packed(acts: BehaviorColumns) -> BehaviorArray:
-    packed = np.empty(len(acts), dtype=BEHAVIOR)
-    packed["item"] = _item_keys(acts.items)
-    packed["category"] = _category_keys(acts.categories)
-    packed["action"] = np.array([action_key(action) for action in ACTIONS], dtype=np.uint16)[acts.actions]
-    packed["ts"] = acts.ts
+def _packed(behaviors: BehaviorColumns) -> BehaviorArray:
+    packed = np.empty(len(behaviors), dtype=BEHAVIOR)
+    packed["item"] = _item_keys(behaviors.items)
+    packed["category"] = _category_keys(behaviors.categories)
+    packed["action"] = np.array([action_key(action) for action in ACTIONS], dtype=np.uint16)[behaviors.actions]
+    packed["ts"] = behaviors.ts
     return packed
 
 

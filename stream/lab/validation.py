@@ -18,7 +18,7 @@ from model.spec import preset
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
 from state.layout import Ring, user_prefix
 from state.window import Window
-from stream.datasets.base import Dataset, Observed, Visit
+from stream.datasets.base import Dataset, Observation, Visit
 from stream.lab.engine import SEQUENCE_LENGTH, OnProgress
 
 WARM_UP = 0.25
@@ -92,67 +92,100 @@ class ProgressiveValidation:
 
     def __call__(self, on_progress: OnProgress) -> ValidationScores:
         """Return the scores of a pass over the data, in order of event time."""
-        spec, dataset = preset(self.model), self.dataset
-        learner = Learner(spec, seed=self.seed)
-        servers = {
-            name: _ServingScorer(Scorer(spec, seed=self.seed), None if every is None else round(1000 * every))
-            for name, every in self.intervals.items()
-        }
-        shortest = min((each for each in servers.values() if each.interval), key=lambda each: each.interval or 0)
-        ring, windows, numbers = Ring.holding(SEQUENCE_LENGTH), dict[str, Window](), dict[str, int]()
-        examples: list[Example] = []
-        users, labels = list[int](), list[npt.NDArray[np.float32]]()
-        warm_up_visits = round(WARM_UP * self.steps)
-        visits, began, last = 0, 0, 0
-
-        def learn() -> None:
-            learner.learn(examples)
-            examples.clear()
-
-        for step in dataset.steps():
-            user = step.behaviors[0].user
-            window = windows.setdefault(user, Window(ring, user_prefix(user), 0, 0, b""))
+        run = _Pass(self)
+        for step in self.dataset.steps():
             if isinstance(step, Visit):
-                now = step.impression.ts - began
-                if visits == warm_up_visits:
-                    learn()
-                    began, last, now = step.impression.ts, 0, 0
-                    learner.delta("lab")
-                    for server in servers.values():
-                        server.scorer.apply(learner.base("lab"))
-                elif visits > warm_up_visits and shortest.is_due(last, now):
-                    learn()
-                    _update(learner, shortest, [each for each in servers.values() if each.is_due(last, now)])
-                    last = now
-                example = _example(step, window.records(window.count - SEQUENCE_LENGTH, window.count))
-                if visits >= warm_up_visits:
-                    for server in servers.values():
-                        server.submit(example)
-                    assert example.labels is not None
-                    users += [numbers.setdefault(user, len(numbers))] * len(example.items)
-                    labels.append(example.labels)
-                examples.append(example)
-                if len(examples) == 2 * _BATCH:
-                    learn()
-                visits += 1
+                run.visit(step)
                 on_progress(1)
-            if visits == self.steps:
+            if run.visits == self.steps:
                 break
-            window.append(_packed(step).tobytes())
-        for server in servers.values():
+            run.observe(step)
+        return run.scores()
+
+
+class _Pass:
+    """A pass in progress: the learner, the scorers that follow it, and the users' sequences."""
+
+    def __init__(self, validation: ProgressiveValidation) -> None:
+        spec, seed = preset(validation.model), validation.seed
+        self._learner = Learner(spec, seed=seed)
+        self._servers = {
+            name: _ServingScorer(Scorer(spec, seed=seed), None if every is None else round(1000 * every))
+            for name, every in validation.intervals.items()
+        }
+        intervals = [each for each in self._servers.values() if each.interval]
+        self._shortest = min(intervals, key=lambda each: each.interval or 0)
+        self._warm_up_visits = round(WARM_UP * validation.steps)
+        self._ring = Ring.holding(SEQUENCE_LENGTH)
+        self._windows: dict[str, Window] = {}
+        self._examples: list[Example] = []
+        self._users: list[str] = []
+        self._labels: list[npt.NDArray[np.float32]] = []
+        self._warm_up_end = self._updated_at = 0
+        self.visits = 0
+        """Visits so far."""
+
+    def visit(self, visit: Visit) -> None:
+        """Score a visit, after the updates that are due, and have the learner learn from it."""
+        window = self._window(visit)
+        if self.visits == self._warm_up_visits:
+            self._end_warm_up(visit.impression.ts)
+        elif self.visits > self._warm_up_visits:
+            self._update(visit.impression.ts - self._warm_up_end)
+        example = _example(visit, window.records(window.count - SEQUENCE_LENGTH, window.count))
+        if self.visits >= self._warm_up_visits:
+            for server in self._servers.values():
+                server.submit(example)
+            assert example.labels is not None
+            self._users += [visit.impression.user] * len(example.items)
+            self._labels.append(example.labels)
+        self._examples.append(example)
+        if len(self._examples) == 2 * _BATCH:
+            self._learn()
+        self.visits += 1
+
+    def observe(self, step: Visit | Observation) -> None:
+        """Append the behaviours of a step to its user's sequence."""
+        self._window(step).append(_packed(step).tobytes())
+
+    def scores(self) -> ValidationScores:
+        """Return all scores after the warm-up."""
+        for server in self._servers.values():
             server.flush()
-        scores = {name: np.concatenate(server.scores) for name, server in servers.items()}
-        return ValidationScores(np.array(users), np.concatenate(labels), scores)
+        numbers: dict[str, int] = {}
+        users = np.array([numbers.setdefault(user, len(numbers)) for user in self._users])
+        scores = {name: np.concatenate(server.scores) for name, server in self._servers.items()}
+        return ValidationScores(users, np.concatenate(self._labels), scores)
 
+    def _window(self, step: Visit | Observation) -> Window:
+        user = step.behaviors[0].user
+        return self._windows.setdefault(user, Window(self._ring, user_prefix(user), 0, 0, b""))
 
-def _update(learner: Learner, shortest: _ServingScorer, due: list[_ServingScorer]) -> None:
-    """Update the scorers that are due: the one that gets every update by a delta, the others by a base."""
-    if not learner.changed:
-        return
-    delta = learner.delta("lab")
-    for server in due:
-        server.flush()
-        server.scorer.apply(delta if server is shortest else learner.base("lab"))
+    def _learn(self) -> None:
+        self._learner.learn(self._examples)
+        self._examples.clear()
+
+    def _end_warm_up(self, ts: int) -> None:
+        """Give all scorers what was learned so far; intervals count from `ts` (ms)."""
+        self._learn()
+        self._warm_up_end, self._updated_at = ts, 0
+        self._learner.delta("lab")
+        for server in self._servers.values():
+            server.scorer.apply(self._learner.base("lab"))
+
+    def _update(self, now: int) -> None:
+        """Update the scorers that are due at `now`, in ms since the warm-up: one by a delta, the others by a base."""
+        if not self._shortest.is_due(self._updated_at, now):
+            return
+        self._learn()
+        due = [server for server in self._servers.values() if server.is_due(self._updated_at, now)]
+        self._updated_at = now
+        if not self._learner.changed:
+            return
+        delta = self._learner.delta("lab")
+        for server in due:
+            server.flush()
+            server.scorer.apply(delta if server is self._shortest else self._learner.base("lab"))
 
 
 def _example(visit: Visit, sequence: BehaviorArray) -> Example:
@@ -167,7 +200,7 @@ def _example(visit: Visit, sequence: BehaviorArray) -> Example:
     )
 
 
-def _packed(step: Visit | Observed) -> BehaviorArray:
+def _packed(step: Visit | Observation) -> BehaviorArray:
     return behaviors(
         [
             (item_key(each.item), category_key(each.category), action_key(each.action), each.ts)

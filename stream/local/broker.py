@@ -32,9 +32,9 @@ class Broker:
 
     Attributes:
         bootstrap: value for librdkafka's `bootstrap.servers`.
-        engine: the engine's facts; None for a broker that runs elsewhere and is only pointed at.
-        process: the broker's process, led in a session of its own so that Ctrl-C does not reach it; None as
-            above.
+        engine: the engine; None for a broker that runs elsewhere.
+        process: the broker's process, in a session of its own so that Ctrl-C does not reach it; None for a broker
+            that runs elsewhere.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Broker:
 
     @property
     def durable(self) -> bool:
-        """Whether what it acknowledged survives `kill`; False for a broker elsewhere: it has no `kill`."""
+        """Whether acknowledged records survive `kill`; False for a broker that runs elsewhere."""
         return self.engine is not None and self.engine.durable
 
     @property
@@ -66,7 +66,7 @@ class Broker:
         return self.process is not None and self.process.poll() is not None
 
     def check(self) -> None:
-        """See that a broker that was started here has not ended.
+        """Check that a broker that was started here has not ended.
 
         Raises:
             BrokerError: when it has; quotes the end of its log.
@@ -154,8 +154,8 @@ def local_broker(
 
     Args:
         engine: `embedded`, `kafka` (Apache Kafka in `KAFKA_HOME`), or `HOST:PORT[,HOST:PORT…]` of a cluster
-            that runs already, which is only handed through.
-        directory: the broker's data and `broker.log`; taken up again when a broker had it before.
+            that runs already.
+        directory: the broker's data and `broker.log`; a broker that had it before goes on with its data.
         port: where clients connect on 127.0.0.1; a free one when None. Apache Kafka's controller takes `port
             + 1`.
         properties: server properties of Apache Kafka that come before those set here; no other engine has any.

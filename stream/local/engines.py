@@ -17,12 +17,12 @@ from stream.local.ports import LOOPBACK, is_free
 
 _JAVA = 17
 _BEHIND = "127.0.0.2"
-"""Where the embedded broker listens when a proxy stands before it."""
+"""Where the embedded broker listens behind the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What is particular to one engine.
+    """One engine.
 
     Attributes:
         name: as `local_broker` takes it.

@@ -11,8 +11,11 @@ LOOPBACK = "127.0.0.1"
 def free_port() -> int:
     """Return a port that is free together with its successor.
 
-    It lies below the range from which systems take the ports of outgoing connections: a client that knocks at
+    It lies below the range from which systems take the ports of outgoing connections: a client that connects to
     a broker that is down can otherwise be connected to itself, and keep the port from the broker.
+
+    Raises:
+        BrokerError: when no such port is found.
     """
     for _ in range(200):
         port = random.randrange(15_000, 32_000, 2)

@@ -1,4 +1,4 @@
-"""Child processes: they end with their parent, and how they ended is said."""
+"""Child processes: they end with their parent; how they ended, and their logs, as text."""
 
 import ctypes
 import signal

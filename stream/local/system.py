@@ -31,7 +31,7 @@ _OPTIONAL_NICE = 10
 
 
 class Processes:
-    """samstream subcommands as child processes; a child that dies is noticed by `check`.
+    """samstream subcommands as child processes; `check` raises when one has died.
 
     Children are killed when this process dies, however it dies.
 
@@ -70,7 +70,7 @@ class Processes:
     ) -> subprocess.Popen[bytes]:
         """Start `samstream COMMAND ARGUMENTS` under a name of its own; returns the process.
 
-        An optional one steps back where processors are scarce, and `check` does not mind its end.
+        An optional one runs at a lower priority, and `check` ignores its end.
         """
 
         def prepare() -> None:
@@ -99,22 +99,22 @@ class Processes:
         return self._logs / f"{name}.log"
 
     def check(self) -> None:
-        """See that all children live that are not optional.
+        """Check that all children live that are not optional.
 
         Raises:
-            ChildDiedError: naming the first that does not, how it ended, and the end of its log.
+            ChildDiedError: names the first that does not, how it ended, and the end of its log.
         """
         for name, child in self._children.items():
             if name not in self._optional and (code := child.poll()) is not None:
                 path = self.log(name)
                 raise ChildDiedError(f"{name} {describe_exit(code)}; the end of {path}:\n{log_tail(path)}")
 
-    def lost(self) -> list[str]:
+    def ended_optional(self) -> list[str]:
         """Return the names of optional children that have ended."""
         return [name for name, child in self._children.items() if name in self._optional and child.poll() is not None]
 
     def release(self, name: str) -> subprocess.Popen[bytes]:
-        """Look after a child no longer, and return it: who ends it waits for it as well."""
+        """Return a child and forget it: the caller must end it and wait for it."""
         return self._children.pop(name)
 
     def kill(self) -> None:
@@ -147,7 +147,7 @@ class System:
     broker: Broker
 
     def check(self) -> None:
-        """See that the broker and all processes live.
+        """Check that the broker and all processes live.
 
         Raises:
             BrokerError, ChildDiedError: when one does not; says how it ended, with the end of its log.
@@ -169,7 +169,7 @@ def local_system(
         broker: `embedded`, `kafka`, or `HOST:PORT` of a cluster that runs already.
         directory: a directory of this run.
         workers: how many workers share the partitions.
-        monitor: start one as well, on a free port of this machine; the system does without it when it ends.
+        monitor: start one as well, on a free port of this machine; `check` ignores its end.
     """
     with local_broker(broker, directory / "broker") as running:
         settings = msgspec.structs.replace(

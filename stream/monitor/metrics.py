@@ -7,7 +7,7 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.runtime.health import Health
-from stream.runtime.metrics import Declare, Totals
+from stream.runtime.metrics import MetricFactory, Totals
 
 REPORT_INTERVAL_S = 1.0
 
@@ -20,7 +20,7 @@ class MonitorMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        declare = Declare(registry)
+        declare = MetricFactory(registry)
         self._totals = Totals()
         self._events = declare.counter("events", "What happened to outcomes and windows.", "event")
         self._in_hand = declare.gauge("in_hand_records", "Outcomes taken from Kafka that are not counted yet.")

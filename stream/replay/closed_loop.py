@@ -10,7 +10,7 @@ from stream.errors import ReplayError
 from stream.schema.events import Behavior, Click, Impression, RequestKey
 from stream.schema.topics import Topics
 
-ANSWER_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """Seconds that an answer, a label or the trainer may take."""
 
 Send = Callable[[str, Behavior | Click | Impression], None]
@@ -18,12 +18,12 @@ Send = Callable[[str, Behavior | Click | Impression], None]
 
 
 @dataclass(slots=True)
-class Counts:
+class ReplayCounts:
     """What a replay has done so far.
 
     Attributes:
         behaviors: behaviours sent.
-        visits: visits that are answered, labelled and revealed.
+        visits: visits that are answered and labelled, and whose behaviours are sent.
         clicks: clicks sent.
         samples: candidates of the impressions sent.
         trained: samples that the trainer announced as learned.
@@ -50,7 +50,9 @@ class ClosedLoop:
         clock: seconds.
     """
 
-    def __init__(self, send: Send, topics: Topics, counts: Counts, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, send: Send, topics: Topics, counts: ReplayCounts, *, clock: Callable[[], float] = time.monotonic
+    ):
         self._send = send
         self._topics = topics
         self._counts = counts
@@ -95,7 +97,7 @@ class ClosedLoop:
             else:
                 self._send_behaviors(step)
 
-    def answered(self, request: RequestKey) -> None:
+    def take_answer(self, request: RequestKey) -> None:
         """Take an answer: to the open visit, its clicks are sent; any other is ignored."""
         if self._visit is None or self._answered or request != self._visit.impression.request:
             return
@@ -104,7 +106,7 @@ class ClosedLoop:
             self._send(self._topics.clicks, click)
         self._counts.clicks += len(self._visit.clicks)
 
-    def labelled(self, request: RequestKey, items: Iterable[str]) -> None:
+    def take_labels(self, request: RequestKey, items: Iterable[str]) -> None:
         """Take labels; those of other requests than the open visit are ignored."""
         if self._visit is not None and request == self._visit.impression.request:
             self._unlabelled.difference_update(items)
@@ -123,8 +125,9 @@ class ClosedLoop:
         self._counts.behaviors += len(step.behaviors)
 
     def _check_time(self, visit: Visit) -> None:
-        if self._clock() - self._sent_at > ANSWER_S:
+        if self._clock() - self._sent_at > ANSWER_TIMEOUT_S:
             missing = f"labels of {sorted(self._unlabelled)}" if self._answered else "score"
             raise ReplayError(
-                f"no {missing} for request {visit.impression.request_id} after {ANSWER_S:.0f} s: see the worker's log"
+                f"no {missing} for request {visit.impression.request_id} after {ANSWER_TIMEOUT_S:.0f} s:"
+                " see the worker's log"
             )

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from stream.datasets.base import Dataset, Step, Totals, first_visits
+from stream.datasets.base import Dataset, DatasetTotals, Step, first_visits
 from stream.errors import ReplayError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.local.system import System
-from stream.replay.closed_loop import ANSWER_S, ClosedLoop, Counts
+from stream.replay.closed_loop import ANSWER_TIMEOUT_S, ClosedLoop, ReplayCounts
 from stream.schema.events import Behavior, Click, Impression, decode_outcome, decode_score, encode_json
 from stream.schema.partitioner import partition_of
 from stream.schema.update_headers import read_update_headers
@@ -50,7 +50,7 @@ class Replay:
         self._speed = speed
         self._visits = visits
         self.totals = _totals(dataset, visits)
-        self.counts = Counts()
+        self.counts = ReplayCounts()
         self._sender = ReliableProducer(system.settings.kafka)
         topics = system.topics
         self._tail = TopicReader(
@@ -127,10 +127,10 @@ class Replay:
                     self.counts.trained = max(self.counts.trained, announced.samples)
             elif topic == topics.scores:
                 score = decode_score(value)
-                self._loop_of(score.user).answered(score.request)
+                self._loop_of(score.user).take_answer(score.request)
             elif topic == topics.outcomes:
                 outcome = decode_outcome(value)
-                self._loop_of(outcome.user).labelled(outcome.request, outcome.items)
+                self._loop_of(outcome.user).take_labels(outcome.request, outcome.items)
             else:
                 self.counts.dead_letters += 1
         if time.monotonic() >= self._next_watch:
@@ -146,13 +146,13 @@ class Replay:
             self._read(0.1, watch)
             if counts.trained > trained:
                 trained, since = counts.trained, time.monotonic()
-            elif time.monotonic() - since > ANSWER_S:
+            elif time.monotonic() - since > ANSWER_TIMEOUT_S:
                 raise ReplayError(
                     f"the trainer stopped at {counts.trained} of {counts.samples} samples: see the trainer's log"
                 )
 
 
-def _totals(dataset: Dataset, visits: int | None) -> Totals:
+def _totals(dataset: Dataset, visits: int | None) -> DatasetTotals:
     if visits is None or visits >= dataset.totals.visits:
         return dataset.totals
-    return Totals.of(first_visits(dataset.steps(), visits))
+    return DatasetTotals.of(first_visits(dataset.steps(), visits))

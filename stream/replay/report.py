@@ -1,4 +1,4 @@
-"""The report of a replay: each arm's metrics over the last impressions, and their course over the whole stream."""
+"""The report of a replay: each arm's metrics over the last impressions, and in windows over the whole stream."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from stream.replay.closed_loop import Counts
+from stream.replay.closed_loop import ReplayCounts
 from stream.report.machine import this_machine
 from stream.report.schema import ReplayArm, ReplayReport, ReplayTrace
 from stream.trainer.predictions import read_predictions
@@ -18,7 +18,7 @@ _WARM_UP = 0.4
 
 
 def replay_report(
-    counts: Counts,
+    counts: ReplayCounts,
     predictions: Mapping[str, Path],
     *,
     dataset: str,
@@ -32,7 +32,7 @@ def replay_report(
         predictions: arm → the trainer's progressive log: each sample's prediction before it was learned from.
         dataset: its name.
         seconds: how long the replay took.
-        settings: for the small print.
+        settings: shown at the end of the page.
     """
     start = evaluated_from(counts.impression_times)
     arms, traces = {}, {}

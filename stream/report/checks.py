@@ -1,4 +1,4 @@
-"""Checks of an experiment, as questions and answers for people without statistics."""
+"""Checks of an experiment, as questions and answers for readers without statistics."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from stream.experiment.statistics.drift import Drift, drift
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import DRIFT_ALPHA, MIN_CLICKS, MIN_USERS, FailedCheck, Verdict
 from stream.experiment.wording import signed_percent
-from stream.report.formatting import p_value, percent
+from stream.report.formatting import p_value_words, percent
 from stream.report.schema import Check
 
 _MIN_LATE_SHARE = 0.05
@@ -38,7 +38,7 @@ def _divided(verdict: Verdict, doubts: Mapping[str, FailedCheck]) -> Check:
     if doubt := doubts.get("mismatch"):
         return Check("divided", question, f"No: {doubt.text}.", "fatal", p)
     said = ", ".join(f"{name} {users:,}" for name, users in verdict.users.items())
-    return Check("divided", question, f"Yes: {said} users ({p_value(p)}).", "fine", p)
+    return Check("divided", question, f"Yes: {said} users ({p_value_words(p)}).", "fine", p)
 
 
 def _crossed(doubts: Mapping[str, FailedCheck]) -> Check:
@@ -58,11 +58,11 @@ def _steady(verdict: Verdict) -> list[Check]:
     if pair.drift_p <= DRIFT_ALPHA:
         answer = (
             f"Yes. In the three thirds of the time {pair.arm} had {lifts} clicks against {pair.against} "
-            f"({p_value(pair.drift_p)}). The gain above is a mean over the whole time, and may not hold later. "
+            f"({p_value_words(pair.drift_p)}). The gain above is a mean over the whole time, and may not hold later. "
             "Arms that start untrained change as they learn."
         )
         return [Check("steady", question, answer, "note", pair.drift_p)]
-    answer = f"No significant change: {lifts} in the three thirds of the time ({p_value(pair.drift_p)})."
+    answer = f"No significant change: {lifts} in the three thirds of the time ({p_value_words(pair.drift_p)})."
     return [Check("steady", question, answer, "fine", pair.drift_p)]
 
 
@@ -74,7 +74,8 @@ def _novelty(sums: UserSums, verdict: Verdict) -> list[Check]:
     if math.isnan(own.p):
         return [Check("novelty", question, "Unknown: too few users were seen long enough.", "unknown")]
     first, last = (_lift(lift) for lift in own.lifts)
-    found = f"{first} in the first third of the time since a user's first visit, {last} in the last ({p_value(own.p)})"
+    found = f"{first} in the first third of the time since a user's first visit, {last} in the last"
+    found += f" ({p_value_words(own.p)})"
     if sums.late_share < _MIN_LATE_SHARE:
         together = (
             f"Unknown: {percent(1 - sums.late_share)} of the users came in the first third, so the time since their "

@@ -12,7 +12,7 @@ def model_words(arm: ArmSettings) -> str:
 
 
 def learning_words(arm: ArmSettings) -> str:
-    """Return whom an arm learns from."""
+    """Return whom an arm learns from; "no" for an arm that does not learn."""
     return {"own": "from its own users", "all": "from all users"}[arm.learn_from] if arm.learn else "no"
 
 
@@ -24,8 +24,8 @@ def span_words(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def p_value(p: float) -> str:
-    """Return a p-value, no finer than it is worth."""
+def p_value_words(p: float) -> str:
+    """Return a p-value with two significant digits; very small ones as `p < 0.0001`."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
@@ -35,5 +35,5 @@ def percent(value: float) -> str:
 
 
 def number(value: float, digits: int = 0) -> str:
-    """Return a number with thousands apart; a dash when there is none."""
+    """Return a number with thousands separated; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"

@@ -40,5 +40,5 @@ def _cpu_name() -> str:
 
 
 def this_run(command: str) -> dict[str, str]:
-    """Return what was run and when (UTC), for whoever finds the figures later."""
+    """Return the date (UTC) and the command, to be kept beside the figures."""
     return {"date": datetime.now(UTC).date().isoformat(), "command": command}

@@ -1,4 +1,4 @@
-"""What a report says (`ExperimentReport`, `ReplayReport`: the file report.json) and what its pictures show besides."""
+"""The content of report.json (`ExperimentReport`, `ReplayReport`) and of series.json (`Trace`, `ReplayTrace`)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -33,7 +33,7 @@ class Machine(Struct, frozen=True):
 
 
 class ArmPlan(Struct, frozen=True):
-    """An arm as it was planned: its share of the users (0 to 1), model, behaviours read, and whom it learns from."""
+    """An arm's configuration: its share of the users (0 to 1), model, behaviours read, and whom it learns from."""
 
     share: float
     model: str
@@ -42,7 +42,7 @@ class ArmPlan(Struct, frozen=True):
 
 
 class ArmResult(Struct, frozen=True, kw_only=True):
-    """What became of one arm's users. What is not known is NaN, null in JSON.
+    """Results of one arm. What is not known is NaN, null in JSON.
 
     Attributes:
         users: who were in this arm and in no other.
@@ -95,7 +95,7 @@ class Check(Struct, frozen=True):
 
 
 class ExperimentReport(Struct, frozen=True, kw_only=True):
-    """An experiment and the verdict on it. What live traffic does not tell is None or NaN, null in JSON.
+    """An experiment and the verdict on it. What live traffic does not know is None or NaN, null in JSON.
 
     Attributes:
         name: of the experiment.
@@ -112,14 +112,14 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
         latency_ms: of all answers.
         latency_is: what that is, in words.
         freshness_s: from a click to the first answer by a model that has learned from it.
-        plan: arm → as it was planned.
-        arms: arm → what became of it.
+        plan: arm → its configuration.
+        arms: arm → its results.
         verdict: the verdict.
         interleaving: what each interleaved arm says; empty where none has users.
         checks: what could make it invalid.
         over_time: the same in spans of time.
         machine: where the report was made; of a simulation, where everything ran.
-        settings: for the small print.
+        settings: shown at the end of the page.
     """
 
     name: str
@@ -148,7 +148,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
 
 
 class ArmTrace(Struct, frozen=True, kw_only=True):
-    """What happened to one arm's simulated users; one entry an answered impression in each list.
+    """One arm's simulated impressions; one entry an answered impression in each list.
 
     Attributes:
         at: seconds since the start.
@@ -190,18 +190,18 @@ class RatePoint(Struct, frozen=True):
     samples: float
 
 
-Timed = list[tuple[float, float]]
+TimedValues = list[tuple[float, float]]
 """Measurements: (s since the first impression, value)."""
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """What the pictures show besides the report: `latency` is arm → (at, ms), `freshness` (at, s).
+    """The series behind the pictures: `latency` is arm → (at, ms), `freshness` (at, s).
 
-    Of a simulation also everything that happened, impression by impression.
+    Of a simulation also every impression.
     """
 
-    latency: dict[str, Timed] = {}
-    freshness: Timed = []
+    latency: dict[str, TimedValues] = {}
+    freshness: TimedValues = []
     rates: list[RatePoint] = []
     arms: dict[str, ArmTrace] = {}
 
@@ -219,7 +219,7 @@ class ReplayArm(Struct, frozen=True):
 
 
 class ReplayReport(Struct, frozen=True, kw_only=True):
-    """A data set's way through the loop. `judged` says which samples the metrics are over."""
+    """A replay of a data set. `judged` says which samples the metrics are over."""
 
     title: str
     dataset: str

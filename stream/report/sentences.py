@@ -4,7 +4,7 @@ import math
 
 from stream.experiment.verdict import Verdict
 from stream.experiment.wording import lift_words, signed_percent
-from stream.report.formatting import p_value, percent
+from stream.report.formatting import p_value_words, percent
 from stream.report.schema import ExperimentReport, Machine, ReplayReport
 
 
@@ -13,7 +13,7 @@ def headline(report: ExperimentReport) -> str:
     verdict = report.verdict
     rates = ", ".join(f"{name} {percent(arm.ctr)}" for name, arm in report.arms.items() if arm.shown)
     if not rates:
-        return "Nothing was shown, so there is nothing to say"
+        return "Nothing was shown: there is no result"
     if len(verdict.users) < 2:
         return f"Click rate: {rates}"
     if not verdict.pairs or any(doubt.fatal for doubt in verdict.doubts):
@@ -37,8 +37,8 @@ def pair_lines(verdict: Verdict) -> list[str]:
     ]
 
 
-def before_line(verdict: Verdict) -> list[str]:
-    """Say what the users' time before the experiment was good for; nothing where there was none."""
+def cuped_line(verdict: Verdict) -> list[str]:
+    """Say what the pre-experiment period has gained; nothing where there was none."""
     if not verdict.pairs or not verdict.pairs[0].variance_left < 1:
         return []
     left = verdict.pairs[0].variance_left
@@ -52,7 +52,7 @@ def interleaving_lines(report: ExperimentReport) -> list[str]:
     """Return what each interleaved arm says, with its p-value, and whether A/B says the same."""
     lines = []
     for found in report.interleaving:
-        lines.append(f"{found.arm}: {found.sentence}; {p_value(found.p)}.")
+        lines.append(f"{found.arm}: {found.sentence}; {p_value_words(found.p)}.")
         if found.agreement:
             lines.append(f"{found.agreement.sentence[0].upper()}{found.agreement.sentence[1:]}.")
     return lines
@@ -64,14 +64,14 @@ def replay_headline(report: ReplayReport) -> str:
         ((arm.auc, name) for name, arm in report.arms.items() if not math.isnan(arm.auc)), key=lambda pair: -pair[0]
     )
     if not ranked:
-        return "Nothing was judged, so there is nothing to say"
+        return "No sample was evaluated: there is no result"
     (auc, name), others = ranked[0], ranked[1:]
     behind = ", ".join(f"{other} {value:.3f}" for value, other in others)
     return f"{name} ranks best: AUC {auc:.3f}" + (f", against {behind}" if behind else "")
 
 
 def machine_facts(machine: Machine) -> list[tuple[str, str]]:
-    """Return the machine as lines for the small print."""
+    """Return the machine as (name, value) lines for the end of the page."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return [
         ("Machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.0f} GB, scored on {machine.device}"),

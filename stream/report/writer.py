@@ -32,12 +32,20 @@ R = TypeVar("R", ExperimentReport, ReplayReport)
 
 
 def write_experiment(directory: Path, report: ExperimentReport, trace: Trace) -> Path:
-    """Write the report of an experiment; returns the path of its page. Files already there are replaced."""
+    """Write the report of an experiment; returns the path of its page. Files already there are replaced.
+
+    Raises:
+        ReportError: when the directory cannot be written.
+    """
     return _write(directory, report, trace, experiment_plots(report, trace), experiment_page)
 
 
 def write_replay(directory: Path, report: ReplayReport, traces: Mapping[str, ReplayTrace]) -> Path:
-    """Write the report of a replay; returns the path of its page. Files already there are replaced."""
+    """Write the report of a replay; returns the path of its page. Files already there are replaced.
+
+    Raises:
+        ReportError: when the directory cannot be written.
+    """
     return _write(directory, report, traces, replay_plots(traces), replay_page)
 
 

@@ -1,4 +1,4 @@
-"""Closing several resources, whatever happens to one of them: the first error is raised, a later one is a log line."""
+"""Closes several resources even if one fails: the first error is raised, later ones are logged."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 def close_all(steps: Iterable[Callable[[], object]], *, after: BaseException | None = None) -> None:
-    """Take all steps, whichever of them fail; then raise the first error.
+    """Run all steps, even if some fail; then raise the first error.
 
     Args:
-        steps: what is to be done, in order.
-        after: an error that is being raised already: then those of the steps are logged, and none is raised.
+        steps: called in order.
+        after: an error that is being raised already: then errors of the steps are only logged.
     """
     first = None
     for step in steps:
@@ -44,9 +44,9 @@ def close_all(steps: Iterable[Callable[[], object]], *, after: BaseException | N
 
 
 class Resources:
-    """Resources of a `with` block: closed at its end, the last one first, as `close_all` does.
+    """Resources of a `with` block: closed at its end by `close_all`, the last one first.
 
-    What the block raises stays what is raised.
+    An error of the block is raised even if closing fails.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Resources:
         return resource
 
     def defer(self, step: Callable[[], object]) -> None:
-        """Take a step at the end."""
+        """Call a step at the end."""
         self._steps.append(step)
 
     def enter(self, context: AbstractContextManager[T]) -> T:
@@ -68,7 +68,7 @@ class Resources:
         return value
 
     def keep(self) -> None:
-        """Close nothing at the end: what was opened has found another owner."""
+        """Close nothing at the end: the resources have another owner now."""
         self._steps.clear()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Crashes and delays on purpose, at the worst moments: for fault tests, and without effect unless one is asked for."""
+"""Crashes and delays on purpose, for fault tests; without effect unless `SAMSTREAM_FAILPOINT` is set."""
 
 import os
 import signal

@@ -1,13 +1,13 @@
-"""Python's cyclic garbage collector, set for a process that lives long and makes many short-lived objects."""
+"""Python's cyclic garbage collector, tuned for long-running processes with many short-lived objects."""
 
 import gc
 
 
 def tune_gc() -> None:
-    """Take what exists now as permanent, and look for new cycles seldom; call it when start-up is over.
+    """Freeze the objects that exist now, and collect cycles seldom; call it at the end of start-up.
 
-    torch alone brings some hundred thousand objects, which every full collection would walk through. What the work on
-    records makes holds no cycles and goes by reference counts; the collector only has to find what errors leave behind.
+    torch alone has some hundred thousand objects, which every full collection would visit. Objects of records hold no
+    cycles and are freed by reference counting; the collector only has to find cycles that errors leave.
     """
     gc.collect()
     gc.freeze()

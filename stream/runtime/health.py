@@ -1,4 +1,4 @@
-"""Whether a job gets on: healthy while it works records off, or none waits; bad when it stalls."""
+"""Whether a job makes progress: healthy while it processes records, or none waits; unhealthy when it stalls."""
 
 import threading
 import time
@@ -30,8 +30,8 @@ class Health:
         self._named: dict[str, str] = {}
         self._totals = Totals()
         self.notes: tuple[str, ...] = ()
-        """What is wrong with a part of the job: no reason to take it for unhealthy, as the rest gets on."""
-        self._records = Counter(f"{PREFIX}records", "Records worked off.", ["role"], registry=registry)
+        """What is wrong with a part of the job while the rest works; it does not make the job unhealthy."""
+        self._records = Counter(f"{PREFIX}records", "Records processed.", ["role"], registry=registry)
         self._lag = Gauge(f"{PREFIX}lag_records", "Records that wait in Kafka.", ["role"], registry=registry)
         self._totals.set(self._records, 0, role)
         self._lag.labels(role).set(0)
@@ -40,17 +40,17 @@ class Health:
             ("reading_age_seconds", "Seconds since the job last reported.", lambda: self._clock() - self._reported_at),
             (
                 "progress_age_seconds",
-                "Seconds since a record was worked off, or none waited.",
+                "Seconds since a record was processed, or none waited.",
                 lambda: self._clock() - self._progressed_at,
             ),
         ):
             Gauge(PREFIX + name, text, ["role"], registry=registry).labels(role).set_function(value)
 
     def report(self, *, done: int, lag: int) -> None:
-        """Report how the job stands; call it at least every few seconds.
+        """Report the job's progress; call it at least every few seconds.
 
         Args:
-            done: records worked off so far; that it does not grow is a stall, if records wait.
+            done: records processed so far; where records wait and it does not grow, the job stalls.
             lag: records that wait in Kafka.
         """
         with self._lock:
@@ -62,33 +62,33 @@ class Health:
         self._lag.labels(self._role).set(lag)
 
     def note(self, notes: Sequence[str]) -> None:
-        """Say what is wrong with a part of the job while the whole gets on; takes the place of what was said before."""
+        """Say what is wrong with a part of the job while the rest works; replaces the notes before."""
         self.notes = tuple(notes)
 
     def alive(self) -> None:
-        """Report that the job is busy with something long that goes well, such as restoring a snapshot."""
+        """Report that something long makes progress, such as restoring a snapshot."""
         with self._lock:
             self._reported_at = self._progressed_at = self._clock()
 
     def report_trouble(self, name: str, trouble: str) -> None:
-        """Report trouble of some kind, which lasts until it is reported as empty.
+        """Report trouble of one kind; it lasts until it is reported as empty.
 
         Args:
-            name: which kind, such as `topics`; each has a text of its own.
+            name: which kind, such as `topics`.
             trouble: what is wrong, for a person; empty when it is over.
         """
         with self._lock:
             self._named[name] = trouble
 
     def trouble(self) -> str:
-        """Return what is wrong; empty when all is well."""
+        """Return what is wrong; empty when the job is healthy."""
         with self._lock:
             if named := [trouble for trouble in self._named.values() if trouble]:
                 return "; ".join(named)
             now, lag = self._clock(), self._waiting
             silent_s, stuck_s = now - self._reported_at, now - self._progressed_at
         if silent_s > _STALLED_S:
-            return f"no sign of life for {silent_s:.0f} s: it waits for Kafka, or hangs"
+            return f"no report for {silent_s:.0f} s: it waits for Kafka, or hangs"
         if lag and stuck_s > _STALLED_S:
-            return f"{lag} records wait, and none was worked off for {stuck_s:.0f} s"
+            return f"{lag} records wait, and none was processed for {stuck_s:.0f} s"
         return ""

@@ -20,7 +20,7 @@ def configure(level: str = "INFO") -> None:
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the moment: a progress bar puts lines above itself."""
+    """Writes to the present `sys.stderr`, which a progress bar replaces to print lines above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -31,7 +31,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def printable(text: str) -> str:
-    r"""Return text in one line that no terminal obeys: what anybody may have written is shown to people.
+    r"""Return text in one line, with control characters escaped: it may have been written by anybody.
 
     >>> printable("naïve\x1b[2J\n")
     'naïve\\x1b[2J\\n'

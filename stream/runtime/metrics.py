@@ -12,12 +12,12 @@ PREFIX = "samstream_"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the buckets of a histogram of durations."""
 
-# When a counter was created says nothing that the process's start time does not say.
+# Series named `_created` would only repeat the process's start time.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Declare:
-    """Declares metrics under the common prefix, in one registry.
+class MetricFactory:
+    """Creates metrics under the common prefix, in one registry.
 
     Args:
         registry: where they are registered.

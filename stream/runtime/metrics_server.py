@@ -21,7 +21,7 @@ _logger = logging.getLogger("samstream.metrics")
 class MetricsServer:
     """Serves `/metrics` and `/health` in a thread of its own; does nothing where the address is empty.
 
-    `/health` answers 200 or 503, with the reason as JSON, and notes on parts that fail while the whole gets on.
+    `/health` answers 200 or 503, with the reason as JSON, and notes on parts that fail while the rest works.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
@@ -29,7 +29,7 @@ class MetricsServer:
         health: the job's health.
 
     Raises:
-        SettingsError: when the address is none, or taken.
+        SettingsError: when the address is malformed or taken.
     """
 
     def __init__(self, address: str, registry: CollectorRegistry, health: Health) -> None:
@@ -69,7 +69,7 @@ class _Threading(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def handle_error(self, *whose: object) -> None:
-        """Say in one line that whoever asked went away, or what else went wrong."""
+        """Log in one line that a client went away, or what else went wrong."""
         log(_logger, "not_served", logging.WARNING, client=whose[-1], error=repr(sys.exc_info()[1]))
 
 

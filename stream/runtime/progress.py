@@ -1,4 +1,4 @@
-"""How something long goes on: a log line at its start and every few seconds, a bar where a person watches."""
+"""Progress of something long: a log line at its start and every few seconds, or a bar in a terminal."""
 
 import logging
 import sys
@@ -15,10 +15,10 @@ _TELL_S = 5.0
 
 
 class Progress:
-    """Tells how much of a known total is done; the bar, where standard error is a terminal, replaces the lines between.
+    """Reports how much of a known total is done; where standard error is a terminal, a bar replaces the later lines.
 
     Args:
-        logger: where to.
+        logger: gets the lines.
         event: the name of the log lines, such as `restoring`.
         unit: what is counted, such as `bytes`.
         total: how many there are.
@@ -75,7 +75,7 @@ class Progress:
         self._tell()
 
     def reach(self, done: int) -> None:
-        """Take note that so many are done."""
+        """Report that so many are done."""
         self.done = done
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
@@ -83,7 +83,7 @@ class Progress:
             self._tell()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -1,4 +1,4 @@
-"""Points in time as a person writes them."""
+"""Times as people write and read them."""
 
 import re
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def parse_time(text: str, *, now: float) -> int:
             moment = datetime.fromisoformat(text.strip())
         except ValueError:
             raise TimeError(
-                f"{text!r} is no time: write it as 2026-03-01, 2026-03-01T18:00 (UTC), 2026-03-01T18:00+01:00, or as"
+                f"{text!r} is not a time: write it as 2026-03-01, 2026-03-01T18:00 (UTC), 2026-03-01T18:00+01:00, or as"
                 " 90m, 12h or 7d for so long ago"
             ) from None
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

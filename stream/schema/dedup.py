@@ -1,4 +1,4 @@
-"""A bounded memory of sample ids, by which a repeated sample is recognised."""
+"""A bounded set of recent sample ids, to recognise repeated samples."""
 
 from itertools import chain
 
@@ -10,15 +10,15 @@ from stream.schema.events import RequestKey
 
 
 class RecentIds:
-    """Remembers at least the `remember` newest ids, and at most twice as many; after `restore`, three times.
+    """Remembers at least the `window` newest ids, and at most twice as many; after `restore`, three times.
 
-    >>> seen = RecentIds(remember=10)
+    >>> seen = RecentIds(window=10)
     >>> seen.add(np.array([1, 2, 1], dtype=np.uint64)).tolist()
     [True, True, False]
     """
 
-    def __init__(self, remember: int) -> None:
-        self._remember = remember
+    def __init__(self, window: int) -> None:
+        self._window = window
         self._old: set[int] = set()
         self._young: set[int] = set()
 
@@ -32,12 +32,12 @@ class RecentIds:
         for index, sample_id in enumerate(ids.tolist()):
             new[index] = sample_id not in self._young and sample_id not in self._old
             self._young.add(sample_id)
-        if len(self._young) >= self._remember:
+        if len(self._young) >= self._window:
             self._old, self._young = self._young, set()
         return new
 
     def forget(self, ids: npt.NDArray[np.uint64]) -> None:
-        """Take ids for new again: what they stand for was not used after all."""
+        """Forget ids: their samples were not used after all."""
         self._young.difference_update(ids.tolist())
         self._old.difference_update(ids.tolist())
 

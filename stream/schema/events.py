@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
-Label = Annotated[str, Meta(max_length=256)]
+ShortText = Annotated[str, Meta(max_length=256)]
 Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Millis = Annotated[int, Meta(ge=0, le=2**48)]
 
@@ -37,15 +37,15 @@ class Behavior(Struct, frozen=True, gc=False):
     user: Id
     item: Id
     ts: Millis
-    category: Label = ""
-    action: Label = "view"
+    category: ShortText = ""
+    action: ShortText = "view"
 
 
 class Candidate(Struct, frozen=True, gc=False):
     """An item to rank."""
 
     item: Id
-    category: Label = ""
+    category: ShortText = ""
 
 
 class Impression(Struct, frozen=True):
@@ -78,10 +78,10 @@ class Click(Struct, frozen=True, gc=False):
 
 
 class Spent(Struct, frozen=True):
-    """Milliseconds that an answer took from the impression's Kafka timestamp on: waiting, reading state, scoring.
+    """Milliseconds that an answer took since the impression's Kafka timestamp: waiting, reading state, scoring.
 
-    `score` is the time of the whole batch that the answer was part of, since it came no sooner. `cpu` is no time of
-    waiting: it is this answer's part of the CPU time that its arm's batch took the scoring thread, 0 when not known.
+    `score` is the time of the whole batch, since no answer of it comes sooner. `cpu` is this answer's part of the CPU
+    time that the scoring thread took for its arm's batch; 0 when not known.
     """
 
     wait: float
@@ -133,10 +133,10 @@ class Score(Struct, frozen=True):
         return RequestKey(self.user, self.request_id)
 
     def __post_init__(self) -> None:
-        """Refuse an order or a probability that is none.
+        """Refuse an order that is no permutation, and probabilities out of range.
 
         Raises:
-            ValueError: when the lists do not fit one another, or a probability is not within 0 and 1.
+            ValueError: when the lists do not fit one another, or a probability is not in [0, 1].
         """
         if self.teams and sorted(chain(*(team.members for team in self.teams))) != list(range(len(self.items))):
             raise ValueError(f"the teams do not divide the {len(self.items)} items")
@@ -176,7 +176,7 @@ class Sample(Struct, frozen=True, array_like=True):
 
 
 class Outcome(Struct, frozen=True, array_like=True):
-    """The light twin of a `Sample` for monitoring: no sequence; one entry an item in each list.
+    """What monitoring needs of a `Sample`: no sequence; one entry an item in each list.
 
     Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
     then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the
@@ -204,7 +204,7 @@ class Outcome(Struct, frozen=True, array_like=True):
         """Refuse what cannot be counted.
 
         Raises:
-            ValueError: when the lists do not fit one another, or a probability or label is none.
+            ValueError: when the lists do not fit one another, or a probability or label is out of range.
         """
         if not len(self.items) == len(self.positions) == len(self.probabilities) == len(self.labels):
             raise ValueError(f"positions, probabilities and labels do not fit the {len(self.items)} items")
@@ -225,7 +225,7 @@ _Event = TypeVar("_Event", bound=Struct)
 class _NullableDecoder(Generic[_Event]):
     """Decodes JSON in which `null` stands for the default of optional fields.
 
-    Only what is refused at first is looked at again, so that events without `null` cost nothing more.
+    Only events that are refused at first are decoded again, so events without `null` cost nothing more.
 
     Args:
         kind: what is decoded.

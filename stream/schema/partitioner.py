@@ -1,4 +1,4 @@
-"""Where Kafka's default partitioner puts a key, for those who must know before they send."""
+"""The partition that Kafka's default partitioner gives a key, without a client."""
 
 _MASK = 0xFFFF_FFFF
 _M = 0x5BD1_E995

@@ -1,5 +1,6 @@
 """A consumed Kafka record, as the parts that know no Kafka client see it."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -7,7 +8,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class HasHeaders(Protocol):
-    """What a client's message is when it comes to headers."""
+    """A client's message, as far as its headers are concerned."""
 
     def headers(self) -> Any:
         """Return pairs of names and values; None where there are none."""
@@ -16,7 +17,7 @@ class HasHeaders(Protocol):
 class Record(NamedTuple):
     """Topic, partition, offset, the record's own timestamp (ms), key and value; headers only where they are needed.
 
-    Nothing that is used reads headers. They are read for what is refused, or may be, since dead letters keep them.
+    Headers are kept only for records that are refused, or may be, since dead letters keep them.
     """
 
     topic: str
@@ -33,3 +34,11 @@ class Record(NamedTuple):
             (name, value.encode() if isinstance(value, str) else value) for name, value in message.headers() or ()
         )
         return self._replace(headers=headers) if headers else self
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRecord:
+    """A record that cannot be used, and why: it goes to the dead letters."""
+
+    record: Record
+    reason: str

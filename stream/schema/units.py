@@ -1,7 +1,7 @@
-"""Units of time, told by their size: `ts` is milliseconds since 1970, and seconds are easily written instead."""
+"""Guesses the unit of a `ts` from its size: it must be milliseconds since 1970, and is easily written in seconds."""
 
 EARLIEST, LATEST = 5 * 10**11, 10**13
-"""A time from here on, and before there, seems to be in milliseconds: 1985 to 2286."""
+"""A time from EARLIEST on and before LATEST seems to be in milliseconds: 1985 to 2286."""
 _OTHERS = {"seconds": 1e9, "microseconds": 1e15, "nanoseconds": 1e18}
 """Another unit → the 9th of September 2001 in it."""
 

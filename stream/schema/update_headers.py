@@ -1,4 +1,4 @@
-"""What the headers of a `model-updates` record say, so that who only watches need not decode parameters."""
+"""The headers of a `model-updates` record: readers that only count and time updates need not decode parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 
 _CLICKS = 1000
-"""Most click times told with one update; of more, an even choice."""
+"""Most click times in one update's headers; of more, an even sample."""
 _MOST = 2**62
 """An update with a greater epoch or version could not be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateHeaders:
-    """An update's first part.
+    """What the first part of an update announces.
 
     Attributes:
         arm: whose parameters.
         kind: "base" or "delta".
-        epoch: life of the trainer.
+        epoch: raised at every restart of the trainer.
         version: number of the update in it.
-        samples: distinct labelled items the trainer has taken in its lineage, whichever arms learned them.
+        samples: distinct labelled items that the trainer has consumed in its lineage, whichever arms learned them.
         clicks: Kafka timestamps (ms) of clicks that this update is the first to have learned.
     """
 
@@ -46,7 +46,7 @@ class UpdateHeaders:
 
 
 def read_update_headers(headers: Mapping[str, Any] | Sequence[tuple[str, Any]] | None) -> UpdateHeaders | None:
-    """Return what a record's headers announce; None for later parts of an update, and for what is no announcement."""
+    """Return what a record's headers announce; None for later parts of an update and for other headers."""
     values: dict[str, Any] = dict(headers or ())
     try:
         announced = UpdateHeaders(

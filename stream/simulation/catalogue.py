@@ -1,4 +1,4 @@
-"""The items of the simulated world: where they stand, when they live, how good they are.
+"""The items of the simulated world: their places, lifetimes, quality and popularity.
 
 The catalogue has a fixed number of places, each in one category and with one rank of popularity. A place
 holds one item after the other. Item `i` is the `i // places`-th to stand on place `i % places`, and
@@ -21,7 +21,7 @@ class Catalogue:
     Attributes:
         places: number of places, `categories * items_per_category`.
         popularity: (places,) shares of attention; they sum to 1.
-        shifts: the sudden shifts, which fashion follows.
+        shifts: the sudden shifts, at which fashion jumps.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int, start: int) -> None:

@@ -38,8 +38,8 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         taste: standard deviation of the part that depends on user and item together.
         quality: standard deviation of the items' own quality.
         fashion: standard deviation of the categories' appeal, which drifts.
-        user_effect_sd: standard deviation between users who click much and users who click little, `temper` in
-            settings.
+        user_effect_sd: standard deviation between users who click much and users who click little, in
+            the log odds.
         long_tail: exponent of the popularity of items within a category; 0 makes all alike.
         lifetime_s: mean life of an item. Its successor is another item with another quality.
         drift_s: mean period in which fashion comes and goes.
@@ -70,7 +70,7 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     taste: NotNegative = 0.5
     quality: NotNegative = 0.4
     fashion: NotNegative = 0.5
-    user_effect_sd: NotNegative = msgspec.field(default=0.3, name="temper")
+    user_effect_sd: NotNegative = 0.3
     long_tail: NotNegative = 0.8
     lifetime_s: Seconds = 900.0
     drift_s: Seconds = 300.0

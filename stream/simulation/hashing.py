@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of a key, so that nothing has to be stored and any can be asked for first."""
+"""Random numbers that are a pure function of a key: nothing is stored, and they can be computed in any order."""
 
 import numpy as np
 import numpy.typing as npt

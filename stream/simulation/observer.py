@@ -1,4 +1,4 @@
-"""Watches a running simulation: snapshots for the live view, rates for the report."""
+"""Follows a running simulation: snapshots for the live view, rates for the report."""
 
 import math
 from collections import deque
@@ -20,32 +20,35 @@ _VERDICT_EVERY_S = 2.0
 
 
 class Observer:
-    """Watches traffic; asked a few times a second. `judged` gives the verdict on what happened to the arms.
+    """Follows the traffic of a simulation; call it a few times a second.
+
+    Args:
+        analyse: returns the verdict on the traces of the arms.
 
     Attributes:
         rates: one point a second of the traffic.
     """
 
-    def __init__(self, judged: Callable[[Mapping[str, ArmTrace]], Verdict]) -> None:
-        self._judge = judged
+    def __init__(self, analyse: Callable[[Mapping[str, ArmTrace]], Verdict]) -> None:
+        self._analyse = analyse
         self._verdict: tuple[float, str] = (-math.inf, "")
         self.rates: list[RatePoint] = []
         self._counts: deque[tuple[float, int, int, int, int]] = deque()
 
     def snapshot(self, traffic: Traffic, phase: str, elapsed: float, total: float = 0.0) -> Snapshot:
         """Return the present state."""
-        tally = traffic.tally
-        events = tally.behaviors + tally.impressions + tally.clicks
-        now = (elapsed, events, tally.answered, tally.clicks, tally.trained)
+        totals = traffic.totals
+        events = totals.behaviors + totals.impressions + totals.clicks
+        now = (elapsed, events, totals.answered, totals.clicks, totals.trained)
         if self._counts and elapsed < self._counts[-1][0]:
             self._counts.clear()
         self._counts.append(now)
         while elapsed - self._counts[0][0] > _RECENT_S:
             self._counts.popleft()
         events_s, scores_s, clicks_s, samples_s = self._per_second()
-        traces = tally.traces()
+        traces = totals.traces()
         latency = _recent(*(zip(reversed(trace.at), reversed(trace.latency), strict=True) for trace in traces.values()))
-        freshness = _recent(reversed(tally.freshness))
+        freshness = _recent(reversed(totals.freshness))
         return Snapshot(
             phase=phase,
             elapsed=elapsed,
@@ -59,9 +62,9 @@ class Observer:
             freshness_p50=freshness[0],
             freshness_p99=freshness[1],
             lag=traffic.in_flight + traffic.untrained,
-            dead_letters=tally.dead_letters,
+            dead_letters=totals.dead_letters,
             arms=[_arm(name, trace) for name, trace in traces.items()],
-            verdict=self._judged(traces, elapsed),
+            verdict=self._verdict_sentence(traces, elapsed),
         )
 
     def note_rate(self, elapsed: float) -> None:
@@ -71,11 +74,11 @@ class Observer:
             if not math.isnan(events):
                 self.rates.append(RatePoint(elapsed, events, scores, samples))
 
-    def _judged(self, traces: Mapping[str, ArmTrace], elapsed: float) -> str:
-        """The verdict in a sentence, no older than a moment; nothing while there are not two arms."""
+    def _verdict_sentence(self, traces: Mapping[str, ArmTrace], elapsed: float) -> str:
+        """Return the verdict as a sentence, at most `_VERDICT_EVERY_S` old; empty with fewer than two arms."""
         at, sentence = self._verdict
         if len(traces) > 1 and not 0 <= elapsed - at < _VERDICT_EVERY_S:
-            sentence = self._judge(traces).sentence
+            sentence = self._analyse(traces).sentence
             self._verdict = elapsed, sentence
         return sentence
 

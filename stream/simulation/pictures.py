@@ -24,7 +24,7 @@ def users_and_items(config: WorldConfig) -> bytes:
     title = "What can be seen: interests return, items die, few are popular"
     subtitle = f"{config.users} users, {config.categories} categories of {config.items_per_category} living items each"
     with pictures(3, title, subtitle, height=4.4) as (axes, save):
-        _room(axes[0])
+        _make_room(axes[0])
         _interests(axes[0], world)
         _lives(axes[1], world)
         _popularity(axes[2], world)
@@ -37,7 +37,7 @@ def truth(config: WorldConfig) -> bytes:
     title = "What decides the clicks: interest, fashion, and the place on the list"
     subtitle = f"shifts every {_SHIFT_S:.0f} s and position bias are off unless they are asked for"
     with pictures(3, title, subtitle, height=4.4) as (axes, save):
-        _room(axes[0])
+        _make_room(axes[0])
         _probabilities(axes[0], World(config))
         _fashion(axes[1], shifting)
         _looks(axes[2], config)
@@ -45,8 +45,8 @@ def truth(config: WorldConfig) -> bytes:
 
 
 def _interests(axes: "Axes", world: World) -> None:
-    acts, user = world.history(), 0
-    mine = acts.categories[acts.users == user]
+    behaviors, user = world.history(), 0
+    mine = behaviors.categories[behaviors.users == user]
     behaviours = np.arange(len(mine))
     lines = world.interests[user]
     strays = ~np.isin(mine, lines)
@@ -55,7 +55,7 @@ def _interests(axes: "Axes", world: World) -> None:
         here = behaviours[mine == category]
         axes.scatter(here, np.full(len(here), line), s=5, color=PALETTE[line % 7], linewidths=0)
     axes.set_yticks([-1, *range(len(lines))], ["none", *(f"{line + 1}" for line in range(len(lines)))])
-    _name(axes, "One user's behaviours", "behaviour, oldest first", "of which interest")
+    _label(axes, "One user's behaviours", "behaviour, oldest first", "of which interest")
 
 
 def _lives(axes: "Axes", world: World) -> None:
@@ -68,7 +68,7 @@ def _lives(axes: "Axes", world: World) -> None:
             axes.barh(place, alive[-1] - alive[0] + 5, left=alive[0], height=0.7, color=colour, alpha=0.85)
     axes.set_yticks([])
     axes.grid(visible=False)
-    _name(axes, "Items on 12 places", "seconds", "each change: one dies, one is born")
+    _label(axes, "Items on 12 places", "seconds", "each change: one dies, one is born")
 
 
 def _popularity(axes: "Axes", world: World) -> None:
@@ -76,7 +76,7 @@ def _popularity(axes: "Axes", world: World) -> None:
     axes.loglog(np.arange(1, len(shares) + 1), 100 * shares, color=PALETTE[0])
     top = 100 * shares[: len(shares) // 10].sum()
     axes.text(0.05, 0.08, f"the first tenth\ngets {top:.0f}%", transform=axes.transAxes, color=INK, fontsize=10)
-    _name(axes, "Popularity", "living items, most popular first", "% of the attention")
+    _label(axes, "Popularity", "living items, most popular first", "% of the attention")
 
 
 def _probabilities(axes: "Axes", world: World) -> None:
@@ -99,7 +99,7 @@ def _probabilities(axes: "Axes", world: World) -> None:
     axes.set_ylim(top=1.55 * axes.get_ylim()[1])
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", title="interest, mean", title_fontsize=8.5)
     axes.set_yticks([])
-    _name(axes, "True click probability", "%, of all users and items", "how frequent")
+    _label(axes, "True click probability", "%, of all users and items", "how frequent")
 
 
 def _fashion(axes: "Axes", world: World) -> None:
@@ -114,7 +114,7 @@ def _fashion(axes: "Axes", world: World) -> None:
         axes.plot(seconds, line, color=PALETTE[colour], lw=1.8)
     for moment in moments:
         axes.axvline(moment, color=QUIET, lw=1, ls=":")
-    _name(axes, f"Fashion of {len(moments)} categories", "seconds; dotted: sudden shifts", "added to the log odds")
+    _label(axes, f"Fashion of {len(moments)} categories", "seconds; dotted: sudden shifts", "added to the log odds")
 
 
 def _looks(axes: "Axes", config: WorldConfig) -> None:
@@ -126,14 +126,14 @@ def _looks(axes: "Axes", config: WorldConfig) -> None:
                       color=PALETTE[colour], fontweight="bold")  # fmt: skip
     axes.set_ylim(0, 108)
     axes.set_xticks([1, 4, 7, 10])
-    _name(axes, "Looks, by position_bias", "place on the list", "% looked at")
+    _label(axes, "Looks, by position_bias", "place on the list", "% looked at")
 
 
-def _room(axes: "Axes") -> None:
+def _make_room(axes: "Axes") -> None:
     axes.figure.subplots_adjust(top=0.76, wspace=0.3)
 
 
-def _name(axes: "Axes", title: str, x: str, y: str = "") -> None:
+def _label(axes: "Axes", title: str, x: str, y: str = "") -> None:
     axes.set_title(title, fontsize=10.5, pad=8)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)

@@ -1,4 +1,4 @@
-"""The report on a simulated experiment: results per arm, and what only a simulation knows, the true click rates."""
+"""The report on a simulated experiment: results per arm, with the true click rates that only a simulation knows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ LATENCY_IS = "from an impression produced to its score received, as the simulate
 
 def simulation_report(
     experiment: Experiment,
-    tally: TrafficTotals,
+    totals: TrafficTotals,
     rates: Sequence[RatePoint],
     *,
     began: float,
@@ -44,14 +44,14 @@ def simulation_report(
 
     Args:
         experiment: its arms and how sure the answer shall be.
-        tally: what was seen.
+        totals: what the simulation counted.
         rates: of records over time.
         began: when the traffic began, seconds since the epoch.
         seconds: how long users came.
         before: what they did in the pre-experiment period, if there was one.
-        settings: for the small print.
+        settings: shown at the end of the page.
     """
-    traces = {arm.name: ArmTrace() for arm in experiment.arms} | tally.traces()
+    traces = {arm.name: ArmTrace() for arm in experiment.arms} | totals.traces()
     sums = sums_of_traces(traces, before)
     verdict = experiment.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
@@ -63,26 +63,26 @@ def simulation_report(
         seconds=seconds,
         alpha=experiment.alpha,
         minimum_effect=experiment.minimum_effect,
-        impressions=tally.impressions,
-        scores=tally.answered,
-        clicks=tally.clicks,
-        behaviors=tally.behaviors,
-        samples_trained=tally.trained,
-        dead_letters=tally.dead_letters,
+        impressions=totals.impressions,
+        scores=totals.answered,
+        clicks=totals.clicks,
+        behaviors=totals.behaviors,
+        samples_trained=totals.trained,
+        dead_letters=totals.dead_letters,
         latency_ms=p50_p99(list(chain.from_iterable(trace.latency for trace in traces.values()))),
         latency_is=LATENCY_IS,
-        freshness_s=p50_p99([value for _, value in tally.freshness]),
+        freshness_s=p50_p99([value for _, value in totals.freshness]),
         plan=arm_plans(experiment.arms, traces),
         arms={name: arm_result(trace) for name, trace in traces.items()},
         verdict=verdict,
-        interleaving=experiment.preferences(tally.interleaving_votes, verdict),
+        interleaving=experiment.preferences(totals.interleaving_votes, verdict),
         checks=checks(sums, verdict),
         over_time=with_truth(spans, traces),
         machine=this_machine(),
         settings=dict(settings),
     )
     latency = {name: list(zip(trace.at, trace.latency, strict=True)) for name, trace in traces.items()}
-    return report, Trace(latency=latency, freshness=tally.freshness, rates=list(rates), arms=traces)
+    return report, Trace(latency=latency, freshness=totals.freshness, rates=list(rates), arms=traces)
 
 
 Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -108,7 +108,7 @@ def arm_result(trace: ArmTrace) -> ArmResult:
         log_loss_floor=per_item(trace.floor),
         ctr_best=per_item(trace.best),
         ctr_random=per_item(trace.random),
-        regret=mean(missed(trace)),
+        regret=mean(regret_per_impression(trace)),
         latency_ms=p50_p99(trace.latency),
         cpu_s=mean(trace.cpu),
         timed=len(trace.latency),
@@ -118,7 +118,7 @@ def arm_result(trace: ArmTrace) -> ArmResult:
 
 
 def sums_of_traces(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
-    """Return what simulated users did, with their time before if there was one; times in ms since the start."""
+    """Return what simulated users did, with the pre-experiment period if there was one; times in ms since the start."""
     sums = UserSums()
     if before is not None:
         sums.merge(before)
@@ -140,7 +140,7 @@ def columns(trace: ArmTrace) -> Arrays:
 
 
 def with_truth(spans: Timeline, traces: Mapping[str, ArmTrace]) -> Timeline:
-    """Return the spans with what only a simulation knows: levels of oracle and chance, regret, least log loss."""
+    """Return the spans with what only a simulation knows: click rates of oracle and random, regret, least log loss."""
     edges = np.array(spans.edges)
     if len(edges) < 2:
         return spans
@@ -162,7 +162,9 @@ def with_truth(spans: Timeline, traces: Mapping[str, ArmTrace]) -> Timeline:
         best=level("best"),
         random=level("random"),
         regret={
-            name: (np.cumsum(_totals(trace, missed(trace), edges)) / max(1, len(set(trace.users)))).tolist()
+            name: (
+                np.cumsum(_totals(trace, regret_per_impression(trace), edges)) / max(1, len(set(trace.users)))
+            ).tolist()
             for name, trace in traces.items()
         },
         log_loss=by_arm("losses"),
@@ -170,8 +172,8 @@ def with_truth(spans: Timeline, traces: Mapping[str, ArmTrace]) -> Timeline:
     )
 
 
-def missed(trace: ArmTrace) -> list[float]:
-    """Return, for each impression, the clicks to expect of the oracle less those to expect of what was shown."""
+def regret_per_impression(trace: ArmTrace) -> list[float]:
+    """Return, for each impression, the expected clicks of the oracle less those on what was shown."""
     return [best - expected for best, expected in zip(trace.best, trace.expected, strict=True)]
 
 
@@ -185,11 +187,11 @@ def _ratio(top: Floats, bottom: Floats) -> list[float]:
     return ratio
 
 
-def time_before(world: World, impressions: int, slots: int) -> UserSums:
-    """Return what the users of `impressions` visits were shown at random before the experiment, and clicked.
+def simulate_pre_period(world: World, impressions: int, slots: int) -> UserSums:
+    """Return what users were shown at random in `impressions` visits before the experiment, and clicked.
 
-    It tells how much each user clicks anyway. No arm takes part, so it cannot depend on the user's arm: what CUPED
-    asks of its covariate. All visits are at the world's start; nothing of them is sent to Kafka.
+    It measures how much each user clicks without any arm, so it cannot depend on the user's arm: what CUPED requires of
+    its covariate. All visits are at the world's start; nothing of them is sent to Kafka.
     """
     sums, users = UserSums(), world.visitors(impressions).tolist()
     shown, clicks = [], []

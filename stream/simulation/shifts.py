@@ -7,10 +7,10 @@ from stream.simulation.hashing import Floats, Ints, uniform
 
 
 class Shifts:
-    """One shift in each period of `shift_s`, at a moment of it that the seed decides; none when the period is 0.
+    """One shift in each period of `shift_s`, at a time that the seed decides; none when the period is 0.
 
     A shift changes a share of what can change. How often a thing has changed is a pure function of time, so any moment
-    can be asked for in any order.
+    can be computed in any order.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int, start: int) -> None:

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from stream.report.formatting import number
 from stream.runtime import signals
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -39,7 +40,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything the view shows at one moment. A number that is not known yet is NaN.
 
     Attributes:
-        phase: what is going on, for example "warming up".
+        phase: such as "warming up".
         elapsed: seconds since the phase began.
         total: seconds the phase takes; 0 when unknown.
         events: records a second into the system.
@@ -93,10 +94,10 @@ def plain_line(snapshot: Snapshot) -> str:
     """Return the snapshot as one line, for output that is no terminal."""
     parts = [
         f"{snapshot.elapsed:5.0f}s {snapshot.phase}",
-        f"events/s {_number(snapshot.events)} scores/s {_number(snapshot.scores)} clicks/s {_number(snapshot.clicks)}",
-        f"learned/s {_number(snapshot.samples)}",
-        f"latency {_number(snapshot.latency_p50)}/{_number(snapshot.latency_p99)} ms",
-        f"freshness {_number(snapshot.freshness_p50, 1)}/{_number(snapshot.freshness_p99, 1)} s",
+        f"events/s {number(snapshot.events)} scores/s {number(snapshot.scores)} clicks/s {number(snapshot.clicks)}",
+        f"learned/s {number(snapshot.samples)}",
+        f"latency {number(snapshot.latency_p50)}/{number(snapshot.latency_p99)} ms",
+        f"freshness {number(snapshot.freshness_p50, 1)}/{number(snapshot.freshness_p99, 1)} s",
         *(f"{arm.name} v{arm.epoch}.{arm.version} CTR {_interval(arm)}" for arm in snapshot.arms),
         f"lag {snapshot.lag} dead {snapshot.dead_letters}",
         *([snapshot.verdict] if snapshot.verdict else []),
@@ -131,16 +132,16 @@ def _progress(snapshot: Snapshot) -> RenderableType:
 
 def _rates(snapshot: Snapshot) -> RenderableType:
     flow = _numbers(
-        ("events/s", _number(snapshot.events)),
-        ("scores/s", _number(snapshot.scores)),
-        ("clicks/s", _number(snapshot.clicks)),
-        ("learned/s", _number(snapshot.samples)),
+        ("events/s", number(snapshot.events)),
+        ("scores/s", number(snapshot.scores)),
+        ("clicks/s", number(snapshot.clicks)),
+        ("learned/s", number(snapshot.samples)),
     )
     times = _numbers(
-        ("latency p50", f"{_number(snapshot.latency_p50)} ms"),
-        ("latency p99", f"{_number(snapshot.latency_p99)} ms"),
-        ("freshness p50", f"{_number(snapshot.freshness_p50, 1)} s"),
-        ("freshness p99", f"{_number(snapshot.freshness_p99, 1)} s"),
+        ("latency p50", f"{number(snapshot.latency_p50)} ms"),
+        ("latency p99", f"{number(snapshot.latency_p99)} ms"),
+        ("freshness p50", f"{number(snapshot.freshness_p50, 1)} s"),
+        ("freshness p99", f"{number(snapshot.freshness_p99, 1)} s"),
     )
     dead = (str(snapshot.dead_letters), "bold red") if snapshot.dead_letters else ("0", "bold")
     health = _numbers(("lag", f"{snapshot.lag:,}"), ("dead letters", dead[0]), style=dead[1])
@@ -171,7 +172,7 @@ def _arms(snapshot: Snapshot) -> RenderableType:
             f"{arm.impressions:,}",
             f"{arm.clicks:,}",
             _interval(arm),
-            Text.assemble((_number(latest, 3), "bold"), " ", (sparkline(arm.log_loss, 12), colour), no_wrap=True),
+            Text.assemble((number(latest, 3), "bold"), " ", (sparkline(arm.log_loss, 12), colour), no_wrap=True),
         )
     return table
 
@@ -182,10 +183,6 @@ def _interval(arm: ArmSnapshot) -> str:
     if math.isnan(arm.ctr_low):
         return f"{arm.ctr:.1%}"
     return f"{arm.ctr:.1%} [{100 * arm.ctr_low:.1f}, {100 * arm.ctr_high:.1f}]"
-
-
-def _number(value: float, digits: int = 0) -> str:
-    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 _LINE_S = 5.0
@@ -214,7 +211,7 @@ class Viewer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last view standing."""
+        """Stop refreshing; the last view stays."""
         if self._live is not None:
             self._live.stop()
 
@@ -222,7 +219,7 @@ class Viewer:
         """Show a snapshot; as a line only now and then, and whenever the phase changes.
 
         Raises:
-            KeyboardInterrupt: when there was a Ctrl-C that did not come through.
+            KeyboardInterrupt: when a Ctrl-C was swallowed, see `stream.runtime.signals`.
         """
         signals.raise_if_interrupted()
         if self._live is not None:

@@ -1,4 +1,4 @@
-"""Simulated users in real time: they ask through the client, see what scores best, and click by the world's truth."""
+"""Simulated users in real time: they request rankings through the client, and click with the world's probabilities."""
 
 import heapq
 import time
@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from model.metrics import log_losses
 from stream.client import Arrival, Client
@@ -21,24 +22,25 @@ from stream.runtime.closing import Resources, close_all
 from stream.schema.events import RequestKey, Score
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
-from stream.simulation.world import Slate, World, category_name, item_name, user_name
+from stream.simulation.hashing import Ints
+from stream.simulation.world import Slate, World, category_name, draw_click_delays, item_name, user_name
 
-_TURN_S = 0.002
+_POLL_S = 0.002
 _WATCH_S = 0.25
-_ANSWER_S = 10.0
+_ANSWER_TIMEOUT_S = 10.0
 _LOOK_BACK = 500
 
 
 Watch = Callable[["Traffic"], None]
 
 
-def _nobody(_: "Traffic") -> None:
+def _ignore(_: "Traffic") -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
 class OpenImpression:
-    """An impression that is not answered yet: its user's index, what was offered, when (s, wall clock)."""
+    """An impression without an answer: index of its user, its candidates, when it was sent (s, wall clock)."""
 
     user: int
     slate: Slate
@@ -47,7 +49,7 @@ class OpenImpression:
 
 @dataclass(slots=True)
 class TrafficTotals:
-    """What a simulation has seen so far. Times `at` are seconds since the start."""
+    """What a simulation has counted so far. Times `at` are seconds since the start."""
 
     impressions: int = 0
     answered: int = 0
@@ -99,7 +101,7 @@ class Traffic:
         self._due: list[tuple[float, RequestKey, int]] = []
         self._new_clicks: dict[str, list[tuple[tuple[int, int], tuple[int, ...]]]] = defaultdict(list)
         self._began = time.time()
-        self.tally = TrafficTotals()
+        self.totals = TrafficTotals()
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -108,30 +110,30 @@ class Traffic:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what is left, unless something went wrong, and stop listening."""
+        """Flush, unless there was an error, and close."""
         close_all([lambda: self._client.close(flush=kind is None), self._watched.close], after=error)
 
-    def warm_up(self, behind: Callable[[], int], watch: Watch = _nobody) -> None:
+    def warm_up(self, lag: Callable[[], int], watch: Watch = _ignore) -> None:
         """Send every user's history, and wait until it is folded.
 
         Args:
-            behind: how many records the workers have not committed yet.
+            lag: returns how many behaviours the workers have not committed yet.
             watch: called a few times a second.
         """
         next_watch = 0.0
-        for act in self._world.history().events():
-            self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
-            self.tally.behaviors += 1
+        for behavior in self._world.history().events():
+            self._client.behavior(behavior.user, behavior.item, behavior.ts, behavior.category, behavior.action)
+            self.totals.behaviors += 1
             if time.time() >= next_watch:
                 next_watch = time.time() + _WATCH_S
                 watch(self)
         self._client.flush()
-        while behind():
+        while lag():
             watch(self)
             time.sleep(_WATCH_S)
-        self.tally.behaviors = 0
+        self.totals.behaviors = 0
 
-    def run(self, seconds: float, watch: Watch = _nobody) -> None:
+    def run(self, seconds: float, watch: Watch = _ignore) -> None:
         """Simulate visits for so many seconds, then wait for their last answers and clicks.
 
         Args:
@@ -139,7 +141,7 @@ class Traffic:
             watch: called a few times a second; what it raises ends the run.
 
         Raises:
-            SimulationError: when answers stay out.
+            SimulationError: when most impressions are not answered.
         """
         self._began = now = time.time()
         end, next_visit, next_watch = now + seconds, now, now
@@ -147,8 +149,8 @@ class Traffic:
             while next_visit <= now and next_visit < end:
                 self._visit(now)
                 next_visit += self._rng.exponential(1 / self._rate)
-            for arrival in self._client.poll_scores(_TURN_S):
-                self._answered(arrival)
+            for arrival in self._client.poll_scores(_POLL_S):
+                self._take_answer(arrival)
             self._send_due_clicks(time.time())
             self._read_updates()
             now = time.time()
@@ -158,7 +160,7 @@ class Traffic:
                 self._drop_unanswered(now)
         self._client.flush()
 
-    def await_training(self, deadline_s: float, watch: Watch = _nobody) -> bool:
+    def await_training(self, deadline_s: float, watch: Watch = _ignore) -> bool:
         """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
         deadline = time.monotonic() + deadline_s
         while self.untrained and time.monotonic() < deadline:
@@ -179,89 +181,96 @@ class Traffic:
     @property
     def untrained(self) -> int:
         """Items shown that the trainer has not announced as learned."""
-        shown = sum(sum(arm.shown) for arm in self.tally.arms.values())
-        return max(0, shown - self.tally.trained)
+        shown = sum(sum(arm.shown) for arm in self.totals.arms.values())
+        return max(0, shown - self.totals.trained)
 
     def _visit(self, now: float) -> None:
         ts = round(now * 1000)
         user = int(self._world.visitors(1)[0])
-        for act in self._world.browse(user, ts).events():
-            self._client.behavior(act.user, act.item, act.ts, act.category, act.action)
-            self.tally.behaviors += 1
+        for behavior in self._world.browse(user, ts).events():
+            self._client.behavior(behavior.user, behavior.item, behavior.ts, behavior.category, behavior.action)
+            self.totals.behaviors += 1
         slate = self._world.impression(user, ts)
         request = self._client.impression(user_name(user), slate.candidates(), self._slots, ts=ts)
         self._asked[request] = OpenImpression(user, slate, time.time())
-        self.tally.impressions += 1
+        self.totals.impressions += 1
 
-    def _answered(self, arrival: Arrival) -> None:
+    def _take_answer(self, arrival: Arrival) -> None:
+        """Show the best items of an answer; the user's clicks become due."""
         score = arrival.score
         asked = self._asked.pop(score.request, None)
         if asked is None:
             return
-        at = arrival.received - self._began
-        self.tally.answered += 1
-        version = (score.epoch, score.version)
-        self._note_freshness(score.arm, version, arrival.received)
         shown = np.array(score.order[: score.slots])
         items = asked.slate.items[shown]
-        ts = round(arrival.received * 1000)
-        truth = self._world.shown_probability(asked.user, items, ts)
-        clicked = self._world.clicks(asked.user, items, ts)
+        clicked = self._world.clicks(asked.user, items, round(arrival.received * 1000))
+        self._record_answer(arrival, asked, shown, clicked)
+        for item in items[clicked].tolist():
+            delay = float(draw_click_delays(self._rng))
+            heapq.heappush(self._due, (arrival.received + delay, score.request, item))
+
+    def _record_answer(
+        self, arrival: Arrival, asked: OpenImpression, shown: Ints, clicked: npt.NDArray[np.bool_]
+    ) -> None:
+        """Add an answer to the totals: what was shown and clicked, and what the world knows of it."""
+        score, ts = arrival.score, round(arrival.received * 1000)
+        version = (score.epoch, score.version)
+        self.totals.answered += 1
+        self._note_freshness(score.arm, version, arrival.received)
+        truth = self._world.shown_probability(asked.user, asked.slate.items[shown], ts)
         predicted = np.array(score.probabilities)[shown]
-        arm = self.tally.arms.setdefault(score.arm, ArmTrace())
-        arm.at.append(at)
+        arm = self.totals.arms.setdefault(score.arm, ArmTrace())
+        arm.at.append(arrival.received - self._began)
         arm.users.append(asked.user)
         arm.shown.append(len(shown))
         arm.clicks.append(int(clicked.sum()))
         arm.losses.append(float(log_losses(clicked.astype(np.float64), predicted).sum()))
         arm.floor.append(float(-(truth * np.log(truth) + (1 - truth) * np.log1p(-truth)).sum()))
-        best, even = self._world.best_and_random(asked.user, asked.slate, ts, self._slots)
+        best, random = self._world.best_and_random(asked.user, asked.slate, ts, self._slots)
         arm.best.append(best)
-        arm.random.append(even)
+        arm.random.append(random)
         arm.expected.append(float(truth.sum()))
         arm.latency.append(1000 * (arrival.received - asked.at))
         arm.cpu.append(score.spent_ms.cpu)
-        self.tally.versions[score.arm] = max(self.tally.versions.get(score.arm, (0, 0)), version)
+        self.totals.versions[score.arm] = max(self.totals.versions.get(score.arm, (0, 0)), version)
         won = clicked_by_team(score, shown[clicked].tolist())
-        self.tally.interleaving_votes.click(score.arm, score.user, score.request_id, won)
-        for index in np.flatnonzero(clicked):
-            delay = 0.1 + self._rng.exponential(0.3)
-            heapq.heappush(self._due, (arrival.received + delay, score.request, int(items[index])))
+        self.totals.interleaving_votes.click(score.arm, score.user, score.request_id, won)
 
     def _send_due_clicks(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, request, item = heapq.heappop(self._due)
             category = int(self._world.catalogue.category(np.array([item]))[0])
             self._client.click(request, item_name(item), category=category_name(category))
-            self.tally.clicks += 1
-            self.tally.behaviors += 1
+            self.totals.clicks += 1
+            self.totals.behaviors += 1
 
     def _read_updates(self, timeout_s: float = 0.0) -> None:
         """Take what the trainer announces, and count dead letters."""
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
-                self.tally.dead_letters += 1
+                self.totals.dead_letters += 1
             elif announced := read_update_headers(message.headers()):
-                self.tally.trained = max(self.tally.trained, announced.samples - self._trained_before)
+                self.totals.trained = max(self.totals.trained, announced.samples - self._trained_before)
                 if announced.clicks:
                     self._new_clicks[announced.arm].append(((announced.epoch, announced.version), announced.clicks))
 
     def _note_freshness(self, arm: str, version: tuple[int, int], received: float) -> None:
-        """Note how old the clicks are that this answer is the first to know."""
+        """Note the age of each click that the model of this answer is the first to have learned."""
         new_clicks = self._new_clicks[arm]
         while new_clicks and new_clicks[0][0] <= version:
             _, clicks = new_clicks.pop(0)
             at = received - self._began
-            self.tally.freshness += [(at, received - click / 1000) for click in clicks]
+            self.totals.freshness += [(at, received - click / 1000) for click in clicks]
 
     def _drop_unanswered(self, now: float) -> None:
-        late = [request for request, asked in self._asked.items() if now - asked.at > _ANSWER_S]
+        late = [request for request, asked in self._asked.items() if now - asked.at > _ANSWER_TIMEOUT_S]
         for request in late:
             del self._asked[request]
-        self.tally.unanswered += len(late)
-        if self.tally.unanswered > 100 and self.tally.unanswered > self.tally.answered:
+        self.totals.unanswered += len(late)
+        if self.totals.unanswered > 100 and self.totals.unanswered > self.totals.answered:
             raise SimulationError(
-                f"{self.tally.unanswered} impressions were not answered within {_ANSWER_S:.0f} s: is a worker running?"
+                f"{self.totals.unanswered} impressions were not answered within {_ANSWER_TIMEOUT_S:.0f} s:"
+                " is a worker running?"
             )
 
 
@@ -269,9 +278,9 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     """Return how many samples the trainer has announced by now."""
     trained = 0
     with Resources() as resources:
-        tail = resources.add(TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip"))
-        while not tail.at_end():
-            for message in tail.read(1.0):
+        reader = resources.add(TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip"))
+        while not reader.at_end():
+            for message in reader.read(1.0):
                 if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
     return trained

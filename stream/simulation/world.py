@@ -88,7 +88,7 @@ class World:
     def interests_at(self, users: Ints, ts: int) -> Ints:
         """Return the (n, interests) categories that the users go round through at `ts` (ms).
 
-        A shift that moves a user puts a category that is none of theirs on the next place in turn.
+        A shift that moves a user replaces the next interest in turn by a category that is not among theirs.
         """
         places, changes = (
             np.arange(self.config.interests),
@@ -185,13 +185,13 @@ class World:
         items = self._walk(everyone, self.start, config.history)
         order = np.argsort(ts, axis=None, kind="stable")
         users = np.broadcast_to(everyone, ts.shape).ravel()[order]
-        return self._acts(users, items.ravel()[order], ts.ravel()[order])
+        return self._behaviors(users, items.ravel()[order], ts.ravel()[order])
 
     def browse(self, user: int, ts: int) -> BehaviorColumns:
         """Draw what `user` does on their own at `ts` (ms): a Poisson number (`organic`) of behaviours."""
         count = int(self._rng.poisson(self.config.organic))
         items = self._walk(np.array([user]), ts, count)[:, 0]
-        return self._acts(np.full(count, user), items, ts + np.arange(count))
+        return self._behaviors(np.full(count, user), items, ts + np.arange(count))
 
     def _walk(self, users: Ints, ts: int, steps: int) -> Ints:
         """(steps, n) items of the next behaviours of n distinct users, whom it moves on."""
@@ -225,7 +225,7 @@ class World:
         mean = self.config.block
         return self._rng.integers(mean - mean // 2, mean + mean // 2 + 1, size=count)
 
-    def _acts(self, users: Ints, items: Ints, ts: Ints) -> BehaviorColumns:
+    def _behaviors(self, users: Ints, items: Ints, ts: Ints) -> BehaviorColumns:
         actions = self._rng.choice(len(ACTIONS), size=len(items), p=_ACTION_SHARES)
         return BehaviorColumns(users, items, self.catalogue.category(items), actions, ts)
 
@@ -233,6 +233,11 @@ class World:
         angle = 2 * np.pi * max(ts - self.start, 0) / (1000 * self.config.taste_s)
         now: Floats = np.cos(angle) * self._taste[0, users] + np.sin(angle) * self._taste[1, users]
         return now
+
+
+def draw_click_delays(rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Floats:
+    """Draw seconds from an answer to the click on it: 0.1 at least, and exponential with mean 0.3 after that."""
+    return np.asarray(0.1 + rng.exponential(0.3, shape))
 
 
 def user_name(user: int) -> str:

@@ -1,4 +1,4 @@
-"""What an arm answered to an impression, and the answers that a task recovers from `scores` after a crash."""
+"""The answer of an arm to an impression, and the answers that a task recovers from `scores` after a crash."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class RecoveredAnswers(Generic[T]):
         return len(self._held)
 
     def acknowledge(self, offset: int) -> None:
-        """Take note that Kafka has an answer of this task at this offset of `scores`."""
+        """Tell that Kafka has an answer of this task at this offset of `scores`."""
         self._scores_end = max(self._scores_end, offset + 1)
 
     def take(self, impression: Impression) -> Score | None:

@@ -1,4 +1,4 @@
-"""From a record of an input topic to its event, or to the reason why it cannot be used."""
+"""Decodes records of the input topics into events, or says why a record cannot be used."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class UnitCensus:
 
 
 class RecordDecoder:
-    """Decodes records; refuses what lies in the wrong partition, is of no sensible time, or costs too much.
+    """Decodes records; refuses those in the wrong partition, with an implausible `ts`, or with too many candidates.
 
     Args:
         topics: the topic names.
@@ -103,7 +103,7 @@ class RecordDecoder:
         return event
 
     def _unit_words(self, record: Record, error: msgspec.ValidationError) -> str:
-        """Return what can be said of the unit of a `ts` that is out of range or no whole number."""
+        """Return a hint at the unit of a `ts` that is out of range or not an integer; empty without one."""
         if "`$.ts`" not in str(error):
             return ""
         try:

@@ -2,8 +2,8 @@
 
 Every (request, item) of the shown items is labelled once: positive when its click arrives, negative when the
 attribution window closes by event time. A click may arrive before its impression was scored, and may prove that a
-candidate was seen which was not among the `slots` best. A click that finds no impression within the window comes out
-as an orphan. A request is known by its user and id together: the requests of two users never meet, whatever their ids.
+candidate was seen which was not among the `slots` best. A click that finds no impression within the window is
+refused. A request is known by its user and id together: the requests of two users never meet, whatever their ids.
 """
 
 import heapq
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.schema.events import Click, RequestKey, Team
-from stream.schema.record import Record
+from stream.schema.record import Record, RefusedRecord
 
 _EVENT_TIME = "t"
 _IMPRESSION = "i"
@@ -72,14 +72,6 @@ class LabelledItems:
     clicked_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnmatchedClick:
-    """A click that cannot be used, and why."""
-
-    origin: Record
-    reason: str
-
-
 class PendingTable(Protocol):
     """Where open requests outlive the process: small byte values by key."""
 
@@ -111,7 +103,7 @@ class Joiner:
         self._changed: set[RequestKey] = set()
         self._deadlines: list[tuple[int, RequestKey]] = []
         self.event_time = 0
-        """The newest event time it was told of, ms."""
+        """The newest event time so far, ms."""
         self._saved_time = 0
         self.duplicate_clicks = 0
         self.duplicate_impressions = 0
@@ -125,12 +117,17 @@ class Joiner:
         return len(self._open)
 
     @property
+    def unsaved(self) -> bool:
+        """Whether a request or a waiting click has changed since the last `save`."""
+        return bool(self._changed)
+
+    @property
     def waiting(self) -> bool:
         """Whether anything waits for event time to go on: an open request, or a click without one."""
         return bool(self._open or self._early)
 
-    def impression(self, pending: PendingImpression) -> Iterator[LabelledItems | UnmatchedClick]:
-        """Open a scored request; yields the labels of clicks that were there before it.
+    def impression(self, pending: PendingImpression) -> Iterator[LabelledItems | RefusedRecord]:
+        """Open a scored request; yields what the clicks that were there before it come to.
 
         A request that is open already stays as it was first answered, and is counted.
         """
@@ -149,23 +146,23 @@ class Joiner:
         for waiting in self._early.pop(request, ()):
             yield from self.click(waiting.click, waiting.origin)
 
-    def click(self, click: Click, origin: Record) -> Iterator[LabelledItems | UnmatchedClick]:
-        """Take a click; yields a positive label or an orphan, or nothing when it waits or repeats."""
+    def click(self, click: Click, origin: Record) -> Iterator[LabelledItems | RefusedRecord]:
+        """Take a click; yields a positive label, or why it is refused, or nothing when it waits or repeats."""
         request = click.request
         pending = self._open.get(request)
         if pending is None:
             early = self._early.setdefault(request, [])
             if len(early) >= _MOST_EARLY:
-                yield UnmatchedClick(origin, f"more than {_MOST_EARLY} clicks wait for {_words(request)}")
+                yield RefusedRecord(origin, f"more than {_MOST_EARLY} clicks wait for {_words(request)}")
                 return
             opened = max(click.ts, self.event_time, early[-1].opened if early else 0)
             early.append(EarlyClick(click, origin, opened))
             self._changed.add(request)
             self._schedule(opened, request)
         elif click.item not in pending.items:
-            yield UnmatchedClick(origin, f"item {click.item!r} was no candidate of {_words(request)}")
+            yield RefusedRecord(origin, f"item {click.item!r} was no candidate of {_words(request)}")
         elif click.ts > pending.ts + self._window:
-            yield UnmatchedClick(
+            yield RefusedRecord(
                 origin, f"{click.ts - pending.ts} ms after its impression; the window is {self._window} ms"
             )
         elif pending.clicked[index := pending.items.index(click.item)]:
@@ -175,8 +172,8 @@ class Joiner:
             self._changed.add(request)
             yield LabelledItems(pending, [index], 1, origin.timestamp)
 
-    def advance(self, event_time: int) -> Iterator[LabelledItems | UnmatchedClick]:
-        """Move event time (ms) on; yields the negatives of windows that closed, and the clicks nothing claimed."""
+    def advance(self, event_time: int) -> Iterator[LabelledItems | RefusedRecord]:
+        """Move event time (ms) on; yields the negatives of windows that closed, and clicks that found no impression."""
         self.event_time = max(self.event_time, event_time)
         while self._deadlines and self._deadlines[0][0] < self.event_time:
             _, request = heapq.heappop(self._deadlines)
@@ -194,7 +191,7 @@ class Joiner:
                 reason = (
                     f"no open impression with request_id {request.request_id!r} of user {request.user!r} in its window"
                 )
-                yield from (UnmatchedClick(waiting.origin, reason) for waiting in early)
+                yield from (RefusedRecord(waiting.origin, reason) for waiting in early)
 
     def save(self) -> None:
         """Bring the table up to date with every change since the last call."""

@@ -1,4 +1,4 @@
-"""Labels of the joiner turned into records: samples to learn from, and outcomes to count."""
+"""Turns labels of the joiner into records: samples to learn from, and outcomes to count."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,7 +1,7 @@
-"""Events of co-partitioned topics merged in time order, without reading one topic ahead of another that lags.
+"""Merges events of co-partitioned topics by time, without reading one topic ahead of another that lags.
 
 Kafka orders records within a partition, not across topics. After a pause a consumer may hold ten minutes of
-behaviours and one minute of impressions; folding them all first would show a model the future. So an event is
+behaviours and one minute of impressions; folding them all first would leak the future into the model. So an event is
 released only when every topic without one in hand is known to be read to its end (the rule of Kafka Streams, KIP-353
 and KIP-695), or when one has been waited for long enough.
 """
@@ -59,7 +59,7 @@ class Merge(Generic[T]):
             at_end: whether a topic has been read to its end.
             now: a monotonic clock, seconds.
             limit: the most events to yield.
-            strict: keep the order at any price of waiting; patience begins anew when this ends.
+            strict: wait for lagging topics without limit; patience begins anew when this ends.
         """
         while limit > 0:
             filled = [queue for queue in self._queues.values() if queue]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
-from stream.runtime.metrics import Declare, Totals
+from stream.runtime.metrics import MetricFactory, Totals
 from stream.trainer.training import Training
 
 _PROGRESSIVE = ("log_loss", "ne", "auc", "calibration")
@@ -18,7 +18,7 @@ class TrainerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        declare = Declare(registry)
+        declare = MetricFactory(registry)
         self._totals = Totals()
         self.events = declare.counter("events", "What happened to samples.", "event")
         self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer
 
 from model.errors import CheckpointError
 from model.serialization import checkpoint
-from model.serialization.checkpoint import ArmState, Checkpoint, Found
+from model.serialization.checkpoint import ArmState, Checkpoint, NewestCheckpoint
 from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
@@ -129,7 +129,7 @@ def _origins(saved: Checkpoint, samples: LogIdentity, consumer: Consumer, direct
     return kept
 
 
-def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: Found, settings: Settings) -> None:
+def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpoint, settings: Settings) -> None:
     """Take up an arm's state.
 
     Raises:
@@ -150,7 +150,7 @@ def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: Found, setti
         ) from None
 
 
-def _load(directory: Path) -> Found:
+def _load(directory: Path) -> NewestCheckpoint:
     found = checkpoint.load_newest(directory)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)

@@ -13,7 +13,7 @@ from pathlib import Path
 from confluent_kafka import Message
 from prometheus_client import CollectorRegistry
 
-from model.device import prepare, resolve
+from model.device import configure_torch, resolve
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from stream.errors import TopicError
@@ -61,7 +61,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
             models, when another trainer works in the same directory, or when none can be written.
     """
     topics = Topics(settings.topics.prefix)
-    prepare(threads=settings.trainer.threads)
+    configure_torch(threads=settings.trainer.threads)
     registry = CollectorRegistry()
     metrics, health = TrainerMetrics(registry), Health("trainer", registry)
     training = Training(settings, device=str(resolve(settings.trainer.device)))

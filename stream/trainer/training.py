@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from model.example import Example
 from model.learner import Learner
-from model.metrics import Progressive
+from model.metrics import ProgressiveMetrics
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import unusable
 from state.behavior import from_bytes
@@ -78,7 +78,7 @@ class ArmTrainer:
     def __init__(self, arm: ArmSettings, settings: Settings, *, device: str) -> None:
         self.arm = arm
         self.learner = Learner(arm.spec(), arm.optim, seed=settings.seed, device=device)
-        self.metrics = Progressive()
+        self.metrics = ProgressiveMetrics()
         self.predictions = 0
         """Rows of the progressive log so far."""
         self._clicks: list[int] = []
@@ -97,7 +97,7 @@ class ArmTrainer:
             CheckpointError: when it is of another model.
         """
         self.learner.load_state(state.tensors)
-        self.metrics = Progressive.from_dict(state.progress["metrics"])
+        self.metrics = ProgressiveMetrics.from_dict(state.progress["metrics"])
         self.predictions = state.progress["predictions"]
 
     def open_log(self, directory: Path) -> None:

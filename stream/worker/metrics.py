@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from stream.runtime.metrics import PREFIX, SECONDS, Declare
+from stream.runtime.metrics import PREFIX, SECONDS, MetricFactory
 
 
 class WorkerMetrics:
@@ -13,7 +13,7 @@ class WorkerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        declare = Declare(registry)
+        declare = MetricFactory(registry)
         self.events = declare.counter("events", "What happened to records and requests.", "event")
         self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")
         self.topic_lag = declare.gauge("topic_lag_records", "Records of a topic that wait in Kafka.", "topic")

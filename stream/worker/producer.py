@@ -11,9 +11,10 @@ from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.producer import ReliableProducer
 from stream.runtime.logs import log
 from stream.schema.events import Outcome, Sample, Score, Spent, encode_json, encode_packed
+from stream.schema.record import RefusedRecord
 from stream.schema.topics import Topics
 from stream.task.answer import Answer
-from stream.task.task import RefusedRecord, ScoringRequest
+from stream.task.task import ScoringRequest
 from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.worker")

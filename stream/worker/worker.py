@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
-from model.device import prepare, resolve
+from model.device import configure_torch, resolve
 from stream.errors import ConsumerFatalError
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
@@ -61,7 +61,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         StateError: likewise, when the disk of the state is full or broken.
     """
     topics = Topics(settings.topics.prefix)
-    prepare(threads=settings.worker.threads)
+    configure_torch(threads=settings.worker.threads)
     registry = CollectorRegistry()
     metrics, health = WorkerMetrics(registry), Health("worker", registry)
     scorers = ArmScorers(settings, device=str(resolve(settings.worker.device)))

@@ -152,7 +152,7 @@ def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_pat
         (("run", "good.toml", "--set", 'arms=[{name="a"},{name="b"}]'), "state them in one place"),
         (("run", "good.toml", "--set", "topics.partition=3"), "partition"),
         (("report", "nowhere.toml"), "nowhere.toml"),
-        (("report", "good.toml", "--since", "yesterday"), "'yesterday' is no time: write it as"),
+        (("report", "good.toml", "--since", "yesterday"), "'yesterday' is not a time: write it as"),
         (("report", "good.toml", "--since", "1h", "--until", "2h"), "nothing lies between them"),
         (("report", "good.toml", "--before", "1h"), "--since"),
         (("report", "good.toml", "--before", "1h", "--since", "2h"), "nothing lies between them"),

@@ -3,6 +3,8 @@
 import numpy as np
 
 from model.example import Example
+from model.learner import Learner
+from model.scorer import Scorer
 from model.spec import ModelSpec, preset
 from state.behavior import BEHAVIOR
 
@@ -33,3 +35,13 @@ def examples(count: int, *, seed: int, catalogue: int = 40) -> list[Example]:
 def batches(count: int, *, seed: int) -> list[list[Example]]:
     """Return so many batches of eight examples."""
     return [examples(8, seed=seed * 1000 + number) for number in range(count)]
+
+
+def learner_and_scorer(kind: str = "din") -> tuple[Learner, Scorer]:
+    """Return a learner at version 1.1 and the scorer that has followed it."""
+    learner, scorer = Learner(small(kind)), Scorer(small(kind))
+    learner.begin_epoch(1)
+    scorer.apply(learner.base("a"))
+    learner.learn(examples(8, seed=8))
+    scorer.apply(learner.delta("a"))
+    return learner, scorer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.metrics import Progressive, auc, calibration, gauc, log_loss, normalised_entropy
+from model.metrics import ProgressiveMetrics, auc, calibration, gauc, log_loss, normalised_entropy
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def test_predicting_the_mean_has_ne_one_and_certain_mistakes_stay_finite() -> No
     assert normalised_entropy(labels, np.full(5, 0.4, np.float32)) == pytest.approx(1.0)
     certain = (1 - labels).astype(np.float32)
     assert math.isfinite(log_loss(labels, certain))
-    progressive = Progressive()
+    progressive = ProgressiveMetrics()
     progressive.add(labels, certain)
     assert progressive.total().log_loss == pytest.approx(log_loss(labels, certain))
     assert progressive.total().auc == 0.0
@@ -93,7 +93,7 @@ def stream(seed: int, n: int, rate: float) -> tuple[npt.NDArray[np.float32], npt
 @pytest.mark.parametrize("rate", [0.001, 0.02, 0.5])
 def test_the_streaming_metrics_equal_the_exact_ones(rate: float) -> None:
     labels, predictions = stream(1, 40_000, rate)
-    progressive = Progressive(window=10_000)
+    progressive = ProgressiveMetrics(window=10_000)
     for start in range(0, 40_000, 123):
         progressive.add(labels[start : start + 123], predictions[start : start + 123])
     total = progressive.total()
@@ -105,14 +105,14 @@ def test_the_streaming_metrics_equal_the_exact_ones(rate: float) -> None:
 
 
 def test_predictions_in_one_bin_count_as_ties() -> None:
-    progressive = Progressive()
+    progressive = ProgressiveMetrics()
     progressive.add(np.array([1.0, 0.0, 0.0, 1.0]), np.full(4, 0.3))
     assert progressive.total().auc == 0.5
 
 
 def test_the_last_window_forgets_what_came_before_it() -> None:
     labels, good = stream(2, 6_000, 0.3)
-    progressive = Progressive(window=2_000)
+    progressive = ProgressiveMetrics(window=2_000)
     progressive.add(labels[:1_000], 1 - good[:1_000])
     assert progressive.last_window() == progressive.total()
     for start in range(0, 6_000, 500):
@@ -126,11 +126,11 @@ def test_the_last_window_forgets_what_came_before_it() -> None:
 
 def test_a_restored_accumulator_goes_on_as_the_one_that_was_saved() -> None:
     labels, predictions = stream(3, 3_000, 0.1)
-    whole, first = Progressive(window=1_100), Progressive(window=1_100)
+    whole, first = ProgressiveMetrics(window=1_100), ProgressiveMetrics(window=1_100)
     for accumulator in (whole, first):
         accumulator.add(labels[:1_500], predictions[:1_500])
     saved = msgspec.json.decode(msgspec.json.encode(first.to_dict()))
-    second = Progressive.from_dict(saved)
+    second = ProgressiveMetrics.from_dict(saved)
     for accumulator in (whole, second):
         accumulator.add(labels[1_500:], predictions[1_500:])
     assert second.total() == whole.total()
@@ -138,7 +138,7 @@ def test_a_restored_accumulator_goes_on_as_the_one_that_was_saved() -> None:
 
 
 def test_predictions_that_are_no_numbers_are_counted_and_left_out() -> None:
-    progressive = Progressive()
+    progressive = ProgressiveMetrics()
     progressive.add(np.array([1.0, 0.0, 1.0]), np.array([0.9, 0.1, np.nan]))
     assert (progressive.total().samples, progressive.total().invalid) == (2, 1)
     assert progressive.total().auc == 1.0

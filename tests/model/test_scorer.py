@@ -15,7 +15,7 @@ from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
 from model.serialization.update import Update, decode, encode
-from tests.model.learning import KINDS, batches, examples, small
+from tests.model.learning import KINDS, batches, examples, learner_and_scorer, small
 
 PROBE = examples(12, seed=99, catalogue=60)
 
@@ -104,16 +104,6 @@ def refusal(scorer: Scorer, update: Update) -> str | None:
     return None
 
 
-def served(kind: str = "din") -> tuple[Learner, Scorer]:
-    """Return a learner at version 1.1 and the scorer that has followed it."""
-    learner, scorer = Learner(small(kind)), Scorer(small(kind))
-    learner.begin_epoch(1)
-    scorer.apply(learner.base("a"))
-    learner.learn(examples(8, seed=8))
-    scorer.apply(learner.delta("a"))
-    return learner, scorer
-
-
 @given(
     st.sampled_from(["base", "delta"]),
     st.integers(0, 3),
@@ -140,7 +130,7 @@ def test_the_order_rule(
 
 
 def test_a_delta_of_the_epoch_before_is_stale_and_of_the_next_a_gap() -> None:
-    learner, scorer = served()
+    learner, scorer = learner_and_scorer()
     learner.learn(examples(8, seed=9))
     late = learner.delta("a")
     learner.begin_epoch(2)
@@ -154,7 +144,7 @@ def test_a_delta_of_the_epoch_before_is_stale_and_of_the_next_a_gap() -> None:
 @pytest.mark.parametrize("kind", ["delta", "base"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_no_tensor_that_is_not_finite_is_served(kind: str, bad: float) -> None:
-    learner, scorer = served()
+    learner, scorer = learner_and_scorer()
     learner.learn(examples(8, seed=10))
     good = learner.delta("a") if kind == "delta" else dataclasses.replace(learner.base("a"), version=2)
     for name, tensor in good.tensors.items():
@@ -170,7 +160,7 @@ def with_tensor(update: Update, name: str, tensor: npt.NDArray[Any]) -> Update:
 
 
 def test_no_tensor_of_another_shape_or_type_is_served() -> None:
-    learner, scorer = served()
+    learner, scorer = learner_and_scorer()
     learner.learn(examples(8, seed=11))
     good = learner.delta("a")
     for name, tensor in good.tensors.items():
@@ -190,14 +180,14 @@ def test_no_tensor_of_another_shape_or_type_is_served() -> None:
 
 
 def test_an_update_of_another_model_or_another_seed_is_refused() -> None:
-    _, scorer = served()
+    _, scorer = learner_and_scorer()
     for other in (Learner(small("sam")), Learner(small("din"), seed=1)):
         other.begin_epoch(9)
         assert refusal(scorer, other.base("a")) == "fingerprint"
 
 
 def test_updates_may_be_prepared_ahead_of_their_turn() -> None:
-    learner, scorer = served()
+    learner, scorer = learner_and_scorer()
     learner.begin_epoch(2)
     prepared = [scorer.prepare(learner.base("a"))]
     for batch in batches(3, seed=12):
@@ -211,7 +201,7 @@ def test_updates_may_be_prepared_ahead_of_their_turn() -> None:
 
 
 def test_two_deltas_prepared_together_may_bring_the_same_new_keys() -> None:
-    learner, scorer = served()
+    learner, scorer = learner_and_scorer()
     lesson = examples(8, seed=77, catalogue=5000)
     learner.learn(lesson)
     first = learner.delta("a")
@@ -225,7 +215,7 @@ def test_two_deltas_prepared_together_may_bring_the_same_new_keys() -> None:
 
 
 def test_rows_that_were_found_before_a_base_are_found_anew_in_its_tables() -> None:
-    _, scorer = served()
+    _, scorer = learner_and_scorer()
     learner = Learner(small("din"))
     learner.learn(examples(8, seed=55))
     learner.begin_epoch(2)

@@ -16,23 +16,13 @@ from model.learner import Learner
 from model.network import Network
 from model.predict import table_dims
 from model.scorer import Scorer
-from model.serialization.update import LARGEST, Update
+from model.serialization.update import MAX_MAGNITUDE, Update
 from model.trial import Trial
 from state.behavior import BEHAVIOR
-from tests.model.learning import KINDS, examples, small
+from tests.model.learning import KINDS, examples, learner_and_scorer, small
 
 PROBE = examples(20, seed=99, catalogue=60)
-HUGE = (3e38, 1e20, LARGEST, 50.0)
-
-
-def following(kind: str) -> tuple[Learner, Scorer]:
-    """Return a learner at version 1.1 and the scorer that serves it."""
-    learner, scorer = Learner(small(kind)), Scorer(small(kind))
-    learner.begin_epoch(1)
-    scorer.apply(learner.base("a"))
-    learner.learn(examples(8, seed=8))
-    scorer.apply(learner.delta("a"))
-    return learner, scorer
+HUGE = (3e38, 1e20, MAX_MAGNITUDE, 50.0)
 
 
 def next_update(learner: Learner, kind: Literal["base", "delta"]) -> Update:
@@ -69,7 +59,7 @@ def finite(scorer: Scorer) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("update_kind", ["base", "delta"])
 def test_huge_numbers_are_refused_or_give_finite_answers(kind: str, update_kind: Literal["base", "delta"]) -> None:
-    learner, scorer = following(kind)
+    learner, scorer = learner_and_scorer(kind)
     update = next_update(learner, update_kind)
     before, served = scorer.score(PROBE), scorer.version
     refused = 0
@@ -144,7 +134,7 @@ def test_a_trial_asks_what_was_asked_last() -> None:
 
 
 def test_what_cannot_be_tried_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner, scorer = following("sam")
+    learner, scorer = learner_and_scorer("sam")
     update = next_update(learner, "delta")
 
     def broken(*_: object) -> bool:

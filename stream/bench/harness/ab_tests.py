@@ -23,10 +23,10 @@ class ABTests:
         slots: items shown in an impression.
         rate: mean click rate without lift.
         icc: intraclass correlation of the clicks of one user.
-        activity: standard deviation of the logarithm of the users' activity.
+        activity_sd: standard deviation of the logarithm of the users' activity.
         lift: relative lift of the first arm over the second.
-        growing: whether users enter one after another rather than all at the beginning.
-        before: impressions of all users together before the experiment.
+        staggered_entry: whether users enter one after another rather than all at the beginning.
+        pre_impressions: impressions of all users together in the pre-experiment period; 0 for none.
     """
 
     worlds: int = 200
@@ -36,10 +36,10 @@ class ABTests:
     slots: int = 10
     rate: float = 0.1
     icc: float = 0.03
-    activity: float = 0.7
+    activity_sd: float = 0.7
     lift: float = 0.0
-    growing: bool = False
-    before: int = 0
+    staggered_entry: bool = False
+    pre_impressions: int = 0
 
     def draw(self, seed: int) -> tuple[Moments, Moments]:
         """Return both arms' cumulative moments at each look, (worlds, looks) of them."""
@@ -52,16 +52,16 @@ class ABTests:
         if np.isfinite(strength):
             own = rng.beta(self.rate * strength, (1 - self.rate) * strength, self.users)
         treated = rng.permutation(self.users) < self.users // 2
-        activity = rng.lognormal(sigma=self.activity, size=self.users)
-        arrival = rng.uniform(0, self.looks, self.users) if self.growing else np.zeros(self.users)
+        activity = rng.lognormal(sigma=self.activity_sd, size=self.users)
+        arrival = rng.uniform(0, self.looks, self.users) if self.staggered_entry else np.zeros(self.users)
         arrival[0] = 0
         chances = activity * (arrival <= np.arange(self.looks)[:, None])
         visits = rng.multinomial(self.every, chances / chances.sum(axis=1, keepdims=True))
         shown = self.slots * visits
         clicks = rng.binomial(shown, np.minimum(1.0, own * np.where(treated, 1 + self.lift, 1.0)))
         columns = [np.cumsum(shown, axis=0), np.cumsum(clicks, axis=0)]
-        if self.before:
-            earlier = self.slots * rng.multinomial(self.before, activity / activity.sum())
+        if self.pre_impressions:
+            earlier = self.slots * rng.multinomial(self.pre_impressions, activity / activity.sum())
             columns += [np.broadcast_to(each, shown.shape) for each in (earlier, rng.binomial(earlier, own))]
         vectors = np.stack(columns, axis=-1).astype(np.float64)
         return self._seen(vectors[:, treated]), self._seen(vectors[:, ~treated])

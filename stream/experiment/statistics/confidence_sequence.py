@@ -1,4 +1,4 @@
-"""Intervals and p-values that may be looked at any time, as often as one likes, and acted on at any look.
+"""Always-valid intervals and p-values: they may be looked at any time, as often as one likes, and acted on at any look.
 
 The method is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (Annals of
 Statistics 2024, arXiv 2103.06476, theorem 2.2), which is the mixture sequential test of Robbins (1970) and of Johari,
@@ -12,7 +12,7 @@ is the better one and the early one adds nothing to it: for users who come one a
 at steady rates. A larger covariance makes looks more alike, and the promise only safer (Slepian's inequality). The
 simulations in `stream.bench.harness.ab_tests` check all three at once.
 
-`spread` is the standard deviation of the effects that are expected. Any value is valid if it is chosen before the data;
+`scale` is the standard deviation of the effects that are expected. Any value is valid if it is chosen before the data;
 a good one makes the interval narrow when it matters.
 """
 
@@ -23,10 +23,10 @@ from stream.experiment.statistics.moments import Floats
 
 
 def mixture_scale(effect: float, alpha: float) -> float:
-    """Return the spread with which an `effect` is found with the least data: about the effect itself.
+    """Return the scale with which an `effect` is found with the least data: about the effect itself.
 
-    The half-width of the interval at variance V is least, as a function of spread²/V = k, at k = −W₋₁(−alpha²/e) − 1,
-    and is then √(V·(1 + k)). This picks the spread so that this is so when the half-width equals `effect`.
+    The half-width of the interval at variance V is least, as a function of scale²/V = k, at k = −W₋₁(−alpha²/e) − 1,
+    and is then √(V·(1 + k)). This picks the scale so that this is so when the half-width equals `effect`.
 
     >>> round(mixture_scale(0.1, 0.05), 4)
     0.0944

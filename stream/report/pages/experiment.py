@@ -1,4 +1,4 @@
-"""The page of an experiment: the verdict, what was compared, what it rests on, what it costs."""
+"""The page of an experiment: verdict, arms, results, checks, costs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from stream.report.formatting import number, percent, span_words
 from stream.report.pages.page import ArmTable, Cell, Figure, Page, Row, Section, Tile
 from stream.report.plots.figure import colours
 from stream.report.schema import ArmResult, ExperimentReport
-from stream.report.sentences import before_line, headline, interleaving_lines, pair_lines
+from stream.report.sentences import cuped_line, headline, interleaving_lines, pair_lines
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
 
@@ -39,7 +39,7 @@ def experiment_page(report: ExperimentReport, figures: Mapping[str, Figure]) -> 
             ),
             Section(
                 "What came out",
-                lines=[*pair_lines(report.verdict), *before_line(report.verdict)],
+                lines=[*pair_lines(report.verdict), *cuped_line(report.verdict)],
                 table=_table(
                     report,
                     ["impressions", "clicks", "click rate", "best possible", "random", "missed clicks"],

@@ -1,4 +1,4 @@
-"""The page around a report: what it holds as plain values, and how it becomes one self-contained HTML file."""
+"""The page of a report: its content as plain values, and its rendering as one self-contained HTML file."""
 
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _MARKS = {"fine": "✓", "note": "!", "fatal": "✕", "unknown": "?"}
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A number to be seen at first glance."""
+    """A headline number."""
 
     value: str
     label: str
@@ -18,7 +18,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of the table; `small` stands quietly behind the text."""
+    """A cell of a table; `small` follows the text in small print."""
 
     text: str
     small: str = ""

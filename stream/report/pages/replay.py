@@ -1,4 +1,4 @@
-"""The page of a replay: which arm ranks best, every arm judged on the same samples."""
+"""The page of a replay: which arm ranks best, with every arm evaluated on the same samples."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:
         lead=(
             f"{number(report.behaviors)} behaviours and {number(report.impressions)} impressions of {report.dataset} "
             f"went through the whole loop in {report.seconds:.0f} seconds: impression, score, click, sample, update. "
-            "Every arm was judged on the same samples, each before it was learned from."
+            "Every arm was evaluated on the same samples, each before it was learned from."
         ),
         tiles=[
             Tile(number(report.behaviors), "behaviours"),
@@ -34,12 +34,11 @@ def replay_page(report: ReplayReport, figures: Mapping[str, Figure]) -> Page:
             Section("What happened", figures=list(figures.values())),
         ],
         notes=[
-            f"Judged: {report.judged}.",
+            f"Evaluated on: {report.judged}.",
             "AUC: how often a clicked item is ranked above one that was not; 0.5 is random. GAUC: the same within "
             "users, weighted by their samples.",
-            "NE, normalised entropy: log loss over that of always saying the mean click rate; below 1, something is "
-            "known.",
-            "Calibration: predicted over observed clicks; 1 is right.",
+            "NE, normalised entropy: log loss over that of always predicting the mean click rate; below 1 is better.",
+            "Calibration: predicted over observed clicks; 1 is best.",
         ],
     )
 

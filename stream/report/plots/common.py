@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream.experiment.statistics.intervals import percentiles
 from stream.report.plots.figure import INK, PALETTE, QUIET, colours, label_ends, picture, pictures, time_axis
-from stream.report.schema import Percentiles, RatePoint, ReplayTrace, Timed
+from stream.report.schema import Percentiles, RatePoint, ReplayTrace, TimedValues
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _MIN_PER_WINDOW = 120
-"""ServingCosts of an arm that make a window worth drawing."""
+"""Answers of an arm that make a window worth drawing."""
 
 
 def replay_plots(traces: Mapping[str, ReplayTrace]) -> dict[str, bytes]:
     """Draw the pictures of a replay: file name without ending → PNG."""
-    return {"auc": progressive(traces, "auc"), "ne": progressive(traces, "ne")}
+    return {"auc": draw_progressive(traces, "auc"), "ne": draw_progressive(traces, "ne")}
 
 
-def latencies(timed: Mapping[str, Timed], palette: Mapping[str, str], overall: Percentiles) -> bytes:
+def draw_latencies(timed: Mapping[str, TimedValues], palette: Mapping[str, str], overall: Percentiles) -> bytes:
     """Draw how long each arm's answers took: their distribution, and median and 99th percentile over time.
 
     Args:
@@ -68,7 +68,7 @@ def latencies(timed: Mapping[str, Timed], palette: Mapping[str, str], overall: P
         return save()
 
 
-def freshness(points: list[tuple[float, float]]) -> bytes:
+def draw_freshness(points: list[tuple[float, float]]) -> bytes:
     """Draw how long it took until a click had changed the model that answered."""
     seconds = np.array(points)[:, 1]
     p50, p99 = percentiles(seconds, (50, 99))
@@ -79,7 +79,7 @@ def freshness(points: list[tuple[float, float]]) -> bytes:
         return save()
 
 
-def throughput(points: list[RatePoint]) -> bytes:
+def draw_throughput(points: list[RatePoint]) -> bytes:
     """Draw events in, scores out and samples learned, a second."""
     at = [point.at for point in points]
     series = {
@@ -97,7 +97,7 @@ def throughput(points: list[RatePoint]) -> bytes:
         return save()
 
 
-def progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
+def draw_progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
     """Draw the `auc` or `ne` of each arm within windows of the stream."""
     words = {
         "auc": (
@@ -106,7 +106,7 @@ def progressive(traces: Mapping[str, ReplayTrace], metric: str) -> bytes:
         ),
         "ne": (
             "Normalised entropy while learning",
-            "log loss over that of always saying the mean; lower is better, 1 knows nothing",
+            "log loss over that of always predicting the mean; lower is better, 1 is no better than that",
         ),
     }
     with picture(*words[metric]) as (axes, save):

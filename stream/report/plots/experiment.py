@@ -10,7 +10,7 @@ from stream.experiment.statistics.intervals import Interval
 from stream.experiment.timeline import Timeline
 from stream.experiment.wording import signed_percent
 from stream.report.formatting import percent
-from stream.report.plots.common import freshness, latencies, throughput
+from stream.report.plots.common import draw_freshness, draw_latencies, draw_throughput
 from stream.report.plots.figure import QUIET, colours, label_ends, picture, time_axis
 from stream.report.schema import ExperimentReport, Trace
 
@@ -29,24 +29,24 @@ def experiment_plots(report: ExperimentReport, trace: Trace) -> dict[str, bytes]
     palette = colours(report.plan)
     if any(arm.shown for arm in report.arms.values()):
         rates = {name: arm.ctr for name, arm in report.arms.items() if name in spans.ctr}
-        drawn["ctr"] = click_rates(spans, rates, palette)
+        drawn["ctr"] = draw_click_rates(spans, rates, palette)
     if any(np.isfinite(each.low) for lift in spans.lift.values() for each in lift):
-        drawn["lift"] = lifts(spans, palette)
+        drawn["lift"] = draw_lifts(spans, palette)
     if spans.regret:
-        drawn["regret"] = regrets(spans, palette)
+        drawn["regret"] = draw_regrets(spans, palette)
     if any(trace.latency.values()):
-        drawn["latency"] = latencies(trace.latency, palette, report.latency_ms)
+        drawn["latency"] = draw_latencies(trace.latency, palette, report.latency_ms)
     if trace.freshness:
-        drawn["freshness"] = freshness(trace.freshness)
+        drawn["freshness"] = draw_freshness(trace.freshness)
     if spans.log_loss:
-        drawn["log_loss"] = log_losses(spans, palette)
+        drawn["log_loss"] = draw_log_losses(spans, palette)
     if trace.rates:
-        drawn["throughput"] = throughput(trace.rates)
+        drawn["throughput"] = draw_throughput(trace.rates)
     return drawn
 
 
-def click_rates(spans: Timeline, rates: Mapping[str, float], palette: Mapping[str, str]) -> bytes:
-    """Draw the click rate of each arm within each span, with 95% intervals, between chance and oracle if known."""
+def draw_click_rates(spans: Timeline, rates: Mapping[str, float], palette: Mapping[str, str]) -> bytes:
+    """Draw the click rate of each arm within each span, with 95% intervals, between random and oracle if known."""
     named = ", ".join(f"{arm} {percent(rate)}" for arm, rate in rates.items() if np.isfinite(rate))
     with picture(f"Click rate: {named}", "clicked of the shown items, over time, with 95% interval") as (axes, save):
         edges = np.array(spans.edges) / time_axis(axes, spans.edges[-1])
@@ -64,7 +64,7 @@ def click_rates(spans: Timeline, rates: Mapping[str, float], palette: Mapping[st
         return save()
 
 
-def lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
+def draw_lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the leader's lift over each other arm as it stood at each look, with its any-time interval."""
     ends = {other: intervals[-1] for other, intervals in spans.lift.items()}
     known = {other: end.value for other, end in ends.items() if np.isfinite(end.value)}
@@ -83,7 +83,7 @@ def lifts(spans: Timeline, palette: Mapping[str, str]) -> bytes:
         return save()
 
 
-def regrets(spans: Timeline, palette: Mapping[str, str]) -> bytes:
+def draw_regrets(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the clicks that each arm has missed so far, a user: regret against the oracle, added up."""
     named = ", ".join(f"{arm} {missed[-1]:.1f} a user" for arm, missed in spans.regret.items())
     subtitle = "clicks that a perfect ranking would have had and the arm had not, added up; the flatter, the better"
@@ -99,7 +99,7 @@ def regrets(spans: Timeline, palette: Mapping[str, str]) -> bytes:
         return save()
 
 
-def log_losses(spans: Timeline, palette: Mapping[str, str]) -> bytes:
+def draw_log_losses(spans: Timeline, palette: Mapping[str, str]) -> bytes:
     """Draw the log loss of the probabilities as served, within each span, above the least that it can be."""
     known = any(np.isfinite(floor).any() for floor in spans.log_loss_floor.values())
     subtitle = "of the probabilities as they were served" + (

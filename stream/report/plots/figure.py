@@ -1,4 +1,4 @@
-"""Figures in one style: a title that says the finding, quiet axes, names at the ends of lines; PNG bytes come out."""
+"""Figures in one style: the finding as the title, labels at the ends of lines; as PNG bytes."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +31,7 @@ def label_ends(axes: "Axes", x: float, labels: list[tuple[str, str, float]]) -> 
 
 
 def time_axis(axes: "Axes", end_s: float) -> float:
-    """Name the horizontal axis in a unit that fits an experiment of `end_s` seconds; returns the unit's seconds."""
+    """Label the horizontal axis in a unit that fits an experiment of `end_s` seconds; returns the unit's seconds."""
     units = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
     length, unit = next(each for each in units if end_s >= 3 * each[0] or each[0] == 1)
     axes.set_xlabel(f"{unit} since the first impression")

@@ -90,7 +90,7 @@ def test_a_readout_is_the_same_in_every_place_and_batch(matched: bool, monkeypat
     keys, _, _, match = inputs(1, 1, L, d, matched=matched)
     weights, second, bias = (torch.randn(size, device=DEVICE) for size in ((1, h, 1, d + 1), (1, h), (1,)))
     mask = torch.ones(1, L, dtype=torch.bool, device=DEVICE)
-    alone = gpu.Sequences(keys, mask).readouts(weights, second, bias, match)
+    alone = gpu.GpuBehaviours(keys, mask).readouts(weights, second, bias, match)
     for B, C, more in ((1, 5, 0), (1, gpu.CANDIDATES + 1, 0), (2, 2 * gpu.CANDIDATES + 3, 0), (3, 4, gpu.TILE)):
         others = torch.randn(B, h, C, d + 1, device=DEVICE)
         wide, bonus = torch.randn(B, L + more, d, device=DEVICE), torch.randn(B, C, L + more, device=DEVICE)
@@ -101,7 +101,7 @@ def test_a_readout_is_the_same_in_every_place_and_batch(matched: bool, monkeypat
             first[-1, :, place] = weights[0, :, 0]
             if match is not None:
                 added[-1, place, :L] = match[0, 0]
-            found = gpu.Sequences(wide, there).readouts(first, second, bias, added if matched else None)
+            found = gpu.GpuBehaviours(wide, there).readouts(first, second, bias, added if matched else None)
             assert torch.equal(found[-1, place], alone[0, 0]), f"place {place} of {C}, {B} users"
 
 

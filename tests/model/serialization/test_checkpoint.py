@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from model.errors import CheckpointError
-from model.metrics import Progressive
+from model.metrics import ProgressiveMetrics
 from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, load_newest, save
 
 
 def checkpoint(number: int) -> Checkpoint:
     rng = np.random.default_rng(number)
-    metrics = Progressive(window=10)
+    metrics = ProgressiveMetrics(window=10)
     metrics.add((rng.random(25) < 0.5).astype(np.float32), rng.random(25))
     tensors = {"w": rng.normal(size=(3, 2)).astype(np.float32), "keys": rng.integers(0, 2**64, 5, np.uint64)}
     return Checkpoint(

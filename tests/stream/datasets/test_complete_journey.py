@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stream.datasets import open_dataset
-from stream.datasets.base import DatasetError, Observed, Step, Visit
+from stream.datasets.base import DatasetError, Observation, Step, Visit
 from stream.datasets.candidates import RULES, CandidateRules
 from stream.datasets.complete_journey import CompleteJourney, Purchases, read_files
 from stream.schema.events import Behavior, Candidate, Click, Impression
@@ -64,11 +64,11 @@ def check_protocol(steps: Iterable[Step], rules: CandidateRules, *, start: int, 
             shown = [candidate.item for candidate in impression.candidates]
             clicked = {click.item for click in step.clicks}
             assert (impression.ts, impression.user, impression.slots) == (ts, user, len(shown))
-            assert ts >= start + rules.history * (end - start)
-            assert len(set(shown)) == len(shown) == len(clicked) * (1 + rules.negatives)
-            assert 1 <= len(clicked) <= rules.positives
+            assert ts >= start + rules.history_share * (end - start)
+            assert len(set(shown)) == len(shown) == len(clicked) * (1 + rules.negatives_per_positive)
+            assert 1 <= len(clicked) <= rules.max_positives
             assert clicked == basket.intersection(shown)
-            assert all(sold[item] >= rules.sold for item in shown)
+            assert all(sold[item] >= rules.min_sales for item in shown)
             assert all(
                 (click.request_id, click.user, click.ts) == (impression.request_id, user, ts) for click in step.clicks
             )
@@ -84,11 +84,11 @@ def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_pat
     early += [(1, 20, second, second) for second in range(4)]
     late = [(2, 10, 100, 300), (2, 20, 100, 300), (2, 30, 100, 300)]
     directory = write(tmp_path, early + late, {10: "MILK", 11: "TEA", 30: ""})
-    dataset = CompleteJourney(read_files(directory), CandidateRules(asked=1.0))
+    dataset = CompleteJourney(read_files(directory), CandidateRules(visit_share=1.0))
 
     *history, last = dataset.steps()
 
-    assert history[0] == Observed(
+    assert history[0] == Observation(
         (
             Behavior("1", "10", 0, "MILK", "purchase"),
             Behavior("1", "11", 0, "TEA", "purchase"),
@@ -98,7 +98,7 @@ def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_pat
             Behavior("1", "20", 0, "", "purchase"),
         )
     )
-    assert all(isinstance(step, Observed) for step in history)
+    assert all(isinstance(step, Observation) for step in history)
     assert isinstance(last, Visit)
     assert {candidate.item for candidate in last.impression.candidates} == {"10", "11", "12", "13", "14"}
     assert Candidate("10", "MILK") in last.impression.candidates
@@ -111,11 +111,17 @@ def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_pat
 def test_fewer_of_a_basket_are_asked_when_the_past_has_few_other_items() -> None:
     early = [(1, item, second, second) for second in range(5) for item in range(11)]
     late = [(2, item, 100, 300) for item in (0, 1, 2)]
-    dataset = CompleteJourney(purchases(early + late), CandidateRules(asked=1.0))
+    dataset = CompleteJourney(purchases(early + late), CandidateRules(visit_share=1.0))
     assert (dataset.totals.positives, dataset.totals.samples) == (2, 10)
 
 
-@pytest.mark.parametrize("rules", [RULES, CandidateRules(history=0.2, asked=0.9, positives=2, negatives=7, sold=12)])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        RULES,
+        CandidateRules(history_share=0.2, visit_share=0.9, max_positives=2, negatives_per_positive=7, min_sales=12),
+    ],
+)
 def test_every_rule_of_the_protocol_holds_on_random_baskets(rules: CandidateRules) -> None:
     rows = random_rows()
     dataset = CompleteJourney(purchases(rows), rules, seed=3)
@@ -162,7 +168,7 @@ def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None
     early = [(1, 50, second, second) for second in range(1000)]
     early += [(1, item, second, second) for item in (51, 52) for second in range(100)]
     late = [(2, 1, second, second) for second in range(1000, 3000)]
-    rules = CandidateRules(asked=1.0, positives=1, negatives=1)
+    rules = CandidateRules(visit_share=1.0, max_positives=1, negatives_per_positive=1)
     asked = [step for step in CompleteJourney(purchases(early + late), rules).steps() if isinstance(step, Visit)]
     shown = Counter(candidate.item for visit in asked for candidate in visit.impression.candidates)
     total = shown["50"] + shown["51"] + shown["52"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stream.datasets import open_dataset
-from stream.datasets.base import DatasetError, Observed, Totals, Visit
+from stream.datasets.base import DatasetError, DatasetTotals, Observation, Visit
 from stream.schema.events import Behavior, Candidate, Click, Impression
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "kuairand_pure"
@@ -40,9 +40,9 @@ def test_histories_come_first_and_lines_of_one_moment_are_one_impression(tmp_pat
     dataset = open_dataset("kuairand", write(tmp_path, impressions, history))
 
     assert list(dataset.steps()) == [
-        Observed((Behavior("7", "101", START - 12 * HOUR, "12", "view"),)),
-        Observed((Behavior("7", "555", START - 6 * HOUR, "", "view"),)),
-        Observed((Behavior("8", "100", START - 6 * HOUR, "39", "view"),)),
+        Observation((Behavior("7", "101", START - 12 * HOUR, "12", "view"),)),
+        Observation((Behavior("7", "555", START - 6 * HOUR, "", "view"),)),
+        Observation((Behavior("8", "100", START - 6 * HOUR, "39", "view"),)),
         Visit(
             Impression(f"kr-7-{START}", "7", START, [Candidate("100", "39")], slots=1),
             (Click(f"kr-7-{START}", "7", "100", START),),
@@ -62,7 +62,7 @@ def test_histories_come_first_and_lines_of_one_moment_are_one_impression(tmp_pat
             ),
         ),
     ]
-    assert dataset.totals == Totals(behaviors=7, visits=3, samples=4, positives=2)
+    assert dataset.totals == DatasetTotals(behaviors=7, visits=3, samples=4, positives=2)
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")
@@ -70,7 +70,7 @@ def test_a_repeated_line_is_clicked_when_any_of_its_kind_is(tmp_path: Path) -> N
     for lines in ([0, 1], [1, 0]):
         impressions = [(7, 100, 0, click, "39") for click in lines]
         dataset = open_dataset("kuairand", write(tmp_path, impressions, []))
-        assert dataset.totals == Totals(behaviors=1, visits=1, samples=1, positives=1)
+        assert dataset.totals == DatasetTotals(behaviors=1, visits=1, samples=1, positives=1)
 
 
 def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -104,6 +104,6 @@ def test_the_real_log_comes_in_order_with_its_clicks() -> None:
             positives += len(step.clicks)
         else:
             assert not requests
-    assert dataset.totals == Totals(behaviors, len(requests), samples, positives)
+    assert dataset.totals == DatasetTotals(behaviors, len(requests), samples, positives)
     assert (len(requests), samples, behaviors - samples) == (220_762, 222_444, 817_187)
     assert positives / samples == pytest.approx(0.4496, abs=1e-4)

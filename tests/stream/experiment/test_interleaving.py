@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.experiment.interleaving import InterleavedList, interleave, prefer, vote
+from stream.experiment.interleaving import InterleavedList, interleave, preference, vote
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Moments
@@ -88,10 +88,10 @@ def test_it_agrees_with_ab_and_needs_fewer_requests() -> None:
     worlds = 8
     for world in range(worlds):
         rows = simulated(np.random.default_rng([1, world]), 0.5, 1.0, requests=1200)
-        found = prefer(rows[:, 0], rows[:, 1])
+        found = preference(rows[:, 0], rows[:, 1])
         assert found.winner == "a"
         assert ab_winner(rows) in (None, "a"), "never the other one"
-        right["interleaving"] += prefer(rows[:600, 0], rows[:600, 1]).winner == "a"
+        right["interleaving"] += preference(rows[:600, 0], rows[:600, 1]).winner == "a"
         right["ab"] += ab_winner(rows[:600]) == "a"
         right["ab, all requests"] += ab_winner(rows) == "a"
     assert right["interleaving"] >= 0.7 * worlds
@@ -108,12 +108,12 @@ def test_equal_rankings_have_a_winner_in_at_most_five_of_a_hundred_worlds_with_p
         users = rng.integers(150, size=3000)
         lean = 1 / (1 + np.exp(-rng.normal(0, likeness, 150)))
         votes = np.where(rng.random(3000) < lean[users], 1, -1) * (rng.random(3000) < 0.6)
-        named += any(prefer(users[:look], votes[:look]).winner for look in range(500, 3001, 500))
+        named += any(preference(users[:look], votes[:look]).winner for look in range(500, 3001, 500))
     assert named / 100 <= 0.05
 
 
 def test_no_votes_prefer_nothing() -> None:
-    nothing = prefer(np.array([1, 2]), np.array([0, 0]))
+    nothing = preference(np.array([1, 2]), np.array([0, 0]))
     assert (nothing.winner, nothing.p, nothing.requests) == (None, 1.0, 0)
-    few = prefer(np.arange(20), np.ones(20))
+    few = preference(np.arange(20), np.ones(20))
     assert few.winner is None

@@ -164,7 +164,7 @@ def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
     need = required_sample_sizes(planned)[0]
     looks = 40
     worlds = ABTests(
-        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), icc=0.05, activity=0.0,
+        worlds=200, users=need.users, looks=looks, every=round(need.impressions / looks), icc=0.05, activity_sd=0.0,
         lift=0.2,
     )  # fmt: skip
     effect = compare(*worlds.draw(11)).log_ratio

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.metrics import auc
-from stream.datasets.base import Totals, Visit
+from stream.datasets.base import DatasetTotals, Visit
 from stream.experiment.statistics.auc import clustered_auc
 from stream.lab.freshness import NEVER, basket_rows
 from stream.lab.validation import WARM_UP, ProgressiveValidation
@@ -24,10 +24,10 @@ class Baskets:
     visits: int
     turns: bool = False
     name: str = "baskets"
-    totals: Totals = field(init=False)
+    totals: DatasetTotals = field(init=False)
 
     def __post_init__(self) -> None:
-        self.totals = Totals(self.visits, self.visits, 5 * self.visits, self.visits)
+        self.totals = DatasetTotals(self.visits, self.visits, 5 * self.visits, self.visits)
 
     def steps(self) -> Iterator[Visit]:
         rng = np.random.default_rng(0)

@@ -73,11 +73,11 @@ def test_an_optional_child_steps_back_and_may_end(settings: Settings, tmp_path: 
         page = processes.start("page", "trainer", "--set", "trainer.nice=0", optional=True)
         wait_for_text(processes.log("page"), "started ")
         assert psutil.Process(page.pid).nice() == wanted
-        assert processes.lost() == []
+        assert processes.ended_optional() == []
         page.kill()
         page.wait(DEADLINE_S)
         processes.check()
-        assert processes.lost() == ["page"]
+        assert processes.ended_optional() == ["page"]
 
 
 def test_the_trainer_steps_back_behind_what_answers(settings: Settings, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stream.experiment.assignment import Assignment
-from stream.experiment.interleaving import prefer
+from stream.experiment.interleaving import preference
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
@@ -87,19 +87,19 @@ def live(seen: list[Seen], question: Experiment = EXPERIMENT, *, repeats: int = 
 
 
 def simulated(seen: list[Seen]) -> ExperimentReport:
-    tally = TrafficTotals(impressions=len(seen), answered=len(seen))
+    totals = TrafficTotals(impressions=len(seen), answered=len(seen))
     for each in seen:
-        tally.interleaving_votes.click(
+        totals.interleaving_votes.click(
             each.arm, f"u{each.user}", each.request, clicked_by_team(each.score(), each.clicked)
         )
-        tally.versions[each.arm] = 1, 1
-        trace = tally.arms.setdefault(each.arm, ArmTrace())
+        totals.versions[each.arm] = 1, 1
+        trace = totals.arms.setdefault(each.arm, ArmTrace())
         for column, value in (("at", each.ts / 1000), ("users", each.user), ("shown", SLOTS)):
             getattr(trace, column).append(value)
         trace.clicks.append(len(each.clicked))
         for column in ("losses", "floor", "best", "random", "expected", "latency", "cpu"):
             getattr(trace, column).append(1.0)
-    return simulation_report(EXPERIMENT, tally, [], began=1e9, seconds=6.0, settings={})[0]
+    return simulation_report(EXPERIMENT, totals, [], began=1e9, seconds=6.0, settings={})[0]
 
 
 def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -116,7 +116,7 @@ def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
 def test_it_is_what_a_plain_count_of_the_truth_says_whatever_is_repeated() -> None:
     seen = lived()
     users, votes = counted(seen)
-    expected = prefer(users, votes, alpha=EXPERIMENT.alpha)
+    expected = preference(users, votes, alpha=EXPERIMENT.alpha)
     for repeats in (0, 5000):
         [found] = live(seen, repeats=repeats).interleaving
         assert (found.arm, found.first, found.second, found.winner) == ("mixed", "a", "b", "a")

@@ -52,7 +52,7 @@ def question(arms: dict[str, ArmTrace]) -> Experiment:
 
 
 def report_of(arms: dict[str, ArmTrace]) -> tuple[ExperimentReport, Trace]:
-    tally = TrafficTotals(
+    totals = TrafficTotals(
         impressions=sum(len(arm.at) for arm in arms.values()),
         answered=sum(len(arm.at) for arm in arms.values()),
         clicks=sum(sum(arm.clicks) for arm in arms.values()),
@@ -63,7 +63,7 @@ def report_of(arms: dict[str, ArmTrace]) -> tuple[ExperimentReport, Trace]:
         versions={name: (arm.epoch, arm.version) for name, arm in arms.items()},
     )
     rates = [RatePoint(at=float(at), events=200.0, scores=40.0, samples=380.0) for at in range(60)]
-    return simulation_report(question(arms), tally, rates, began=1e9, seconds=60.0, settings={"users": 50})
+    return simulation_report(question(arms), totals, rates, began=1e9, seconds=60.0, settings={"users": 50})
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_replay_report(tmp_path: Path) -> None:
         "samples", "positives", "auc", "gauc", "ne", "log_loss", "calibration",
     }  # fmt: skip
     assert {path.name for path in tmp_path.glob("*.png")} == {"auc.png", "ne.png"}
-    assert replay_headline(replay({"sam": replay_arm(math.nan)})).startswith("Nothing was judged")
+    assert replay_headline(replay({"sam": replay_arm(math.nan)})).startswith("No sample was evaluated")
 
 
 def test_replay_trace_judges_each_window_by_itself() -> None:

@@ -136,7 +136,7 @@ def test_a_job_that_says_nothing_is_in_trouble_unless_it_says_that_it_is_busy(he
         health.alive()
     assert not health.trouble()
     clock.now += 31
-    assert "no sign of life" in health.trouble()
+    assert "no report for" in health.trouble()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "127.0.0.1:99999", "256.0.0.1:80"])

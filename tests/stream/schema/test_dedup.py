@@ -15,7 +15,7 @@ def ids(*numbers: int) -> npt.NDArray[np.uint64]:
 
 
 def test_an_id_is_new_once() -> None:
-    seen = RecentIds(remember=100)
+    seen = RecentIds(window=100)
     assert seen.add(ids(1, 2, 1)).tolist() == [True, True, False]
     assert seen.add(ids(2, 3)).tolist() == [False, True]
     assert seen.add(ids()).tolist() == []
@@ -23,9 +23,9 @@ def test_an_id_is_new_once() -> None:
 
 
 def test_ids_have_all_their_64_bits() -> None:
-    seen = RecentIds(remember=100)
+    seen = RecentIds(window=100)
     assert seen.add(ids(2**64 - 1, 2**63, 0)).all()
-    other = RecentIds(remember=100)
+    other = RecentIds(window=100)
     other.restore(seen.to_array())
     assert not other.add(ids(2**64 - 1, 2**63, 0)).any()
     assert other.add(ids(2**64 - 2)).all()
@@ -33,19 +33,19 @@ def test_ids_have_all_their_64_bits() -> None:
 
 @given(st.integers(1, 12), st.lists(st.lists(st.integers(0, 60), max_size=6), max_size=60), st.sets(st.integers(0, 60)))
 def test_the_newest_are_remembered_and_what_never_came_is_new(
-    remember: int, batches: list[list[int]], restarts: set[int]
+    window: int, batches: list[list[int]], restarts: set[int]
 ) -> None:
-    seen = RecentIds(remember)
+    seen = RecentIds(window)
     newest: list[int] = []
     ever: set[int] = set()
     for step, batch in enumerate(batches):
         if step in restarts:
             saved = seen.to_array()
-            seen = RecentIds(remember)
+            seen = RecentIds(window)
             seen.restore(saved)
         new = seen.add(ids(*batch)).tolist()
         for number, is_new in zip(batch, new, strict=True):
-            if number in newest[-remember:]:
+            if number in newest[-window:]:
                 assert not is_new, "it was among the newest"
             if number not in ever:
                 assert is_new, "it never came"
@@ -57,9 +57,9 @@ def test_the_newest_are_remembered_and_what_never_came_is_new(
 
 @pytest.mark.parametrize("restored", [False, True])
 def test_it_keeps_twice_as_many_as_it_must_and_three_times_after_a_restart(restored: bool) -> None:
-    seen = RecentIds(remember=50)
+    seen = RecentIds(window=50)
     if restored:
-        before = RecentIds(remember=50)
+        before = RecentIds(window=50)
         before.add(ids(*range(10_000, 10_050)))
         before.add(ids(*range(20_000, 20_049)))
         seen.restore(before.to_array())
@@ -76,12 +76,12 @@ def test_ids_of_samples_differ_by_request_and_item() -> None:
     items = np.arange(1, 1001, dtype=np.uint64)
     requests = [RequestKey(f"user-{number % 5}", f"request-{number // 5}") for number in range(50)]
     every = np.concatenate([sample_ids(request, items) for request in requests])
-    assert RecentIds(remember=10**6).add(every).all()
+    assert RecentIds(window=10**6).add(every).all()
     assert sample_ids(requests[7], items).tolist() == sample_ids(requests[7], items).tolist()
 
 
 def test_what_is_forgotten_is_new_again() -> None:
-    seen = RecentIds(remember=2)
+    seen = RecentIds(window=2)
     seen.add(np.array([1, 2], dtype=np.uint64))
     seen.add(np.array([3], dtype=np.uint64))
     seen.forget(np.array([1, 3, 9], dtype=np.uint64))

@@ -45,16 +45,16 @@ def test_same_seed_same_world() -> None:
 
 
 def test_history_is_everyone_s_and_ends_before_the_start_in_order() -> None:
-    acts = World(SMALL, start=START).history()
-    assert np.bincount(acts.users).tolist() == [SMALL.history] * SMALL.users
-    assert (np.diff(acts.ts) >= 0).all()
-    assert acts.ts.max() < START
-    first = next(acts.events())
+    behaviors = World(SMALL, start=START).history()
+    assert np.bincount(behaviors.users).tolist() == [SMALL.history] * SMALL.users
+    assert (np.diff(behaviors.ts) >= 0).all()
+    assert behaviors.ts.max() < START
+    first = next(behaviors.events())
     assert first == Behavior(
-        user_name(int(acts.users[0])),
-        item_name(int(acts.items[0])),
-        int(acts.ts[0]),
-        category_name(int(acts.categories[0])),
+        user_name(int(behaviors.users[0])),
+        item_name(int(behaviors.items[0])),
+        int(behaviors.ts[0]),
+        category_name(int(behaviors.categories[0])),
         first.action,
     )
 
@@ -62,9 +62,12 @@ def test_history_is_everyone_s_and_ends_before_the_start_in_order() -> None:
 def test_interests_come_in_blocks_and_return_after_all_the_others() -> None:
     config = changed(SMALL, noise=0.0, history=400)
     world = World(config, start=START)
-    acts = world.history()
+    behaviors = world.history()
     for user in range(config.users):
-        blocks = [(category, len(list(run))) for category, run in groupby(acts.categories[acts.users == user].tolist())]
+        blocks = [
+            (category, len(list(run)))
+            for category, run in groupby(behaviors.categories[behaviors.users == user].tolist())
+        ]
         order = [category for category, _ in blocks]
         assert set(order) == set(world.interests[user].tolist())
         assert all(order[i] == order[i + config.interests] for i in range(len(order) - config.interests))
@@ -74,8 +77,8 @@ def test_interests_come_in_blocks_and_return_after_all_the_others() -> None:
 def auc_by_length(config: WorldConfig, lengths: tuple[int, ...], impressions: int = 800) -> list[float]:
     """How well counts of the candidate's category in the newest behaviours rank clicks on randomly chosen items."""
     world = World(config, start=START)
-    acts = world.history()
-    pasts = [acts.categories[acts.users == user].tolist() for user in range(config.users)]
+    behaviors = world.history()
+    pasts = [behaviors.categories[behaviors.users == user].tolist() for user in range(config.users)]
     scores: list[list[float]] = [[] for _ in lengths]
     labels: list[float] = []
     for place, user in enumerate(world.visitors(impressions).tolist()):
@@ -278,10 +281,10 @@ def test_wandering_follows_the_current_interest_and_leads_to_the_next() -> None:
     seen = []
     for _ in range(60):
         before = int(world.current_interest(one)[0])
-        acts = world.browse(0, START)
-        seen.append(len(acts))
-        assert len(acts) == 0 or int(acts.categories[0]) == before
-        assert (acts.users == 0).all()
+        behaviors = world.browse(0, START)
+        seen.append(len(behaviors))
+        assert len(behaviors) == 0 or int(behaviors.categories[0]) == before
+        assert (behaviors.users == 0).all()
     assert np.mean(seen) == pytest.approx(4, abs=1)
     assert sum(seen) > 3 * SMALL.block, "enough for the interest to have changed"
 

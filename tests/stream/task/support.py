@@ -25,13 +25,13 @@ from stream.schema.events import (
     encode_json,
 )
 from stream.schema.partitioner import partition_of
-from stream.schema.record import Record
+from stream.schema.record import Record, RefusedRecord
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
 from stream.task.decode import Event
 from stream.task.resume import ResumePoint
-from stream.task.task import RefusedRecord, ScoringRequest, Task
+from stream.task.task import ScoringRequest, Task
 from stream.worker.scoring import interleaved_answer
 
 PARTITIONS, NUMBER = 4, 2

@@ -23,7 +23,7 @@ def test_windows_close_in_silence_at_the_speed_of_the_wall_clock(bench: Bench) -
     assert not bench.task.waits_for_event_time(1000.0), "nothing waits any more"
 
 
-def test_a_click_that_waits_in_silence_becomes_an_orphan(bench: Bench) -> None:
+def test_a_click_that_waits_in_silence_is_refused_when_its_window_is_over(bench: Bench) -> None:
     bench.turn(*Log(click("c0", 0)).records, now=100.0)
     assert bench.task.waits_for_event_time(106.0)
     bench.task.advance_idle_time(106.0)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.schema.events import Click
-from stream.schema.record import Record
-from stream.task.joiner import Joiner, LabelledItems, PendingImpression, UnmatchedClick
+from stream.schema.record import Record, RefusedRecord
+from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 
 WINDOW = 1000
 
@@ -94,24 +94,24 @@ def test_a_repeated_click_and_a_repeated_impression_are_counted_and_change_nothi
     assert (joiner.duplicate_clicks, joiner.duplicate_impressions) == (1, 1)
 
 
-def test_clicks_that_cannot_be_used_come_out_as_orphans_with_their_record() -> None:
+def test_clicks_that_cannot_be_used_come_out_refused_with_their_record() -> None:
     joiner = Joiner(Memory(), window_ms=WINDOW)
     list(joiner.impression(pending()))
     for unusable, word in [
         (click("elsewhere"), "no candidate"),
         (click(ts=WINDOW + 1), "window"),
     ]:
-        [orphan] = joiner.click(*unusable)
-        assert isinstance(orphan, UnmatchedClick)
-        assert word in orphan.reason
-        assert orphan.origin.value == b"raw"
+        [each] = joiner.click(*unusable)
+        assert isinstance(each, RefusedRecord)
+        assert word in each.reason
+        assert each.record.value == b"raw"
     assert not list(joiner.click(*click(request_id="never")))
     assert not list(joiner.click(*click(user="other")))
     results = list(joiner.advance(WINDOW + 11))
-    orphans = [result for result in results if isinstance(result, UnmatchedClick)]
-    assert [orphan.origin.key for orphan in orphans] == [b"other", b"u"]
-    assert "'r' of user 'other'" in orphans[0].reason
-    assert "'never' of user 'u'" in orphans[1].reason
+    refused = [result for result in results if isinstance(result, RefusedRecord)]
+    assert [each.record.key for each in refused] == [b"other", b"u"]
+    assert "'r' of user 'other'" in refused[0].reason
+    assert "'never' of user 'u'" in refused[1].reason
 
 
 def test_an_impression_with_other_candidates_than_its_open_request_is_counted_apart() -> None:
@@ -172,7 +172,7 @@ def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_the_id
                     assert key not in labels, "labelled twice"
                     labels[key] = result.label
             else:
-                refused.append(result.origin.key)
+                refused.append(result.record.key)
         if step in restarts:
             joiner.save()
             joiner = Joiner(table, window_ms=WINDOW)
@@ -211,8 +211,8 @@ def test_what_lies_under_the_request_id_alone_is_taken_up_and_moved() -> None:
     assert isinstance(ann, LabelledItems)
     assert isinstance(bob, LabelledItems)
     assert (ann.pending.user, bob.pending.user) == ("ann", "bob")
-    orphans = [each for each in after.advance(WINDOW + 11) if isinstance(each, UnmatchedClick)]
-    assert [orphan.origin.key for orphan in orphans] == [b"cid"]
+    refused = [each for each in after.advance(WINDOW + 11) if isinstance(each, RefusedRecord)]
+    assert [each.record.key for each in refused] == [b"cid"]
     after.save()
     assert old.values.keys() == {"t"}
 
@@ -247,4 +247,4 @@ def test_a_click_that_waits_keeps_its_headers_over_a_restart_and_one_saved_witho
     older = {**stored, "click": {**stored["click"], "request_id": "s"}, "origin": stored["origin"][:6]}
     table.values["c1:us"] = msgspec.msgpack.encode([older])
     refused = list(Joiner(table, window_ms=WINDOW).advance(WINDOW + 100))
-    assert [found.origin for found in refused if isinstance(found, UnmatchedClick)] == [with_headers, record]
+    assert [found.record for found in refused if isinstance(found, RefusedRecord)] == [with_headers, record]

@@ -37,7 +37,7 @@ def asked_and_clicked(*, clicks_first: bool) -> Log:
 
 def learned(bench: Bench) -> dict[str, list[float]]:
     """User → labels that a trainer would learn, each (request, item) once."""
-    seen, found = RecentIds(remember=10_000), dict[str, list[float]]()
+    seen, found = RecentIds(window=10_000), dict[str, list[float]]()
     for sample in bench.samples:
         example = unpack_sample(sample, seen)
         if example is not None and (labels := example.features.labels) is not None:

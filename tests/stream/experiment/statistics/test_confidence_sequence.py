@@ -70,11 +70,11 @@ def naive(arms: tuple[Moments, Moments]) -> Array:
     ("worlds", "expected"),
     [
         (ABTests(), 0.1),
-        (ABTests(growing=True), 0.1),
+        (ABTests(staggered_entry=True), 0.1),
         (ABTests(icc=0.002), 0.3),
-        (ABTests(activity=2.0, growing=True), 0.5),
+        (ABTests(activity_sd=2.0, staggered_entry=True), 0.5),
     ],
-    ids=["returning", "growing", "hardly alike", "a few come most"],
+    ids=["returning", "staggered entry", "low icc", "a few come most"],
 )
 def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: ABTests, expected: float) -> None:
     """200 worlds, 100 looks, one every 100 impressions."""
@@ -98,7 +98,7 @@ def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> Non
 
 def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
     lift = 0.3
-    arms = ABTests(worlds=200, looks=60, every=200, lift=lift, before=5000).draw(1)
+    arms = ABTests(worlds=200, looks=60, every=200, lift=lift, pre_impressions=5000).draw(1)
     effect = compare(*arms)
     half = radius(effect.log_ratio.variance, SPREAD, ALPHA)
     outside = np.abs(effect.log_ratio.value - np.log1p(lift)) > half
@@ -107,11 +107,13 @@ def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("likeness", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("icc", [0.0, 0.02, 0.2])
 @pytest.mark.parametrize("users", [150, 1000])
 @pytest.mark.parametrize("effect", [0.02, 0.1, 0.5])
-def test_a_against_a_in_many_kinds_of_worlds(likeness: float, users: int, effect: float) -> None:
-    arms = ABTests(worlds=400, users=users, looks=100, every=100, icc=likeness, activity=1.0, before=3000).draw(2)
+def test_a_against_a_in_many_kinds_of_worlds(icc: float, users: int, effect: float) -> None:
+    arms = ABTests(worlds=400, users=users, looks=100, every=100, icc=icc, activity_sd=1.0, pre_impressions=3000).draw(
+        2
+    )
     ours = found(compare(*arms), arms, mixture_scale(np.log1p(effect), ALPHA))
     assert ours.any(axis=1).mean() <= ALPHA
 

@@ -54,7 +54,10 @@ def test_cuped_is_regression_on_the_linearised_time_before() -> None:
 
 
 def test_cuped_cuts_variance_where_the_past_tells_something_and_stays_true() -> None:
-    lift, worlds = 0.2, ABTests(worlds=300, looks=1, every=8000, before=8000, icc=0.05, activity=0.3, lift=0.2)
+    lift, worlds = (
+        0.2,
+        ABTests(worlds=300, looks=1, every=8000, pre_impressions=8000, icc=0.05, activity_sd=0.3, lift=0.2),
+    )
     arms = worlds.draw(3)
     with_past, without = compare(*arms), compare(*arms, adjust=False)
     saved = 1 - with_past.difference.variance / without.difference.variance
@@ -71,14 +74,14 @@ def test_cuped_changes_nothing_without_a_past_or_where_it_tells_nothing() -> Non
     effect, plain = (compare(Moments.of(one), Moments.of(other), adjust=adjust) for adjust in (True, False))
     assert effect.difference.value == plain.difference.value
     assert effect.difference.variance == pytest.approx(plain.difference.variance)
-    apart = ABTests(worlds=100, looks=1, every=8000, before=8000, icc=0.0).draw(5)
+    apart = ABTests(worlds=100, looks=1, every=8000, pre_impressions=8000, icc=0.0).draw(5)
     ratio = compare(*apart).difference.variance / compare(*apart, adjust=False).difference.variance
     assert ratio.mean() > 0.97
 
 
 def test_design_effect_says_how_alike_items_of_a_user_are() -> None:
     (alike, _), (apart, _) = (
-        ABTests(worlds=50, looks=1, every=4000, icc=likeness, activity=0.0).draw(6) for likeness in (0.05, 0.0)
+        ABTests(worlds=50, looks=1, every=4000, icc=icc, activity_sd=0.0).draw(6) for icc in (0.05, 0.0)
     )
     assert design_effect(alike).mean() == pytest.approx(1 + 99 * 0.05, rel=0.1)
     assert design_effect(apart).mean() == pytest.approx(1, abs=0.05)

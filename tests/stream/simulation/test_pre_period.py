@@ -5,10 +5,10 @@ import pytest
 
 from stream.experiment.plan import Experiment
 from stream.experiment.user_sums import UserSums
-from stream.report.sentences import before_line
+from stream.report.sentences import cuped_line
 from stream.settings import ArmSettings
 from stream.simulation.config import WorldConfig
-from stream.simulation.report import time_before
+from stream.simulation.report import simulate_pre_period
 from stream.simulation.world import World
 
 SLOTS = 5
@@ -40,7 +40,7 @@ def by_user(before: UserSums) -> list[list[float]]:
 
 
 def test_every_visit_shows_all_slots_and_the_clicks_are_those_of_a_random_choice() -> None:
-    before = time_before(world(), 2000, SLOTS)
+    before = simulate_pre_period(world(), 2000, SLOTS)
     assert before.arms == ()
     shown, clicks = whole(before)
     assert shown == 2000 * SLOTS
@@ -52,16 +52,16 @@ def test_every_visit_shows_all_slots_and_the_clicks_are_those_of_a_random_choice
 
 
 def test_the_same_seed_is_the_same_time_and_none_is_none() -> None:
-    once, again, other = (by_user(time_before(world(seed), 100, SLOTS)) for seed in (0, 0, 1))
+    once, again, other = (by_user(simulate_pre_period(world(seed), 100, SLOTS)) for seed in (0, 0, 1))
     assert once == again
     assert once != other
-    assert whole(time_before(world(), 0, SLOTS)) == [0, 0]
+    assert whole(simulate_pre_period(world(), 0, SLOTS)) == [0, 0]
 
 
 def test_it_narrows_the_interval_of_the_verdict_and_is_told() -> None:
     there = world()
     with_before, without = UserSums(), UserSums()
-    with_before.merge(time_before(there, 8000, SLOTS))
+    with_before.merge(simulate_pre_period(there, 8000, SLOTS))
     for place, user in enumerate(there.visitors(8000).tolist()):
         items = there.impression(user, there.start).items[:SLOTS]
         clicks = int(there.clicks(user, items, there.start).sum())
@@ -70,5 +70,5 @@ def test_it_narrows_the_interval_of_the_verdict_and_is_told() -> None:
     (pair,), (plain,) = EXPERIMENT.verdict(with_before).pairs, EXPERIMENT.verdict(without).pairs
     assert pair.variance_left < 0.6
     assert pair.lift.high - pair.lift.low < 0.85 * (plain.lift.high - plain.lift.low)
-    assert "times the users" in before_line(EXPERIMENT.verdict(with_before))[0]
-    assert before_line(EXPERIMENT.verdict(without)) == []
+    assert "times the users" in cuped_line(EXPERIMENT.verdict(with_before))[0]
+    assert cuped_line(EXPERIMENT.verdict(without)) == []

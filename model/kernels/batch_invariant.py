@@ -1,4 +1,4 @@
-"""Torch's layers for serving, with each row the same to the bit wherever it stands and whatever stands beside it.
+"""Batch-invariant forms of torch's layers for serving: a row's result is the same to the bit in every batch.
 
 Two things in torch make equal rows unequal in the last bits. A matrix product adds in an order that depends on its
 shape and on the row's place in it: of BLAS nothing can be relied on here. So factors are rounded to a grid so coarse
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WHOLE = 64
-"""Elements to whose multiples tensors are filled up: whole vectors of every instruction set, unrolled as torch does."""
+VECTOR_MULTIPLE = 64
+"""Tensors are padded to a multiple of this: whole vectors of every instruction set, unrolled as torch does."""
 
 _EXPONENT = 0x7FF0_0000_0000_0000
 """The bits of a float64 that hold its exponent: alone, they are a power of two."""
@@ -30,9 +30,9 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
-def filled(size: int) -> int:
-    """Return the least multiple of `WHOLE` that is not below `size`."""
-    return -(-size // WHOLE) * WHOLE
+def padded_size(size: int) -> int:
+    """Return the least multiple of `VECTOR_MULTIPLE` that is not below `size`."""
+    return -(-size // VECTOR_MULTIPLE) * VECTOR_MULTIPLE
 
 
 def on_grid(x: Tensor, dim: int, terms: int) -> Tensor:
@@ -107,7 +107,7 @@ def sigmoid_(x: Tensor) -> Tensor:
 
 def _whole(function: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Return what an elementwise function makes of x, each element in a whole vector."""
-    flat = functional.pad(x.reshape(-1), (0, filled(x.numel()) - x.numel()))
+    flat = functional.pad(x.reshape(-1), (0, padded_size(x.numel()) - x.numel()))
     for part in _parts(flat):
         function(part, out=part)
     return flat[: x.numel()].view(x.shape)

@@ -1,0 +1,146 @@
+"""Attribution windows of one partition number: opened by answers, closed by event time, turned into samples."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from state.partition import Partition
+from stream.schema.events import Click, Impression, Outcome, Sample
+from stream.schema.record import Record, RefusedRecord
+from stream.settings import WorkerSettings
+from stream.task.answer import Answer
+from stream.task.fold import SequenceFold
+from stream.task.joiner import Joiner, LabelledItems, PendingImpression
+from stream.task.labels import merge_labels, samples_and_outcomes
+
+
+class AttributionWindows:
+    """Collects the labels of answered impressions: clicks at once, the other shown items when their window closes.
+
+    Event time is the newest `ts` of the partition. Where no record comes, `advance_idle_time` lets it run on at the
+    speed of the wall clock.
+
+    Args:
+        partition: keeps the open requests.
+        fold: its sequences, which samples carry.
+        settings: windows and limits.
+    """
+
+    def __init__(self, partition: Partition, fold: SequenceFold, settings: WorkerSettings) -> None:
+        self._length = partition.meta.length
+        self._fold = fold
+        self._joiner = Joiner(
+            partition.pending,
+            window_ms=round(settings.attribution_window_s * 1000),
+            lateness_ms=round(settings.allowed_lateness_s * 1000),
+        )
+        self._idle_timeout_s = settings.idle_timeout_s
+        self._active_at: float | None = None
+        self.event_time = self._joiner.event_time
+        """The newest `ts` of the partition, ms."""
+        self._labelled: list[LabelledItems] = []
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return the number of open windows."""
+        return len(self._joiner)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened, by name."""
+        return self._counts + Counter(
+            duplicate_clicks=self._joiner.duplicate_clicks,
+            duplicate_impressions=self._joiner.duplicate_impressions,
+            conflicting_impressions=self._joiner.conflicting_impressions,
+        )
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether `save` would write requests or clicks."""
+        return self._joiner.unsaved
+
+    def open(
+        self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer
+    ) -> list[RefusedRecord]:
+        """Open the window of an answered impression; returns clicks that waited for it and cannot be used.
+
+        Args:
+            impression: what was asked.
+            categories: (C,) category keys of its candidates.
+            seen: the user's running count of behaviours when it was scored.
+            answer: what was answered.
+        """
+        ranks = np.empty(len(answer.order), dtype=np.intp)
+        ranks[answer.order] = np.arange(len(answer.order))
+        pending = PendingImpression(
+            request_id=impression.request_id,
+            user=impression.user,
+            arm=answer.arm,
+            ts=impression.ts,
+            epoch=answer.epoch,
+            version=answer.version,
+            # A recovered answer may have counted behaviours that Kafka no longer has.
+            seen=min(seen, self._fold.count(impression.user)),
+            slots=impression.slots,
+            items=[candidate.item for candidate in impression.candidates],
+            categories=categories.tolist(),
+            probabilities=answer.probabilities.tolist(),
+            ranks=ranks.tolist(),
+            clicked=bytearray(len(ranks)),
+            teams=list(answer.teams),
+        )
+        return self._collect(self._joiner.impression(pending))
+
+    def click(self, click: Click, record: Record) -> list[RefusedRecord]:
+        """Take a click and the record that it came in; returns it when it cannot be used."""
+        return self._collect(self._joiner.click(click, record))
+
+    def close_due(self) -> list[RefusedRecord]:
+        """Close the windows that are over by event time; returns clicks that found no impression."""
+        return self._collect(self._joiner.advance(self.event_time))
+
+    def note_step(self, now: float, *, worked: bool) -> None:
+        """Tell of a step: idle time runs since the last one that processed a record, or else since the first."""
+        if worked or self._active_at is None:
+            self._active_at = now
+
+    def is_idle(self, now: float) -> bool:
+        """Say whether a window or a click waits for event time, and no record came for the idle timeout."""
+        idle = self._active_at is not None and now - self._active_at > self._idle_timeout_s
+        return idle and self._joiner.waiting
+
+    def advance_idle_time(self, now: float) -> list[RefusedRecord]:
+        """Close the windows that are over when idle time counts as event time; returns as `close_due` does."""
+        idle_s = 0.0 if self._active_at is None else now - self._active_at
+        return self._collect(self._joiner.advance(self.event_time + round(idle_s * 1000)))
+
+    def take_samples(self) -> list[tuple[Sample, Outcome]]:
+        """Return the samples, with their outcomes, of all labels since the last call.
+
+        Labels of one request that came up together travel as one sample, or one for each team that placed them.
+        """
+        labelled, self._labelled = merge_labels(self._labelled), []
+        return [pair for each in labelled for pair in self._samples(each)]
+
+    def save(self) -> None:
+        """Bring the partition's table of open requests up to date."""
+        self._joiner.save()
+
+    def _collect(self, results: Iterable[LabelledItems | RefusedRecord]) -> list[RefusedRecord]:
+        refused = []
+        for result in results:
+            if isinstance(result, RefusedRecord):
+                refused.append(result)
+            else:
+                self._labelled.append(result)
+        return refused
+
+    def _samples(self, labelled: LabelledItems) -> Iterable[tuple[Sample, Outcome]]:
+        pending = labelled.pending
+        sequence = self._fold.read(pending.user, pending.seen)
+        if len(sequence) < min(pending.seen, self._length):
+            self._counts["sequences_cut"] += 1
+        self._counts["samples"] += len(labelled.indices)
+        return samples_and_outcomes(labelled, sequence)

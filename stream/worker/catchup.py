@@ -11,7 +11,7 @@ _logger = logging.getLogger("samstream.worker")
 
 
 class CatchUp:
-    """Follows a worker from an assignment until it has worked off all that Kafka had at that moment.
+    """Follows a worker from an assignment until it has processed all that Kafka had at that moment.
 
     Args:
         metrics: get how the replay stands.
@@ -28,7 +28,7 @@ class CatchUp:
         return self._progress is not None
 
     def begin(self, partitions: Sequence[int], left: int) -> None:
-        """Take note of further partitions, and of the records that they bring to be worked off."""
+        """Take note of further partitions, and of the records that they bring to be processed."""
         if not left:
             if self._progress is None:
                 self._metrics.replay_seconds.set(0)

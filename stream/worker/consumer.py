@@ -211,25 +211,25 @@ class TaskConsumer:
             raise KafkaClientError(f"could not leave the group in order: {error.args[0].str()}") from None
 
     def lag(self, tasks: Mapping[int, Task]) -> dict[str, int]:
-        """Return topic → records in Kafka, as far as the client has heard, that the tasks have not worked off."""
+        """Return topic → records in Kafka, as far as the client has heard, that the tasks have not processed."""
         return {
             topic: sum(
-                max(0, self._cached_end((topic, number)) - self._worked_off(task, topic, number))
+                max(0, self._cached_end((topic, number)) - self._processed(task, topic, number))
                 for number, task in tasks.items()
             )
             for topic in self._topics
         }
 
     def left(self, tasks: Mapping[int, Task]) -> int:
-        """Return how many records the tasks have not worked off of those that were there when they began."""
+        """Return how many records the tasks have not processed of those that were there when they began."""
         return sum(
-            max(0, task.ends[topic] - self._worked_off(task, topic, number))
+            max(0, task.ends[topic] - self._processed(task, topic, number))
             for number, task in tasks.items()
             for topic in self._topics
         )
 
     def limit_backlogs(self, tasks: Mapping[int, Task]) -> None:
-        """Pause what runs far ahead of its partition's other topics, and go on with it when it is worked off."""
+        """Pause what runs far ahead of its partition's other topics, and go on with it when that is processed."""
         for number, task in tasks.items():
             for topic in self._topics:
                 where, waiting = (topic, number), task.backlog(topic)
@@ -240,8 +240,8 @@ class TaskConsumer:
                     self._paused.remove(where)
                     self._consumer.resume([TopicPartition(*where)])
 
-    def _worked_off(self, task: Task, topic: str, number: int) -> int:
-        """Return the next offset to be worked off, beyond what is no record, such as transaction markers."""
+    def _processed(self, task: Task, topic: str, number: int) -> int:
+        """Return the next offset to be processed, beyond what is no record, such as transaction markers."""
         return task.offsets[topic] if task.backlog(topic) else self._positions.get((topic, number), 0)
 
     def _cached_end(self, where: Where) -> int:

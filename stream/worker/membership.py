@@ -84,7 +84,7 @@ class Membership:
 
     @property
     def processed(self) -> int:
-        """Records worked off in them."""
+        """Records processed in them."""
         return self._released_records + sum(task.processed for task in self.tasks.values())
 
     def check(self) -> None:

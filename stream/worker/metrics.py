@@ -53,10 +53,10 @@ class WorkerMetrics:
         )
         self.restore_seconds = declare.gauge("restore_seconds", "Duration of the last restore so far.")
         self.replay_left = declare.gauge(
-            "replay_left_records", "Records that Kafka had at the assignment and that are not worked off."
+            "replay_left_records", "Records that Kafka had at the assignment and that are not processed."
         )
         self.replayed_ratio = declare.gauge(
-            "replayed_ratio", "Share of the records at the assignment that is worked off."
+            "replayed_ratio", "Share of the records at the assignment that is processed."
         )
         self.replay_seconds = declare.gauge(
             "replay_seconds", "Duration of the replay after the last assignment so far."

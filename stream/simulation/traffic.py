@@ -270,8 +270,8 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     trained = 0
     with Resources() as resources:
         tail = resources.add(TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip"))
-        while not tail.at_end():
-            for message in tail.read(1.0):
+        for messages in tail.read_to_end():
+            for message in messages:
                 if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
     return trained

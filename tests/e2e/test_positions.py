@@ -158,6 +158,29 @@ def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
     return sum(partition.offset for partition in asked)
 
 
+@pytest.mark.parametrize("state", ["kept", "lost"])
+def test_impressions_that_kafka_removed_before_they_were_answered_are_told_at_the_start(
+    kafka: dict[str, str], topics: Topics, harness: Harness, state: str
+) -> None:
+    """Without a state, it is the group's committed offset that says which ones nobody has answered."""
+    with harness:
+        harness.start_worker("before")
+        harness.traffic(40)
+        harness.processes.stop()
+        for _ in range(40):
+            harness.ask()
+        harness.client.flush()
+        remove_records(kafka, topics.impressions, keep=1)
+        if state == "lost":
+            shutil.rmtree(harness.directory / "state")
+        harness.processes.start("stops", "worker")
+        last = end_of(harness, "stops")
+        assert f"has read {topics.impressions}/" in last
+        assert "topics.on_missing_records=skip" in last
+        harness.start_worker("skips", "--set", "topics.on_missing_records=skip")
+        assert f"records_missing topic={topics.impressions}" in harness.processes.log("skips").read_text()
+
+
 @pytest.mark.durable_broker  # the embedded one sends a client all that there is, whatever it asks for
 @pytest.mark.parametrize("setting", ["stop", "skip"])
 def test_records_that_kafka_removed_under_a_running_worker_stop_it_or_are_counted(

@@ -62,7 +62,7 @@ class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         prefix: put before every topic's name, such as `shop-`.
         partitions: of each topic keyed by user; fixed once the topics exist.
         replication: replicas of each topic; -1 is the broker's default.
-        on_missing_records: what workers and trainer do when Kafka has removed records that they have not read:
+        on_missing_records: what workers, trainer and reports do when Kafka has removed records that they have not read:
             `stop`, or `skip` them and count what is missing.
     """
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     origin = settings.topics.prefix + arguments.topic if arguments.topic else None
     selected = [
         letter
-        for letter in read_dead_letters(settings.kafka, topics)
+        for letter in read_dead_letters(settings.kafka, topics, on_missing=settings.topics.on_missing_records)
         if (origin is None or letter.origin.topic == origin)
         and (not arguments.reason or arguments.reason in letter.reason)
         and (arguments.offsets is None or letter.offset in arguments.offsets)

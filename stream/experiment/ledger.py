@@ -52,6 +52,7 @@ class ReadSummary:
         cut: partitions from which retention has removed records that may belong to the report.
         whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
             nothing is anyway.
+        missing: records of any topic that retention removed while they were read.
     """
 
     outcomes: int = 0
@@ -59,6 +60,7 @@ class ReadSummary:
     partitions: int = 0
     cut: int = 0
     whole_from: int = 0
+    missing: int = 0
 
 
 class Ledger:

@@ -24,7 +24,8 @@ _ANSWER_S = 2.0
 _CONSUMER = {
     "enable.auto.commit": "false",
     "enable.auto.offset.store": "false",
-    "auto.offset.reset": "earliest",
+    # Where its offset is gone, a reader must say so: to jump elsewhere by itself would pass over records.
+    "auto.offset.reset": "error",
     "isolation.level": "read_committed",
     "partition.assignment.strategy": "range",
     "session.timeout.ms": "10000",

@@ -21,6 +21,7 @@ retains it. A null value stays null.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from confluent_kafka import Message
 
@@ -142,16 +143,24 @@ def _text(reason: str, most: int) -> bytes:
     return reason.encode(errors="backslashreplace")[:most].decode(errors="ignore").encode()
 
 
-def read_dead_letters(kafka: Mapping[str, str], topics: Topics) -> Iterator[DeadLetter]:
+def read_dead_letters(
+    kafka: Mapping[str, str], topics: Topics, *, on_missing: Literal["stop", "skip"] = "stop"
+) -> Iterator[DeadLetter]:
     """Yield all dead letters that there are at the moment, oldest first; what is none of ours is passed over.
 
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        on_missing: when Kafka removes some while they are read: `stop`, or `skip` them and log how many.
+
     Raises:
-        KafkaClientError: when Kafka cannot be read.
+        KafkaClientError: when Kafka cannot be read, or has removed some (`stop`).
+        TopicError: when the topic is made anew while it is read.
     """
     with Resources() as resources:
-        tail = resources.add(TopicReader(kafka, [topics.dead_letters], from_beginning=True))
-        while not tail.at_end():
-            for message in tail.read(1.0):
+        reader = resources.add(TopicReader(kafka, [topics.dead_letters], from_beginning=True, on_missing=on_missing))
+        for messages in reader.read_to_end():
+            for message in messages:
                 if (known := to_letter(message)) is not None:
                     yield known
 

@@ -3,11 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection
-from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    ListOffsetsResultInfo,
+    OffsetSpec,
+    TopicDescription,
+)
 
-from stream.errors import KafkaClientError, TopicError
+from stream.errors import TopicError
 from stream.kafka.clients import admin, list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.offsets import offset_for_time, watermarks
@@ -17,6 +23,18 @@ _WAIT_S = 30.0
 _ANSWER_S = 10.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of a broker that has no topic ids: 16 zero bytes in base64."""
+
+
+class Answers(NamedTuple):
+    """What Kafka has answered.
+
+    Attributes:
+        logs: topic → which log it is.
+        offsets: topic and partition → the first offset from the time on that was asked for.
+    """
+
+    logs: dict[str, LogIdentity]
+    offsets: dict[tuple[str, int], int]
 
 
 class IdentityClient:
@@ -30,6 +48,7 @@ class IdentityClient:
         self._health = ConnectionHealth(kafka, log_errors=False)
         self._client = admin(kafka, self._health)
         self._asked: dict[str, Future[TopicDescription]] = {}
+        self._asked_offsets: dict[tuple[str, int], Future[ListOffsetsResultInfo]] = {}
         self._cluster = ""
 
     def identify(self, topics: Iterable[str], *, wait_s: float = _WAIT_S) -> dict[str, LogIdentity]:
@@ -53,23 +72,40 @@ class IdentityClient:
             finally:
                 self._asked = {}
 
-    def ask(self, topics: Iterable[str]) -> None:
-        """Send the question; `answers` has the answers later."""
+    def ask(self, topics: Iterable[str], times: Mapping[tuple[str, int], int] = MappingProxyType({})) -> None:
+        """Send a question; `answers` has the answers later.
+
+        Args:
+            topics: their logs are asked for.
+            times: topic and partition → a time (ms since the epoch): the first offset from then on is asked for.
+        """
         if not self._cluster:
             self._cluster = self._client.list_topics(timeout=_ANSWER_S).cluster_id or ""
         self._asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_S)
+        asked = {TopicPartition(*where): OffsetSpec.for_timestamp(ms) for where, ms in times.items()}
+        found = self._client.list_offsets(asked, request_timeout=_ANSWER_S) if asked else {}
+        self._asked_offsets = {(where.topic, where.partition): future for where, future in found.items()}
 
     @property
     def asking(self) -> bool:
         """Whether a question was sent whose answers were not taken."""
         return bool(self._asked)
 
-    def answers(self) -> dict[str, LogIdentity] | None:
-        """Return the answers to `ask`, without the topics that Kafka does not know; None while some are missing."""
-        if not all(future.done() for future in self._asked.values()):
+    def answers(self) -> Answers | None:
+        """Return the answers to `ask` as far as Kafka knows any; None while some are missing."""
+        futures: list[Future[Any]] = [*self._asked.values(), *self._asked_offsets.values()]
+        if not all(future.done() for future in futures):
             return None
-        asked, self._asked = self._asked, {}
-        return {name: self._described(future.result()) for name, future in asked.items() if future.exception() is None}
+        logs, self._asked = self._asked, {}
+        offsets, self._asked_offsets = self._asked_offsets, {}
+        return Answers(
+            {name: self._described(future.result()) for name, future in logs.items() if future.exception() is None},
+            {
+                where: future.result().offset
+                for where, future in offsets.items()
+                if future.exception() is None and future.result().offset >= 0
+            },
+        )
 
     def _described(self, found: TopicDescription) -> LogIdentity:
         topic_id = str(found.topic_id)
@@ -113,17 +149,20 @@ Position = tuple[str, int, int, int]
 class LogWatch:
     """Notices, while a job runs, that a topic which it reads was made anew or has got more partitions.
 
+    Where the broker has no topic ids, it is the records that tell: the first ones that a job has read do not get older
+    than others at lower offsets.
+
     Args:
         kafka: librdkafka properties.
-        consumer: asks for offsets where the broker has no topic ids; not the one that fetches.
         interval_s: how often Kafka is asked.
     """
 
-    def __init__(self, kafka: Mapping[str, str], consumer: Consumer, *, interval_s: float = 5.0) -> None:
+    def __init__(self, kafka: Mapping[str, str], *, interval_s: float = 5.0) -> None:
         self._client = IdentityClient(kafka)
-        self._consumer = consumer
         self._interval_s = interval_s
         self._next = 0.0
+        self._first: dict[tuple[str, int], tuple[int, int]] = {}
+        """Topic and partition → the first (offset, timestamp) that the job said; only where there are no topic ids."""
         self.logs: dict[str, LogIdentity] = {}
         """Topic → which log it was when `begin` was called."""
 
@@ -135,6 +174,7 @@ class LogWatch:
             KafkaClientError: when Kafka does not answer, or refuses this client.
         """
         self.logs = self._client.identify(topics)
+        self._first = {}
         self._next = time.monotonic() + self._interval_s
         return self.logs
 
@@ -145,25 +185,19 @@ class LogWatch:
             now: a monotonic clock, seconds.
             positions: where the job stands; only asked for where the broker has no topic ids.
         """
+        if not all(log.topic_id for log in self.logs.values()):
+            for topic, number, offset, timestamp in positions():
+                if timestamp >= 0:
+                    self._first.setdefault((topic, number), (offset, timestamp))
         if self._client.asking:
-            answers = self._client.answers()
-            for topic, log in (answers or {}).items():
+            found = self._client.answers()
+            for topic, log in (found.logs if found else {}).items():
                 if difference := Origin(self.logs[topic]).difference(log):
                     return topic, difference
+            for where, younger in (found.offsets if found else {}).items():
+                if younger < self._first[where][0]:
+                    return where[0], "id"
         elif self.logs and now >= self._next:
             self._next = now + self._interval_s
-            self._client.ask(self.logs)
-            if not all(log.topic_id for log in self.logs.values()):
-                return self._compare(positions())
-        return None
-
-    def _compare(self, positions: Iterable[Position]) -> tuple[str, Difference] | None:
-        for topic, number, offset, timestamp in positions:
-            log = self.logs[topic]
-            try:
-                difference = compare(self._consumer, Origin(log, timestamp), log, number, offset)
-            except KafkaClientError:
-                return None  # it is away: what reads from it says so
-            if difference:
-                return topic, difference
+            self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
         return None

@@ -55,6 +55,7 @@ class ReliableProducer:
         Raises:
             KafkaClientError: when the record can never be sent, an earlier one was not, or Kafka refuses this client.
         """
+        self._check()
         size = len(value or b"")
         began = time.monotonic()
 
@@ -88,8 +89,7 @@ class ReliableProducer:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
         self._serve(lambda: self._producer.poll(timeout_s))
-        if self._failure is not None:
-            raise KafkaClientError(self._failure)
+        self._check()
         self._health.check()
 
     @property
@@ -109,15 +109,28 @@ class ReliableProducer:
             self._note_wait(began)
         self.poll()
 
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise KafkaClientError(self._failure)
+
     def _serve(self, call: Callable[[], int]) -> int:
         """Let the client work; what a fatal error makes it raise becomes one of ours."""
+        self._check()
         try:
             return call()
-        except KafkaException as problem:
-            why = self._failure or error_text(problem.args[0])
-            raise KafkaClientError(
-                f"this producer is of no use any more: {why}. Start again: nothing that was committed is lost"
-            ) from None
+        except (KafkaException, SystemError) as problem:
+            # Delivery reports that come with a fatal error are called with its exception set already: a SystemError.
+            fatal = problem.__cause__ if isinstance(problem, SystemError) else problem
+            if not isinstance(fatal, KafkaException):
+                raise
+            error: KafkaError = fatal.args[0]
+            lost = error.code() == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER
+            self._failure = (
+                f"this producer is of no use any more: {error_text(error)}."
+                f"{' Was a topic made anew, or has the broker lost records?' if lost else ''}"
+                " Start again: nothing that was committed is lost"
+            )
+            raise KafkaClientError(self._failure) from None
 
     def _note_wait(self, began: float) -> None:
         """Take note that Kafka is waited for: first after `_WAIT_NOTED_S`, then as often."""

@@ -1,19 +1,24 @@
 """Reads whole topics outside of any consumer group: for the trainer, model feeds, clients and drivers."""
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Literal
 
 from confluent_kafka import KafkaError, Message, TopicPartition
 
-from stream.errors import KafkaClientError
+from stream.errors import KafkaClientError, TopicError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.connection import ConnectionHealth, is_final
+from stream.kafka.identity import LogWatch
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
 from stream.runtime.logs import log
 
 _logger = logging.getLogger("samstream.kafka")
+
+_SILENT_S = 60.0
+"""How long a reader waits for the rest of what was there when it began."""
 
 
 class TopicReader:
@@ -28,9 +33,11 @@ class TopicReader:
         since_ms: begin with the first record of this time (ms since the epoch) or later.
         on_missing: when Kafka has removed records between an offset to go on from and its oldest record, at the start
             or while it reads: `stop`, or `skip` them, log and count them.
+        watch: watches these topics since before `offsets` were compared with them; None for one of the reader's own.
 
     Raises:
         KafkaClientError: for a topic that does not exist, an offset beyond its end, or removed records (`stop`).
+        TopicError: for a topic that may not be described.
     """
 
     def __init__(
@@ -43,10 +50,10 @@ class TopicReader:
         back: int = 0,
         since_ms: int | None = None,
         on_missing: Literal["stop", "skip"] = "stop",
+        watch: LogWatch | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
-        # It must not jump elsewhere by itself where its offset is gone.
-        own = {"group.id": "samstream-reader", "enable.partition.eof": "true", "auto.offset.reset": "error"}
+        own = {"group.id": "samstream-reader", "enable.partition.eof": "true"}
         self._on_missing = on_missing
         self._health = ConnectionHealth(kafka)
         self._consumer = consumer(kafka, own, self._health)
@@ -59,12 +66,12 @@ class TopicReader:
         self.removed: dict[tuple[str, int], int] = {}
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
-        for topic in topics:
-            listed = with_retries(partial(self._consumer.list_topics, topic, timeout=5.0), f"topic {topic}")
-            known = listed.topics[topic]
-            if known.error is not None:
-                raise KafkaClientError(f"topic {topic}: {known.error.str()}; `samstream topics create` makes it")
-            for partition in known.partitions:
+        partitions = {topic: self._partitions(topic) for topic in topics}
+        self._watch = watch or LogWatch(kafka)
+        self.logs = self._watch.logs or self._watch.begin(partitions)
+        """Topic → which log is read."""
+        for topic, numbers in partitions.items():
+            for partition in numbers:
                 low, high = watermarks(self._consumer, topic, partition)
                 if since_ms is not None:
                     begin = offset_for_time(self._consumer, topic, partition, since_ms, high)
@@ -90,19 +97,41 @@ class TopicReader:
         """Return what has come, at most `limit` messages; waits up to `timeout_s` for the first.
 
         Raises:
-            KafkaClientError: when Kafka refuses this client, no longer has the next record (`stop`), or has another log
-                than the one that was read.
+            KafkaClientError: when Kafka refuses this client, or no longer has the next record (`stop`).
+            TopicError: when a topic was made anew, or has another number of partitions.
         """
         self._health.check()
+        self._check_logs()
         messages = self._consumer.consume(limit, 0)
         if not messages and (first := self._consumer.poll(timeout_s)) is not None:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
         if messages:
             self._health.mark_reachable()
         records = [message for message in messages if self._advance(message)]
-        if lost := list(_without_offset(messages)):
+        # An error may be of an earlier assignment, which went on behind the removed records.
+        if lost := {where for where, offset in _missed_offsets(messages) if offset == self.positions[where]}:
             self._go_on(lost)
         return records
+
+    def read_to_end(self, *, silent_s: float = _SILENT_S) -> Iterator[list[Message]]:
+        """Yield what comes until everything is read that was there when reading began; now and then an empty list.
+
+        Raises:
+            KafkaClientError: as `read` does, and when nothing comes for `silent_s` before the end.
+            TopicError: as `read` does.
+        """
+        came_at, position = time.monotonic(), dict(self.positions)
+        while not self.at_end():
+            yield self.read(1.0)
+            now = time.monotonic()
+            if self.positions != position:
+                came_at, position = now, dict(self.positions)
+            elif now - came_at > silent_s:
+                topics = ", ".join(sorted({topic for topic, _ in self.positions}))
+                raise KafkaClientError(
+                    f"no record of {topics} came for {silent_s:.0f} s, and {self.left()} are not read: was it deleted,"
+                    " or is Kafka away?"
+                )
 
     def at_end(self) -> bool:
         """Return whether everything is read that was there when reading began."""
@@ -140,18 +169,36 @@ class TopicReader:
             raise KafkaClientError(f"{message.topic()}: {error.str()}")
         return False
 
+    def _partitions(self, topic: str) -> list[int]:
+        listed = with_retries(partial(self._consumer.list_topics, topic, timeout=5.0), f"topic {topic}")
+        known = listed.topics[topic]
+        if known.error is not None:
+            raise KafkaClientError(f"topic {topic}: {known.error.str()}; `samstream topics create` makes it")
+        return list(known.partitions)
+
+    def _check_logs(self) -> None:
+        found = self._watch.check(
+            time.monotonic(),
+            lambda: ((*where, offset, self.timestamps.get(where, -1)) for where, offset in self.positions.items()),
+        )
+        if found is not None:
+            topic, difference = found
+            what = "has another number of partitions now" if difference == "partitions" else "was made anew"
+            raise TopicError(f"{topic} {what}, while it was read. Start again: what the topic has now is read.")
+
     def _go_on(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Go on in partitions whose next offset Kafka does not have, behind the removed records if that is allowed."""
         for topic, partition in partitions:
             low, high = watermarks(self._consumer, topic, partition)
             position = self.positions[topic, partition]
-            if position > high:
-                raise KafkaClientError(
-                    f"{topic}/{partition} ends at {high}, before the offset {position} to go on from: the topic was"
-                    " made anew while it was read. Start again."
+            if position >= low:  # beyond the end, or it was until a moment ago
+                raise TopicError(
+                    f"{topic}/{partition} had no offset {position} to go on from (now it has {low} to {high}): the"
+                    " topic was made anew, or has lost its end, while it was read. Start again: what the topic has now"
+                    " is read."
                 )
-            self._miss(topic, partition, position, max(low, position))
-            self.positions[topic, partition] = max(low, position)
+            self._miss(topic, partition, position, low)
+            self.positions[topic, partition] = low
         self._consumer.assign([TopicPartition(*where, offset) for where, offset in self.positions.items()])
 
     def _miss(self, topic: str, partition: int, position: int, low: int) -> None:
@@ -166,9 +213,9 @@ class TopicReader:
         log(_logger, "records_missing", logging.WARNING, **fields)
 
 
-def _without_offset(messages: Iterable[Message]) -> Iterator[tuple[str, int]]:
-    """Yield the partitions in which Kafka does not have the next offset."""
+def _missed_offsets(messages: Iterable[Message]) -> Iterator[tuple[tuple[str, int], int | None]]:
+    """Yield topic and partition with the offset that was asked for, where Kafka does not have it."""
     for message in messages:
         error = message.error()
         if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
-            yield message.topic() or "", message.partition() or 0
+            yield (message.topic() or "", message.partition() or 0), message.offset()

@@ -137,15 +137,19 @@ def _complete(ledger: Ledger, found: ReadSummary) -> Check:
     )
     if found.unreadable:
         counted += f" {found.unreadable:,} records could not be read."
-    if not found.cut:
+    if not found.cut and not found.missing:
         return Check("complete", question, f"No. {counted}", "note" if found.unreadable else "fine")
     return Check("complete", question, f"{missing_words(found)} {counted}", "note")
 
 
 def missing_words(found: ReadSummary) -> str:
-    """Say what Kafka's retention may have removed."""
+    """Say what Kafka's retention has removed, or may have."""
+    missing = f"Yes: Kafka removed {found.missing:,} records while they were read." if found.missing else ""
+    if not found.cut:
+        return missing
     since = f" From {time_words(found.whole_from)} on everything is there." if found.whole_from else ""
-    return (
+    perhaps = (
         f"Perhaps: Kafka has removed older outcomes from {found.cut} of {found.partitions} partitions, as their "
         f"retention says.{since}"
     )
+    return f"{missing} {perhaps}".lstrip()

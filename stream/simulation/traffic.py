@@ -279,8 +279,8 @@ def _trained(kafka: Mapping[str, str], topics: Topics) -> int:
     trained = 0
     with Resources() as resources:
         reader = resources.add(TopicReader(kafka, [topics.model_updates], back=_LOOK_BACK, on_missing="skip"))
-        while not reader.at_end():
-            for message in reader.read(1.0):
+        for messages in reader.read_to_end():
+            for message in messages:
                 if announced := read_update_headers(message.headers()):
                     trained = max(trained, announced.samples)
     return trained

@@ -3,6 +3,7 @@
 import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Consumer
@@ -171,9 +172,13 @@ def _published_epoch(settings: Settings, stop: threading.Event) -> int:
         if newest:
             break
         with Resources() as resources:
-            tail = resources.add(TopicReader(settings.kafka, [topic], from_beginning=from_beginning, back=_LOOK_BACK))
-            while not tail.at_end() and not stop.is_set():
-                for message in tail.read(1.0):
+            # Of updates that were removed meanwhile, newer ones have come after.
+            read = partial(TopicReader, settings.kafka, [topic], on_missing="skip")
+            tail = resources.add(read(from_beginning=from_beginning, back=_LOOK_BACK))
+            for messages in tail.read_to_end():
+                if stop.is_set():
+                    break
+                for message in messages:
                     if announced := read_update_headers(message.headers()):
                         newest = max(newest, announced.epoch)
     return newest

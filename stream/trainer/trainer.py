@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 from model.device import configure_torch, resolve
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
-from stream.errors import TopicError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.identity import LogWatch
@@ -72,7 +71,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
         resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
-        watch = LogWatch(settings.kafka, asker)
+        watch = LogWatch(settings.kafka)
         log_now = watch.begin([topics.samples])[topics.samples]
         start = resume_training(training, settings, log_now, asker, stop)
         samples = resources.add(
@@ -82,12 +81,13 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
                 from_beginning=True,
                 offsets={(topics.samples, number): offset for number, offset in start.offsets.items()},
                 on_missing=settings.topics.on_missing_records,
+                watch=watch,
             )
         )
         samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
         used = (topics.samples, topics.model_updates, topics.dead_letters)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
-        Trainer(settings, topics, training, samples, watch, sender, metrics, health, epoch=start.epoch).run(stop)
+        Trainer(settings, topics, training, samples, sender, metrics, health, epoch=start.epoch).run(stop)
 
 
 class Trainer:
@@ -98,7 +98,6 @@ class Trainer:
         topics: the topic names.
         training: the arms, resumed.
         samples: reads `samples` on from the checkpoint.
-        watch: notices when `samples` is made anew.
         sender: where updates and dead letters go.
         metrics: the trainer's.
         health: the trainer's.
@@ -111,7 +110,6 @@ class Trainer:
         topics: Topics,
         training: Training,
         samples: TopicReader,
-        watch: LogWatch,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
         health: Health,
@@ -122,12 +120,12 @@ class Trainer:
         self._topics = topics
         self._training = training
         self._samples = samples
-        self._watch = watch
         self._sender = sender
         self._publisher = UpdatePublisher(sender, topics.model_updates, training)
         self._metrics = metrics
         self._health = health
         self._epoch = epoch
+        self._missed_before = training.counts["records_missing"]
         self._saved: dict[tuple[str, int], int] = {}
         self._records = 0
         self._gathered: list[tuple[TrainingExample, Message]] = []
@@ -153,9 +151,10 @@ class Trainer:
 
     def _turn(self) -> None:
         """Gather samples, learn when there are enough, publish and save when it is time."""
-        self._check_log()
         settings, size = self._settings, self._settings.batch
         messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
+        if self._samples.missing:
+            self._training.counts["records_missing"] = self._missed_before + self._samples.missing
         now = time.monotonic()
         if not self._gathered:
             self._gathering_since = now
@@ -179,23 +178,9 @@ class Trainer:
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
 
-    def _check_log(self) -> None:
-        found = self._watch.check(
-            time.monotonic(),
-            lambda: (
-                (topic, number, offset, self._samples.timestamps.get((topic, number), -1))
-                for (topic, number), offset in self._samples.positions.items()
-            ),
-        )
-        if found is not None:
-            raise TopicError(
-                f"{found[0]} was made anew, or has another number of partitions, while this trainer ran. Start the"
-                " trainer again: it reads what the topic has now"
-            )
-
     def _origins(self) -> dict[int, str]:
         """Return partition number → what its offset is an offset of, as text."""
-        log, timestamps = self._watch.logs[self._topics.samples], self._samples.timestamps
+        log, timestamps = self._samples.logs[self._topics.samples], self._samples.timestamps
         return {
             number: Origin(log, timestamps.get((topic, number), -1)).encode()
             for topic, number in self._samples.positions

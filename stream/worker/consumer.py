@@ -106,13 +106,13 @@ class TaskConsumer:
         """
         reached: dict[Where, int] = {}
         ended: dict[Where, int] = {}
-        lost: list[Where] = []
+        lost: dict[Where, int | None] = {}
         for message in messages:
             if (error := message.error()) is not None:
                 number = message.partition()
                 where = message.topic() or "", -1 if number is None else number
                 if error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    lost.append(where)
+                    lost[where] = message.offset()
                 elif error.code() != KafkaError._PARTITION_EOF:
                     _raise_or_log(error, where)
                 elif where[1] in tasks:
@@ -131,30 +131,30 @@ class TaskConsumer:
                 self._positions[where] = offset
                 self._ends.add(where)
         self._fetched |= reached.keys() | ended.keys()
-        for where in lost:
-            self._go_on(where)
+        for where, missed in lost.items():
+            if missed == self._positions.get(where):  # else the error is of an earlier assignment
+                self._go_on(where)
 
     def _go_on(self, where: Where) -> None:
         """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed."""
         topic, number = where
         position = self._positions[where]
         low, high = watermarks(self._asker, topic, number)
-        if position > high:
+        if position >= low:  # beyond the end, or it was until a moment ago
             raise WorkerError(
-                f"{topic}/{number} ends at {high}, before the offset {position} to go on from: the topic was made anew."
-                " Start the worker again: it begins the new topic at its oldest record, or says what to do with the"
-                " state"
+                f"{topic}/{number} had no offset {position} to go on from (now it has {low} to {high}): the topic was"
+                " made anew, or has lost its end. Start the worker again: it begins the new topic at its oldest record,"
+                " or says what to do with the state"
             )
-        if position < low and self._on_missing == "stop":
+        if self._on_missing == "stop":
             raise WorkerError(
                 f"{topic}/{number} was read up to {position}, and Kafka has removed what came then: its oldest record"
                 f" is {low}. Start with topics.on_missing_records=skip to go on without these {low - position} records"
             )
-        if position < low:
-            missing = low - position
-            self.missing += missing
-            log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
-        self._positions[where] = max(low, position)
+        missing = low - position
+        self.missing += missing
+        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
+        self._positions[where] = low
         # A partition that failed cannot be sought in.
         self._assign()
 

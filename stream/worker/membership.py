@@ -72,7 +72,7 @@ class Membership:
         self.tasks: dict[int, Task] = {}
         """Partition number → its task."""
         self._asker = new_consumer(settings.kafka, {"group.id": settings.worker.group})
-        self._watch = LogWatch(settings.kafka, self._asker)
+        self._watch = LogWatch(settings.kafka)
         self.consumer = self._join()
         """Brings the records of these partitions; another one after `rejoin`."""
 

@@ -87,8 +87,10 @@ class RecoveryPlanner:
                 windows = 1 if topic == topics.clicks else 2
                 recent = offset_for_time(self._consumer, topic, number, _time_ms(settings, windows), high)
                 wanted = min(recent, committed.get(topic, high))
-            elif wanted < low and topic != topics.scores:
-                self._stop_or_skip(topic, number, wanted, low)
+                if 0 < committed.get(topic, 0) < low:
+                    self._stop_or_skip(f"group {settings.worker.group}", topic, number, committed[topic], low)
+            elif wanted < low:
+                self._stop_or_skip(f"the state of partition {number}", topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
         answers, scores_end = _answers(settings, begin, self._check)
@@ -171,15 +173,16 @@ class RecoveryPlanner:
         )
         return 0
 
-    def _stop_or_skip(self, topic: str, number: int, kept: int, low: int) -> None:
-        if self._settings.topics.on_missing_records == "stop":
-            directory = self._settings.state.directory
+    def _stop_or_skip(self, reader: str, topic: str, number: int, reached: int, low: int) -> None:
+        # Of removed answers, those whose impressions are read again are given again.
+        if self._settings.topics.on_missing_records == "stop" and topic != self._topics.scores:
             raise WorkerError(
-                f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then:"
-                f" its oldest record is {low}. Start with topics.on_missing_records=skip to go on without these"
-                f" {low - kept} records, or move {directory} away to begin with what Kafka has."
+                f"{reader} has read {topic}/{number} up to {reached}, and Kafka has removed what came then: its oldest"
+                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - reached}"
+                " records."
             )
-        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - kept, oldest=low)
+        fields = {"topic": topic, "partition": number, "missing": low - reached, "oldest": low}
+        log(_logger, "records_missing", logging.WARNING, **fields)
 
 
 def compare_state(

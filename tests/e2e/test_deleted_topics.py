@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from stream.errors import KafkaClientError
+from stream.client import Client
+from stream.errors import KafkaClientError, TopicError
+from stream.kafka import topic_admin
 from stream.kafka.producer import ReliableProducer
 from stream.local.broker import Broker
 from stream.local.ports import free_port
+from stream.schema.events import Candidate
 from stream.schema.topics import Topics
+from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
 
 
@@ -55,6 +59,15 @@ def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
             assert log.count(f"topic_gone topic={gone} ") == 1, log
         with pytest.raises(KafkaClientError, match=topics.scores):
             wait_for(lambda: bool(harness.client.poll_scores(1.0)), "an answer that never comes")
+
+
+def test_a_client_hears_that_the_topic_of_its_answers_was_made_anew(kafka: dict[str, str], topics: Topics) -> None:
+    with Client(kafka, topics) as client:
+        client.impression("user", [Candidate("item")])
+        delete(kafka, topics.scores)
+        topic_admin.ensure(kafka, topics, partitions=PARTITIONS, replication=1)
+        with pytest.raises(TopicError, match=f"{topics.scores} was made anew"):
+            client.poll_scores(30.0)
 
 
 def test_a_producer_to_a_deleted_topic_ends_with_its_name_and_what_to_do(kafka: dict[str, str], topics: Topics) -> None:

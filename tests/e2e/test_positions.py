@@ -1,20 +1,25 @@
 """A position is kept with what it is a position of: topics made anew, other clusters' names, more partitions."""
 
+import re
 import shutil
 import signal
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type: ignore[attr-defined]
 
+from model.serialization.checkpoint import load_newest
 from stream.client import Client
 from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
+from stream.schema.events import encode_packed
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
+from tests.e2e.raw import RawWriter, good_sample
 
 
 @pytest.fixture
@@ -153,18 +158,49 @@ def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
     return sum(partition.offset for partition in asked)
 
 
-@pytest.mark.durable_broker  # the embedded one never says that an offset is out of range, and never removes records
+@pytest.mark.parametrize("state", ["kept", "lost"])
+def test_impressions_that_kafka_removed_before_they_were_answered_are_told_at_the_start(
+    kafka: dict[str, str], topics: Topics, harness: Harness, state: str
+) -> None:
+    """Without a state, it is the group's committed offset that says which ones nobody has answered."""
+    with harness:
+        harness.start_worker("before")
+        harness.traffic(40)
+        harness.processes.stop()
+        for _ in range(40):
+            harness.ask()
+        harness.client.flush()
+        remove_records(kafka, topics.impressions, keep=1)
+        if state == "lost":
+            shutil.rmtree(harness.directory / "state")
+        harness.processes.start("stops", "worker")
+        last = end_of(harness, "stops")
+        assert f"has read {topics.impressions}/" in last
+        assert "topics.on_missing_records=skip" in last
+        harness.start_worker("skips", "--set", "topics.on_missing_records=skip")
+        assert f"records_missing topic={topics.impressions}" in harness.processes.log("skips").read_text()
+
+
+@pytest.mark.durable_broker  # the embedded one sends a client all that there is, whatever it asks for
 @pytest.mark.parametrize("setting", ["stop", "skip"])
 def test_records_that_kafka_removed_under_a_running_worker_stop_it_or_are_counted(
     kafka: dict[str, str], topics: Topics, harness: Harness, setting: str
 ) -> None:
-    """A worker is frozen until what it reads next is gone, as one that falls behind retention."""
+    """A worker is frozen until what it reads next is gone, as one that falls behind retention.
+
+    What was on its way to it may be one batch a partition: that is as much as it asks for at a time.
+    """
     with harness:
-        worker = harness.start_worker("worker", "--set", f"topics.on_missing_records={setting}")
+        worker = harness.start_worker(
+            "worker",
+            *("--set", f"topics.on_missing_records={setting}"),
+            *("--set", "kafka.max.partition.fetch.bytes=1"),
+        )
         harness.traffic(20)
         worker.send_signal(signal.SIGSTOP)
-        harness.wander(2000)
-        harness.client.flush()
+        for _ in range(2):
+            harness.wander(1000)
+            harness.client.flush()
         remove_records(kafka, topics.behaviors, keep=1)
         worker.send_signal(signal.SIGCONT)
         if setting == "stop":
@@ -176,6 +212,62 @@ def test_records_that_kafka_removed_under_a_running_worker_stop_it_or_are_counte
             gap = f"records_missing topic={topics.behaviors}"
             wait_for(lambda: gap in log.read_text(), "the gap to be logged", processes=harness.processes)
             harness.traffic(5)
+
+
+@pytest.mark.durable_broker  # the embedded one sends a client all that there is, whatever it asks for
+@pytest.mark.parametrize("setting", ["stop", "skip"])
+def test_records_that_kafka_removed_under_a_running_trainer_stop_it_or_are_counted(
+    kafka: dict[str, str], topics: Topics, harness: Harness, setting: str
+) -> None:
+    """A trainer is frozen while it waits for samples, until all but the newest of what comes then are gone.
+
+    What was on its way to it may be one sample a partition: that is as much as it asks for at a time.
+    """
+    written = 0
+
+    def write(writer: RawWriter, count: int) -> None:
+        nonlocal written
+        for number in range(count * PARTITIONS):
+            sample = encode_packed(good_sample(f"request-{written}"))
+            writer.write(topics.samples, sample, partition=number % PARTITIONS)
+            written += 1
+
+    def accounted() -> int:
+        """Return how many samples the newest checkpoint has learned, or counted as missing."""
+        found = load_newest(harness.directory / "checkpoints").checkpoint
+        return found.counts["samples"] // 2 + found.counts.get("records_missing", 0) if found else 0
+
+    with harness, RawWriter(kafka) as writer:
+        trainer = harness.processes.start(
+            "trainer",
+            "trainer",
+            *("--set", f"topics.on_missing_records={setting}"),
+            *("--set", "kafka.max.partition.fetch.bytes=1"),
+        )
+        write(writer, 2)
+        wait_for(lambda: accounted() == written, "the first samples to be learned", processes=harness.processes)
+        trainer.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_STOPPED, "the trainer to be frozen")
+        write(writer, 10)
+        remove_records(kafka, topics.samples, keep=1)
+        trainer.send_signal(signal.SIGCONT)
+        if setting == "stop":
+            last = end_of(harness, "trainer")
+            found = re.search(
+                rf"{topics.samples}/\d was read up to (\d+), .*: its oldest record is 11\. .*"
+                r"topics\.on_missing_records=skip to go on without these (\d+) records",
+                last,
+            )
+            assert found, last
+            read, missing = map(int, found.groups())
+            assert read in (2, 3)
+            assert read + missing == 11
+        else:
+            write(writer, 1)
+            wait_for(lambda: accounted() == written, "all to be learned or counted", processes=harness.processes)
+            log = harness.processes.log("trainer").read_text()
+            assert log.count(f"records_missing topic={topics.samples}") == PARTITIONS, log
+            assert harness.trained() <= 2 * (written - 8 * PARTITIONS)
 
 
 def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(

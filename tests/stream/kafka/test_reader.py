@@ -7,13 +7,17 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from stream.errors import KafkaClientError
+from stream.errors import KafkaClientError, StreamError, TopicError
+from stream.kafka import topic_admin
 from stream.kafka.clients import consumer
+from stream.kafka.identity import LogWatch
 from stream.kafka.offsets import GroupLag
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
+from stream.local.broker import Broker
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 
@@ -189,3 +193,109 @@ def test_lag_is_what_was_written_and_not_committed(
 def test_lag_of_a_topic_that_is_not_there_is_an_error(kafka: dict[str, str], topic_prefix: str) -> None:
     with closing(GroupLag(kafka, "group", wait_s=1.0)) as lag, pytest.raises(KafkaClientError, match="nothing"):
         lag.of(f"{topic_prefix}nothing", 1)
+
+
+def remove(kafka: dict[str, str], topic: str, partition: int, before: int) -> None:
+    """Have Kafka remove the records before an offset, as retention does."""
+    admin = AdminClient({**kafka, "log_level": 0})
+    try:
+        for removed in admin.delete_records([TopicPartition(topic, partition, before)]).values():
+            removed.result()
+    except KafkaException as error:
+        pytest.skip(f"this broker removes no records on demand: {error}")
+
+
+def test_records_that_were_removed_before_an_offset_to_go_on_from_stop_reading_or_are_counted(
+    kafka: dict[str, str], tail: Callable[..., TopicReader], filled: Topics
+) -> None:
+    remove(kafka, filled.behaviors, 0, 4)
+    offsets = {(filled.behaviors, 0): 1}
+    with pytest.raises(KafkaClientError, match=f"{filled.behaviors}/0 was read up to 1, .* without these 3 records"):
+        tail(filled.behaviors, offsets=offsets)
+    reader = tail(filled.behaviors, offsets=offsets, on_missing="skip")
+    assert read(reader, 1) == ["0/4"]
+    assert reader.missing == 3
+
+
+@pytest.fixture
+def slow(broker: Broker, kafka: dict[str, str]) -> dict[str, str]:
+    """Properties of a client that fetches a record at a time, and the next ones only when it has handed that out."""
+    if broker.engine is not None and broker.engine.name == "embedded":
+        pytest.skip("the embedded broker sends all that there is, whatever a client asks for")
+    return kafka | {"queued.min.messages": "1", "max.partition.fetch.bytes": "1"}
+
+
+@pytest.mark.parametrize("setting", ["stop", "skip"])
+def test_records_that_are_removed_while_it_reads_stop_it_or_are_counted_to_the_last_one(
+    kafka: dict[str, str], slow: dict[str, str], sender: ReliableProducer, topics: Topics, setting: Any
+) -> None:
+    for number in range(50):
+        send(sender, topics, 2, number)  # each one a batch
+    with closing(TopicReader(slow, [topics.behaviors], from_beginning=True, on_missing=setting)) as reader:
+        values = read(reader, 2, limit=1)
+        remove(kafka, topics.behaviors, 2, 48)
+        if setting == "stop":
+            with pytest.raises(KafkaClientError, match=f"{topics.behaviors}/2.*on_missing_records=skip"):
+                list(reader.read_to_end())
+            return
+        send(sender, topics, 1, 0)  # the other partitions are read on
+        values += [value_of(message) for messages in reader.read_to_end() for message in messages]
+        while "1/0" not in values:
+            values += read(reader, 1)
+        assert reader.missing + len(values) == 51
+        assert reader.missing >= 40
+        assert {"2/48", "2/49"} <= set(values)
+
+
+@pytest.mark.parametrize("written_since", [1, 40])
+def test_a_topic_that_is_made_anew_while_it_is_read_ends_reading(
+    kafka: dict[str, str], filled: Topics, written_since: int
+) -> None:
+    """Fewer records than before, or so many that the position lies among them."""
+    watch = LogWatch(kafka, interval_s=0.2)
+    watch.begin([filled.behaviors])
+    with closing(TopicReader(kafka, [filled.behaviors], from_beginning=True, watch=watch)) as reader:
+        read(reader, sum(FILLED.values()))
+        admin = AdminClient({**kafka, "log_level": 0})
+        for deleted in admin.delete_topics([filled.behaviors]).values():
+            deleted.result()
+        while filled.behaviors in admin.list_topics(timeout=10).topics:
+            time.sleep(0.02)
+        topic_admin.ensure(kafka, filled, partitions=PARTITIONS, replication=1)
+        again = ReliableProducer(kafka)
+        for partition in FILLED:
+            send(again, filled, partition, *range(written_since))
+        with pytest.raises(TopicError, match=f"{filled.behaviors}.* made anew"):
+            read_on(reader)
+
+
+def test_more_partitions_end_reading(kafka: dict[str, str], filled: Topics) -> None:
+    watch = LogWatch(kafka, interval_s=0.2)
+    watch.begin([filled.behaviors])
+    with closing(TopicReader(kafka, [filled.behaviors], from_beginning=True, watch=watch)) as reader:
+        admin = AdminClient({**kafka, "log_level": 0})
+        for raised in admin.create_partitions([NewPartitions(filled.behaviors, PARTITIONS + 1)]).values():
+            raised.result()
+        with pytest.raises(TopicError, match=f"{filled.behaviors} has another number of partitions"):
+            read_on(reader)
+
+
+def read_on(reader: TopicReader) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        reader.read(0.1)
+
+
+def test_reading_to_the_end_of_a_topic_that_is_deleted_ends_with_its_name(
+    kafka: dict[str, str], slow: dict[str, str], sender: ReliableProducer, topics: Topics
+) -> None:
+    for number in range(50):
+        send(sender, topics, 2, number)
+    with closing(TopicReader(slow, [topics.behaviors], from_beginning=True)) as reader:
+        batches = reader.read_to_end(silent_s=2.0)
+        next(batches)
+        admin = AdminClient({**kafka, "log_level": 0})
+        for deleted in admin.delete_topics([topics.behaviors]).values():
+            deleted.result()
+        with pytest.raises(StreamError, match=topics.behaviors):
+            list(batches)

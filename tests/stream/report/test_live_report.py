@@ -81,6 +81,9 @@ def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) ->
     assert "from 2 of 3 partitions" in told_all
     assert "From 1970-01-02 00:00:00 UTC on everything is there" in told_all
     assert read["arms"].keys() == {"a", "b"}
+    read = report(tmp_path, ledger, found=ReadSummary(partitions=3, missing=1234))
+    assert states(read)["complete"] == "note"
+    assert any("Kafka removed 1,234 records while they were read" in check["answer"] for check in read["checks"])
 
 
 def test_nothing_at_all_is_a_report_as_well(tmp_path: Path) -> None:

@@ -75,6 +75,27 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off(
         assert came == (1 if paused else written), count
 
 
+def test_an_offset_that_was_not_there_and_is_now_ends_the_worker_unless_it_is_of_an_earlier_assignment(
+    kafka: dict[str, str], topics: Topics, consumer: Consumer
+) -> None:
+    """A topic that is made anew grows beyond the position before anybody asks for its end."""
+    inputs = (topics.behaviors, topics.impressions, topics.clicks)
+    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), consumer)
+    producer = Producer(kafka)
+    for _ in range(5):
+        producer.produce(topics.clicks, b"{}", partition=NUMBER)
+    assert producer.flush(DEADLINE_S) == 0
+    taken.begin({NUMBER: dict.fromkeys(inputs, 0) | {topics.clicks: 3}})
+
+    def missed(offset: int) -> list[Any]:
+        error = KafkaError(KafkaError._AUTO_OFFSET_RESET)
+        return [Message(topic=topics.clicks, partition=NUMBER, offset=offset, error=error)]
+
+    taken.dispatch(missed(2), {})
+    with pytest.raises(WorkerError, match=f"{topics.clicks}/{NUMBER} had no offset 3 .*made anew"):
+        taken.dispatch(missed(3), {})
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

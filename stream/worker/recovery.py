@@ -87,8 +87,11 @@ class RecoveryPlanner:
                 windows = 1 if topic == topics.clicks else 2
                 recent = offset_for_time(self._consumer, topic, number, _time_ms(settings, windows), high)
                 wanted = min(recent, committed.get(topic, high))
+                # What the group has read was answered, if only by a worker whose state is lost; the rest by nobody.
+                if (read := max(committed.get(topic, low), kept.get(topic, 0))) < low:
+                    self._stop_or_skip(f"group {settings.worker.group}", topic, number, read, low)
             elif wanted < low and topic != topics.scores:
-                self._stop_or_skip(topic, number, wanted, low)
+                self._stop_or_skip("the state", topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
         answers, scores_end = _answers(settings, begin, self._alive)
@@ -171,15 +174,14 @@ class RecoveryPlanner:
         )
         return 0
 
-    def _stop_or_skip(self, topic: str, number: int, kept: int, low: int) -> None:
+    def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> None:
         if self._settings.topics.on_missing_records == "stop":
-            directory = self._settings.state.directory
             raise WorkerError(
-                f"the state of partition {number} has read {topic} up to {kept}, and Kafka has removed what came then:"
+                f"{reader} of partition {number} has read {topic} up to {read}, and Kafka has removed what came then:"
                 f" its oldest record is {low}. Start with topics.on_missing_records=skip to go on without these"
-                f" {low - kept} records, or move {directory} away to begin with what Kafka has."
+                f" {low - read} records."
             )
-        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - kept, oldest=low)
+        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - read, oldest=low)
 
 
 def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:

@@ -1,5 +1,6 @@
 """A position is kept with what it is a position of: topics made anew, other clusters' names, more partitions."""
 
+import re
 import shutil
 import signal
 from contextlib import closing
@@ -176,6 +177,37 @@ def test_records_that_kafka_removed_under_a_running_worker_stop_it_or_are_counte
             gap = f"records_missing topic={topics.behaviors}"
             wait_for(lambda: gap in log.read_text(), "the gap to be logged", processes=harness.processes)
             harness.traffic(5)
+
+
+@pytest.mark.durable_broker
+def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_has_no_state(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    """Where the group stands is all that is known: a worker on another machine, or after its disk was lost."""
+    with harness:
+        harness.start_worker("before")
+        harness.traffic(20)
+        harness.end("before")
+        shutil.rmtree(harness.directory / "state")
+        for _ in range(40):
+            harness.ask()
+        harness.client.flush()
+        remove_records(kafka, topics.impressions, keep=1)
+        harness.processes.start("stops", "worker")
+        last = end_of(harness, "stops")
+        assert harness.settings.worker.group in last
+        assert topics.impressions in last
+        assert "topics.on_missing_records=skip" in last
+        harness.start_worker("skips", "--set", "topics.on_missing_records=skip")
+        gaps = f"records_missing topic={topics.impressions} "
+        missing = [line for line in harness.processes.log("skips").read_text().splitlines() if gaps in line]
+        lost = sum(int(number) for line in missing for number in re.findall(r" missing=(\d+)", line))
+
+        def rest_answered() -> bool:
+            harness.react(0.05)
+            return len(harness.asked) - len(harness.answers) == lost
+
+        wait_for(rest_answered, "all but the removed ones to be answered", processes=harness.processes)
 
 
 def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(

@@ -117,7 +117,7 @@ class Task:
         """Whether there is something to commit."""
         self.processed = 0
         """Records worked off."""
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(records_missing=resume.missing)
 
     @property
     def offsets(self) -> dict[str, int]:

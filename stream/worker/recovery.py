@@ -77,7 +77,7 @@ class RecoveryPlanner:
         committed = {topic: self._committed(topic, number) for topic in (topics.impressions, topics.clicks)}
         answered = committed[topics.impressions]
         stale = kept.get(topics.impressions, 0) < answered
-        offsets, ends = {}, {}
+        offsets, ends, missing = {}, {}, 0
         for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
             low, high = watermarks(self._consumer, topic, number)
             ends[topic] = high
@@ -89,16 +89,16 @@ class RecoveryPlanner:
                 wanted = min(recent, committed.get(topic, high))
                 # What the group has read was answered, if only by a worker whose state is lost; the rest by nobody.
                 if (read := max(committed.get(topic, low), kept.get(topic, 0))) < low:
-                    self._stop_or_skip(f"group {settings.worker.group}", topic, number, read, low)
+                    missing += self._stop_or_skip(f"group {settings.worker.group}", topic, number, read, low)
             elif wanted < low and topic != topics.scores:
-                self._stop_or_skip("the state", topic, number, wanted, low)
+                missing += self._stop_or_skip("the state", topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
         answers, scores_end = _answers(settings, begin, self._alive)
         # Of an offset that goes on where the state stands, the record before it is the one that the state has seen.
         known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
         timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
-        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale)
+        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale, missing)
 
     def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
         """Return whether an offset of the state is one of the topic of now; False when that topic was made anew.
@@ -174,7 +174,8 @@ class RecoveryPlanner:
         )
         return 0
 
-    def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> None:
+    def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> int:
+        """Return how many records are skipped that Kafka has removed, where that is allowed."""
         if self._settings.topics.on_missing_records == "stop":
             raise WorkerError(
                 f"{reader} of partition {number} has read {topic} up to {read}, and Kafka has removed what came then:"
@@ -182,6 +183,7 @@ class RecoveryPlanner:
                 f" {low - read} records."
             )
         log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - read, oldest=low)
+        return low - read
 
 
 def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:

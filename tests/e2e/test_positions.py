@@ -13,9 +13,11 @@ from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type
 from stream.client import Client
 from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
+from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
+from tests.e2e.served import served
 
 
 @pytest.fixture
@@ -198,7 +200,10 @@ def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_ha
         assert harness.settings.worker.group in last
         assert topics.impressions in last
         assert "topics.on_missing_records=skip" in last
-        harness.start_worker("skips", "--set", "topics.on_missing_records=skip")
+        port = free_port()
+        harness.start_worker(
+            "skips", "--set", "topics.on_missing_records=skip", "--set", f"worker.metrics=127.0.0.1:{port}"
+        )
         gaps = f"records_missing topic={topics.impressions} "
         missing = [line for line in harness.processes.log("skips").read_text().splitlines() if gaps in line]
         lost = sum(int(number) for line in missing for number in re.findall(r" missing=(\d+)", line))
@@ -208,6 +213,8 @@ def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_ha
             return len(harness.asked) - len(harness.answers) == lost
 
         wait_for(rest_answered, "all but the removed ones to be answered", processes=harness.processes)
+        told = "samstream_events_total", "records_missing"
+        wait_for(lambda: served(port).get(told) == lost, "the metric", processes=harness.processes)
 
 
 def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(

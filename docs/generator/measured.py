@@ -60,7 +60,7 @@ def read_result(path: Path, name: str = "", note: str = "") -> tuple[str, Entry]
         note: for the reader.
 
     Raises:
-        MeasuredError: when the file is none of these, or comes from a run with `--quick`.
+        MeasuredError: when the file is none of these, comes from a run with `--quick`, or from a campaign that failed.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -73,6 +73,8 @@ def read_result(path: Path, name: str = "", note: str = "") -> tuple[str, Entry]
     command = run.get("command") or _command(kind, content)
     if "--quick" in command or content.get("setting", {}).get("quick"):
         raise MeasuredError(f"{path} comes from a quick run, which only shows that it runs")
+    if failures := content.get("failures"):
+        raise MeasuredError(f"{path}: {', '.join(failures)} did not come to an end")
     entry = Entry(
         date=(run.get("date") or content.get("began") or "")[:10],
         command=command,

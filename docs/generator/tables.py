@@ -10,6 +10,16 @@ from stream.report.findings import cell_text
 Row = Mapping[str, Any]
 
 _SCORING = ("users", "candidates", "length", "literal ms", "served ms", "times")
+_COUNTED = ("behaviors", "impressions", "clicks", "samples")
+_WRONG = (
+    "refused",
+    "labels_wrong",
+    "sequences_differing",
+    "sample_sequences_differing",
+    "non_finite",
+    "answers_foreign",
+)
+"""What the fault campaign counts that must be 0, beside what is lost and doubled."""
 _LATENCY = ("requests a second", "p50, ms", "p99, ms", "p99.9, ms", "wait, ms", "score, ms", "to and from Kafka, ms")
 _WAYS = ("any time", "any time, CUPED", "one look at the end", "naive, one look", "naive, peeking")
 
@@ -245,9 +255,10 @@ def _faults(measured: Measured) -> str:
         ],
     )
     kills = found["kills"]
+    episodes = found.get("episodes", {})
     others = [
         ("faults", f"{sum(kills.values())}: {', '.join(f'{count} {kind}' for kind, count in sorted(kills.items()))}"),
-        ("duration", "–" if found["seconds"] is None else f"{found['seconds'] / 60:.0f} minutes"),
+        ("duration", "–" if found["seconds"] is None else _minutes([found, *episodes.values()])),
         ("answers repeated (allowed)", cell_text(found["repeated_answers"])),
         ("clicks too late for their window (in `dead-letters`)", cell_text(found["late_clicks"])),
         ("labels wrong", cell_text(found["labels_wrong"])),
@@ -257,7 +268,38 @@ def _faults(measured: Measured) -> str:
         ),
         ("parameters that are not finite", cell_text(found["non_finite"])),
     ]
-    return _joined(_caption(entry), counted, table(("also counted", ""), others))
+    parts = [_caption(entry), counted, table(("also counted", ""), others)]
+    if episodes:
+        heads = ("fault", "times", "told stops", "records", "removed", "told to be missing", "lost", "doubled", "wrong")
+        parts.append(table(heads, [_episode(kind, episode) for kind, episode in sorted(episodes.items())]))
+        parts += [f"Left out: {kind} ({reason})." for kind, reason in found["left_out"].items()]
+    return _joined(*parts)
+
+
+def _episode(kind: str, found: Row) -> tuple[str, ...]:
+    """Return the accounts of a kind of fault that has a system of its own."""
+    stops = ", ".join(f"{count} {job}" for job, count in sorted(found["told_stops"].items()))
+    counted = {
+        column: sum(found[each][column] for each in _COUNTED) for column in ("sent", "removed", "lost", "doubled")
+    }
+    wrong = sum(found[name] for name in _WRONG)
+    return (
+        kind,
+        cell_text(sum(found["kills"].values())),
+        stops or "–",
+        cell_text(counted["sent"]),
+        cell_text(counted["removed"]),
+        cell_text(found["told_missing"]),
+        cell_text(counted["lost"]),
+        cell_text(counted["doubled"]),
+        cell_text(wrong),
+    )
+
+
+def _minutes(parts: Sequence[Row]) -> str:
+    """Return how long a campaign took; what has systems of its own runs at the same time, after the rest."""
+    first, *others = (part["seconds"] for part in parts)
+    return f"{(first + max(others, default=0)) / 60:.0f} minutes"
 
 
 def _summary(measured: Measured) -> str:
@@ -284,9 +326,10 @@ def _summary(measured: Measured) -> str:
 
 def _summary_of_systems(measured: Measured) -> Iterable[tuple[str, str, str]]:
     faults = _entry(measured, "faults").result
-    kinds = [faults[kind] for kind in ("behaviors", "impressions", "clicks", "samples")]
+    systems = [faults, *faults.get("episodes", {}).values()]
+    kinds = [system[kind] for system in systems for kind in _COUNTED]
     lost, doubled = (sum(kind[column] for kind in kinds) for column in ("lost", "doubled"))
-    number = sum(faults["kills"].values())
+    number = sum(sum(system["kills"].values()) for system in systems)
     yield (
         f"`make faults`: lost, doubled, of {sum(kind['sent'] for kind in kinds):,} records under {number} faults",
         (f"{lost}, {doubled}"),

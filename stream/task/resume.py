@@ -20,6 +20,7 @@ class ResumePoint:
         timestamps: topic → Kafka timestamp (ms) of the record before its offset, where it is known.
         stale_state: the group's offset is beyond the state: another worker went on, and the state's open requests are
             found in `scores` instead.
+        missing: records that Kafka had removed before they were read.
     """
 
     offsets: dict[str, int]
@@ -30,3 +31,4 @@ class ResumePoint:
     logs: dict[str, LogIdentity] = field(default_factory=dict)
     timestamps: dict[str, int] = field(default_factory=dict)
     stale_state: bool = False
+    missing: int = 0

@@ -85,7 +85,7 @@ class Task:
         self._fold = SequenceFold(partition.sequences)
         self._windows = AttributionWindows(partition, self._fold, settings)
         self._refused: list[RefusedRecord] = []
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
         """Records processed."""
         self._committed = 0

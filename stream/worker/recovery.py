@@ -77,7 +77,7 @@ class RecoveryPlanner:
         committed = {topic: self._committed(topic, number) for topic in (topics.impressions, topics.clicks)}
         answered = committed[topics.impressions]
         stale = kept.get(topics.impressions, 0) < answered
-        offsets, ends = {}, {}
+        offsets, ends, missing = {}, {}, 0
         for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
             low, high = watermarks(self._consumer, topic, number)
             ends[topic] = high
@@ -87,17 +87,18 @@ class RecoveryPlanner:
                 windows = 1 if topic == topics.clicks else 2
                 recent = offset_for_time(self._consumer, topic, number, _time_ms(settings, windows), high)
                 wanted = min(recent, committed.get(topic, high))
-                if 0 < committed.get(topic, 0) < low:
-                    self._stop_or_skip(f"group {settings.worker.group}", topic, number, committed[topic], low)
+                # What the group has read was answered, if only by a worker whose state is lost; the rest by nobody.
+                if (read := max(committed.get(topic, low), kept.get(topic, 0))) < low:
+                    missing += self._stop_or_skip(f"group {settings.worker.group}", topic, number, read, low)
             elif wanted < low:
-                self._stop_or_skip(f"the state of partition {number}", topic, number, wanted, low)
+                missing += self._stop_or_skip(f"the state of partition {number}", topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
         answers, scores_end = _answers(settings, begin, self._check)
         # Of an offset that goes on where the state stands, the record before it is the one that the state has seen.
         known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
         timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
-        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale)
+        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale, missing)
 
     def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
         """Return whether an offset of the state is one of the topic of now; False when that topic was made anew.
@@ -173,16 +174,19 @@ class RecoveryPlanner:
         )
         return 0
 
-    def _stop_or_skip(self, reader: str, topic: str, number: int, reached: int, low: int) -> None:
-        # Of removed answers, those whose impressions are read again are given again.
-        if self._settings.topics.on_missing_records == "stop" and topic != self._topics.scores:
+    def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> int:
+        """Return how many records of the input are skipped that Kafka has removed, where that is allowed."""
+        answers = (
+            topic == self._topics.scores
+        )  # of those removed, the impressions that are read again are answered again
+        if self._settings.topics.on_missing_records == "stop" and not answers:
             raise WorkerError(
-                f"{reader} has read {topic}/{number} up to {reached}, and Kafka has removed what came then: its oldest"
-                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - reached}"
+                f"{reader} has read {topic}/{number} up to {read}, and Kafka has removed what came then: its oldest"
+                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - read}"
                 " records."
             )
-        fields = {"topic": topic, "partition": number, "missing": low - reached, "oldest": low}
-        log(_logger, "records_missing", logging.WARNING, **fields)
+        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - read, oldest=low)
+        return 0 if answers else low - read
 
 
 def compare_state(

@@ -15,11 +15,13 @@ from model.serialization.checkpoint import load_newest
 from stream.client import Client
 from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
+from stream.local.ports import free_port
 from stream.schema.events import encode_packed
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter, good_sample
+from tests.e2e.served import served
 
 
 @pytest.fixture
@@ -268,6 +270,42 @@ def test_records_that_kafka_removed_under_a_running_trainer_stop_it_or_are_count
             log = harness.processes.log("trainer").read_text()
             assert log.count(f"records_missing topic={topics.samples}") == PARTITIONS, log
             assert harness.trained() <= 2 * (written - 8 * PARTITIONS)
+
+
+@pytest.mark.durable_broker
+def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_has_no_state(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    """Where the group stands is all that is known: a worker on another machine, or after its disk was lost."""
+    with harness:
+        harness.start_worker("before")
+        harness.traffic(20)
+        harness.end("before")
+        shutil.rmtree(harness.directory / "state")
+        for _ in range(40):
+            harness.ask()
+        harness.client.flush()
+        remove_records(kafka, topics.impressions, keep=1)
+        harness.processes.start("stops", "worker")
+        last = end_of(harness, "stops")
+        assert harness.settings.worker.group in last
+        assert topics.impressions in last
+        assert "topics.on_missing_records=skip" in last
+        port = free_port()
+        harness.start_worker(
+            "skips", "--set", "topics.on_missing_records=skip", "--set", f"worker.metrics=127.0.0.1:{port}"
+        )
+        gaps = f"records_missing topic={topics.impressions} "
+        missing = [line for line in harness.processes.log("skips").read_text().splitlines() if gaps in line]
+        lost = sum(int(number) for line in missing for number in re.findall(r" missing=(\d+)", line))
+
+        def rest_answered() -> bool:
+            harness.react(0.05)
+            return len(harness.asked) - len(harness.answers) == lost
+
+        wait_for(rest_answered, "all but the removed ones to be answered", processes=harness.processes)
+        told = "samstream_events_total", "records_missing"
+        wait_for(lambda: served(port).get(told) == lost, "the metric", processes=harness.processes)
 
 
 def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(

@@ -8,6 +8,10 @@ import msgspec
 from stream.report.machine import this_machine, this_run
 from tests.faults.campaign import Campaign
 from tests.faults.command import broker_and_directory, conclude, parser, tell
+from tests.faults.episodes import EPISODES, run_episodes
+from tests.faults.results import Results
+
+_KILLS = "kills"
 
 
 def main() -> int:
@@ -17,22 +21,37 @@ def main() -> int:
     flags.add_argument("--behaviors", type=int, default=50_000, help="behaviours to send, at least")
     flags.add_argument("--impressions", type=int, default=2_000, help="impressions to send, at least")
     flags.add_argument("--seed", type=int, default=0, help="of traffic and faults")
+    flags.add_argument("--only", action="append", choices=[_KILLS, *EPISODES], help="this part alone; again for more")
     arguments = flags.parse_args()
+    wanted = arguments.only or [_KILLS, *EPISODES]
     # Brokers that are away are no news here.
     logging.getLogger("samstream.kafka").setLevel(logging.CRITICAL + 1)
     with broker_and_directory(arguments) as (broker, directory):
-        accounts = Campaign(
-            broker,
-            directory,
-            kills=arguments.kills,
-            behaviors=arguments.behaviors,
-            impressions=arguments.impressions,
-            seed=arguments.seed,
-            tell=tell,
-        ).run()
+        traffic = None
+        if _KILLS in wanted:
+            traffic = Campaign(
+                broker,
+                directory,
+                kills=arguments.kills,
+                behaviors=arguments.behaviors,
+                impressions=arguments.impressions,
+                seed=arguments.seed,
+                tell=tell,
+            ).run()
+        results = Results(
+            traffic,
+            *run_episodes(
+                [name for name in EPISODES if name in wanted],
+                broker,
+                directory,
+                times=arguments.kills,
+                seed=arguments.seed,
+                tell=tell,
+            ),
+        )
     run = this_run(f"make faults ARGS='--kills {arguments.kills} --broker {arguments.broker}'")
-    figures = accounts.as_dict() | {"machine": msgspec.to_builtins(this_machine()), "run": run}
-    return conclude(arguments, accounts, figures)
+    figures = results.as_dict() | {"machine": msgspec.to_builtins(this_machine()), "run": run}
+    return conclude(arguments, results, figures)
 
 
 if __name__ == "__main__":

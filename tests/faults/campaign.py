@@ -74,7 +74,8 @@ class Campaign:
                 self._live()
                 self._kinds()[kind]()
                 self._done[kind] += 1
-                self._tell(f"{number + 1}/{len(self._schedule)} {kind}; {len(self._harness.answers)} answers")
+                answers, took = len(self._harness.answers), time.monotonic() - began
+                self._tell(f"{number + 1}/{len(self._schedule)} {kind}; {answers} answers; {took:.0f} s")
             self._live()
             self._settle()
         for request, _ in self._harness.clicked:
@@ -134,7 +135,8 @@ class Campaign:
                 self._sent[user] += 1
             self._harness.react(pause)
 
-    def _end(self, name: str, number: signal.Signals) -> None:
+    def _end(self, name: str, number: signal.Signals, failpoint: str = "") -> None:
+        """End a job by a signal, and start its successor."""
         self._supervise()
         self._forget(name)
         child = self._children[name]
@@ -142,15 +144,11 @@ class Campaign:
         child.wait(90)
         in_order = child.returncode in (0, -signal.SIGTERM) or "fenced by other consumer" in self._log(name)
         assert number != signal.SIGTERM or in_order, f"{name} ended with {child.returncode}: {self._log(name)}"
-        self._start(name)
+        self._start(name, failpoint)
 
     def _end_at(self, name: str, points: tuple[str, ...]) -> None:
         """Replace a job by one that kills itself at a chosen point, and that one by one that does not."""
-        self._end(name, signal.SIGTERM)
-        self._forget(name)
-        self._children[name].terminate()
-        self._children[name].wait(90)
-        self._start(name, f"{self._random.choice(points)}@{self._random.randrange(1, 6)}")
+        self._end(name, signal.SIGTERM, f"{self._random.choice(points)}@{self._random.randrange(1, 6)}")
         self._forget(name)
         deadline = time.monotonic() + 60
         while self._children[name].poll() is None:

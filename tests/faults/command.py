@@ -7,9 +7,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from stream.local.broker import Broker, local_broker
-from tests.faults.accounts import Accounts
+
+
+class Balance(Protocol):
+    """Accounts that can be shown and must balance."""
+
+    def balanced(self) -> bool:
+        """Say whether they do."""
+
+    def table(self) -> str:
+        """Return them for a person to read."""
 
 
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -36,7 +46,7 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def conclude(arguments: argparse.Namespace, accounts: Accounts, found: object) -> int:
+def conclude(arguments: argparse.Namespace, accounts: Balance, found: object) -> int:
     """Print the accounts, write what was found as JSON; returns 1 when the accounts do not balance."""
     print(accounts.table())
     if arguments.json:

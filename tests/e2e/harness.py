@@ -48,6 +48,9 @@ def wait_for(
 class Harness:
     """Processes on a broker, users who act, and what they did."""
 
+    processes_type: type[Processes] = Processes
+    """How processes are started; the tests of this folder set another way (see conftest.py)."""
+
     def __init__(
         self,
         kafka: dict[str, str],
@@ -85,7 +88,7 @@ class Harness:
         for section, change in changes.items():
             values[section] = change if isinstance(change, list) else values[section] | change
         self.settings: Settings = convert(values)
-        self.processes = Processes(directory, self.settings)
+        self.processes = self.processes_type(directory, self.settings)
         self.client = Client(kafka, topics)
         self.random = random.Random(seed)
         self._visits: Counter[str] = Counter()

@@ -80,8 +80,8 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     other.write_text(FILE.replace("short-1", "other"))
 
     def report(path: Path, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
-        where = ("--bootstrap", address, *flags[:2], "--report", directory)
-        return run("experiment", "report", path, *where, *more, scratch=scratch)
+        where = ("--bootstrap", address, *flags[:2])
+        return run("experiment", "report", path, *where, "--report", directory, *more, scratch=scratch)
 
     with ThreadPoolExecutor() as pool:
         reporting = pool.submit(report, file(tmp_path), reported)

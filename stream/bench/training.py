@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     sizes = QUICK if arguments.quick else TrainingSizes()
     batches = {f"{count} requests": partial(request_batches, count, sizes.length) for count in sizes.requests}
     batches[f"{sizes.requests[1]} records, mixed"] = partial(stream_batches, sizes.requests[1], sizes.length)
-    # One after the other in the same process, the figures would be of memory that those before have left behind.
+    # Memory that a figure leaves behind spoils the next one of its process; a quick run, to be seen working, may.
     shared = [list(batches)] if arguments.quick else [[name] for name in batches]
     console.print(f"memory, {2 * len(shared)} processes …")
     memory = {

@@ -1,4 +1,4 @@
-"""The end-to-end tests start some two hundred workers and trainers: as forks, which saves half of their time.
+"""The end-to-end tests start more than a hundred workers and trainers: as forks, which saves each 1.5 s of a core.
 
 The fault campaign uses the same harness and starts all of them as a user does; so do the tests of the command itself.
 """

@@ -106,7 +106,7 @@ def warnings(harness: Harness, name: str) -> list[str]:
     ],
     ids=["frozen", "frozen for long", "killed", "killed for long"],
 )
-def test_a_broker_that_is_away_is_waited_for_told_in_a_handful_of_lines_and_nothing_is_lost(
+def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_lost(
     kafka: dict[str, str],
     topics: Topics,
     topic_prefix: str,

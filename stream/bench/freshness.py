@@ -20,7 +20,7 @@ _ROUNDS, _SECONDS = 3, 30.0
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Send requests and clicks at each rate in each round, and find for each click the first answer that knows it."""
-    rates, rounds, seconds = ((20.0,), 1, 6.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
+    rates, rounds, seconds = ((20.0,), 1, 4.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
     population = Population(users=20, history=60) if arguments.quick else Population()
     ages: dict[float, list[list[float]]] = {rate: [] for rate in rates}
     console.print(f"starting a system on {arguments.broker}, {population.users} users …")

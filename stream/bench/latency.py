@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Send requests at each rate in each round, with one worker and one trainer that learns from the clicks."""
-    rates, rounds, seconds = ((20.0, 40.0), 1, 3.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
+    rates, rounds, seconds = ((20.0, 40.0), 1, 1.0) if arguments.quick else (_RATES, _ROUNDS, _SECONDS)
     population = Population(users=20, history=60) if arguments.quick else Population()
     answers: dict[float, list[list[TimedAnswer]]] = {rate: [] for rate in rates}
     console.print(f"starting a system on {arguments.broker}, {population.users} users …")

@@ -19,6 +19,7 @@ from stream.client import Client
 from stream.kafka.clients import to_record
 from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
+from stream.local.ports import free_port
 from stream.local.system import Processes
 from stream.schema.events import Candidate, RequestKey, Score, decode_behavior, decode_sample, decode_score
 from stream.schema.record import Record
@@ -47,6 +48,9 @@ def wait_for(
 
 class Harness:
     """Processes on a broker, users who act, and what they did."""
+
+    processes_type: type[Processes] = Processes
+    """How processes are started; the tests of this folder set another way (see conftest.py)."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class Harness:
         for section, change in changes.items():
             values[section] = change if isinstance(change, list) else values[section] | change
         self.settings: Settings = convert(values)
-        self.processes = Processes(directory, self.settings)
+        self.processes = self.processes_type(directory, self.settings)
         self.client = Client(kafka, topics)
         self.random = random.Random(seed)
         self._visits: Counter[str] = Counter()
@@ -125,6 +129,22 @@ class Harness:
         child = self.processes.release(name)
         child.terminate()
         assert child.wait(30) == 0, self.processes.log(name).read_text()
+
+    def last_words(self, name: str) -> str:
+        """Wait until a job has ended by itself with status 1; returns its last log line, which is no stack trace."""
+        child = self.processes.release(name)
+        code = child.wait(DEADLINE_S)
+        log = self.processes.log(name).read_text()
+        assert code == 1, log
+        assert "Traceback" not in log, log
+        return log.splitlines()[-1]
+
+    def start_measured(self) -> tuple[int, int]:
+        """Start a trainer and a worker that serve metrics; returns the ports of worker and trainer."""
+        worker, trainer = free_port(), free_port()
+        self.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{trainer}")
+        self.start_worker("worker", "--set", f"worker.metrics=127.0.0.1:{worker}")
+        return worker, trainer
 
     def replace_worker(self, name: str, successor: str, *arguments: str) -> None:
         """Kill -9 a worker that was started with `instance="one"`, and start another one in its place.

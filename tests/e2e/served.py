@@ -1,6 +1,9 @@
-"""What a job serves to Prometheus."""
+"""What a job serves to Prometheus, and of its health."""
 
+import json
+import urllib.error
 import urllib.request
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,3 +17,12 @@ def served(port: int) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def health(port: int) -> tuple[int, dict[str, Any]]:
+    """Return status and answer of a job's health check."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,6 @@ from tests.e2e.harness import USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter
 
 STATIC = ("--set", "kafka.group.instance.id=one")
-WAITS = ("kafka_trouble", "session timed out")
-"""What a job says that waits for the broker."""
 
 
 @pytest.fixture
@@ -74,25 +72,78 @@ def live(harness: Harness, seconds: float) -> None:
         harness.react(0.02)
 
 
-def start(harness: Harness, instance: str | None = "one") -> None:
+def start(harness: Harness) -> None:
     """Start a trainer and a worker, and have traffic flow."""
     harness.processes.start("trainer", "trainer")
-    harness.start_worker("worker", instance=instance)
+    harness.start_worker("worker", instance="one")
     harness.wander(300)
     harness.traffic(10)
 
 
-@pytest.mark.parametrize("seconds", [10.0, pytest.param(30.0, marks=pytest.mark.slow)])  # the session is 6 s
-def test_a_frozen_broker_is_waited_for_and_nothing_is_lost(harness: Harness, broker: Broker, seconds: float) -> None:
+@contextmanager
+def killed(broker: Broker) -> Iterator[None]:
+    """Have the broker dead while the block runs."""
+    broker.kill()
+    try:
+        yield
+    finally:
+        broker.start()
+
+
+def warnings(harness: Harness, name: str) -> list[str]:
+    """Return the lines of a job's log that are no INFO."""
+    return [line for line in harness.processes.log(name).read_text().splitlines() if " INFO " not in line]
+
+
+@pytest.mark.parametrize(
+    ("away", "seconds"),
+    [
+        # Longer than the session of 6 s, and until a job with nothing to do has noticed: it asks every 5 s.
+        (frozen, 11.0),
+        pytest.param(frozen, 30.0, marks=pytest.mark.slow),
+        pytest.param(killed, 6.0, marks=pytest.mark.durable_broker),
+        pytest.param(killed, 15.0, marks=pytest.mark.durable_broker),
+    ],
+    ids=["frozen", "frozen for long", "killed", "killed for long"],
+)
+def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_lost(
+    kafka: dict[str, str],
+    topics: Topics,
+    topic_prefix: str,
+    tmp_path: Path,
+    broker: Broker,
+    away: Callable[[Broker], AbstractContextManager[None]],
+    seconds: float,
+) -> None:
+    # Quick to find the broker again, so that the trouble is over soon.
+    properties = kafka | {"session.timeout.ms": "6000", "reconnect.backoff.max.ms": "1000"}
+    harness = Harness(properties, topics, topic_prefix, tmp_path)
+    monitor = (f"monitor.directory={tmp_path}/monitor", "monitor.web=", f"monitor.group={topic_prefix}monitor")
+    names = ("worker", "dynamic", "trainer", "monitor")
     with harness:
+        harness.processes.start("monitor", "monitor", *(word for flag in monitor for word in ("--set", flag)))
+        harness.processes.start("dynamic", "worker")
         start(harness)
-        live(harness, 1.0)
-        with frozen(broker):
+        for name, word in (("monitor", "started"), ("dynamic", "assigned partitions=")):
+            log = harness.processes.log(name)
+            wait_for(lambda log=log, word=word: word in log.read_text(), name, processes=harness.processes)  # type: ignore[misc]
+        live(harness, 2.0)
+        with away(broker):
             live(harness, seconds)
         harness.await_answers()
-        for name in ("worker", "trainer"):
-            log = harness.processes.log(name).read_text()
-            assert any(said in log for said in WAITS), f"{name} did not say that it waits:\n{log}"
+        for name in names:
+            wait_for(
+                lambda of=name: "kafka_trouble_over" in " ".join(warnings(harness, of)),  # type: ignore[misc]
+                f"{name} to say it is over",
+            )
+        for name in names:
+            told = warnings(harness, name)
+            assert len(told) <= 8, "\n".join(told)
+            begun, over = (
+                sum(f" {event} " in line for line in told) for event in ("kafka_trouble", "kafka_trouble_over")
+            )
+            assert begun == over == 1, "\n".join(told)
+            assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
         harness.traffic(10)
         harness.settle()
 
@@ -112,66 +163,6 @@ def test_nothing_is_taken_as_done_that_a_frozen_broker_has_not_acknowledged(harn
                 harness.kill(f"worker-{number}" if number else "worker")
             harness.start_worker(f"worker-{number + 1}", instance="one")
             harness.await_answers()
-        harness.settle()
-
-
-@pytest.mark.durable_broker
-@pytest.mark.parametrize("instance", ["static", pytest.param(None, marks=pytest.mark.slow)])
-def test_a_broker_that_was_killed_and_comes_back_is_used_again_and_nothing_is_lost(
-    harness: Harness, broker: Broker, instance: str | None
-) -> None:
-    with harness:
-        start(harness, instance)
-        live(harness, 1.0)
-        broker.kill()
-        live(harness, 6.0)
-        broker.start()
-        harness.await_answers()
-        harness.traffic(10)
-        harness.settle()
-
-
-@contextmanager
-def away(broker: Broker) -> Iterator[None]:
-    """Have the broker dead, or frozen where it would not survive that, while the block runs."""
-    if broker.durable:
-        broker.kill()
-        try:
-            yield
-        finally:
-            broker.start()
-    else:
-        with frozen(broker):
-            yield
-
-
-def test_a_broker_that_is_away_is_told_in_a_handful_of_lines(harness: Harness, broker: Broker, tmp_path: Path) -> None:
-    monitor = ("--set", f"monitor.directory={tmp_path}/monitor", "--set", "monitor.web=")
-    names = ("worker", "trainer", "monitor")
-
-    def lines(name: str) -> list[str]:
-        return [line for line in harness.processes.log(name).read_text().splitlines() if " INFO " not in line]
-
-    with harness:
-        group = f"monitor.group={harness.topics.behaviors}-monitor"
-        harness.processes.start("monitor", "monitor", *monitor, "--set", group)
-        start(harness, None)
-        wait_for(lambda: "started" in harness.processes.log("monitor").read_text(), "the monitor")
-        live(harness, 5.0)
-        with away(broker):
-            live(harness, 15.0)
-        harness.await_answers()
-        for name in names:
-            wait_for(lambda of=name: "kafka_trouble_over" in " ".join(lines(of)), f"{name} to say it is over")  # type: ignore[misc]
-        for name in names:
-            told = lines(name)
-            assert len(told) <= 8, "\n".join(told)
-            begun, over = (
-                sum(f" {event} " in line for line in told) for event in ("kafka_trouble", "kafka_trouble_over")
-            )
-            assert begun == over == 1, "\n".join(told)
-            assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
-        harness.traffic(5)
         harness.settle()
 
 
@@ -198,12 +189,7 @@ def test_a_slow_broker_slows_the_answers_and_nothing_else(harness: Harness, brok
 
 def ends_with_what_to_do(harness: Harness, name: str, topic: str) -> None:
     """See that a job ends by itself, with one line that names the topic and the setting."""
-    child = harness.processes.release(name)
-    wait_for(lambda: child.poll() is not None, f"{name} to end")
-    log = harness.processes.log(name).read_text()
-    assert child.returncode == 1, log
-    assert "Traceback" not in log, log
-    last = log.splitlines()[-1]
+    last = harness.last_words(name)
     assert last.startswith("samstream "), last
     assert not [word for word in (topic, "bytes", "max.message.bytes", "start again") if word not in last], last
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 from tests.e2e.raw import RawWriter
+from tests.e2e.served import health, served
 
 
 @pytest.fixture
@@ -39,33 +39,21 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def refusal(harness: Harness, name: str, *flags: str) -> str:
-    """Start a trainer that cannot start; returns its last words."""
-    trainer = harness.processes.start(name, "trainer", *(part for flag in flags for part in ("--set", flag)))
-    harness.processes.release(name)
-    assert trainer.wait(60) == 1
-    log = harness.processes.log(name).read_text()
-    assert "Traceback" not in log
-    return log.splitlines()[-1]
-
-
 def test_a_trainer_says_what_of_its_checkpoint_no_longer_fits(harness: Harness) -> None:
     with harness:
-        trainer = harness.processes.start("trainer", "trainer")
+        harness.processes.start("trainer", "trainer")
         harness.start_worker("worker")
         harness.traffic(20)
         harness.close_windows()
         wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be learned", processes=harness.processes)
-        harness.processes.release("trainer")
-        trainer.terminate()
-        assert trainer.wait(30) == 0
+        harness.end("trainer")
         directory = harness.settings.trainer.directory
         begins = rf"samstream trainer: arm 'sam' cannot go on from checkpoint {directory}/\d{{8}}: "
         ends = (
             r"\. Set preset, model and optim\.max_rows of arm 'sam', and seed, as they were; or give the changed model"
             rf" a new arm name; or move {directory} away to learn all arms again from what Kafka retains\."
         )
-        for what, flag, words in (
+        refused = (
             (
                 "model",
                 arms(harness, preset=f"din-{LENGTH}"),
@@ -77,8 +65,11 @@ def test_a_trainer_says_what_of_its_checkpoint_no_longer_fits(harness: Harness) 
                 arms(harness, optim={"max_rows": 3}),
                 r"it has \d+ rows in a table, and max_rows is 3: allow \d+ or more",
             ),
-        ):
-            assert re.fullmatch(begins + words + ends, last := refusal(harness, what, flag)), last
+        )
+        for what, flag, _ in refused:
+            harness.processes.start(what, "trainer", "--set", flag)
+        for what, _, words in refused:
+            assert re.fullmatch(begins + words + ends, last := harness.last_words(what)), last
         trained = harness.trained()
         harness.processes.start("again", "trainer")
         log = harness.processes.log("again")
@@ -92,9 +83,7 @@ def test_samples_and_updates_of_an_arm_that_was_renamed_are_counted_apart(harnes
         harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{port}")
         harness.start_worker("worker")
         harness.traffic(10)
-        worker = harness.processes.release("worker")
-        worker.terminate()
-        assert worker.wait(30) == 0
+        harness.end("worker")
         harness.start_worker("renamed", "--set", arms(harness, name="sam-2"), "--set", "worker.model_wait_s=1")
         log = harness.processes.log("renamed")
         wait_for(lambda: "updates_of_unknown_arm arm=sam " in log.read_text(), "the worker to say so")
@@ -103,13 +92,10 @@ def test_samples_and_updates_of_an_arm_that_was_renamed_are_counted_apart(harnes
         of_arm = Counter(harness.answers[request].arm for request, _ in harness.shown())
         assert of_arm.keys() == {"sam", "sam-2", "counts"}
 
-        def metric() -> float:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                text = answer.read().decode()
-            found = re.search(r'^samstream_samples_of_unknown_arms_total\{arm="sam-2"\} (\S+)$', text, re.MULTILINE)
-            return float(found[1]) if found else 0.0
+        def counted() -> float:
+            return served(port).get(("samstream_samples_of_unknown_arms_total", "sam-2"), 0.0)
 
-        wait_for(lambda: metric() >= of_arm["sam-2"], "them to be counted", processes=harness.processes)
+        wait_for(lambda: counted() >= of_arm["sam-2"], "them to be counted", processes=harness.processes)
         known = of_arm["sam"] + of_arm["counts"]
         wait_for(lambda: harness.trained() >= known, "the rest to be learned", processes=harness.processes)
         harness.processes.stop()
@@ -123,10 +109,10 @@ def test_updates_that_cannot_be_served_are_said_by_health_and_the_last_good_mode
 ) -> None:
     port = free_port()
 
-    def health() -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            assert answer.status == 200
-            return dict(json.load(answer))
+    def notes() -> list[str]:
+        status, said = health(port)
+        assert status == 200
+        return list(said["notes"])
 
     arm = harness.settings.arms[0]
     learner = Learner(arm.spec(), arm.optim, seed=harness.settings.seed)
@@ -146,12 +132,12 @@ def test_updates_that_cannot_be_served_are_said_by_health_and_the_last_good_mode
         harness.start_worker("worker", "--set", f"worker.metrics=127.0.0.1:{port}", "--set", "worker.model_wait_s=1")
         harness.wander(50)
         harness.traffic(10)
-        assert health()["notes"] == []
+        assert notes() == []
         publish(2, 1e30)
-        wait_for(lambda: bool(health()["notes"]), "the refusal to be said", processes=harness.processes)
-        [note] = health()["notes"]
+        wait_for(lambda: bool(notes()), "the refusal to be said", processes=harness.processes)
+        [note] = notes()
         assert re.match(r"arm sam: epoch 1, version 0 serves on, its updates are refused \(non-finite: ", note), note
         harness.traffic(10)
         assert {(score.epoch, score.version) for score in harness.answers.values() if score.arm == "sam"} == {(1, 0)}
         publish(3, 1.0)
-        wait_for(lambda: not health()["notes"], "a good update to be served", processes=harness.processes)
+        wait_for(lambda: not notes(), "a good update to be served", processes=harness.processes)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ NUMBER = (int, float)
 @pytest.mark.broker
 def test_the_demo_answers_everything_learns_it_and_writes_its_report(tmp_path: Path) -> None:
     report, scratch = tmp_path / "report", tmp_path / "scratch"
-    small = ("--seconds", "8", "--rate", "15", "--users", "60", "--history", "200")
+    small = ["--seconds", "6", "--rate", "20", "--users", "60", "--history", "200"]
+    for quicker in ("worker.attribution_window_s=2", "worker.idle_timeout_s=1"):
+        small += ["--set", quicker]
     done = run("demo", *small, "--plain", "--broker", ENGINE, "--report", report, scratch=scratch, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((report / "report.json").read_text())
@@ -90,9 +93,20 @@ def check_page(report: Path) -> None:
 @pytest.mark.broker
 @pytest.mark.parametrize("job", ["worker", "trainer", "broker"])
 def test_a_demo_that_loses_a_process_ends_and_names_it(tmp_path: Path, job: str) -> None:
-    arguments = ("demo", "--plain", "--broker", ENGINE, "--report", tmp_path / "report")
-    with running(*arguments, scratch=tmp_path / "scratch") as (process, printed):
-        wait_for(lambda: "warming up" in printed.read_text() or process.poll() is not None, "the demo to begin")
+    # The broker goes while the histories are sent, a job while it works.
+    small = ("--users", "100" if job == "broker" else "20", "--pre-impressions", "0")
+    arguments = ("demo", *small, "--plain", "--broker", ENGINE, "--report", tmp_path / "report")
+    scratch = tmp_path / "scratch"
+
+    def begun() -> bool:
+        if process.poll() is not None:
+            return True
+        logs = scratch.glob("samstream-*/logs/worker-1.log")
+        works = job == "broker" or any("assigned partitions=" in log.read_text() for log in logs)
+        return works and "warming up" in printed.read_text()
+
+    with running(*arguments, scratch=scratch) as (process, printed):
+        wait_for(begun, "the demo to begin")
         victim = child(process, job)
         assert victim is not None, printed.read_text()
         others = psutil.Process(process.pid).children(recursive=True)
@@ -270,10 +284,13 @@ def lines(done: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:
 
 
 def test_every_command_explains_itself(tmp_path: Path) -> None:
-    whole = run("--help", scratch=tmp_path / "scratch")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    whole = run("--help", scratch=scratch)
     assert whole.returncode == 0
-    for name in COMMANDS:
-        done = run(name, "--help", scratch=tmp_path / "scratch")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda name: run(name, "--help", scratch=scratch), COMMANDS))
+    for name, done in zip(COMMANDS, answers, strict=True):
         assert done.returncode == 0, done.stderr
         assert f"samstream {name}" in done.stdout
         assert ("--config FILE" in done.stdout) == (name in WITH_SETTINGS)

@@ -1,8 +1,5 @@
 """A topic that is deleted under a job is named: health turns bad, a producer ends with what to do."""
 
-import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,11 @@ from stream.errors import KafkaClientError, TopicError
 from stream.kafka import topic_admin
 from stream.kafka.producer import ReliableProducer
 from stream.local.broker import Broker
-from stream.local.ports import free_port
 from stream.schema.events import Candidate
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
+from tests.e2e.served import health
 
 
 @pytest.fixture(autouse=True)
@@ -32,29 +29,20 @@ def delete(kafka: dict[str, str], *names: str) -> None:
         deleted.result()
 
 
-def health(port: int) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
-            return answer.status, json.loads(answer.read())["trouble"]
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())["trouble"]
-
-
 def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:
-    worker, trainer = free_port(), free_port()
-    harness = Harness(kafka, topics, topic_prefix, tmp_path)
-    with harness:
-        harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{trainer}")
-        harness.start_worker("worker", "--set", f"worker.metrics=127.0.0.1:{worker}")
+    with Harness(kafka, topics, topic_prefix, tmp_path) as harness:
+        worker, trainer = harness.start_measured()
         harness.wander(20)
         harness.traffic(3)
-        assert health(worker) == health(trainer) == (200, "")
+        for port in (worker, trainer):
+            status, said = health(port)
+            assert (status, said["trouble"]) == (200, "")
         delete(kafka, topics.clicks, topics.samples, topics.scores)
         for name, port, gone in (("worker", worker, topics.clicks), ("trainer", trainer, topics.samples)):
             wait_for(lambda of=port: health(of)[0] == 503, f"the {name} to be in trouble", processes=harness.processes)  # type: ignore[misc]
-            assert gone in health(port)[1]
+            assert gone in health(port)[1]["trouble"]
             log = harness.processes.log(name).read_text()
             assert log.count(f"topic_gone topic={gone} ") == 1, log
         with pytest.raises(KafkaClientError, match=topics.scores):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,12 @@ name = "mixed"
 interleave = ["mean", "counts"]
 """
 
-SMALL = ("--seconds", "8", "--rate", "25", "--users", "80", "--history", "60", "--plain")
+SMALL = ("--rate", "25", "--users", "80", "--history", "60", "--plain")
 
 
-def file(directory: Path, text: str = FILE) -> Path:
+def file(directory: Path) -> Path:
     path = directory / "experiment.toml"
-    path.write_text(text)
+    path.write_text(FILE)
     return path
 
 
@@ -53,10 +55,11 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
 ) -> None:
     address, scratch = kafka["bootstrap.servers"], tmp_path / "scratch"
     mine = [f"topics.prefix={topic_prefix}", f"worker.group={topic_prefix}w", f"monitor.group={topic_prefix}m"]
-    flags = [flag for setting in mine for flag in ("--set", setting)]
+    quicker = ("worker.attribution_window_s=2", "worker.allowed_lateness_s=0.2", "worker.idle_timeout_s=1")
+    flags = [flag for setting in (*mine, *quicker) for flag in ("--set", setting)]
     ran, reported = tmp_path / "ran", tmp_path / "reported"
     done = run(
-        "experiment", "run", file(tmp_path), *SMALL, *flags, "--broker", address, "--report", ran,
+        "experiment", "run", file(tmp_path), "--seconds", "6", *SMALL, *flags, "--broker", address, "--report", ran,
         scratch=scratch, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,10 +76,18 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
         assert 0 < arm["cpu_s"] < 100
         assert 0 < arm["latency_ms"]["p50"] <= arm["latency_ms"]["p99"]
 
-    done = run(
-        "experiment", "report", file(tmp_path), "--bootstrap", address, *flags[:2], "--report", reported,
-        scratch=scratch,
-    )  # fmt: skip
+    other = tmp_path / "other.toml"
+    other.write_text(FILE.replace("short-1", "other"))
+
+    def report(path: Path, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        where = ("--bootstrap", address, *flags[:2])
+        return run("experiment", "report", path, *where, "--report", directory, *more, scratch=scratch)
+
+    with ThreadPoolExecutor() as pool:
+        reporting = pool.submit(report, file(tmp_path), reported)
+        of_nothing = pool.submit(report, file(tmp_path), tmp_path / "nothing", "--since", "1s")
+        of_another = pool.submit(report, other, tmp_path / "another")
+    done = reporting.result()
     assert done.returncode == 0, done.stdout + done.stderr
     live = read(reported)
     for name, arm in truth["arms"].items():
@@ -99,27 +110,21 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     assert "This is live traffic" in page
     assert "unknown" in page
 
-    none = run(
-        "experiment", "report", file(tmp_path), "--bootstrap", address, *flags[:2], "--report", reported,
-        "--since", "1s", scratch=scratch,
-    )  # fmt: skip
+    none = of_nothing.result()
     assert none.returncode == 0, none.stderr
     assert "Nothing was shown" in none.stdout
-    assert read(reported)["impressions"] == 0
+    assert read(tmp_path / "nothing")["impressions"] == 0
 
-    other = file(tmp_path, FILE.replace("short-1", "other"))
-    done = run(
-        "experiment", "report", other, "--bootstrap", address, *flags[:2], "--report", reported, scratch=scratch
-    )  # fmt: skip
+    done = of_another.result()
     assert done.returncode == 0, done.stderr
-    assert {check["name"]: check["state"] for check in read(reported)["checks"]}["assigned"] == "note"
+    assert {check["name"]: check["state"] for check in read(tmp_path / "another")["checks"]}["assigned"] == "note"
 
 
 @pytest.mark.broker
 def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
     quicker = ("monitor.window_s=1", "worker.attribution_window_s=1", "worker.allowed_lateness_s=0")
     flags = [flag for setting in quicker for flag in ("--set", setting)]
-    arguments = (*SMALL, *flags, "--seconds", "60", "--report", str(tmp_path / "report"))
+    arguments = ("--seconds", "60", "--pre-impressions", "0", *SMALL, *flags, "--report", str(tmp_path / "report"))
     with running("experiment", "run", file(tmp_path), *arguments, scratch=tmp_path / "scratch") as (process, printed):
 
         def served() -> bool:

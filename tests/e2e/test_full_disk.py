@@ -1,7 +1,6 @@
 """A disk that fills up under a running system: one line that says where and what to do, and nothing is lost."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,16 +23,6 @@ def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: 
     )
 
 
-def last_words(harness: Harness, name: str, process: subprocess.Popen[bytes]) -> str:
-    """Return the line with which a process ended with status 1; there is no stack trace in its log."""
-    harness.processes.release(name)
-    assert process.wait(60) == 1
-    log = harness.processes.log(name).read_text()
-    assert "Traceback" not in log, log
-    *_, last = log.splitlines()
-    return last
-
-
 def test_a_worker_without_room_for_its_state_says_so_and_loses_nothing(harness: Harness, small_disk: SmallDisk) -> None:
     with harness:
         harness.processes.start("trainer", "trainer", "--set", f"trainer.directory={harness.directory}/checkpoints")
@@ -48,7 +37,7 @@ def test_a_worker_without_room_for_its_state_says_so_and_loses_nothing(harness: 
             return worker.poll() is not None
 
         wait_for(ended, "the worker to find no room")
-        last = last_words(harness, "worker", worker)
+        last = harness.last_words("worker")
         assert re.match(
             rf"samstream worker: cannot write to {small_disk.path}/state/partition-0000\d: .*No space left on device.*"
             r"\. Make room there, then start again: what was committed is kept\.$",
@@ -78,7 +67,7 @@ def test_a_trainer_without_room_for_its_checkpoints_says_so_and_learns_each_samp
             return trainer.poll() is not None
 
         wait_for(ended, "the trainer to find no room")
-        last = last_words(harness, "trainer", trainer)
+        last = harness.last_words("trainer")
         assert last.startswith(
             f"samstream trainer: cannot write checkpoints to {small_disk.path}/checkpoints: [Errno 28] No space left"
         ), last

@@ -1,23 +1,17 @@
 """What a worker and a trainer serve to Prometheus agrees with what was sent to them."""
 
-import json
-import urllib.request
 from pathlib import Path
 
-from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
-from tests.e2e.served import served
+from tests.e2e.served import health, served
 
 
 def test_what_is_served_agrees_with_what_was_sent(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:
-    worker, trainer = free_port(), free_port()
-    harness = Harness(kafka, topics, topic_prefix, tmp_path)
-    with harness:
-        harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{trainer}")
-        harness.start_worker("worker-1", "--set", f"worker.metrics=127.0.0.1:{worker}")
+    with Harness(kafka, topics, topic_prefix, tmp_path) as harness:
+        worker, trainer = harness.start_measured()
         harness.wander(400)
         harness.traffic(30)
         harness.client.behavior("user-1", "item-1")
@@ -54,5 +48,4 @@ def test_what_is_served_agrees_with_what_was_sent(
         assert told["samstream_model_epoch", "sam"] == 1
         assert told["samstream_steps_skipped_total", "sam"] == 0
         assert 0 < told["samstream_progressive", "counts", "log_loss"] < 5
-        with urllib.request.urlopen(f"http://127.0.0.1:{trainer}/health", timeout=10) as answer:
-            assert json.loads(answer.read())["healthy"] is True
+        assert health(trainer)[1]["healthy"] is True

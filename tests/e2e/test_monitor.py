@@ -118,7 +118,7 @@ class Monitors:
                 "kafka": kafka,
                 "topics": {"prefix": prefix, "partitions": PARTITIONS},
                 "arms": [{"name": "sam"}, {"name": "counts"}],
-                "worker": {"attribution_window_s": CLOSE_S - 1, "allowed_lateness_s": 1},
+                "worker": {"attribution_window_s": CLOSE_S - 1, "allowed_lateness_s": 1, "idle_timeout_s": 1},
                 "monitor": {
                     "group": f"{prefix}monitor",
                     "window_s": WINDOW_MS / 1000,
@@ -268,7 +268,7 @@ def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
 
     traffic.write(600)
     monitors.start("a")
-    wait_for(lambda: monitors.shown("a") > 0, "a to count", processes=monitors.processes)
+    judged("a")
     monitors.kill("a")
     traffic.write(200)
     monitors.start("a")

@@ -12,8 +12,7 @@ from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import wait_for
-from tests.e2e.served import served
-from tests.e2e.test_deleted_topics import health
+from tests.e2e.served import health, served
 from tests.e2e.test_monitor import Monitors, Traffic
 
 
@@ -76,7 +75,8 @@ def test_what_a_monitor_serves_agrees_with_what_was_written(
     assert told["samstream_lag_records", "monitor"] == told["samstream_in_hand_records",] == 0
     assert told["samstream_monitor_uncounted", "repeated"] == traffic.repeated
     assert told["samstream_healthy", "monitor"] == 1
-    assert health(port) == (200, "")
+    status, said = health(port)
+    assert (status, said["trouble"]) == (200, "")
 
 
 def test_a_deleted_topic_turns_the_health_of_the_monitor_bad(
@@ -85,11 +85,16 @@ def test_a_deleted_topic_turns_the_health_of_the_monitor_bad(
     if broker.engine is not None and broker.engine.name == "embedded":
         pytest.skip("the embedded broker makes a topic anew as soon as anybody asks for it")
     port = start(monitors)
-    assert health(port) == (200, "")
+    status, said = health(port)
+    assert (status, said["trouble"]) == (200, "")
     admin = AdminClient({**kafka, "log_level": 0})
     for deleted in admin.delete_topics([topics.outcomes]).values():
         deleted.result()
-    wait_for(lambda: topics.outcomes in health(port)[1], "the monitor to be in trouble", processes=monitors.processes)
+    wait_for(
+        lambda: topics.outcomes in health(port)[1]["trouble"],
+        "the monitor to be in trouble",
+        processes=monitors.processes,
+    )
     assert health(port)[0] == 503
     log = monitors.processes.log("monitor").read_text()
     assert log.count(f"topic_gone topic={topics.outcomes} ") == 1, log

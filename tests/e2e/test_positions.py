@@ -48,16 +48,6 @@ def make_anew(kafka: dict[str, str], harness: Harness, *names: str) -> None:
     harness.clicked.clear()
 
 
-def end_of(harness: Harness, name: str) -> str:
-    """Wait until a process has ended with status 1; returns its last log line, which is no stack trace."""
-    process = harness.processes.release(name)
-    wait_for(lambda: process.poll() is not None, f"{name} to end")
-    log = harness.processes.log(name).read_text()
-    assert process.returncode == 1, log
-    assert "Traceback" not in log, log
-    return log.splitlines()[-1]
-
-
 @pytest.mark.parametrize("state", ["kept", "lost"])
 @pytest.mark.parametrize("asked_anew", [3, 60])
 def test_impressions_that_were_made_anew_are_all_answered(
@@ -91,7 +81,7 @@ def test_a_topic_that_is_made_anew_under_a_worker_ends_it_and_the_next_one_answe
         for _ in range(40):
             harness.ask()
         harness.client.flush()
-        assert topics.impressions in end_of(harness, "first")
+        assert topics.impressions in harness.last_words("first")
         harness.start_worker("second")
         harness.await_answers()
 
@@ -108,7 +98,7 @@ def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
         harness.wander(300)
         harness.client.flush()
         harness.processes.start("after", "worker")
-        last = end_of(harness, "after")
+        last = harness.last_words("after")
         assert topics.behaviors in last
         assert "made anew" in last
         assert f"Move {harness.directory / 'state'} away" in last
@@ -133,11 +123,11 @@ def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answ
         keyed = [topic.name for topic in topics if topic.key == "user"]
         for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
             raised.result()
-        assert "number of partitions" in end_of(harness, "first")
+        assert "number of partitions" in harness.last_words("first")
         if state == "lost":
             shutil.rmtree(harness.directory / "state")
         harness.processes.start("second", "worker")
-        last = end_of(harness, "second")
+        last = harness.last_words("second")
         assert f"had {PARTITIONS} partitions; now it has {2 * PARTITIONS}" in last
         answered = len(harness.answers)
         assert len(harness.read(topics.scores)) == answered
@@ -206,7 +196,7 @@ def test_records_that_kafka_removed_under_a_running_worker_stop_it_or_are_counte
         remove_records(kafka, topics.behaviors, keep=1)
         worker.send_signal(signal.SIGCONT)
         if setting == "stop":
-            last = end_of(harness, "worker")
+            last = harness.last_words("worker")
             assert topics.behaviors in last
             assert "topics.on_missing_records=skip" in last
         else:
@@ -321,7 +311,7 @@ def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topi
         wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
         harness.processes.stop()
         harness.processes.start("elsewhere", "trainer", "--set", f"topics.prefix={topic_prefix}other-")
-        last = end_of(harness, "elsewhere")
+        last = harness.last_words("elsewhere")
         assert topics.samples in last
         assert other.samples in last
 

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -12,17 +10,9 @@ from stream.local.ports import free_port
 from stream.schema.events import Behavior, encode_json
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
-from tests.e2e.served import served
+from tests.e2e.served import health, served
 
 MANY = 150_000
-
-
-def health(port: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def test_a_worker_with_an_empty_disk_tells_how_far_it_is_and_is_healthy_meanwhile(
@@ -41,7 +31,7 @@ def test_a_worker_with_an_empty_disk_tells_how_far_it_is_and_is_healthy_meanwhil
         lefts: list[float] = []
 
         def caught_up() -> bool:
-            assert health(port) == 200
+            assert health(port)[0] == 200
             told = served(port)
             if ("samstream_replay_left_records",) in told:
                 lefts.append(told["samstream_replay_left_records",])

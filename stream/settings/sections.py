@@ -282,9 +282,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             Topics(self.topics.prefix)
         except TopicError as error:
             raise SettingsError(str(error)) from None
-        for section, names in default_names(self.topics.prefix).items():
+        for section, defaults in default_names(self.topics.prefix).items():
             given = getattr(self, section)
-            missing = {key: name for key, name in names.items() if not getattr(given, key)}
+            missing = {key: name for key, name in defaults.items() if not getattr(given, key)}
             msgspec.structs.force_setattr(self, section, msgspec.structs.replace(given, **missing))
         if taken := RESERVED & self.kafka.keys():
             raise SettingsError(

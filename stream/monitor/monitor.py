@@ -173,7 +173,8 @@ class Monitor:
             with self._at(number):
                 for window in counted.windows if counted else ():
                     self._table.pop(_key(window), None)
-                fresh = PartitionProgress(windows=[], begun=begun)
+                origin = self.sources.origin(self._topics.outcomes, number)
+                fresh = PartitionProgress(windows=[], begun=begun, origin=origin)
                 self._table[_PROGRESS] = records.encode_packed(fresh)
             partials.append(ProgressPartial(number, fresh))
         elif counted is not None:

@@ -6,10 +6,11 @@ import socket
 from contextlib import closing
 from functools import partial
 
+from aiokafka.errors import KafkaError
 from faust.exceptions import ConsistencyError
 from prometheus_client import CollectorRegistry
 
-from stream.errors import MonitorError, SettingsError, StreamError
+from stream.errors import KafkaClientError, MonitorError, SettingsError, StreamError
 from stream.kafka.groups import topics_of_others
 from stream.kafka.topic_admin import verify
 from stream.kafka.topic_watch import TopicWatch
@@ -58,7 +59,7 @@ def run_monitor(settings: Settings) -> int:
         closing(TopicWatch(settings.kafka, read, health.report_trouble)),
     ):
         log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
-        return _execute(monitor, settings)
+        return _execute(monitor)
 
 
 def prepare(settings: Settings) -> Monitor:
@@ -86,21 +87,29 @@ def prepare(settings: Settings) -> Monitor:
     return monitor
 
 
-def _execute(monitor: Monitor, settings: Settings) -> int:
+def _execute(monitor: Monitor) -> int:
     """Run Faust until it ends; returns the exit status."""
     worker = monitor.app.Worker(override_logging=False, quiet=True, redirect_stdouts=False, loglevel="WARNING")
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
         if worker.crash_reason is not None:
-            raise _reason(worker.crash_reason, settings) from None
+            raise _reason(worker.crash_reason, monitor) from None
         return int(ended.code or 0)
 
 
-def _reason(crash: BaseException, settings: Settings) -> BaseException:
+def _reason(crash: BaseException, monitor: Monitor) -> BaseException:
     """Return what a crash is to be reported as: an error of the tables or their disk names the directory."""
+    settings = monitor.settings
     if isinstance(crash, StreamError):
         return crash
+    if isinstance(crash, KafkaError):
+        try:
+            # Faust's client does not always survive that a topic is made anew.
+            monitor.sources.check_now()
+        except StreamError as error:
+            return error
+        return KafkaClientError(f"Faust's Kafka client cannot go on: {crash!r}. Start the monitor again")
     if isinstance(crash, ConsistencyError):
         return MonitorError(
             f"the tables in {settings.monitor.directory} go further than their changelog topic in Kafka, which was made"

@@ -1,13 +1,15 @@
 """What a monitor reads, `outcomes` and `scores`: which logs they are, where it goes on in them, and what is missing."""
 
 import logging
+import math
+import time
 from dataclasses import dataclass
 
 from confluent_kafka import TopicPartition
 
 from stream.errors import KafkaClientError, MonitorError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.identity import LogWatch, compare
+from stream.kafka.identity import LogWatch, Position, compare
 from stream.kafka.offsets import watermarks, with_retries
 from stream.monitor.counting import PartitionProgress
 from stream.runtime.logs import log
@@ -16,6 +18,8 @@ from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")
+
+_ANSWER_S = 5.0
 
 Where = tuple[str, int]
 """Topic and partition number."""
@@ -57,6 +61,7 @@ class Sources:
         self._logs = self._watch.begin([self._topics.outcomes, self._topics.scores])
         self._next: dict[Where, int] = {}
         self._newest: dict[Where, int] = {}
+        self._checked: list[Position] = []
         self._skipped: dict[Where, int] = {}
         self._told: set[tuple[str, str]] = set()
         self.missing = 0
@@ -156,8 +161,7 @@ class Sources:
         Raises:
             MonitorError: when one was made anew, or has another number of partitions.
         """
-        positions = [(*where, offset, self._newest.get(where, -1)) for where, offset in list(self._next.items())]
-        found = self._watch.check(now, lambda: positions)
+        found = self._watch.check(now, self._positions)
         if found is None:
             return
         topic, difference = found
@@ -169,6 +173,26 @@ class Sources:
             f"{topic} was deleted and made anew while this monitor ran. Start the monitor again: it counts what the"
             " topic has now, and nothing of what it had before"
         )
+
+    def check_now(self) -> None:
+        """As `check`, but waits for Kafka's answer: after something went wrong that this may explain.
+
+        Raises:
+            MonitorError: as `check`.
+        """
+        deadline = time.monotonic() + _ANSWER_S
+        while time.monotonic() < deadline:
+            self.check(math.inf)
+            time.sleep(0.2)
+
+    def _positions(self) -> list[Position]:
+        """Return the positions as they were the last time.
+
+        Those of now may be beyond records of a topic that was made anew since, and would be found to fit it.
+        """
+        now = [(*where, offset, self._newest.get(where, -1)) for where, offset in list(self._next.items())]
+        before, self._checked = self._checked, now
+        return before
 
     def _is_ours(self, number: int, counted: PartitionProgress) -> bool:
         """Return whether counts are of the topic of now; False when that topic was made anew."""

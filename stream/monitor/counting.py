@@ -145,7 +145,9 @@ class PartitionProgress(Struct, array_like=True):
         windows: starts of the windows that are kept, ascending.
         begun: when counting began (seconds since the epoch), or began anew because the topic was made anew; it grows.
             Windows, users and moments of another `begun` are none. 0 in counts from before it was kept.
-        origin: what `offset` is an offset of, as text (`stream.schema.position`).
+        origin: what `offset` is an offset of, as text (`stream.schema.position`); its time is that before `anchor`.
+        anchor: an offset that was reached when counting began: on a broker without topic ids, a later one could be
+            beyond records of a topic that was made anew under a running monitor, and would be found to fit it.
     """
 
     event_time: int = 0
@@ -155,6 +157,7 @@ class PartitionProgress(Struct, array_like=True):
     windows: list[int] = []
     begun: int = 0
     origin: str = ""
+    anchor: int = 0
 
 
 class BatchChanges(Struct):

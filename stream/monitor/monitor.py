@@ -173,8 +173,8 @@ class Monitor:
             with self._at(number):
                 for window in counted.windows if counted else ():
                     self._table.pop(_key(window), None)
-                origin = self.sources.origin(self._topics.outcomes, number)
-                fresh = PartitionProgress(windows=[], begun=begun, origin=origin)
+                origin, anchor = self.sources.anchor(self._topics.outcomes, number)
+                fresh = PartitionProgress(windows=[], begun=begun, origin=origin, anchor=anchor)
                 self._table[_PROGRESS] = records.encode_packed(fresh)
             partials.append(ProgressPartial(number, fresh))
         elif counted is not None:
@@ -266,7 +266,7 @@ class Monitor:
                 UserCounter(self._experiment, moments, self._load_user, begun=progress.begun),
                 ((event.message.offset, _decoded(event)) for event in events),
             )
-            changes.progress.origin = self.sources.origin(self._topics.outcomes, partition)
+            progress.origin, progress.anchor = self.sources.anchor(self._topics.outcomes, partition)
             partials: list[Partial] = [MomentsPartial(partition, changes.sums)]
             self._table[_MOMENTS] = records.encode_packed(changes.sums)
             for user, row in changes.users.items():

@@ -61,7 +61,7 @@ class Sources:
         self._logs = self._watch.begin([self._topics.outcomes, self._topics.scores])
         self._next: dict[Where, int] = {}
         self._newest: dict[Where, int] = {}
-        self._checked: list[Position] = []
+        self._anchors: dict[Where, Position] = {}
         self._skipped: dict[Where, int] = {}
         self._told: set[tuple[str, str]] = set()
         self.missing = 0
@@ -95,12 +95,14 @@ class Sources:
         expected, anew = committed, False
         if topic == self._topics.outcomes:
             anew = counted is None or not self._is_ours(number, counted)
+            self._anchors.pop(where, None)
             if counted is None or anew:
                 counted_to = 0
             else:
                 counted_to = counted.offset + 1
                 origin = decode_origin(counted.origin)
-                self._newest[where] = max(self._newest[where], origin.timestamp if origin else -1)
+                if origin is not None and origin.timestamp >= 0:
+                    self._anchors[where] = (*where, counted.anchor, origin.timestamp)
             if committed > counted_to:
                 # Offsets are committed after their counts are in Kafka: these counts were lost.
                 self._tell(
@@ -115,6 +117,8 @@ class Sources:
         if 0 < expected < low:
             self._miss(topic, number, expected, low, low)
         self._next[where] = max(committed, low)
+        if topic != self._topics.outcomes and self._newest[where] >= 0:
+            self._anchor(where)
         return Resumption(self._next[where], anew)
 
     def take(self, topic: str, number: int, offset: int, timestamp: int) -> int:
@@ -125,6 +129,7 @@ class Sources:
         where = topic, number
         expected, self._next[where] = self._next.get(where, offset), offset + 1
         self._newest[where] = max(self._newest.get(where, -1), timestamp)
+        self._anchor(where)
         return expected
 
     def find_gap(self, topic: str, number: int, expected: int, offset: int) -> None:
@@ -152,6 +157,11 @@ class Sources:
         """
         return Origin(self._logs[topic], self._newest.get((topic, number), -1)).encode()
 
+    def anchor(self, topic: str, number: int) -> tuple[str, int]:
+        """Return what offsets of a partition are offsets of, with the time before the first one that was reached."""
+        _, _, offset, timestamp = self._anchors.get((topic, number), (topic, number, 0, -1))
+        return Origin(self._logs[topic], timestamp).encode(), offset
+
     def check(self, now: float) -> None:
         """See that the topics are still the ones that are read; asks Kafka every few seconds.
 
@@ -161,7 +171,7 @@ class Sources:
         Raises:
             MonitorError: when one was made anew, or has another number of partitions.
         """
-        found = self._watch.check(now, self._positions)
+        found = self._watch.check(now, lambda: list(self._anchors.values()))
         if found is None:
             return
         topic, difference = found
@@ -185,21 +195,19 @@ class Sources:
             self.check(math.inf)
             time.sleep(0.2)
 
-    def _positions(self) -> list[Position]:
-        """Return the positions as they were the last time.
-
-        Those of now may be beyond records of a topic that was made anew since, and would be found to fit it.
-        """
-        now = [(*where, offset, self._newest.get(where, -1)) for where, offset in list(self._next.items())]
-        before, self._checked = self._checked, now
-        return before
+    def _anchor(self, where: Where) -> None:
+        """Remember the first position in a partition of which a time is known (see `PartitionProgress.anchor`)."""
+        if where not in self._anchors:
+            self._anchors[where] = (*where, self._next[where], self._newest[where])
 
     def _is_ours(self, number: int, counted: PartitionProgress) -> bool:
         """Return whether counts are of the topic of now; False when that topic was made anew."""
         now = self.outcomes
         # Counts from before origins were kept are only compared with the topic's end.
         origin = decode_origin(counted.origin) or _unknown(now)
-        difference = compare(self._asker, origin, now, number, counted.offset + 1)
+        difference = compare(self._asker, origin, now, number, counted.anchor) or compare(
+            self._asker, Origin(origin.log), now, number, counted.offset + 1
+        )
         if difference in ("cluster", "topic"):
             raise other_system(self._settings, origin.log, now)
         if difference == "partitions":

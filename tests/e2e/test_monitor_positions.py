@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type: ignore[attr-defined]
 
 from stream.kafka import topic_admin
@@ -188,7 +188,16 @@ def test_a_group_whose_offsets_are_gone_is_refused_by_its_tables(
     judges(mine, "a", traffic)
     mine.end("a")
     group = f"{topic_prefix}monitor"
-    AdminClient({**kafka, "log_level": 0}).delete_consumer_groups([group])[group].result()
+    admin = AdminClient({**kafka, "log_level": 0})
+
+    def deleted() -> bool:
+        try:
+            admin.delete_consumer_groups([group])[group].result()
+        except KafkaException:
+            return False  # a static member stays in it for its session timeout
+        return True
+
+    wait_for(deleted, "the group to be gone")
     theirs.start("b", "--set", f"monitor.group={group}")
     last = end_of(theirs, "b")
     assert mine.topics.outcomes in last
@@ -239,11 +248,29 @@ def test_a_changelog_that_was_deleted_is_not_believed_to_be_on_disk(
     judges(monitors, "a", traffic)
 
 
+def test_partials_that_kafka_removed_are_written_again(kafka: dict[str, str], monitoring: Monitoring) -> None:
+    """As after a pause that is longer than Kafka keeps them."""
+    monitors, traffic = monitoring("")
+    traffic.write(100)
+    monitors.start("a")
+    judges(monitors, "a", traffic)
+    monitors.end("a")
+    admin = AdminClient({**kafka, "log_level": 0})
+    partials = f"{monitors.group}-fragments"
+    for deleted in admin.delete_topics([partials]).values():
+        deleted.result()
+    wait_for(lambda: partials not in admin.list_topics(timeout=10).topics, "the partials to be gone")
+    monitors.start("a")
+    judges(monitors, "a", traffic)
+
+
 def test_windows_of_another_length_and_back_count_all_that_kafka_has(monitoring: Monitoring) -> None:
     monitors, traffic = monitoring("")
     traffic.write(150)
-    for window_s in (2, 4, 2, 2):
-        monitors.start("a", "--set", f"monitor.window_s={window_s}")
+    for life, window_s in enumerate((2, 4, 2, 2)):
+        # Of a static member that is back at once, Kafka keeps the assignment, with the other table's changelog.
+        member = f"kafka.group.instance.id=life-{life}"
+        monitors.start("a", "--set", f"monitor.window_s={window_s}", "--set", member)
         judges(monitors, "a", traffic)
         monitors.end("a")
         traffic.write(30)

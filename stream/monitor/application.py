@@ -11,7 +11,7 @@ from typing import Any
 import aiokafka
 import faust
 from aiokafka.structs import OffsetAndMetadata
-from faust.streams import _current_event
+from faust.streams import _current_event, current_event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, FutureMessage
 
@@ -79,6 +79,15 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
         super().__init__(*args, **kwargs)
         self._unacknowledged: list[FutureMessage] = []
 
+    def partition_for_key(self, _key: Any) -> int:
+        """Return the partition of the event at hand.
+
+        Faust compares the changelog's partition count as well, which for a moment is 0 of a topic just made; it was
+        compared when the tables were claimed.
+        """
+        partition: int = current_event().message.partition
+        return partition
+
     def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
         """Send a change, and remember that it is under way."""
         sent = super().send_changelog(*args, **kwargs)
@@ -94,14 +103,14 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
 class _Event:
     """As much of an event as Faust's tables ask for."""
 
-    def __init__(self, place: TP) -> None:
-        self.message = SimpleNamespace(topic=place.topic, partition=place.partition)
+    def __init__(self, partition: int) -> None:
+        self.message = SimpleNamespace(partition=partition)
 
 
 @contextmanager
-def at_partition(place: TP) -> Iterator[None]:
+def at_partition(number: int) -> Iterator[None]:
     """Let Faust's tables read and write a partition, as if an agent were processing an event of it."""
-    event = _Event(place)
+    event = _Event(number)
     token = _current_event.set(weakref.ref(event))  # type: ignore[arg-type]
     try:
         yield

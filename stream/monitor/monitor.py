@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from contextlib import AbstractContextManager
 from typing import Any
 
 from faust.types import TP, EventT
@@ -161,7 +160,7 @@ class Monitor:
 
     async def _resume_counts(self, number: int) -> int:
         """Go on with the counts of a partition, or begin them anew; returns the offset to read from."""
-        with self._at(number):
+        with at_partition(number):
             progress, sums = self._table.get(_PROGRESS), self._table.get(_MOMENTS)
         counted = records.decode_progress(progress) if progress else None
         # Another table, of windows of another length, may have counted since.
@@ -170,7 +169,7 @@ class Monitor:
         partials: list[Partial] = []
         if start.anew:
             begun = max(round(time.time()), self.aggregate.begun(number) + 1, counted.begun + 1 if counted else 0)
-            with self._at(number):
+            with at_partition(number):
                 for window in counted.windows if counted else ():
                     self._table.pop(_key(window), None)
                 origin, anchor = self.sources.anchor(self._topics.outcomes, number)
@@ -244,7 +243,7 @@ class Monitor:
 
     def _is_behind(self, partition: int, events: list[EventT[Any]]) -> bool:
         """Say whether events do not go as far as what was counted before, so that the rest must be waited for."""
-        with self._at(partition):
+        with at_partition(partition):
             progress, sums = self._table.get(_PROGRESS), self._table.get(_MOMENTS)
         moments = records.decode_moments(sums) if sums else None
         begun = records.decode_progress(progress).begun if progress else 0
@@ -255,7 +254,7 @@ class Monitor:
 
     async def _count_partition(self, partition: int, events: list[EventT[Any]]) -> None:
         """Count events of a partition, have it in Kafka, and acknowledge them."""
-        with self._at(partition):
+        with at_partition(partition):
             known, sums = self._table.get(_PROGRESS), self._table.get(_MOMENTS)
             progress = records.decode_progress(known) if known else PartitionProgress(windows=[])
             moments = records.decode_moments(sums) if sums else None
@@ -288,9 +287,6 @@ class Monitor:
     async def _written(self, partials: list[Partial]) -> None:
         await self._send(*partials)
         await self._table.acknowledged()
-
-    def _at(self, partition: int) -> AbstractContextManager[None]:
-        return at_partition(TP(self._topics.outcomes, partition))
 
     def _load(self, start: int) -> WindowCounts | None:
         value = self._table.get(_key(start))

@@ -27,8 +27,10 @@ takes `--config FILE` and `--set`. An unknown key is an error that names it.
 | environment | `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`: the prefix, the section, two underscores, the key |
 | flag | `--set worker.commit_interval_s=0.2`; the value as in TOML, text needs no quotes |
 
-`salt`, `seed` and `arms` have no section: they come from the file or a flag (`--set salt=spring-test`), not from the
-environment.
+`salt`, `seed` and `arms` have no section: `--set salt=spring-test`, `SAMSTREAM__SALT=spring-test`.
+
+Groups and directories that are not set follow from `topics.prefix`. Below they are those without a prefix; with the
+prefix `shop.` the worker's group is `shop.samstream-worker`, and its state lies in `.samstream/prefix-shop./state`.
 
 ```toml
 salt = "spring-test"             # with the user's id it decides the arm
@@ -93,7 +95,8 @@ def settings_page() -> str:
 
 
 def _section(name: str, cls: type[Struct]) -> str:
-    return f"## {name}\n\n{_lead(cls)}\n\n{_table(cls, prefix=f'{name}.')}"
+    table_of_keys = _table(cls, prefix=f"{name}.", values=getattr(Settings(), name))
+    return f"## {name}\n\n{_lead(cls)}\n\n{table_of_keys}"
 
 
 def _lead(cls: type[Struct]) -> str:
@@ -101,7 +104,8 @@ def _lead(cls: type[Struct]) -> str:
     return inspect.getdoc(cls).partition("\nAttributes:")[0].strip()  # type: ignore[union-attr]
 
 
-def _table(cls: type[Struct], names: list[str] | None = None, prefix: str = "") -> str:
+def _table(cls: type[Struct], names: list[str] | None = None, prefix: str = "", values: Struct | None = None) -> str:
+    """Return the table of a class's fields; defaults are those of the fields, or of `values` where there are any."""
     meanings = attributes(cls)
     rows = []
     for each in types.type_info(cls).fields:  # type: ignore[attr-defined]
@@ -110,7 +114,8 @@ def _table(cls: type[Struct], names: list[str] | None = None, prefix: str = "") 
         if each.name not in meanings:
             raise ValueError(f"{cls.__module__}.{cls.__name__}.{each.name} has no description under Attributes")
         meaning = meanings[each.name]
-        kind, default = type_words(each.type), _default(each)
+        kind = type_words(each.type)
+        default = _default(each) if values is None else _default_words(getattr(values, each.name))
         rows.append((f"`{prefix}{each.name}`", kind, default, meaning[:1].upper() + meaning[1:]))
     return table(("key", "type", "default", "meaning"), rows)
 
@@ -182,6 +187,10 @@ def _default(each: types.Field) -> str:
         if each.default_factory is msgspec.NODEFAULT:
             return "required"
         value = each.default_factory()
+    return _default_words(value)
+
+
+def _default_words(value: Any) -> str:
     if isinstance(value, Struct) or value in ({}, ()):
         return "none"
     if isinstance(value, bool):

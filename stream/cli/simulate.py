@@ -20,6 +20,7 @@ from stream.cli.options import (
 )
 from stream.errors import ExperimentError
 from stream.kafka.offsets import GroupLag
+from stream.kafka.topic_admin import verify
 from stream.local.system import keep_logs, local_system
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -152,6 +153,7 @@ def _simulate(
     traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
     before = simulate_pre_period(world, arguments.pre_impressions, SLOTS)
     observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
+    partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)
     lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
 
@@ -165,7 +167,7 @@ def _simulate(
 
     with Viewer(console, plain=arguments.plain) as viewer, closing(lag), traffic:
         traffic.warm_up(
-            lambda: lag.of(topics.behaviors, settings.topics.partitions),
+            lambda: lag.of(topics.behaviors, partitions),
             lambda _: show("warming up: histories", time.time() - began),
         )
         started = time.time()

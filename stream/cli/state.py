@@ -16,6 +16,7 @@ from state.snapshots import Snapshots
 from stream.cli.options import Commands, add_settings_command, load_settings, positive_int
 from stream.errors import WorkerError
 from stream.schema.partitioner import partition_of
+from stream.schema.position import decode_origin
 from stream.settings import Settings, StateSettings
 
 _SHOWN = 20
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(_arguments: argparse.Namespace, settings: Settings, console: Console) -> int:
     title = f"state in {settings.state.directory}, snapshots in {settings.state.snapshots or 'no place'}"
     table = Table("partition", "what", "size", "age", "read up to", title=title)
-    for number in range(settings.topics.partitions):
+    for number in range(_partition_count(settings)):
         if (path := settings.state.path(number)).is_dir():
             size = sum(file.stat().st_size for file in path.iterdir())
             table.add_row(str(number), "state", _megabytes(size), "", _state_offsets(settings.state, path))
@@ -114,7 +115,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, console: Console) -
     """Print the newest behaviours of one user, with hashes of items: the state holds no names."""
     if not arguments.user:
         raise WorkerError("samstream state show needs --user ID")
-    number = partition_of(arguments.user.encode(), settings.topics.partitions)
+    number = partition_of(arguments.user.encode(), _partition_count(settings))
     partition = _open_state(settings.state, settings.state.path(number))
     try:
         count = partition.sequences.count(arguments.user)
@@ -135,7 +136,21 @@ def _behaviors_table(sequence: BehaviorArray) -> Table:
 
 
 def _partitions(arguments: argparse.Namespace, settings: Settings) -> list[int]:
-    return list(range(settings.topics.partitions)) if arguments.partition is None else [arguments.partition]
+    return list(range(_partition_count(settings))) if arguments.partition is None else [arguments.partition]
+
+
+def _partition_count(settings: Settings) -> int:
+    """Return how many partitions the topics have: as some state here has noted, else as the settings say."""
+    for path in sorted(Path(settings.state.directory).glob("partition-*")):
+        try:
+            partition = _open_state(settings.state, path)
+        except StateError:
+            continue  # a worker has it open, or it is damaged
+        origins = [decode_origin(text) for text in partition.origins.values()]
+        partition.close()
+        for origin in filter(None, origins):
+            return origin.log.partitions
+    return settings.topics.partitions
 
 
 def _snapshots(settings: Settings, number: int) -> Snapshots:

@@ -142,6 +142,18 @@ def compare(consumer: Consumer, origin: Origin, now: LogIdentity, number: int, o
     return ""
 
 
+def identify_if_there(kafka: Mapping[str, str], topic: str) -> LogIdentity | None:
+    """Return which log a topic is now; None when there is none, which some brokers would make when asked for it.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer, or refuses this client.
+    """
+    health = ConnectionHealth(kafka, log_errors=False)
+    if topic not in list_topics(admin(kafka, health), health, time.monotonic() + _WAIT_S):
+        return None
+    return IdentityClient(kafka).identify([topic])[topic]
+
+
 Position = tuple[str, int, int, int]
 """Topic, partition, the next offset to be read, and the Kafka timestamp (ms) of the record before it, −1 if unknown."""
 

@@ -1,5 +1,6 @@
 """Creates the topics and checks those that exist; reads their partition counts and limits."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,10 @@ from stream.kafka.clients import admin as new_admin
 from stream.kafka.clients import list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.topic_rules import Finding, Needs, check_settings
+from stream.runtime.logs import log
 from stream.schema.topics import Topics
+
+_logger = logging.getLogger("samstream.kafka")
 
 _DEADLINE_S = 30.0
 _RETRY_S = 0.2
@@ -103,8 +107,16 @@ def inspect(
     return Report([], names, partitions, _Admin(kafka, deadline).findings(topics, names, needs))
 
 
-def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEADLINE_S) -> int:
+def verify(
+    kafka: Mapping[str, str], topics: Topics, *, configured: int | None = None, deadline_s: float = _DEADLINE_S
+) -> int:
     """Check that all topics are there and co-partitioned; return the partition count of those keyed by user.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        configured: the partition count of the settings. Kafka's is the one that holds; a difference is logged.
+        deadline_s: how long a broker may take to come up.
 
     Raises:
         TopicError: naming every missing topic and every wrong count.
@@ -117,6 +129,9 @@ def verify(kafka: Mapping[str, str], topics: Topics, *, deadline_s: float = _DEA
         raise TopicError(f"topics are missing: {', '.join(missing)}; make them with `samstream topics create`")
     of_users = found[topics.behaviors]
     _check(found, {name: topic.partitions(of_users) for name, topic in wanted.items()})
+    if configured is not None and configured != of_users:
+        used = "the topics' number holds; topics.partitions is for `samstream topics create`"
+        log(_logger, "partitions_differ", logging.WARNING, configured=configured, topics=of_users, used=used)
     return of_users
 
 

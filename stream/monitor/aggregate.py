@@ -37,6 +37,7 @@ class Aggregate:
         self._windows: dict[int, dict[int, WindowCounts]] = {}
         self._published: dict[tuple[str, int], ArmWindow] = {}
         self._dirty: set[int] = set()
+        self._begun: dict[int, int] = {}
         self._event_time = 0
         self._idle = False
         self.progress: dict[int, PartitionProgress] = {}
@@ -52,17 +53,26 @@ class Aggregate:
         return self._event_time
 
     def add(self, partial: Partial) -> None:
-        """Add a partial; one that is older than what is known changes nothing."""
+        """Add a partial; one that is older than what is known changes nothing.
+
+        One that has begun later is of a partition that was made anew: nothing that was counted of it before holds.
+        """
         match partial:
             case WindowPartial(window_ms, partition, window):
-                if window_ms == self._plan.window_ms:
+                if window_ms == self._plan.window_ms and self._is_valid(partition, window.begun):
                     self._take_window(partition, window)
             case ProgressPartial(partition, progress):
-                if partition not in self.progress or self.progress[partition].offset <= progress.offset:
+                if self._is_valid(partition, progress.begun) and (
+                    partition not in self.progress or self.progress[partition].offset <= progress.offset
+                ):
                     self.progress[partition] = progress
             case MomentsPartial(partition, sums):
                 # Unpacked here, where damaged moments are refused.
-                if sums.experiment == self._experiment and sums.offset >= self._sums.get(partition, (-1,))[0]:
+                if (
+                    sums.experiment == self._experiment
+                    and self._is_valid(partition, sums.begun)
+                    and sums.offset >= self._sums.get(partition, (-1,))[0]
+                ):
                     self._sums[partition] = sums.offset, SpanMoments.unpack(sums.spans)
             case AnswersPartial(run, partition, start, _):
                 self.answers.setdefault(start, {})[run, partition] = partial
@@ -80,6 +90,10 @@ class Aggregate:
         if where not in self._published or record.revision > self._published[where].revision:
             self._published[where] = record
             self._dirty.add(record.start)
+
+    def begun(self, partition: int) -> int:
+        """Return when the counts of a partition began, or began anew; seconds since the epoch, 0 when not known."""
+        return self._begun.get(partition, 0)
 
     def set_idle(self, idle: bool) -> None:
         """Set whether nothing has come for so long that all windows count as closed."""
@@ -142,6 +156,23 @@ class Aggregate:
             counts["too_late"] += progress.too_late
             counts["unreadable"] += progress.unreadable
         return counts
+
+    def _is_valid(self, partition: int, begun: int) -> bool:
+        """Say whether a partition's counts that began then hold; drops those that began earlier."""
+        known = self._begun.setdefault(partition, begun)
+        if begun > known:
+            self._begun[partition] = begun
+            self.progress.pop(partition, None)
+            self._sums.pop(partition, None)
+            for start in [start for start, parts in self._windows.items() if parts.pop(partition, None)]:
+                self._dirty.add(start)
+                if not self._windows[start]:
+                    del self._windows[start]
+            self._event_time = max(
+                (window.newest for parts in self._windows.values() for window in parts.values()), default=0
+            )
+            self.changes += 1
+        return begun >= known
 
     def _take_window(self, partition: int, window: WindowCounts) -> None:
         parts = self._windows.setdefault(window.start, {})

@@ -1,6 +1,6 @@
 """The Faust application for `faust -A stream.monitor.app worker`; its settings come from the environment."""
 
-from stream.monitor.monitor import Monitor
+from stream.monitor.run import prepare
 from stream.settings import load
 
-app = Monitor(load()).app
+app = prepare(load()).app

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from stream.kafka.client_log import log_client_line
 from stream.kafka.outage import Outage, outage_of
 
-_NAMES = ("aiokafka", "asyncio", "faust", "mode")
+_NAMES = ("aiokafka", "asyncio", "faust", "mode", "stream.monitor")
+"""Loggers of Faust and its client; of `stream.monitor` those that Faust makes for its classes and agents there."""
 _CONNECTION = re.compile(
     r"Unable connect|Unable to (update|request) metadata|Failed fetch messages|Coordinator Request failed"
     r"|[Mm]arking (the )?coordinator|Heartbeat (send|session)|Heartbeat failed for group .* not valid"

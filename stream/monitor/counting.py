@@ -120,6 +120,7 @@ class WindowCounts(Struct, array_like=True):
         late: outcomes that came when all should have come; they are counted.
         unremembered: items beyond `MAX_IDS`: a repeat of them would count twice.
         ids: uint64 ids of what is counted, packed; empty when it no longer takes outcomes.
+        begun: as of the partition's progress when it was counted; a window of another `begun` is none.
     """
 
     start: int
@@ -130,6 +131,7 @@ class WindowCounts(Struct, array_like=True):
     late: int = 0
     unremembered: int = 0
     ids: bytes = b""
+    begun: int = 0
 
 
 class PartitionProgress(Struct, array_like=True):
@@ -141,6 +143,11 @@ class PartitionProgress(Struct, array_like=True):
         too_late: outcomes for windows that had forgotten their ids; they are not counted.
         unreadable: records that could not be decoded.
         windows: starts of the windows that are kept, ascending.
+        begun: when counting began (seconds since the epoch), or began anew because the topic was made anew; it grows.
+            Windows, users and moments of another `begun` are none. 0 in counts from before it was kept.
+        origin: what `offset` is an offset of, as text (`stream.schema.position`); its time is that before `anchor`.
+        anchor: an offset that was reached when counting began: on a broker without topic ids, a later one could be
+            beyond records of a topic that was made anew under a running monitor, and would be found to fit it.
     """
 
     event_time: int = 0
@@ -148,6 +155,9 @@ class PartitionProgress(Struct, array_like=True):
     too_late: int = 0
     unreadable: int = 0
     windows: list[int] = []
+    begun: int = 0
+    origin: str = ""
+    anchor: int = 0
 
 
 class BatchChanges(Struct):
@@ -191,7 +201,7 @@ def fold(
     read_again = 0
 
     def opened(start: int) -> _OpenWindow | None:
-        if start not in open_windows and (window := load(start)) is not None:
+        if start not in open_windows and (window := load(start)) is not None and window.begun == progress.begun:
             open_windows[start] = _OpenWindow(window)
         return open_windows.get(start)
 
@@ -213,7 +223,7 @@ def fold(
             continue
         else:
             if window is None:
-                window = open_windows[start] = _OpenWindow(WindowCounts(start, arms={}))
+                window = open_windows[start] = _OpenWindow(WindowCounts(start, arms={}, begun=progress.begun))
             new = window.count(offset, outcome, late=end + plan.close_ms <= progress.event_time)
         users.add(offset, outcome, new)
         progress.event_time = max(progress.event_time, outcome.ts)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 from stream.errors import KafkaClientError
 from stream.kafka.clients import to_record
@@ -13,6 +12,7 @@ from stream.runtime.closing import close_all
 from stream.schema.events import DECODE_ERRORS
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
+from stream.settings import Settings
 
 _POLL_S = 0.2
 _WAIT_S = 30.0
@@ -22,8 +22,7 @@ class AggregateReader:
     """Keeps an aggregate up to date.
 
     Args:
-        kafka: librdkafka properties.
-        topics: the names.
+        settings: the configuration.
         partials: the monitors' own topic.
         aggregate: is changed in the event loop only.
 
@@ -31,9 +30,10 @@ class AggregateReader:
         caught_up: whether the aggregate knows all that there was when reading began.
     """
 
-    def __init__(self, kafka: Mapping[str, str], topics: Topics, partials: str, aggregate: Aggregate) -> None:
-        self._kafka = {key: value for key, value in kafka.items() if key != "group.instance.id"}
-        self._topics = topics
+    def __init__(self, settings: Settings, partials: str, aggregate: Aggregate) -> None:
+        self._kafka = {key: value for key, value in settings.kafka.items() if key != "group.instance.id"}
+        self._on_missing = settings.topics.on_missing_records
+        self._topics = Topics(settings.topics.prefix)
         self._name = partials
         self._aggregate = aggregate
         self._tails: list[TopicReader] = []
@@ -41,22 +41,29 @@ class AggregateReader:
         self._changed_at = 0.0
         self.caught_up = False
 
+    async def open_partials(self) -> None:
+        """Begin, and read all partials that are there; the first thing to be done.
+
+        Raises:
+            KafkaClientError: when the topic cannot be read.
+        """
+        if not self._tails:
+            self._tails.append(await self._opened_partials())
+        while not self._tails[0].at_end():
+            await self._read(self._tails[0])
+
     async def open(self) -> None:
-        """Begin, and read all partials that are there.
+        """Begin with the other topics, and read what was published of the windows that are kept.
 
         Raises:
             KafkaClientError: when a topic cannot be read.
         """
-        partials = await _opened(self._kafka, self._name)
-        self._tails.append(partials)
-        while not partials.at_end():
-            await self._read(partials)
         since = min(self._aggregate.starts(), default=round(1000 * time.time()))
-        published = await asyncio.to_thread(TopicReader, self._kafka, [self._topics.experiment_metrics], since_ms=since)
+        published = await asyncio.to_thread(self._open, self._topics.experiment_metrics, since_ms=since)
         self._tails.append(published)
         while not published.at_end():
             await self._read(published)
-        self._tails.append(await asyncio.to_thread(TopicReader, self._kafka, [self._topics.model_updates]))
+        self._tails.append(await asyncio.to_thread(self._open, self._topics.model_updates))
         self.caught_up = True
 
     async def read(self, quiet_s: float) -> None:
@@ -91,14 +98,18 @@ class AggregateReader:
             except DECODE_ERRORS:
                 continue  # written by another version or program
 
+    def _open(self, topic: str, *, from_beginning: bool = False, since_ms: int | None = None) -> TopicReader:
+        return TopicReader(
+            self._kafka, [topic], from_beginning=from_beginning, since_ms=since_ms, on_missing=self._on_missing
+        )
 
-async def _opened(kafka: Mapping[str, str], topic: str) -> TopicReader:
-    """Begin to read a topic that may have been made a moment ago."""
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            return await asyncio.to_thread(TopicReader, kafka, [topic], from_beginning=True)
-        except KafkaClientError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(_POLL_S)
+    async def _opened_partials(self) -> TopicReader:
+        """Begin to read a topic that may have been made a moment ago."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._open, self._name, from_beginning=True)
+            except KafkaClientError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_POLL_S)

@@ -6,14 +6,20 @@ import socket
 from contextlib import closing
 from functools import partial
 
+from aiokafka.errors import KafkaError
+from faust.exceptions import ConsistencyError
 from prometheus_client import CollectorRegistry
 
-from stream.errors import MonitorError, SettingsError, StreamError, TopicError
-from stream.kafka import topic_admin as topics
+from stream.errors import KafkaClientError, MonitorError, SettingsError, StreamError
+from stream.kafka.groups import topics_of_others
+from stream.kafka.topic_admin import verify
 from stream.kafka.topic_watch import TopicWatch
+from stream.monitor.application import web_address
 from stream.monitor.client_log import take_over_logs
+from stream.monitor.credentials import faust_connection
 from stream.monitor.metrics import MonitorMetrics
 from stream.monitor.monitor import Monitor
+from stream.monitor.sources import Sources
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
@@ -33,16 +39,12 @@ def run_monitor(settings: Settings) -> int:
         KafkaClientError: when Kafka cannot be reached, or refuses this client.
         TopicError: when topics are missing.
         SettingsError: when the settings cannot be used.
-        MonitorError: when the tables cannot be kept in their directory.
+        MonitorError: when the tables are another system's, or cannot be kept in their directory.
+        OSError: when the directory cannot be used.
     """
-    monitor = Monitor(settings)
+    monitor = prepare(settings)
     names = Topics(settings.topics.prefix)
-    partitions = topics.verify(settings.kafka, names)
-    if partitions != settings.topics.partitions:
-        raise TopicError(f"topics.partitions is {settings.topics.partitions}, the topics have {partitions}")
-    _check_address(settings.monitor.web)
     if logging.getLogger().level > logging.DEBUG:
-        logging.getLogger("stream.monitor").setLevel(logging.WARNING)
         take_over_logs(settings.kafka)
     # Faust hears signals through its event loop, and only if nobody did before.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -52,28 +54,68 @@ def run_monitor(settings: Settings) -> int:
     monitor.app.task(partial(monitor.report, metrics, health))
     read = (names.outcomes, names.scores, names.experiment_metrics, names.model_updates)
     with (
+        closing(monitor.sources),
         closing(MetricsServer(settings.monitor.metrics, registry, health)),
         closing(TopicWatch(settings.kafka, read, health.report_trouble)),
     ):
         log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
-        return _execute(monitor, settings)
+        return _execute(monitor)
 
 
-def _execute(monitor: Monitor, settings: Settings) -> int:
+def prepare(settings: Settings) -> Monitor:
+    """Return a monitor whose names, directory and topics are known to be its own.
+
+    Raises:
+        KafkaClientError: when Kafka cannot be reached, or refuses this client.
+        TopicError: when topics are missing.
+        SettingsError: when the settings cannot be used.
+        MonitorError: when the group's or the directory's tables are another system's.
+        OSError: when the directory cannot be used.
+    """
+    faust_connection(settings.kafka)
+    _check_address(settings.monitor.web)
+    names, group = Topics(settings.topics.prefix), settings.monitor.group
+    verify(settings.kafka, names, configured=settings.topics.partitions)
+    read = (names.outcomes, names.scores)
+    if theirs := topics_of_others(settings.kafka, group, settings.topics.prefix, read):
+        raise MonitorError(
+            f"group {group} reads {', '.join(theirs)}, of another topics.prefix, and this monitor reads"
+            f" {names.outcomes}: give each topics.prefix a monitor.group and a monitor.directory of its own"
+        )
+    monitor = Monitor(settings, Sources(settings))
+    monitor.claim()
+    return monitor
+
+
+def _execute(monitor: Monitor) -> int:
     """Run Faust until it ends; returns the exit status."""
     worker = monitor.app.Worker(override_logging=False, quiet=True, redirect_stdouts=False, loglevel="WARNING")
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
         if worker.crash_reason is not None:
-            raise _reason(worker.crash_reason, settings) from None
+            raise _reason(worker.crash_reason, monitor) from None
         return int(ended.code or 0)
 
 
-def _reason(crash: BaseException, settings: Settings) -> BaseException:
+def _reason(crash: BaseException, monitor: Monitor) -> BaseException:
     """Return what a crash is to be reported as: an error of the tables or their disk names the directory."""
+    settings = monitor.settings
     if isinstance(crash, StreamError):
         return crash
+    if isinstance(crash, KafkaError):
+        try:
+            # Faust's client does not always survive that a topic is made anew.
+            monitor.sources.check_now()
+        except StreamError as error:
+            return error
+        return KafkaClientError(f"Faust's Kafka client cannot go on: {crash!r}. Start the monitor again")
+    if isinstance(crash, ConsistencyError):
+        return MonitorError(
+            f"the tables in {settings.monitor.directory} go further than their changelog topic in Kafka, which was made"
+            f" anew or has lost records. Move {settings.monitor.directory} away, then start again: what Kafka has is"
+            " counted anew."
+        )
     said, directory = " ".join(str(crash).split()).removesuffix("."), settings.monitor.directory
     if isinstance(crash, OSError) or any(word in said for word in _OF_TABLES):
         return MonitorError(
@@ -85,10 +127,9 @@ def _reason(crash: BaseException, settings: Settings) -> BaseException:
 
 def _check_address(web: str) -> None:
     """See that the page can be served; Faust would say so only in a stack trace."""
-    if not web:
-        return
-    host, _, port = web.rpartition(":")
+    host, port = web_address(web)
     try:
-        socket.create_server((host, int(port))).close()
+        if host:
+            socket.create_server((host, port)).close()
     except (OSError, OverflowError) as error:
         raise SettingsError(f"monitor.web {web!r} cannot be served: {error}; choose another address") from None

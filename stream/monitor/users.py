@@ -30,6 +30,7 @@ class UserRow(Struct, array_like=True):
         arm: None for a user who was seen in two.
         width: length of a span, ms; a power of two.
         spans: number of the span (ts // width), shown, clicks.
+        begun: as of the partition's progress when it was counted; a row of another `begun` is none.
     """
 
     experiment: int
@@ -37,14 +38,16 @@ class UserRow(Struct, array_like=True):
     arm: str | None
     width: int
     spans: list[tuple[int, int, int]]
+    begun: int = 0
 
 
 class PartitionMoments(Struct, array_like=True):
-    """The moments of a partition's users, up to an offset, in one experiment."""
+    """The moments of a partition's users, up to an offset, in one experiment and since counting began."""
 
     experiment: int
     offset: int = -1
     spans: PackedSpans = PackedSpans()
+    begun: int = 0
 
 
 class _Row:
@@ -86,11 +89,20 @@ class UserCounter:
         experiment: what is counted; sums and rows of another one are none.
         sums: the partition's, where there are any.
         load: name → row, where there is one.
+        begun: of the partition's progress; sums and rows of another one are none as well.
     """
 
-    def __init__(self, experiment: int, sums: PartitionMoments | None, load: Callable[[str], UserRow | None]) -> None:
+    def __init__(
+        self,
+        experiment: int,
+        sums: PartitionMoments | None,
+        load: Callable[[str], UserRow | None],
+        *,
+        begun: int = 0,
+    ) -> None:
         self._experiment = experiment
-        self._known = sums.offset if sums and sums.experiment == experiment else -1
+        self._begun = begun
+        self._known = sums.offset if sums and (sums.experiment, sums.begun) == (experiment, begun) else -1
         self._moments = SpanMoments.unpack(sums.spans if sums and self._known >= 0 else PackedSpans())
         self._load = load
         self._rows: dict[str, _Row | None] = {}
@@ -139,16 +151,17 @@ class UserCounter:
                 row.arm,
                 row.width,
                 [(span, shown, clicks) for span, (shown, clicks) in sorted(row.spans.items())],
+                self._begun,
             )
             for user, row in rows.items()
         }
-        return PartitionMoments(self._experiment, max(offset, self._known), moments.pack()), written
+        return PartitionMoments(self._experiment, max(offset, self._known), moments.pack(), self._begun), written
 
     def _row(self, user: str) -> _Row | None:
         if user not in self._rows:
             found = self._load(user)
             self._rows[user] = None
-            if found is not None and found.experiment == self._experiment:
+            if found is not None and (found.experiment, found.begun) == (self._experiment, self._begun):
                 spans = {span: (shown, clicks) for span, shown, clicks in found.spans}
                 self._rows[user] = _Row(found.offset, found.arm, found.width, spans)
         return self._rows[user]

@@ -64,7 +64,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     registry = CollectorRegistry()
     metrics, health = TrainerMetrics(registry), Health("trainer", registry)
     training = Training(settings, device=str(resolve(settings.trainer.device)))
-    verify(settings.kafka, topics)
+    verify(settings.kafka, topics, configured=settings.topics.partitions)
     sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
     with Resources() as resources:
         resources.add(MetricsServer(settings.trainer.metrics, registry, health))

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from model.device import configure_torch, resolve
 from stream.errors import ConsumerFatalError
+from stream.kafka.groups import topics_of_others
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
@@ -67,7 +68,8 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
     scorers = ArmScorers(settings, device=str(resolve(settings.worker.device)))
     with Resources() as resources:
         resources.add(MetricsServer(settings.worker.metrics, registry, health))
-        partitions = verify(settings.kafka, topics)
+        partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)
+        _tell_of_others(settings, topics)
         producer = TaskProducer(
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
         )
@@ -84,6 +86,14 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
         worker.run(stop)
+
+
+def _tell_of_others(settings: Settings, topics: Topics) -> None:
+    """Say that workers of another prefix are in the same group: it works, but each rebalance stops both."""
+    group, inputs = settings.worker.group, (topics.behaviors, topics.impressions, topics.clicks)
+    if theirs := topics_of_others(settings.kafka, group, settings.topics.prefix, inputs):
+        remedy = "give each topics.prefix a worker.group of its own"
+        log(_logger, "group_shared", logging.WARNING, group=group, topics=",".join(theirs), remedy=remedy)
 
 
 class Worker:

@@ -11,20 +11,24 @@ import sys
 import time
 import urllib.request
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
+from stream.experiment.statistics.effect import SHOWN
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import analyse
+from stream.kafka.clients import consumer
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
 from stream.local.ports import free_port
 from stream.local.system import Processes
 from stream.monitor.records import ArmWindow, decode_arm_window, encode_json
-from stream.schema.events import Outcome, encode_packed
+from stream.schema.events import Outcome, Score, Spent, encode_packed
 from stream.schema.topics import Topics
 from stream.settings import convert
 from tests.conftest import PARTITIONS
@@ -40,10 +44,11 @@ Pair = tuple[str, int]
 class Traffic:
     """Outcomes as workers write them, in order of time, with repeats; and what they add up to."""
 
-    def __init__(self, kafka: dict[str, str], topics: Topics) -> None:
+    def __init__(self, kafka: dict[str, str], topics: Topics, *, seed: int = 3) -> None:
         self._sender = ReliableProducer(kafka)
         self._topic = topics.outcomes
-        self._random = random.Random(3)
+        self._scores = topics.scores
+        self._random = random.Random(seed)
         self._lately: list[Outcome] = []
         self._requests = 0
         self.ts = round(1000 * time.time()) - 600_000
@@ -95,11 +100,26 @@ class Traffic:
         """The verdict on all that was written, as JSON says it."""
         return json.loads(encode_json(analyse(self.sums, {"sam": 1, "counts": 1}, minimum_effect=0.05)))
 
+    @property
+    def shown(self) -> int:
+        """Items shown to users who were seen in one arm only: those of which the verdict is."""
+        moments = [self.sums.moments(arm) for arm in ("sam", "counts")]
+        return int(sum(each.total[SHOWN] for each in moments))
+
     def close_windows(self) -> None:
         """Move event time past all windows so far: one more visit, much later."""
         self.ts += 1000 * CLOSE_S + 2 * WINDOW_MS
         self.write(1)
         del self.counted[max(self.counted, key=lambda where: where[1])]
+
+    def answer(self, requests: int) -> None:
+        """Write some answers, as workers do."""
+        for number in range(requests):
+            user = f"user-{number % USERS}"
+            spent = Spent(1.0, 1.0, 1.0)
+            score = Score(f"request-{number}", user, self.ts, "sam", 1, 1, ["item"], [0.5], [0], 1, 0, spent)
+            self._sender.send(self._scores, encode_json(score), key=user)
+        self._sender.flush()
 
     def _send(self, outcome: Outcome) -> None:
         self._sender.send(self._topic, encode_packed(outcome), key=outcome.user)
@@ -110,7 +130,8 @@ class Monitors:
 
     def __init__(self, kafka: dict[str, str], topics: Topics, prefix: str, directory: Path) -> None:
         self._kafka = kafka
-        self._topics = topics
+        self.topics = topics
+        self.group = f"{prefix}monitor"
         self.directory = directory
         self._ports: dict[str, int] = {}
         settings = convert(
@@ -120,7 +141,7 @@ class Monitors:
                 "arms": [{"name": "sam"}, {"name": "counts"}],
                 "worker": {"attribution_window_s": CLOSE_S - 1, "allowed_lateness_s": 1, "idle_timeout_s": 1},
                 "monitor": {
-                    "group": f"{prefix}monitor",
+                    "group": self.group,
                     "window_s": WINDOW_MS / 1000,
                     "write_interval_s": 0.3,
                     "session_timeout_s": 6,
@@ -129,7 +150,7 @@ class Monitors:
         )
         self.processes = Processes(directory, settings)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *more: str) -> None:
         """Start a monitor under a name that it keeps, with a directory of its own."""
         self._ports.setdefault(name, free_port())
         self.processes.start(
@@ -141,6 +162,7 @@ class Monitors:
             f"monitor.directory={self.directory / name}",
             "--set",
             f"monitor.web=127.0.0.1:{self._ports[name]}",
+            *more,
         )
 
     def kill(self, name: str) -> None:
@@ -179,9 +201,15 @@ class Monitors:
         """Return the items of all closed windows, as a monitor says."""
         return sum(arm["shown"] for arm in self.state(name).get("arms", ()))
 
+    def committed(self, topic: str) -> int:
+        """Return how many records of a topic the group has committed."""
+        asked = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        with closing(consumer(self._kafka, {"group.id": self.group})) as client:
+            return sum(max(0, known.offset) for known in client.committed(asked, timeout=10))
+
     def published(self) -> dict[Pair, ArmWindow]:
         """Return (arm, start) → the newest record of `experiment-metrics`."""
-        tail = TopicReader(self._kafka, [self._topics.experiment_metrics], from_beginning=True)
+        tail = TopicReader(self._kafka, [self.topics.experiment_metrics], from_beginning=True)
         newest: dict[Pair, ArmWindow] = {}
         deadline = time.monotonic() + 20
         try:
@@ -369,7 +397,6 @@ def test_runs_as_faust_applications_do_with_settings_of_the_environment(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["topics.partitions=3"], "topics.partitions is 3, the topics have 4"),
         (["monitor.web=127.0.0.1"], "write it as HOST:PORT"),
         (["monitor.web=BUSY"], "cannot be served: "),
         (["kafka.ssl.keystore.location=/x"], "cannot use kafka.ssl.keystore.location"),

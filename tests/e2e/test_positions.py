@@ -166,7 +166,7 @@ def test_impressions_that_kafka_removed_before_they_were_answered_are_told_at_th
         if state == "lost":
             shutil.rmtree(harness.directory / "state")
         harness.processes.start("stops", "worker")
-        last = end_of(harness, "stops")
+        last = harness.last_words("stops")
         assert f"has read {topics.impressions}/" in last
         assert "topics.on_missing_records=skip" in last
         harness.start_worker("skips", "--set", "topics.on_missing_records=skip")
@@ -244,7 +244,7 @@ def test_records_that_kafka_removed_under_a_running_trainer_stop_it_or_are_count
         remove_records(kafka, topics.samples, keep=1)
         trainer.send_signal(signal.SIGCONT)
         if setting == "stop":
-            last = end_of(harness, "trainer")
+            last = harness.last_words("trainer")
             found = re.search(
                 rf"{topics.samples}/\d was read up to (\d+), .*: its oldest record is 11\. .*"
                 r"topics\.on_missing_records=skip to go on without these (\d+) records",
@@ -277,7 +277,7 @@ def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_ha
         harness.client.flush()
         remove_records(kafka, topics.impressions, keep=1)
         harness.processes.start("stops", "worker")
-        last = end_of(harness, "stops")
+        last = harness.last_words("stops")
         assert harness.settings.worker.group in last
         assert topics.impressions in last
         assert "topics.on_missing_records=skip" in last

@@ -384,3 +384,87 @@ def test_a_trainer_cannot_teach_an_arm_without_a_model() -> None:
     arms = [*PAIR, {"name": "mixed", "interleave": ["a", "b"]}]
     with pytest.raises(SettingsError, match=r"trainer.arms names \['mixed'\]"):
         convert({"arms": arms, "trainer": {"arms": ["mixed"]}})
+
+
+def test_without_a_prefix_the_names_are_those_that_always_were() -> None:
+    settings = load(environ={})
+    assert (settings.worker.group, settings.monitor.group) == ("samstream-worker", "samstream-monitor")
+    directories = (settings.state.directory, settings.trainer.directory, settings.monitor.directory)
+    assert directories == (".samstream/state", ".samstream/checkpoints", ".samstream/monitor")
+
+
+def names(settings: Settings) -> list[str]:
+    """Return the names that no two installations may share."""
+    groups = [settings.worker.group, settings.monitor.group]
+    return [*groups, settings.state.directory, settings.trainer.directory, settings.monitor.directory]
+
+
+def test_names_that_are_not_set_have_the_prefix_in_them_wherever_it_is_said(tmp_path: Path) -> None:
+    told = [
+        load(environ={"SAMSTREAM_TOPICS__PREFIX": "shop."}),
+        load(environ={}, overrides=["topics.prefix=shop."]),
+        load(written(tmp_path, '[topics]\nprefix = "shop."'), environ={}),
+        convert({"topics": {"prefix": "shop."}}),
+    ]
+    for settings in told:
+        assert settings.worker.group == "shop.samstream-worker"
+        assert settings.monitor.group == "shop.samstream-monitor"
+        assert all("shop." in name for name in names(settings))
+        assert settings == told[0]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "shop.", "state", "state-", ".", "..", "a", "-", "checkpoints", "prefix-a", "_"]
+)
+def test_no_two_prefixes_share_a_name_and_none_leads_out_of_the_directory(prefix: str) -> None:
+    mine = convert({"topics": {"prefix": prefix}})
+    base = Path(".samstream").resolve()
+    for name in names(mine)[2:]:
+        assert Path(name).resolve().is_relative_to(base)
+        assert Path(name).resolve() != base
+    for other in ("", "shop", "shop..", "stat", "state", "...", "a-", "prefix-", "monitor"):
+        if other == prefix:
+            continue
+        theirs = convert({"topics": {"prefix": other}})
+        assert not set(names(mine)) & set(names(theirs))
+        for one, another in ((mine, theirs), (theirs, mine)):
+            for name in names(one)[2:]:
+                assert not any(Path(name).is_relative_to(directory) for directory in names(another)[2:])
+
+
+def test_a_name_that_is_given_stays_as_it_is_given() -> None:
+    given = ["worker.group=w", "monitor.group=m", "state.directory=/s", "trainer.directory=t", "monitor.directory=d"]
+    settings = load(environ={}, overrides=["topics.prefix=shop.", *given])
+    assert names(settings) == ["w", "m", "/s", "t", "d"]
+    again = load(environ={}, overrides=[*given, "topics.prefix=other."])
+    assert names(again) == names(settings)
+
+
+def test_a_prefix_that_no_topic_can_have_is_refused_before_it_is_part_of_a_path() -> None:
+    with pytest.raises(SettingsError, match=r"topics\.prefix '\.\./x'"):
+        load(environ={}, overrides=["topics.prefix=../x"])
+
+
+def test_the_environment_sets_keys_without_a_section() -> None:
+    settings = load(environ={"SAMSTREAM__SALT": "spring", "SAMSTREAM__SEED": "5", "SAMSTREAM__ARMS": "[{name='a'}]"})
+    assert (settings.salt, settings.seed, [arm.name for arm in settings.arms]) == ("spring", 5, ["a"])
+    with pytest.raises(SettingsError, match="unknown field `pepper`"):
+        load(environ={"SAMSTREAM__PEPPER": "1"})
+
+
+@pytest.mark.parametrize("name", ["X__", "_", "__", "__X", "___", "WORKER__", "KAFKA__", "A B__C"])
+def test_a_variable_without_a_key_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^SAMSTREAM_{name}: write it as SAMSTREAM_<SECTION>__<KEY>"):
+        load(environ={f"SAMSTREAM_{name}": "x"})
+
+
+@pytest.mark.parametrize("override", ["=x", ".x=1", "worker.=1", ".=1", "kafka.=marker", "="])
+def test_a_flag_without_a_key_is_named(override: str) -> None:
+    with pytest.raises(SettingsError, match=r"--set .*: write it as section\.key=value") as caught:
+        load(environ={}, overrides=[override])
+    assert "marker" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, "1\nother = 2"])
+def test_text_that_is_no_single_toml_value_is_text(value: str) -> None:
+    assert load(environ={"SAMSTREAM__SALT": value}).salt == value

@@ -32,9 +32,12 @@ _FILES = (
 class MonitorState(Protocol):
     """What the page shows: the part of `Monitor` that it reads."""
 
-    aggregate: Aggregate
     plan: WindowPlan
     settings: Settings
+
+    @property
+    def shown(self) -> Aggregate:
+        """What may be shown."""
 
 
 def serve(app: faust.App, monitor: MonitorState) -> None:
@@ -45,7 +48,7 @@ def serve(app: faust.App, monitor: MonitorState) -> None:
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        content = state_json(monitor.aggregate, monitor.plan, monitor.settings, now)
+        content = state_json(monitor.shown, monitor.plan, monitor.settings, now)
         return view.bytes(encode_json(content), content_type="application/json")  # type: ignore[no-any-return]
 
 

@@ -238,3 +238,37 @@ def test_windows_of_this_partition_are_told_apart_by_offset_only() -> None:
     before = aggregate.changes
     aggregate.add(WindowPartial(PLAN.window_ms, 0, WindowCounts(0, offset=3, arms={})))
     assert aggregate.changes == before
+
+
+def anew(partial: WindowPartial, begun: int) -> WindowPartial:
+    return replace(partial, window=replace(partial.window, begun=begun))
+
+
+def test_a_partition_that_begins_anew_drops_what_was_counted_of_it_and_of_it_alone() -> None:
+    aggregate, alone = Aggregate(PLAN), Aggregate(PLAN)
+    counted(aggregate, visits(300), partitions=1)
+    aggregate.add(part(0, 9000, 9000, 1, 1))
+    aggregate.add(ProgressPartial(0, PartitionProgress(too_late=7, windows=[], offset=9000)))
+    aggregate.add(ProgressPartial(0, PartitionProgress(windows=[], begun=5)))
+    assert aggregate.begun(0) == 5
+    assert aggregate.starts() == []
+    late = part(0, 3000, 9999, 1, 1, 1)
+    for partial in (part(1, 3000, 9000, 1, 0), late, anew(part(0, 3000, 1, 0), begun=5), late):
+        aggregate.add(partial)
+    for partial in (part(1, 3000, 9000, 1, 0), part(0, 3000, 1, 0)):
+        alone.add(partial)
+    page = [said(state_json(each, PLAN, settings("a", "b"), 0)) for each in (aggregate, alone)]
+    assert page[0] == page[1]
+    assert aggregate.counters()["too_late"] == 0
+
+
+def test_what_was_published_of_a_topic_that_was_made_anew_is_corrected() -> None:
+    aggregate = Aggregate(PLAN)
+    for partial in (part(0, 0, 1, 1, 1), part(0, 3000, 3, 0)):
+        aggregate.add(partial)
+    [record] = aggregate.due_records()
+    assert (record.shown, record.clicks) == (2, 2)
+    for partial in (anew(part(0, 0, 0, 0), begun=5), anew(part(0, 3000, 1, 0), begun=5)):
+        aggregate.add(partial)
+    [record] = aggregate.due_records()
+    assert (record.start, record.shown, record.clicks, record.revision) == (0, 1, 0, 2)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import analyse
-from stream.monitor import counting
+from stream.monitor import counting, records
 from stream.monitor.counting import (
     BIN_EDGES,
     BINS,
@@ -67,7 +68,8 @@ class Store:
         logged: int | None = None,
     ) -> BatchChanges:
         """Count a batch; the process dies after so many `writes`, of which so many are `logged`."""
-        users = UserCounter(self.experiment, self.sums, lambda user: deepcopy(self.users.get(user)))
+        begun = self.progress.begun
+        users = UserCounter(self.experiment, self.sums, lambda user: deepcopy(self.users.get(user)), begun=begun)
         changes = fold(PLAN, deepcopy(self.progress), lambda start: deepcopy(self.windows.get(start)), users, records)
         steps: list[Any] = [
             lambda: setattr(self, "sums", changes.sums),
@@ -213,6 +215,32 @@ def test_the_sum_of_parts_is_the_whole() -> None:
     assert moments.pack() == both.moments.pack()
     assert int(moments.moments("a").count) == 40
     assert moments.moments("a").total.tolist() == [80, 20]
+
+
+def test_what_was_counted_before_it_began_anew_counts_as_none() -> None:
+    store, alone = Store(), Store()
+    store.fold(numbered(*(outcome(f"r{number}", 3, 1, user=f"u{number % 7}") for number in range(40))))
+    store.progress = PartitionProgress(windows=[], begun=1)
+    alone.progress = PartitionProgress(windows=[], begun=1)
+    again = numbered(*(outcome(f"r{number}", 3, 0, 0, user=f"u{number % 5}") for number in range(10)))
+    for each in (store, alone):
+        each.fold(again)
+        each.fold(again)
+    assert store.windows == alone.windows
+    assert store.sums == alone.sums
+    assert store.progress == alone.progress
+    assert {user: store.users[user] for user in alone.users} == alone.users
+    assert store.moments.moments("a").total.tolist() == [20, 0]
+
+
+def test_values_from_before_it_was_kept_when_counting_began_are_read() -> None:
+    encoder = msgspec.msgpack.Encoder()
+    assert records.decode_window(encoder.encode([0, 3, 5, {}, 0, 0, 0, b""])).begun == 0
+    assert records.decode_user(encoder.encode([1, 3, "a", 64, [[0, 1, 1]]])).begun == 0
+    progress = records.decode_progress(encoder.encode([5, 3, 0, 0, [0]]))
+    assert (progress.offset, progress.begun, progress.origin) == (3, 0, "")
+    moments = encoder.encode(PartitionMoments(1, 3))
+    assert records.decode_moments(encoder.encode(msgspec.msgpack.decode(moments)[:3])).begun == 0
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,16 +1,6 @@
-"""One frozen, typed configuration: a TOML (or JSON) file, then the environment, then flags; the later wins.
+"""What can be set, a class a section: types, limits, defaults, and what cannot go together."""
 
-Environment variables are `SAMSTREAM_<SECTION>__<KEY>` (for example `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`). Section
-`kafka` takes any librdkafka property; in the environment its dots are underscores
-(`SAMSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092`). What can be a password is never said: of section `kafka`, neither
-`repr` nor an error shows a value. Flags are `--set section.key=value`. Unknown keys are errors.
-"""
-
-import json
-import os
-import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +8,9 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from model.spec import ModelSpec, OptimSpec, preset
-from stream.errors import SettingsError
-
-_KEY = re.compile(r"[\w.]*")
+from stream.errors import SettingsError, TopicError
+from stream.schema.topics import Topics
+from stream.settings.names import default_names
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
@@ -59,11 +49,11 @@ class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Names and sizes of the topics.
 
     Attributes:
-        prefix: put before every topic's name, such as `shop-`.
-        partitions: of each topic keyed by user; fixed once the topics exist.
+        prefix: put before every topic's name, such as `shop-`; groups and directories that are not set have it too.
+        partitions: of each topic keyed by user when `samstream topics create` makes them; fixed from then on.
         replication: replicas of each topic; -1 is the broker's default.
-        on_missing_records: what workers, trainer and reports do when Kafka has removed records that they have not read:
-            `stop`, or `skip` them and count what is missing.
+        on_missing_records: what workers, trainer, monitor and reports do when Kafka has removed records that they have
+            not read: `stop`, or `skip` them and count what is missing.
     """
 
     prefix: str = ""
@@ -76,7 +66,8 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The state of the partitions: where it lies, how long a sequence is, and its snapshots.
 
     Attributes:
-        directory: one RocksDB per partition lies here, on a local disk; workers of a machine share it.
+        directory: one RocksDB per partition lies here, on a local disk; workers of a machine share it. Unless set, it
+            follows from `topics.prefix`.
         length: behaviours of a sequence.
         slack: behaviours kept beyond `length`, so that an open request still finds the sequence as it was. A user
             with more than `slack` behaviours within one attribution window loses the oldest ones in the sample.
@@ -87,7 +78,7 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         snapshots_kept: newest copies kept of each partition.
     """
 
-    directory: str = ".samstream/state"
+    directory: str = ""
     length: Annotated[int, Meta(ge=1, le=30_000)] = 1000
     slack: Annotated[int, Meta(ge=0)] = 256
     cache_mb: Count = 32
@@ -108,7 +99,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The worker: its consumer group, commit interval, windows and limits.
 
     Attributes:
-        group: the consumer group.
+        group: the consumer group; unless set, it follows from `topics.prefix`.
         commit_interval_s: how often state and offsets become durable.
         attribution_window_s: how long after its impression a click counts, in event time.
         allowed_lateness_s: how much longer a window stays open for records that come late, in event time.
@@ -128,7 +119,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         threads: of torch.
     """
 
-    group: str = "samstream-worker"
+    group: str = ""
     commit_interval_s: Positive = 0.5
     attribution_window_s: Positive = 60.0
     allowed_lateness_s: NotNegative = 5.0
@@ -151,7 +142,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         arms: the arms that this trainer trains; all when empty.
-        directory: where checkpoints lie.
+        directory: where checkpoints lie; unless set, it follows from `topics.prefix`.
         update_interval_s: how often changed parameters are published.
         checkpoint_interval_s: how often a checkpoint is written, and all parameters are published.
         keep: newest checkpoints kept.
@@ -166,7 +157,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     arms: tuple[Name, ...] = ()
-    directory: str = ".samstream/checkpoints"
+    directory: str = ""
     update_interval_s: Positive = 0.5
     checkpoint_interval_s: Positive = 30.0
     keep: Count = 3
@@ -183,8 +174,9 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """The monitor: its group, its windows, and where tables lie and the page is served.
 
     Attributes:
-        group: the consumer group; also the start of the names of the monitor's own topics.
-        directory: where its tables lie; one for each monitor.
+        group: the consumer group; also the start of the names of the monitor's own topics. Unless set, it follows from
+            `topics.prefix`.
+        directory: where its tables lie; one for each monitor. Unless set, it follows from `topics.prefix`.
         web: HOST:PORT of the page; empty for none.
         window_s: length of the windows, in event time.
         dedup_s: how long after its end a window recognises repeated outcomes, in event time.
@@ -194,8 +186,8 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
     """
 
-    group: str = "samstream-monitor"
-    directory: str = ".samstream/monitor"
+    group: str = ""
+    directory: str = ""
     web: str = "127.0.0.1:6066"
     window_s: Annotated[float, Meta(ge=1, le=86_400)] = 10.0
     dedup_s: Positive = 600.0
@@ -286,13 +278,21 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse arms that cannot be run side by side.
+        """Fill in the names that follow from the prefix; refuse arms that cannot be run side by side.
 
         Raises:
-            SettingsError: for no arms, two of one name, no share at all, a trainer's arm that is not there, or an
-                interleaved one that is not, or has no model.
+            SettingsError: for a prefix that Kafka does not take, no arms, two of one name, no share at all, a trainer's
+                arm that is not there, or an interleaved one that is not, or has no model.
         """
         msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
+        try:
+            Topics(self.topics.prefix)
+        except TopicError as error:
+            raise SettingsError(str(error)) from None
+        for section, defaults in default_names(self.topics.prefix).items():
+            given = getattr(self, section)
+            missing = {key: name for key, name in defaults.items() if not getattr(given, key)}
+            msgspec.structs.force_setattr(self, section, msgspec.structs.replace(given, **missing))
         if taken := RESERVED & self.kafka.keys():
             raise SettingsError(
                 f"kafka.{', kafka.'.join(sorted(taken))}: samstream's promises rest on what it sets here"
@@ -331,92 +331,3 @@ def _check_interleaved(arm: ArmSettings, models: Sequence[str]) -> None:
     plain = ArmSettings(name=arm.name, share=arm.share, interleave=arm.interleave)
     if extra := [field for field in ArmSettings.__struct_fields__ if getattr(arm, field) != getattr(plain, field)]:
         raise SettingsError(f"arm {arm.name!r} interleaves others and has no model of its own: drop {', '.join(extra)}")
-
-
-def load(
-    path: Path | None = None,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    overrides: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Read the settings: file, then environment, then `section.key=value` overrides.
-
-    Args:
-        path: the file, TOML or JSON; none when None.
-        environ: the environment.
-        overrides: `section.key=value`, values as in TOML.
-        defaults: what a job prefers to the general defaults; a section of the file changes single keys of it.
-
-    Raises:
-        SettingsError: for a file that cannot be read, an unknown key or a value of the wrong type; says where.
-    """
-    merged: dict[str, Any] = {
-        section: dict(value) if isinstance(value, Mapping) else value for section, value in (defaults or {}).items()
-    }
-    for section, value in (_read(path) if path else {}).items():
-        preferred = merged.get(section)
-        merged[section] = {**preferred, **value} if isinstance(preferred, dict) and isinstance(value, dict) else value
-    for name, value in environ.items():
-        if name.startswith("SAMSTREAM_") and "__" in name:
-            section, key = name.removeprefix("SAMSTREAM_").lower().split("__", 1)
-            _put(merged, [section, key.replace("_", ".") if section == "kafka" else key], value, name)
-    for override in overrides:
-        target, equals, value = override.partition("=")
-        section, dot, key = target.partition(".")
-        if not equals:
-            raise SettingsError(f"--set {_KEY.match(override)[0]}: write it as section.key=value")  # type: ignore[index]
-        _put(merged, [section, key] if dot else [section], value, f"--set {target}")
-    if isinstance(kafka := merged.get("kafka"), dict):
-        merged["kafka"] = dict(_properties(kafka))
-    return convert(merged)
-
-
-def convert(values: Mapping[str, Any]) -> Settings:
-    """Check plain values and return them as `Settings`.
-
-    Raises:
-        SettingsError: for an unknown key or a value of the wrong type or range.
-    """
-    try:
-        return msgspec.convert(values, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        # msgspec wraps what __post_init__ raises; the message is ours either way.
-        raise SettingsError(f"settings: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: holds {type(values).__name__}, not sections with keys")
-    return values
-
-
-def _put(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
-    inner = values
-    for key in keys[:-1]:
-        inner = inner.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise SettingsError(f"{origin}: {key} is a value, not a section")
-    inner[keys[-1]] = text if keys[0] == "kafka" else _parse(text)
-
-
-def _parse(text: str) -> Any:
-    """Read a TOML value; text that is none is taken as a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _properties(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield librdkafka's properties; in TOML, a key with dots that is not quoted has become tables."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _properties(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,40 @@
+"""One frozen, typed configuration: what can be set (`sections`), and where it is read from (`reading`)."""
+
+from stream.settings.reading import convert, load
+from stream.settings.sections import (
+    KEPT_DELTAS,
+    RESERVED,
+    ArmSettings,
+    Count,
+    ExperimentSettings,
+    MonitorSettings,
+    Name,
+    NotNegative,
+    Positive,
+    Properties,
+    Settings,
+    StateSettings,
+    TopicSettings,
+    TrainerSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "KEPT_DELTAS",
+    "RESERVED",
+    "ArmSettings",
+    "Count",
+    "ExperimentSettings",
+    "MonitorSettings",
+    "Name",
+    "NotNegative",
+    "Positive",
+    "Properties",
+    "Settings",
+    "StateSettings",
+    "TopicSettings",
+    "TrainerSettings",
+    "WorkerSettings",
+    "convert",
+    "load",
+]

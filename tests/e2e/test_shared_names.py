@@ -1,0 +1,47 @@
+"""Two prefixes that are given the same names, and settings that say another number of partitions than Kafka."""
+
+from pathlib import Path
+
+from stream.kafka import topic_admin
+from stream.schema.topics import Topics
+from tests.conftest import PARTITIONS
+from tests.e2e.harness import Harness, wait_for
+
+
+def test_workers_of_two_prefixes_in_one_group_answer_and_say_that_they_share_it(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    other = f"{topic_prefix}other-"
+    topic_admin.ensure(kafka, Topics(other), partitions=PARTITIONS, replication=1)
+    for directory in ("mine", "theirs"):
+        (tmp_path / directory).mkdir()
+    quick = {"model_wait_s": 0.0}
+    with (
+        Harness(kafka, topics, topic_prefix, tmp_path / "mine", worker=quick) as mine,
+        Harness(kafka, Topics(other), other, tmp_path / "theirs", worker=quick) as theirs,
+    ):
+        mine.start_worker("mine")
+        mine.traffic(10)
+        theirs.start_worker("theirs", "--set", f"worker.group={mine.settings.worker.group}")
+        theirs.traffic(10)
+        mine.traffic(10)
+        told = theirs.processes.log("theirs").read_text()
+        assert f"group_shared group={mine.settings.worker.group}" in told
+        assert topics.impressions in told
+        assert "give each topics.prefix a worker.group of its own" in told
+        assert "group_shared" not in mine.processes.log("mine").read_text()
+
+
+def test_another_number_of_partitions_in_the_settings_is_said_and_kafkas_holds(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    with Harness(kafka, topics, topic_prefix, tmp_path, worker={"model_wait_s": 0.0}) as harness:
+        more = ("--set", f"topics.partitions={PARTITIONS + 3}")
+        harness.processes.start("trainer", "trainer", *more)
+        harness.start_worker("worker", *more)
+        harness.traffic(10)
+        harness.close_windows()
+        wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
+        said = f"partitions_differ configured={PARTITIONS + 3} topics={PARTITIONS}"
+        for name in ("trainer", "worker"):
+            assert harness.processes.log(name).read_text().count(said) == 1

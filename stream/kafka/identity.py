@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from stream.schema.position import Difference, LogIdentity, Origin
 
 _WAIT_S = 30.0
 _ANSWER_S = 10.0
+_REACH_S = 2.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of a broker that has no topic ids: 16 zero bytes in base64."""
 
@@ -78,9 +80,12 @@ class IdentityClient:
         Args:
             topics: their logs are asked for.
             times: topic and partition → a time (ms since the epoch): the first offset from then on is asked for.
+
+        Raises:
+            KafkaException: when no broker can be reached.
         """
-        if not self._cluster:
-            self._cluster = self._client.list_topics(timeout=_ANSWER_S).cluster_id or ""
+        # While none can be, librdkafka keeps a core busy with what an admin client asks otherwise (seen in 2.16).
+        self._cluster = self._client.list_topics(timeout=_REACH_S).cluster_id or ""
         self._asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_S)
         asked = {TopicPartition(*where): OffsetSpec.for_timestamp(ms) for where, ms in times.items()}
         found = self._client.list_offsets(asked, request_timeout=_ANSWER_S) if asked else {}
@@ -211,5 +216,6 @@ class LogWatch:
                     return where[0], "id"
         elif self.logs and now >= self._next:
             self._next = now + self._interval_s
-            self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
+            with suppress(KafkaException):  # it is away: what reads from it says so
+                self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
         return None

@@ -1,10 +1,17 @@
 """A topic is gone when a Kafka that answers has not known it for a while, and never before."""
 
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.kafka.topic_watch import MissingTopics
+from stream.kafka.clients import admin
+from stream.kafka.connection import ConnectionHealth
+from stream.kafka.topic_watch import MissingTopics, unknown_topics
+from stream.local.broker import local_broker
+from stream.schema.topics import Topics
 
 ANSWERS = st.lists(st.none() | st.sets(st.sampled_from(["clicks", "scores"])), max_size=60)
 
@@ -63,3 +70,19 @@ def test_a_kafka_that_does_not_answer_for_long_is_named_and_forgotten_when_it_do
     assert not missing.trouble
     missing.heard([])
     assert not missing.silence
+
+
+@pytest.mark.broker
+def test_asking_a_kafka_that_is_away_takes_no_processor(tmp_path: Path) -> None:
+    """It was up to half a core for as long as the outage lasted: librdkafka's threads woke each other."""
+    with local_broker("embedded", tmp_path) as broker:
+        away = {"bootstrap.servers": broker.bootstrap}
+        client = admin(away, ConnectionHealth(away, log_errors=False))
+        names = [topic.name for topic in Topics()]
+        assert unknown_topics(client, names) == names
+        broker.kill()
+        assert unknown_topics(client, names) is None
+        began, used = time.monotonic(), time.process_time()
+        while time.monotonic() - began < 5:
+            assert unknown_topics(client, names) is None
+        assert time.process_time() - used < 0.5

@@ -85,8 +85,10 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
         Faust compares the changelog's partition count as well, which for a moment is 0 of a topic just made; it was
         compared when the tables were claimed.
         """
-        partition: int = current_event().message.partition
-        return partition
+        event = current_event()
+        if event is None:
+            raise TypeError("the table is written outside of at_partition")
+        return event.message.partition
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
         """Send a change, and remember that it is under way."""

@@ -1,14 +1,54 @@
-"""What a consumer group has read: a sign of another installation that has the same group's name."""
+"""Consumer groups: their members with the partitions that each has, and what a group has read of other prefixes."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]
 
+from stream.errors import KafkaClientError
 from stream.kafka.clients import admin, consumer
 from stream.kafka.connection import ConnectionHealth
 
 _ANSWER_S = 10.0
+
+
+class GroupClient:
+    """Asks Kafka for the members of one group, without joining it.
+
+    Args:
+        kafka: librdkafka properties.
+        group: the consumer group.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], group: str) -> None:
+        self._client = admin(kafka, ConnectionHealth(kafka, log_errors=False))
+        self._group = group
+
+    def members(self, topic: str) -> dict[str, frozenset[int]]:
+        """Return member id → the partitions of a topic that it has, in the order in which they are assigned by range.
+
+        Members without partitions come last. Empty while the group rebalances.
+
+        Raises:
+            KafkaClientError: when Kafka does not answer, or does not allow the question.
+        """
+        try:
+            found = _describe(self._client, self._group)
+        except KafkaException as error:
+            raise KafkaClientError(f"members of group {self._group}: {error.args[0].str()}") from None
+        if found.state.name != "STABLE":
+            return {}
+        held = {
+            member.member_id: frozenset(
+                place.partition for place in member.assignment.topic_partitions if place.topic == topic
+            )
+            for member in found.members
+        }
+        # Two without partitions are ordered as librdkafka's range assignor orders them, by static or else member id.
+        names = {member.member_id: member.group_instance_id or member.member_id for member in found.members}
+        order = sorted(held, key=lambda member: (min(held[member], default=1 << 31), names[member]))
+        return {member: held[member] for member in order}
 
 
 def topics_of_others(kafka: Mapping[str, str], group: str, prefix: str, topics: Iterable[str]) -> list[str]:
@@ -44,6 +84,14 @@ def _committed(kafka: Mapping[str, str], group: str, ours: set[str], kinds: tupl
 
 def _assigned(kafka: Mapping[str, str], group: str) -> set[str]:
     """Return the topics whose partitions the group's members have."""
-    client = admin(kafka, ConnectionHealth(kafka, log_errors=False))
-    described = client.describe_consumer_groups([group], request_timeout=_ANSWER_S)[group].result()
-    return {where.topic for member in described.members for where in member.assignment.topic_partitions}
+    members = _describe(admin(kafka, ConnectionHealth(kafka, log_errors=False)), group).members
+    return {where.topic for member in members for where in member.assignment.topic_partitions}
+
+
+def _describe(client: AdminClient, group: str) -> ConsumerGroupDescription:
+    """Describe a group; raises KafkaException when Kafka does not answer, or does not allow it."""
+    client.list_topics(timeout=_ANSWER_S)  # while no broker can be reached, librdkafka keeps a core busy with the next
+    found: ConsumerGroupDescription = client.describe_consumer_groups([group], request_timeout=_ANSWER_S)[
+        group
+    ].result()
+    return found

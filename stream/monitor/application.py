@@ -86,7 +86,8 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
         compared when the tables were claimed.
         """
         event = current_event()
-        assert event is not None  # tables change in agents alone
+        if event is None:
+            raise TypeError("the table is written outside of at_partition")
         partition: int = event.message.partition
         return partition
 

@@ -17,7 +17,7 @@ from state.errors import StateError
 from stream.errors import StreamError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.clients import to_record
-from stream.kafka.group import GroupClient
+from stream.kafka.groups import GroupClient
 from stream.kafka.offsets import watermarks, with_retries
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from stream.kafka import topic_admin
 from stream.kafka.dead_letters import read_dead_letters
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
@@ -24,6 +25,7 @@ from stream.local.broker import Broker
 from stream.schema.events import Candidate
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
+from tests.conftest import PARTITIONS
 from tests.e2e.harness import USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter
 
@@ -63,19 +65,20 @@ def frozen(broker: Broker) -> Iterator[None]:
         os.kill(broker.pid, signal.SIGCONT)
 
 
-def live(harness: Harness, seconds: float) -> None:
+def live(seconds: float, *harnesses: Harness) -> None:
     """Let users visit and act for a while, whether anybody answers or not."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        harness.ask()
-        harness.wander(2)
-        harness.react(0.02)
+        for harness in harnesses:
+            harness.ask()
+            harness.wander(2)
+            harness.react(0.02)
 
 
-def start(harness: Harness) -> None:
+def start(harness: Harness, instance: str | None = "one") -> None:
     """Start a trainer and a worker, and have traffic flow."""
     harness.processes.start("trainer", "trainer")
-    harness.start_worker("worker", instance="one")
+    harness.start_worker("worker", instance=instance)
     harness.wander(300)
     harness.traffic(10)
 
@@ -108,35 +111,42 @@ def warnings(harness: Harness, name: str) -> list[str]:
 )
 def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_lost(
     kafka: dict[str, str],
-    topics: Topics,
     topic_prefix: str,
     tmp_path: Path,
     broker: Broker,
     away: Callable[[Broker], AbstractContextManager[None]],
     seconds: float,
 ) -> None:
+    """Two systems have the same trouble: one's worker is a static member of its group, the other's is not."""
     # Quick to find the broker again, so that the trouble is over soon.
     properties = kafka | {"session.timeout.ms": "6000", "reconnect.backoff.max.ms": "1000"}
-    harness = Harness(properties, topics, topic_prefix, tmp_path)
-    monitor = (f"monitor.directory={tmp_path}/monitor", "monitor.web=", f"monitor.group={topic_prefix}monitor")
-    names = ("worker", "dynamic", "trainer", "monitor")
-    with harness:
-        harness.processes.start("monitor", "monitor", *(word for flag in monitor for word in ("--set", flag)))
-        harness.processes.start("dynamic", "worker")
-        start(harness)
-        for name, word in (("monitor", "started"), ("dynamic", "assigned partitions=")):
-            log = harness.processes.log(name)
-            wait_for(lambda log=log, word=word: word in log.read_text(), name, processes=harness.processes)  # type: ignore[misc]
-        live(harness, 2.0)
+    jobs: list[tuple[Harness, str]] = []
+    with ExitStack() as stack:
+        harnesses = []
+        for name, instance in (("static", "one"), ("dynamic", None)):
+            prefix = f"{topic_prefix}{name}-"
+            names = Topics(prefix)
+            topic_admin.ensure(kafka, names, partitions=PARTITIONS, replication=1)
+            harnesses.append(harness := stack.enter_context(Harness(properties, names, prefix, tmp_path / name)))
+            jobs += [(harness, "worker"), (harness, "trainer")]
+            if instance is None:
+                monitor = (f"monitor.directory={tmp_path}/monitor", "monitor.web=", f"monitor.group={prefix}monitor")
+                harness.processes.start("monitor", "monitor", *(word for flag in monitor for word in ("--set", flag)))
+                jobs.append((harness, "monitor"))
+            start(harness, instance)
+        log = harnesses[-1].processes.log("monitor")
+        wait_for(lambda: "started" in log.read_text(), "the monitor", processes=harnesses[-1].processes)
+        live(2.0, *harnesses)
         with away(broker):
-            live(harness, seconds)
-        harness.await_answers()
-        for name in names:
+            live(seconds, *harnesses)
+        for harness in harnesses:
+            harness.await_answers()
+        for harness, name in jobs:
             wait_for(
-                lambda of=name: "kafka_trouble_over" in " ".join(warnings(harness, of)),  # type: ignore[misc]
+                lambda of=harness, name=name: "kafka_trouble_over" in " ".join(warnings(of, name)),  # type: ignore[misc]
                 f"{name} to say it is over",
             )
-        for name in names:
+        for harness, name in jobs:
             told = warnings(harness, name)
             assert len(told) <= 8, "\n".join(told)
             begun, over = (
@@ -144,8 +154,9 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
             )
             assert begun == over == 1, "\n".join(told)
             assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
-        harness.traffic(10)
-        harness.settle()
+        for harness in harnesses:
+            harness.traffic(10)
+            harness.settle()
 
 
 def test_nothing_is_taken_as_done_that_a_frozen_broker_has_not_acknowledged(harness: Harness, broker: Broker) -> None:
@@ -159,7 +170,7 @@ def test_nothing_is_taken_as_done_that_a_frozen_broker_has_not_acknowledged(harn
             wait_for(lambda before=answered: bool(harness.react(0.01)) or len(harness.answers) > before, "an answer")  # type: ignore[misc]
             with frozen(broker):
                 # More than a commit interval: what the worker has in hand is scored meanwhile, and reaches nobody.
-                live(harness, 1.0)
+                live(1.0, harness)
                 harness.kill(f"worker-{number}" if number else "worker")
             harness.start_worker(f"worker-{number + 1}", instance="one")
             harness.await_answers()
@@ -179,7 +190,7 @@ def test_a_slow_broker_slows_the_answers_and_nothing_else(harness: Harness, brok
         halting = threading.Thread(target=halt_now_and_then)
         halting.start()
         try:
-            live(harness, 8.0)
+            live(8.0, harness)
         finally:
             over.set()
             halting.join()

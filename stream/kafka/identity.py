@@ -17,10 +17,11 @@ from stream.errors import TopicError
 from stream.kafka.clients import admin, list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.offsets import offset_for_time, watermarks
+from stream.kafka.outage import outage_of
 from stream.schema.position import Difference, LogIdentity, Origin
 
 _WAIT_S = 30.0
-_ANSWER_S = 10.0
+_ANSWER_S = 5.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of a broker that has no topic ids: 16 zero bytes in base64."""
 
@@ -159,6 +160,7 @@ class LogWatch:
 
     def __init__(self, kafka: Mapping[str, str], *, interval_s: float = 5.0) -> None:
         self._client = IdentityClient(kafka)
+        self._outage = outage_of(kafka)
         self._interval_s = interval_s
         self._next = 0.0
         self._first: dict[tuple[str, int], tuple[int, int]] = {}
@@ -197,7 +199,8 @@ class LogWatch:
             for where, younger in (found.offsets if found else {}).items():
                 if younger < self._first[where][0]:
                     return where[0], "id"
-        elif self.logs and now >= self._next:
+        # An admin client that waits for a broker to come back takes a core while it waits.
+        elif self.logs and now >= self._next and not self._outage.unanswered:
             self._next = now + self._interval_s
             self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
         return None

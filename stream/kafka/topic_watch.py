@@ -96,16 +96,23 @@ class TopicWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(_ASK_EVERY_S):
-            unknown = unknown_topics(self._client, self._topics)
             self._client.poll(0)
-            if unknown is None:
-                self._outage.fail(f"no answer within {_ANSWER_S:.0f} s")
-            else:
-                self._outage.answer()
-            self._missing.heard(unknown)
+            self._missing.heard(self._ask())
             if not self._stop.is_set():
                 self._report("topics", self._missing.trouble)
                 self._report("kafka", self._missing.silence)
+
+    def _ask(self) -> list[str] | None:
+        """Return the topics that are unknown; None when Kafka does not answer."""
+        # An admin client that waits for a broker to come back takes a core while it waits.
+        if self._outage.unanswered:
+            return None
+        unknown = unknown_topics(self._client, self._topics)
+        if unknown is None:
+            self._outage.fail(f"no answer within {_ANSWER_S:.0f} s")
+        else:
+            self._outage.answer()
+        return unknown
 
 
 def unknown_topics(client: AdminClient, topics: Collection[str]) -> list[str] | None:

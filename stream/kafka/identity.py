@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,11 +17,11 @@ from stream.errors import TopicError
 from stream.kafka.clients import admin, list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.offsets import offset_for_time, watermarks
+from stream.kafka.outage import outage_of
 from stream.schema.position import Difference, LogIdentity, Origin
 
 _WAIT_S = 30.0
-_ANSWER_S = 10.0
-_REACH_S = 2.0
+_ANSWER_S = 5.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of a broker that has no topic ids: 16 zero bytes in base64."""
 
@@ -80,12 +79,9 @@ class IdentityClient:
         Args:
             topics: their logs are asked for.
             times: topic and partition → a time (ms since the epoch): the first offset from then on is asked for.
-
-        Raises:
-            KafkaException: when no broker can be reached.
         """
-        # While none can be, librdkafka keeps a core busy with what an admin client asks otherwise (seen in 2.16).
-        self._cluster = self._client.list_topics(timeout=_REACH_S).cluster_id or ""
+        if not self._cluster:
+            self._cluster = self._client.list_topics(timeout=_ANSWER_S).cluster_id or ""
         self._asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_S)
         asked = {TopicPartition(*where): OffsetSpec.for_timestamp(ms) for where, ms in times.items()}
         found = self._client.list_offsets(asked, request_timeout=_ANSWER_S) if asked else {}
@@ -176,6 +172,7 @@ class LogWatch:
 
     def __init__(self, kafka: Mapping[str, str], *, interval_s: float = 5.0) -> None:
         self._client = IdentityClient(kafka)
+        self._outage = outage_of(kafka)
         self._interval_s = interval_s
         self._next = 0.0
         self._first: dict[tuple[str, int], tuple[int, int]] = {}
@@ -214,8 +211,8 @@ class LogWatch:
             for where, younger in (found.offsets if found else {}).items():
                 if younger < self._first[where][0]:
                     return where[0], "id"
-        elif self.logs and now >= self._next:
+        # While no broker can be reached, librdkafka keeps a core busy with what an admin client asks (seen in 2.16).
+        elif self.logs and now >= self._next and not self._outage.unanswered:
             self._next = now + self._interval_s
-            with suppress(KafkaException):  # it is away: what reads from it says so
-                self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
+            self._client.ask(self.logs, {where: timestamp + 1 for where, (_, timestamp) in self._first.items()})
         return None

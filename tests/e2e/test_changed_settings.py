@@ -66,9 +66,8 @@ def test_a_trainer_says_what_of_its_checkpoint_no_longer_fits(harness: Harness) 
                 r"it has \d+ rows in a table, and max_rows is 3: allow \d+ or more",
             ),
         )
-        for what, flag, _ in refused:
+        for what, flag, words in refused:
             harness.processes.start(what, "trainer", "--set", flag)
-        for what, _, words in refused:
             assert re.fullmatch(begins + words + ends, last := harness.last_words(what)), last
         trained = harness.trained()
         harness.processes.start("again", "trainer")

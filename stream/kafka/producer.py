@@ -119,14 +119,18 @@ class ReliableProducer:
         try:
             return call()
         except (KafkaException, SystemError) as problem:
-            # Delivery reports that come with a fatal error are called with its exception set already: a SystemError.
+            # Delivery reports that come with a fatal error are called with its exception set already, or the client
+            # says that it failed and sets none: a SystemError, with that exception as its cause or with none.
             fatal = problem.__cause__ if isinstance(problem, SystemError) else problem
-            if not isinstance(fatal, KafkaException):
+            if isinstance(fatal, KafkaException):
+                text = error_text(fatal.args[0])
+            elif isinstance(problem, SystemError) and self._health.fatal:
+                text = self._health.fatal
+            else:
                 raise
-            error: KafkaError = fatal.args[0]
-            lost = error.code() == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER
+            lost = "sequence" in text  # numbers of records that the broker does not know
             self._failure = (
-                f"this producer is of no use any more: {error_text(error)}."
+                f"this producer is of no use any more: {text}."
                 f"{' Was a topic made anew, or has the broker lost records?' if lost else ''}"
                 " Start again: nothing that was committed is lost"
             )

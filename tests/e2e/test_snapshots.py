@@ -57,14 +57,13 @@ def test_a_lost_disk_is_restored_from_the_newest_whole_snapshot_and_the_log(harn
 
 def start_with_a_slow_restore(harness: Harness, number: int, seconds: int, *arguments: str) -> Path:
     """Start a worker that lacks the state of one partition and restores its snapshot slowly; returns its log."""
-    with pytest.MonkeyPatch.context() as environment:
-        harness.start_worker("before", *QUICK)
-        harness.wander(500)
-        wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
-        harness.end("before")
-        shutil.rmtree(harness.directory / "state" / f"partition-{number:05d}")
-        environment.setenv("SAMSTREAM_FAILPOINT", f"restoring@1:{seconds}")
-        harness.processes.start("slow", "worker", *QUICK, *arguments)
+    harness.start_worker("before", *QUICK)
+    harness.wander(500)
+    wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
+    harness.end("before")
+    shutil.rmtree(harness.directory / "state" / f"partition-{number:05d}")
+    delay = {"SAMSTREAM_FAILPOINT": f"restoring@1:{seconds}"}
+    harness.processes.start("slow", "worker", *QUICK, *arguments, environment=delay)
     log = harness.processes.log("slow")
     wait_for(lambda: f"restoring partition={number}" in log.read_text(), "the restore", processes=harness.processes)
     return log

@@ -119,13 +119,13 @@ class ReliableProducer:
         try:
             return call()
         except (KafkaException, SystemError) as problem:
-            # Delivery reports that come with a fatal error are called with its exception set already, or the client
-            # says that it failed and sets none: a SystemError, with that exception as its cause or with none.
+            # Delivery reports that come with a fatal error are called with its exception set already, which makes a
+            # SystemError of it, or loses it.
             fatal = problem.__cause__ if isinstance(problem, SystemError) else problem
             if isinstance(fatal, KafkaException):
                 text = error_text(fatal.args[0])
-            elif isinstance(problem, SystemError) and self._health.fatal:
-                text = self._health.fatal
+            elif isinstance(problem, SystemError):
+                text = "a fatal error, see the log line kafka_client facility=FATAL"
             else:
                 raise
             lost = "sequence" in text  # numbers of records that the broker does not know

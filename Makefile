@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
 BIN := .venv/bin
 AUDIT := .venv/audit
 DOCS := .venv/docs
 AUDITOR := pip-audit==2.10.1
 READY := .venv/.ready
 # Each process has a broker of its own; tests go one by one to whichever is free, but for those of an xdist_group.
+# More processes than cores: most tests of whole systems wait.
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ demo: $(READY)  ## run the whole system on this machine (ARGS='--seconds 30 --pl
 check: lint  ## lint, types and the tests that start neither a broker nor a system: what to run before each commit
 	@$(PYTEST) -m 'not slow and not broker' --ignore=tests/e2e --ignore=tests/stream/bench $(ARGS)
 
-test: $(READY)  ## run the tests in two processes (ARGS='-k joiner' goes to pytest, JOBS=4 for more of them)
+test: $(READY)  ## run the tests (ARGS='-k joiner' goes to pytest; JOBS=2 for two processes in place of four)
 	@$(PYTEST) $(ARGS)
 
 faults: $(READY)  ## kill and freeze everything under traffic, then count (ARGS='--kills 100 --json FILE')

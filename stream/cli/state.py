@@ -44,9 +44,11 @@ def _list(_arguments: argparse.Namespace, settings: Settings, console: Console) 
     title = f"state in {settings.state.directory}, snapshots in {settings.state.snapshots or 'no place'}"
     table = Table("partition", "what", "size", "age", "read up to", title=title)
     for number in range(_partition_count(settings)):
-        if (path := settings.state.path(number)).is_dir():
-            size = sum(file.stat().st_size for file in path.iterdir())
-            table.add_row(str(number), "state", _megabytes(size), "", _state_offsets(settings.state, path))
+        kept = {"state": settings.state.path(number), "standby copy": settings.state.standby_path(number)}
+        for what, path in kept.items():
+            if path.is_dir():
+                size = sum(file.stat().st_size for file in path.iterdir())
+                table.add_row(str(number), what, _megabytes(size), "", _state_offsets(settings.state, path))
         if settings.state.snapshots:
             store = _snapshots(settings, number)
             for snapshot in store.numbers():

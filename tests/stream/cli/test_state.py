@@ -26,3 +26,15 @@ def test_a_user_is_looked_for_among_as_many_partitions_as_the_topics_have(
     assert f"{user}: partition {number}, 5 behaviours so far" in capsys.readouterr().out
     assert main(["state", "list", *where]) == 0
     assert "behaviors 5" in capsys.readouterr().out
+
+
+def test_the_list_has_standby_copies_beside_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, offset in (("partition-00000", 7), ("standby-00001", 9)):
+        partition = Partition.open(tmp_path / name)
+        partition.commit({"behaviors": offset})
+        partition.close()
+    assert main(["state", "list", "--set", f"state.directory={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [state], [copy] = ([line for line in lines if f"behaviors {offset}" in line] for offset in (7, 9))
+    assert "state" in state
+    assert "standby copy" in copy

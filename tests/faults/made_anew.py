@@ -22,9 +22,9 @@ class MadeAnew(Episode):
     kind = "topic made anew"
     remedies = (
         "was deleted and made anew while this worker ran. Start the worker again",
-        "was made anew, or has another number of partitions, while this trainer ran. Start the trainer again",
-        "the topic was made anew. Start the worker again",
-        "the topic was made anew while it was read. Start again",
+        "was made anew, while it was read. Start again: what the topic has now is read",
+        "the topic was made anew, or has lost its end. Start the worker again",
+        "the topic was made anew, or has lost its end, while it was read. Start again",
         "Was the topic deleted?.*start again: nothing that was committed is lost",
         "this producer is of no use any more: .*Start again: nothing that was committed is lost",
         "the topic was made anew since .*Move .* away to start from what Kafka has",

@@ -28,7 +28,7 @@ class MorePartitions(Episode):
     kind = "partitions raised"
     remedies = (
         "the number of partitions of .* was changed while this worker ran.*: make topics of another topics.prefix",
-        "was made anew, or has another number of partitions, while this trainer ran. Start the trainer again",
+        "has another number of partitions now, while it was read. Start again",
         "partitions; now it has .* Make topics of another topics.prefix",
         "wrong partition counts; .* choose another topics.prefix",
     )

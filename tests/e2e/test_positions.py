@@ -285,17 +285,20 @@ def test_impressions_that_kafka_removed_unread_are_told_also_by_a_worker_that_ha
         harness.start_worker(
             "skips", "--set", "topics.on_missing_records=skip", "--set", f"worker.metrics=127.0.0.1:{port}"
         )
-        gaps = f"records_missing topic={topics.impressions} "
-        missing = [line for line in harness.processes.log("skips").read_text().splitlines() if gaps in line]
-        lost = sum(int(number) for line in missing for number in re.findall(r" missing=(\d+)", line))
+        gap = rf"records_missing topic={topics.impressions} partition=(\d) missing=(\d+) "
+
+        def lost() -> int:
+            """Return how many are told to be missing; a partition may be planned again after a rebalance."""
+            found = dict(re.findall(gap, harness.processes.log("skips").read_text()))
+            return sum(map(int, found.values()))
 
         def rest_answered() -> bool:
             harness.react(0.05)
-            return len(harness.asked) - len(harness.answers) == lost
+            return len(harness.asked) - len(harness.answers) == lost() > 0
 
         wait_for(rest_answered, "all but the removed ones to be answered", processes=harness.processes)
         told = "samstream_events_total", "records_missing"
-        wait_for(lambda: served(port).get(told) == lost, "the metric", processes=harness.processes)
+        wait_for(lambda: served(port).get(told, 0) >= lost(), "the metric", processes=harness.processes)
 
 
 def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topics(

@@ -150,7 +150,8 @@ def test_a_job_that_is_asked_to_end_while_it_starts_ends_promptly(
     with running(*arguments, scratch=tmp_path / "scratch") as (process, printed):
         wait_for(lambda: heeds(process.pid, signal.SIGTERM), "the job to begin")
         process.terminate()
-        assert process.wait(PROMPT_S) == 0, printed.read_text()
+        # It finishes its imports first, beside other tests; a worker that heeded nothing would wait for 60 s.
+        assert process.wait(20) == 0, printed.read_text()
 
 
 def heeds(pid: int, number: signal.Signals) -> bool:

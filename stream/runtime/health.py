@@ -65,11 +65,6 @@ class Health:
         """Say what is wrong with a part of the job while the rest works; replaces the notes before."""
         self.notes = tuple(notes)
 
-    def alive(self) -> None:
-        """Report that something long makes progress, such as restoring a snapshot."""
-        with self._lock:
-            self._reported_at = self._progressed_at = self._clock()
-
     def report_trouble(self, name: str, trouble: str) -> None:
         """Report trouble of one kind; it lasts until it is reported as empty.
 

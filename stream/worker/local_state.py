@@ -19,6 +19,27 @@ _RETRY_S = 0.1
 _SMALL_CACHE = 1 << 20
 
 
+def open_state(settings: StateSettings, path: Path, *, cache_bytes: int | None = None) -> Partition:
+    """Open a state as the settings have it.
+
+    Args:
+        settings: of the state.
+        path: its directory.
+        cache_bytes: memory for hot users; as the settings say when None.
+
+    Raises:
+        LockedError: when another process or object has it open.
+        StateError: when it cannot be opened.
+    """
+    cache = settings.cache_mb << 20 if cache_bytes is None else cache_bytes
+    return Partition.open(path, length=settings.length, slack=settings.slack, cache_bytes=cache)
+
+
+def reached(state: Partition, behaviors: str) -> int:
+    """Return up to which offset a state has read `behaviors`; −1 when it has read nothing."""
+    return state.offsets.get(behaviors, -1)
+
+
 class LocalState:
     """Opens the state of a partition that this worker is to work on.
 
@@ -53,48 +74,52 @@ class LocalState:
             WorkerError: when the snapshots are another system's.
             KafkaClientError: when `compare` gets no answer.
         """
-        settings, path = self._settings, self._settings.path(number)
-        if settings.standby_path(number).exists():
+        path = self._settings.path(number)
+        if self._settings.standby_path(number).exists():
             self._adopt_standby(number, check)
         if not path.exists():
             self._snapshotter.restore(number, path, compare=compare, check=check)
-        return self._open(path, settings.cache_mb << 20, check)
+        return self._open(path, check)
 
     def _adopt_standby(self, number: int, check: Callable[[], None]) -> None:
         """Put a standby copy in the place of the state if it is further, or the only one; else remove it."""
         path, copy = self._settings.path(number), self._settings.standby_path(number)
         try:
-            reached = self._reached(copy, check, wait_s=0.0)
+            further = self._reached(copy, check, wait_s=0.0)
         except LockedError:
             return  # another worker of this machine keeps it
         except StateError as error:
             log(_logger, "standby_refused", logging.WARNING, partition=number, reason=error)
             shutil.rmtree(copy, ignore_errors=True)
             return
-        if path.exists() and self._reached(path, check) >= reached:
+        if path.exists() and self._reached(path, check) >= further:
             shutil.rmtree(copy, ignore_errors=True)
             return
         # After a crash between the two steps the copy is the only one, and is adopted.
         shutil.rmtree(path, ignore_errors=True)
         copy.rename(path)
-        log(_logger, "standby_adopted", partition=number, behaviors=reached)
+        log(_logger, "standby_adopted", partition=number, behaviors=further)
 
     def _reached(self, path: Path, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S) -> int:
-        """Return up to which offset a closed state has read `behaviors`; −1 when it has not."""
-        partition = self._open(path, _SMALL_CACHE, check, wait_s=wait_s)
+        """Return up to which offset a closed state has read `behaviors`."""
+        partition = self._open(path, check, cache_bytes=_SMALL_CACHE, wait_s=wait_s)
         try:
-            return partition.offsets.get(self._behaviors, -1)
+            return reached(partition, self._behaviors)
         finally:
             partition.close()
 
     def _open(
-        self, path: Path, cache_bytes: int, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S
+        self,
+        path: Path,
+        check: Callable[[], None],
+        *,
+        cache_bytes: int | None = None,
+        wait_s: float = _LOCK_WAIT_S,
     ) -> Partition:
-        state = self._settings
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=cache_bytes)
+                return open_state(self._settings, path, cache_bytes=cache_bytes)
             except LockedError:
                 check()
                 if time.monotonic() > deadline:

@@ -176,9 +176,8 @@ class RecoveryPlanner:
 
     def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> int:
         """Return how many records of the input are skipped that Kafka has removed, where that is allowed."""
-        answers = (
-            topic == self._topics.scores
-        )  # of those removed, the impressions that are read again are answered again
+        # Where answers were removed, impressions that are read again are answered again.
+        answers = topic == self._topics.scores
         if self._settings.topics.on_missing_records == "stop" and not answers:
             raise WorkerError(
                 f"{reader} has read {topic}/{number} up to {read}, and Kafka has removed what came then: its oldest"

@@ -8,6 +8,7 @@ from pathlib import Path
 from state.errors import LockedError, StateError
 from state.partition import Partition
 from stream.settings import StateSettings
+from stream.worker.local_state import open_state, reached
 from stream.worker.snapshots import Compare, Snapshotter
 
 _logger = logging.getLogger("samstream.standbys")
@@ -53,15 +54,15 @@ class StandbyStore:
                 self._begin_with_own(own, copy)
             if not copy.exists():
                 self._snapshotter.restore(number, copy, compare=compare, check=check)
-            partition = self._open(copy)
+            partition = open_state(self._settings, copy)
         except LockedError:
             return None
-        reached = partition.offsets.get(self._behaviors)
-        if reached is None or (reached >= oldest and not compare(partition.offsets, partition.origins)):
+        offset = partition.offsets.get(self._behaviors)
+        if offset is None or (offset >= oldest and not compare(partition.offsets, partition.origins)):
             return partition
         partition.close()
         shutil.rmtree(copy, ignore_errors=True)
-        raise StateError(f"what was kept of it has read {self._behaviors} up to {reached}, and cannot go on from there")
+        raise StateError(f"what was kept of it has read {self._behaviors} up to {offset}, and cannot go on from there")
 
     def remove(self, number: int) -> None:
         """Remove a copy that was closed."""
@@ -80,7 +81,7 @@ class StandbyStore:
         for path, since in self._unused_since.items():
             if now - since >= _KEEP_S:
                 try:
-                    self._open(path).close()
+                    open_state(self._settings, path).close()
                 except LockedError:
                     continue
                 except StateError:
@@ -93,19 +94,15 @@ class StandbyStore:
         Raises:
             LockedError: when another worker of this machine has the partition: no copy is needed here.
         """
-        state = self._open(own)
+        state = open_state(self._settings, own)
         try:
             if copy.exists():
-                partition = self._open(copy)
-                reached = partition.offsets.get(self._behaviors, -1)
+                partition = open_state(self._settings, copy)
+                further = reached(partition, self._behaviors) >= reached(state, self._behaviors)
                 partition.close()
-                if reached >= state.offsets.get(self._behaviors, -1):
+                if further:
                     return
                 shutil.rmtree(copy)
             state.copy(copy)
         finally:
             state.close()
-
-    def _open(self, path: Path) -> Partition:
-        state = self._settings
-        return Partition.open(path, length=state.length, slack=state.slack, cache_bytes=state.cache_mb << 20)

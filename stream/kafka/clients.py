@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, TopicMetadata
 
 from stream.errors import SettingsError
 from stream.kafka.client_log import ClientLog
@@ -67,9 +67,9 @@ def to_record(message: Message) -> Record:
     """Return a consumed message as a plain value."""
     # A message without an error has them all.
     return Record(
-        message.topic(),  # type: ignore[arg-type]
-        message.partition(),  # type: ignore[arg-type]
-        message.offset(),  # type: ignore[arg-type]
+        message.topic(),
+        message.partition(),
+        message.offset(),
         message.timestamp()[1],
         message.key(),
         message.value(),
@@ -84,7 +84,9 @@ def list_topics(client: AdminClient, health: ConnectionHealth, deadline: float) 
     """
     while True:
         with suppress(KafkaException):
-            return client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic()))).topics
+            found = client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic())))
+            topics: Mapping[str, TopicMetadata] = found.topics
+            return topics
         client.poll(0)
         if health.refused or time.monotonic() > deadline:
             raise health.failure()

@@ -1,7 +1,8 @@
 """Offsets as Kafka knows them: ends of partitions, offsets by time, a group's lag."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -12,6 +13,7 @@ from stream.kafka.clients import consumer
 T = TypeVar("T")
 
 _WAIT_S = 30.0
+_ANSWER_S = 5.0
 _RETRY_S = 0.2
 
 _TRANSIENT = {
@@ -31,6 +33,14 @@ _TRANSIENT = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
 """Errors that pass: brokers start, stop and change leadership. A topic may be unknown for a moment."""
+
+_LEADERLESS = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+"""What a client says of a partition that had no leader, or another one, when it last heard of it."""
 
 
 def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) -> T:
@@ -52,18 +62,31 @@ def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) ->
             time.sleep(_RETRY_S)
 
 
-def watermarks(client: Consumer, topic: str, partition: int, *, wait_s: float = _WAIT_S) -> tuple[int, int]:
+def watermarks(
+    client: Consumer, topic: str, partition: int, *, wait_s: float = _WAIT_S, answer_s: float = _ANSWER_S
+) -> tuple[int, int]:
     """Return the low and the high watermark of a partition: its first offset, and the one behind its last.
+
+    Args:
+        client: the consumer that asks.
+        topic: the topic.
+        partition: the partition number.
+        wait_s: for how long (s) it asks again; 0 to ask once.
+        answer_s: how long (s) each request waits.
 
     Raises:
         KafkaClientError: when Kafka does not say within `wait_s`.
     """
     where, what = TopicPartition(topic, partition), f"offsets of {topic}/{partition}"
-    found = with_retries(lambda: client.get_watermark_offsets(where, timeout=5.0), what, wait_s=wait_s)
-    if found is None:
-        raise KafkaClientError(f"offsets of {topic}/{partition}: no answer")
-    low, high = found
-    return low, high
+
+    def ask() -> tuple[int, int]:
+        found = client.get_watermark_offsets(where, timeout=answer_s)
+        if found is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        low, high = found
+        return low, high
+
+    return with_retries(partial(_leader_asked_anew, client, topic, ask), what, wait_s=wait_s)
 
 
 def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
@@ -72,12 +95,49 @@ def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, 
     Raises:
         KafkaClientError: when Kafka does not say.
     """
-    asked = [TopicPartition(topic, partition, time_ms)]
-    what = f"offset of {topic}/{partition} by time"
-    [found] = with_retries(lambda: client.offsets_for_times(asked, timeout=5.0), what)
-    if found.error is not None:
-        raise KafkaClientError(f"{what}: {found.error.str()}")
-    return found.offset if found.offset >= 0 else end
+
+    def ask() -> int:
+        [found] = client.offsets_for_times([TopicPartition(topic, partition, time_ms)], timeout=_ANSWER_S)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return int(found.offset)
+
+    offset = with_retries(partial(_leader_asked_anew, client, topic, ask), f"offset of {topic}/{partition} by time")
+    return offset if offset >= 0 else end
+
+
+def committed_offsets(
+    client: Consumer, topic: str, partitions: Iterable[int], *, wait_s: float = _WAIT_S
+) -> list[TopicPartition]:
+    """Return the committed offsets of the client's group; an offset below 0 says that there is none.
+
+    Raises:
+        KafkaClientError: when Kafka does not say within `wait_s`.
+    """
+    asked = [TopicPartition(topic, number) for number in partitions]
+
+    def ask() -> list[TopicPartition]:
+        found: list[TopicPartition] = client.committed(asked, timeout=_ANSWER_S)
+        for each in found:
+            if each.error is not None:
+                raise KafkaException(each.error)
+        return found
+
+    return with_retries(ask, f"committed offsets of {topic}", wait_s=wait_s)
+
+
+def _leader_asked_anew(client: Consumer, topic: str, ask: Callable[[], T]) -> T:
+    """Call `ask`; where it fails for want of a leader, ask for the topic's leaders before the error is raised.
+
+    librdkafka keeps what it has heard of a topic that it does not consume for minutes, also that a partition has no
+    leader, and answers out of that.
+    """
+    try:
+        return ask()
+    except KafkaException as problem:
+        if problem.args[0].code() in _LEADERLESS:
+            client.list_topics(topic, timeout=_ANSWER_S)
+        raise
 
 
 class GroupLag:
@@ -93,11 +153,8 @@ class GroupLag:
         Raises:
             KafkaClientError: when Kafka does not say.
         """
-        asked = [TopicPartition(topic, number) for number in range(partitions)]
-        what = f"committed offsets of {topic}"
-        committed = with_retries(lambda: self._consumer.committed(asked, timeout=5.0), what, wait_s=self._wait_s)
         behind = 0
-        for known in committed:
+        for known in committed_offsets(self._consumer, topic, range(partitions), wait_s=self._wait_s):
             low, high = watermarks(self._consumer, topic, known.partition, wait_s=self._wait_s)
             behind += high - max(low, known.offset)
         return behind

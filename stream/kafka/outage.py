@@ -18,9 +18,8 @@ from stream.runtime.logs import log
 _logger = logging.getLogger("samstream.kafka")
 
 RECONNECT = {
-    # A client that bootstraps anew whenever all brokers are away begins its back-off anew as well, and never backs off.
-    "metadata.recovery.strategy": "none",
-    "reconnect.backoff.ms": "100",
+    # librdkafka from 2.10 on bootstraps anew while all brokers are away, at this pace.
+    "reconnect.backoff.ms": "500",
     "reconnect.backoff.max.ms": "3000",
 }
 """Defaults of every client: back off up to seconds, and be back within seconds."""

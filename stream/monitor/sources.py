@@ -5,12 +5,10 @@ import math
 import time
 from dataclasses import dataclass
 
-from confluent_kafka import TopicPartition
-
-from stream.errors import KafkaClientError, MonitorError
+from stream.errors import MonitorError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import LogWatch, Position, compare
-from stream.kafka.offsets import watermarks, with_retries
+from stream.kafka.offsets import committed_offsets, watermarks
 from stream.monitor.counting import PartitionProgress
 from stream.runtime.logs import log
 from stream.schema.position import LogIdentity, Origin, decode_origin
@@ -238,10 +236,7 @@ class Sources:
 
     def _committed(self, topic: str, number: int) -> tuple[int, int]:
         """Return the group's committed offset, 0 for none of the topic of now; and the time (ms) before it, or −1."""
-        asked = [TopicPartition(topic, number)]
-        [known] = with_retries(lambda: self._asker.committed(asked, timeout=5.0), "committed offsets")
-        if known.error is not None:
-            raise KafkaClientError(f"committed offset of {topic}/{number}: {known.error.str()}")
+        [known] = committed_offsets(self._asker, topic, [number])
         if known.offset <= 0:
             return 0, -1
         origin = decode_origin(known.metadata) or _unknown(self._logs[topic])

@@ -89,7 +89,7 @@ class TaskConsumer:
         if self._connection.fatal:
             raise ConsumerFatalError(self._connection.fatal)
         self._connection.check()
-        messages = self._consumer.consume(FETCH, 0)
+        messages: list[Message] = self._consumer.consume(FETCH, 0)
         if not messages:
             first = self._consumer.poll(timeout_s)
             messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
@@ -176,10 +176,10 @@ class TaskConsumer:
         """Ask the broker itself whether all topics have been read to their end; False while it does not answer."""
         try:
             for topic in self._topics:
-                _, high = self._asker.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
+                _, high = watermarks(self._asker, topic, number, wait_s=0, answer_s=_ASK_S)
                 if self._positions[topic, number] < high:
                     return False
-        except KafkaException:
+        except KafkaClientError:
             return False
         return True
 
@@ -246,7 +246,7 @@ class TaskConsumer:
 
     def _cached_end(self, where: Where) -> int:
         _, high = self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)
-        return high
+        return int(high)
 
 
 def _raise_or_log(error: KafkaError, where: Where) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare
-from stream.kafka.offsets import offset_for_time, watermarks, with_retries
+from stream.kafka.offsets import committed_offsets, offset_for_time, watermarks
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
@@ -146,10 +146,7 @@ class RecoveryPlanner:
 
     def _committed(self, topic: str, number: int) -> int:
         """Return the group's committed offset of a partition; 0 when it has none that belongs to the topic of now."""
-        asked = [TopicPartition(topic, number)]
-        [known] = with_retries(lambda: self._consumer.committed(asked, timeout=5.0), "committed offsets")
-        if known.error is not None:
-            raise KafkaClientError(f"committed offset of {topic}/{number}: {known.error.str()}")
+        [known] = committed_offsets(self._consumer, topic, [number])
         if known.offset <= 0:
             return 0
         now, group = self._logs[topic], self._settings.worker.group
@@ -160,7 +157,7 @@ class RecoveryPlanner:
             raise _partitions_changed(what, topic, origin.log.partitions, now.partitions)
         _, end = watermarks(self._consumer, topic, number)
         if not difference and known.offset <= end:
-            return known.offset
+            return int(known.offset)
         log(
             _logger,
             "committed_offset_ignored",

@@ -18,7 +18,7 @@ from stream.errors import StreamError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.clients import to_record
 from stream.kafka.groups import GroupClient
-from stream.kafka.offsets import watermarks, with_retries
+from stream.kafka.offsets import committed_offsets, watermarks
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.schema.position import LogIdentity
@@ -222,9 +222,8 @@ class _Feed:
             KafkaClientError: when Kafka does not answer.
         """
         if numbers:
-            asked = [TopicPartition(self._topic, number) for number in numbers]
-            found = with_retries(lambda: self._consumer.committed(asked, timeout=5.0), "committed offsets")
-            self._committed = {each.partition: each.offset for each in found if each.error is None}
+            found = committed_offsets(self._consumer, self._topic, numbers)
+            self._committed = {each.partition: each.offset for each in found}
 
     def behind(self, number: int, copy: StandbyCopy) -> int:
         """Return how many records the owner of a partition has committed that its copy has not folded."""

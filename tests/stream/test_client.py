@@ -52,7 +52,7 @@ def _read(kafka: dict[str, str], topic: str) -> list[Message]:
 
 def _value(message: Message) -> bytes:
     value = message.value()
-    assert value is not None
+    assert isinstance(value, bytes)
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from stream.errors import KafkaClientError, StreamError, TopicError
 from stream.kafka import topic_admin
@@ -71,7 +71,7 @@ def read(tail: TopicReader, count: int, *, limit: int = 1000) -> list[str]:
 
 def value_of(message: Message) -> str:
     value = message.value()
-    assert value is not None
+    assert isinstance(value, bytes)
     return value.decode()
 
 

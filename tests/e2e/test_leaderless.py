@@ -1,0 +1,77 @@
+"""Partitions that have no leader for some seconds, again and again: it is asked for anew, and nothing is lost."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from stream.kafka import topic_admin
+from stream.kafka.clients import consumer
+from stream.kafka.offsets import offset_for_time, watermarks
+from stream.local.broker import local_broker
+from stream.schema.topics import Topics
+from tests.conftest import PARTITIONS
+from tests.e2e.harness import Harness, wait_for
+
+pytestmark = pytest.mark.durable_broker
+
+# The controller takes a broker for dead that it has not heard of for 3 s, and this one speaks every 6 s.
+UNSTEADY = {"broker.session.timeout.ms": 3000, "broker.heartbeat.interval.ms": 6000}
+
+
+@pytest.fixture(scope="module")
+def unsteady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Properties of an Apache Kafka whose partitions have no leader for 3 s of every 6 s."""
+    with local_broker("kafka", tmp_path_factory.mktemp("unsteady"), properties=UNSTEADY) as broker:
+        yield {"bootstrap.servers": broker.bootstrap}
+
+
+def made(kafka: dict[str, str], prefix: str) -> Topics:
+    topics = Topics(prefix)
+    topic_admin.ensure(kafka, topics, partitions=PARTITIONS, replication=1)
+    return topics
+
+
+def has_leader(client: Consumer, topic: str) -> bool:
+    """Ask Kafka whether a topic's partition 0 has a leader; False while it does not answer."""
+    try:
+        return bool(client.list_topics(topic, timeout=5).topics[topic].partitions[0].leader >= 0)
+    except KafkaException:
+        return False
+
+
+def test_a_client_that_has_heard_of_no_leader_asks_again(unsteady: dict[str, str]) -> None:
+    topic = made(unsteady, "asked-").outcomes
+    asker, observer = (consumer(unsteady, {"group.id": name}) for name in ("asker", "observer"))
+
+    def has_forgotten() -> bool:
+        try:
+            asker.get_watermark_offsets(TopicPartition(topic, 0), timeout=2)
+        except KafkaException as problem:
+            return bool(problem.args[0].code() == KafkaError._UNKNOWN_PARTITION)
+        return False
+
+    for ask in (lambda: watermarks(asker, topic, 0, wait_s=10), lambda: offset_for_time(asker, topic, 0, 1, 7)):
+        wait_for(has_forgotten, "no leader")
+        wait_for(lambda: has_leader(observer, topic), "a leader")
+        # Without the question for the leader it would be minutes.
+        assert has_forgotten()
+        begun = time.monotonic()
+        assert ask() in ((0, 0), 7)
+        assert time.monotonic() - begun < 10
+    for client in (asker, observer):
+        client.close()
+
+
+def test_leaders_that_come_and_go_are_waited_for_and_nothing_is_lost(unsteady: dict[str, str], tmp_path: Path) -> None:
+    with Harness(unsteady, made(unsteady, "system-"), "system-", tmp_path) as harness:
+        harness.processes.start("trainer", "trainer")
+        harness.start_worker("worker", instance="one")
+        for number in range(3):
+            until = time.monotonic() + 6  # as long as a leader comes and goes once
+            while time.monotonic() < until:
+                harness.traffic(5)
+            harness.replace_worker(f"worker-{number}" if number else "worker", f"worker-{number + 1}")
+        harness.settle()

@@ -108,8 +108,10 @@ class TopicReader:
         if messages:
             self._health.mark_reachable()
         records = [message for message in messages if self._advance(message)]
-        # An error may be of an earlier assignment, which went on behind the removed records.
-        if lost := {where for where, offset in _missed_offsets(messages) if offset == self.positions[where]}:
+        # An error may be of an earlier assignment, which went on behind the removed records. One without an offset says
+        # that the client could not check its own.
+        missed = dict(_missed_offsets(messages))
+        if lost := {where: at is not None for where, at in missed.items() if at in (None, self.positions[where])}:
             self._go_on(lost)
         return records
 
@@ -186,11 +188,16 @@ class TopicReader:
             what = "has another number of partitions now" if difference == "partitions" else "was made anew"
             raise TopicError(f"{topic} {what}, while it was read. Start again: what the topic has now is read.")
 
-    def _go_on(self, partitions: Iterable[tuple[str, int]]) -> None:
-        """Go on in partitions whose next offset Kafka does not have, behind the removed records if that is allowed."""
-        for topic, partition in partitions:
+    def _go_on(self, partitions: Mapping[tuple[str, int], bool]) -> None:
+        """Go on in partitions whose next offset Kafka does not have, behind the removed records if that is allowed.
+
+        For those where that is not sure (False), Kafka is asked; where it has the offset, it is read anew.
+        """
+        for (topic, partition), sure in partitions.items():
             low, high = watermarks(self._consumer, topic, partition)
             position = self.positions[topic, partition]
+            if not sure and low <= position <= high:
+                continue
             if position >= low:  # beyond the end, or it was until a moment ago
                 raise TopicError(
                     f"{topic}/{partition} had no offset {position} to go on from (now it has {low} to {high}): the"

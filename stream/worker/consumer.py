@@ -132,14 +132,21 @@ class TaskConsumer:
                 self._ends.add(where)
         self._fetched |= reached.keys() | ended.keys()
         for where, missed in lost.items():
-            if missed == self._positions.get(where):  # else the error is of an earlier assignment
-                self._go_on(where)
+            # Of another offset, the error is of an earlier assignment. Without any, the client could not check its own.
+            if where in self._positions and missed in (None, self._positions[where]):
+                self._go_on(where, sure=missed is not None)
 
-    def _go_on(self, where: Where) -> None:
-        """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed."""
+    def _go_on(self, where: Where, *, sure: bool) -> None:
+        """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed.
+
+        Unless that is `sure`, Kafka is asked; where it has the offset, it is read anew.
+        """
         topic, number = where
         position = self._positions[where]
         low, high = watermarks(self._asker, topic, number)
+        if not sure and low <= position <= high:
+            self._assign()
+            return
         if position >= low:  # beyond the end, or it was until a moment ago
             raise WorkerError(
                 f"{topic}/{number} had no offset {position} to go on from (now it has {low} to {high}): the topic was"

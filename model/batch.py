@@ -31,6 +31,7 @@ class Batch:
         target_mask: (B, C) bool, True where there is a candidate.
         labels: (B, C) float32; None when an example has none.
         ts: (B,) int64, the moment of the request in milliseconds.
+        numbers: (B, C, n) float32 of the candidates; n is 0 where an example has none.
     """
 
     history_items: Tensor
@@ -43,6 +44,7 @@ class Batch:
     target_mask: Tensor
     labels: Tensor | None
     ts: Tensor
+    numbers: Tensor
 
 
 def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -61,7 +63,7 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
     L is the longest sequence that remains and C the longest candidate list, both at least 1.
 
     Raises:
-        ValueError: when there is no example.
+        ValueError: when there is no example, or their candidates have different numbers.
     """
     if not examples:
         raise ValueError("no examples: a batch needs at least one")
@@ -77,6 +79,7 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
     target_items = np.zeros((B, C), np.uint64)
     target_categories = np.zeros((B, C), np.int64)
     labels = np.zeros((B, C), np.float32)
+    numbers = np.zeros((B, C, _numbers(examples)), np.float32)
     for row, (example, sequence) in enumerate(zip(examples, sequences, strict=True)):
         n, c = len(sequence), len(example.items)
         history_items[row, :n] = sequence["item"]
@@ -87,6 +90,8 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
         target_categories[row, :c] = example.categories
         if example.labels is not None:
             labels[row, :c] = example.labels
+        if numbers.shape[2]:
+            numbers[row, :c] = example.numbers
 
     def tensor(array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -105,4 +110,19 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
         target_mask=tensor(np.arange(C) < counts),
         labels=tensor(labels) if labelled else None,
         ts=tensor(np.array([example.ts for example in examples], np.int64)),
+        numbers=tensor(numbers),
     )
+
+
+def _numbers(examples: Sequence[Example]) -> int:
+    """Return how many numbers each candidate has.
+
+    Raises:
+        ValueError: when examples have different ones.
+    """
+    widths = {0 if example.numbers is None else example.numbers.shape[1] for example in examples}
+    if len(widths) > 1:
+        raise ValueError(
+            f"examples whose candidates have {' and '.join(map(str, sorted(widths)))} numbers: not one batch"
+        )
+    return widths.pop()

@@ -17,6 +17,7 @@ class Example:
         ts: moment of the request, milliseconds since the Unix epoch.
         items: (C,) uint64 item keys of the candidates.
         categories: (C,) uint32 category keys of the candidates, 0 for none.
+        numbers: (C, n) float32, what is known of the candidates beside their keys, as it was at `ts`; None for nothing.
         labels: (C,) float32, 1 clicked and 0 not; None when only scored.
     """
 
@@ -25,3 +26,4 @@ class Example:
     items: npt.NDArray[np.uint64]
     categories: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.float32] | None = None
+    numbers: npt.NDArray[np.float32] | None = None

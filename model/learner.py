@@ -22,13 +22,15 @@ from model.predict import (
     model_fingerprint,
     predict,
     table_dims,
-    table_seeds,
+    table_initials,
 )
 from model.serialization.update import Tensors, Update, Version
 from model.spec import ModelSpec, OptimSpec
 
 WHOLE_BATCH = 256
 """Samples of a step that has full weight."""
+_CORRECTION = 0.05
+"""Share of a step's error in the mean prediction that the intercept of what predicts makes up for at once."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -41,6 +43,10 @@ class Learner:
 
     The dense gradient is clipped by its norm; the tables' is not, because Adagrad bounds a row's step by
     itself. A step whose loss or gradient is not finite is left out entirely.
+
+    What predicts, and is published, is an exponential average of the dense parameters (Polyak and Juditsky, 1992), with
+    the tables as they are. An average lags behind the tables, so its mean prediction would drift away from the mean
+    label: its intercept is corrected a little in each step.
 
     Attributes:
         version: epoch, and number of deltas in it.
@@ -66,12 +72,13 @@ class Learner:
         self._optim = optim or OptimSpec()
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device)
+        self._served = Network(spec, seed=seed).to(self._device).requires_grad_(False)
         # Adam refuses an empty list; a kind without parameters gives it one that nobody reads.
         self._trainable = list(self._network.parameters()) or [torch.nn.Parameter(torch.zeros((), device=self._device))]
         self._adam = torch.optim.Adam(self._trainable, lr=self._optim.dense_lr, fused=True)
-        seeds = table_seeds(spec, seed)
+        initials = table_initials(spec, seed)
         self._tables = {
-            name: LearnedTable(dim, seed=seeds[name], max_rows=self._optim.max_rows, device=self._device)
+            name: LearnedTable(dim, initial=initials[name], max_rows=self._optim.max_rows, device=self._device)
             for name, dim in table_dims(spec).items()
         }
 
@@ -104,16 +111,19 @@ class Learner:
             raise ValueError("every example to learn from needs labels")
         keys = batch_keys(batch)
         taken = {name: table.take(keys[name]) for name, table in self._tables.items()}
-        vectors = [each.embed() for each in taken.values()]
-        logits: Tensor = self._network(batch, *embedded(batch, vectors))
+        with torch.inference_mode():
+            served = self._served(batch, *embedded(batch, [each.embed() for each in taken.values()]))
         if batch.target_mask.any():
-            self._step(logits, batch, batch.labels, taken)
-        predicted = dict(zip(order, by_example(logits.detach(), batch, examples), strict=True))
+            vectors = [each.embed() for each in taken.values()]
+            if self._step(self._network(batch, *embedded(batch, vectors)), batch, batch.labels, taken):
+                self._average()
+                self._correct(served[batch.target_mask], batch.labels[batch.target_mask])
+        predicted = dict(zip(order, by_example(served, batch, examples), strict=True))
         return [predicted[place] for place in range(len(order))]
 
     def predict(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 predictions of each example, and learn nothing."""
-        return predict(self._network, self._tables, examples, device=self._device)
+        return predict(self._served, self._tables, examples, device=self._device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Start a new epoch after a restart, at version 0. A base must be published before any delta.
@@ -153,7 +163,8 @@ class Learner:
             "fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8),
             "counters": np.array(counters, np.int64),
         }
-        state |= {f"network/{name}": tensor for name, tensor in self._dense().items()}
+        state |= {f"network/{name}": tensor for name, tensor in _arrays(self._network).items()}
+        state |= {f"served/{name}": tensor for name, tensor in self._dense().items()}
         for name, parameter in self._network.named_parameters():
             for moment, tensor in self._adam.state.get(parameter, {}).items():
                 state[f"adam/{moment}/{name}"] = tensor.cpu().numpy().copy()
@@ -175,8 +186,9 @@ class Learner:
                     f"it is of model {fingerprint}, and this is {self.fingerprint}: {_changed(fingerprint, self)}"
                 )
             epoch, version, self.steps, self.skipped, changed = state["counters"].tolist()
-            for name, tensor in self._network.state_dict().items():
-                tensor.copy_(torch.tensor(state[f"network/{name}"]))
+            for part, network in (("network", self._network), ("served", self._served)):
+                for name, tensor in network.state_dict().items():
+                    tensor.copy_(torch.tensor(state[f"{part}/{name}"]))
             for name, parameter in self._network.named_parameters():
                 if f"adam/step/{name}" in state:
                     moments = {moment: torch.tensor(state[f"adam/{moment}/{name}"]) for moment in _MOMENTS}
@@ -189,7 +201,8 @@ class Learner:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
         self.version, self.changed = Version(epoch, version), bool(changed)
 
-    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> None:
+    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> bool:
+        """Take a step, and return whether it was taken: not when it is not finite."""
         valid = batch.target_mask
         losses = functional.binary_cross_entropy_with_logits(logits[valid], labels[valid], reduction="sum")
         loss = losses / valid.sum().clamp(min=WHOLE_BATCH)
@@ -202,20 +215,47 @@ class Learner:
         squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
         if not torch.isfinite(torch.stack([loss.detach(), norm, *squares])).all():
             self.skipped += 1
-            return
+            return False
         self._adam.step()
         for name, table in self._tables.items():
             table.step(taken[name], lr=self._optim.embedding_lr)
         self.steps += 1
         self.changed = True
+        return True
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the parameters that predict towards those that have just learned; at first faster, from nothing."""
+        kept = min(self._optim.average, (1 + self.steps) / (10 + self.steps))
+        served: list[Tensor] = list(self._served.parameters())
+        learned: list[Tensor] = list(self._network.parameters())
+        if served:
+            torch._foreach_lerp_(served, learned, 1.0 - kept)
+
+    @torch.no_grad()
+    def _correct(self, logits: Tensor, labels: Tensor) -> None:
+        """Move the intercept of what predicts by a share of a Newton step on its own loss."""
+        intercept = self._served.intercept
+        if intercept is None or not self._optim.average:
+            return
+        predicted = torch.sigmoid(logits)
+        error = (labels - predicted).sum() / len(labels)
+        weight = min(1.0, len(labels) / WHOLE_BATCH)
+        slope = (predicted * (1 - predicted)).mean().clamp_min(1e-3)
+        intercept.add_(_CORRECTION * weight * error / slope)
 
     def _dense(self) -> dict[str, npt.NDArray[Any]]:
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self._network.state_dict().items()}
+        """Return the dense parameters that predict."""
+        return _arrays(self._served)
 
     def _clear_touched(self) -> None:
         for table in self._tables.values():
             table.clear_touched()
         self.changed = False
+
+
+def _arrays(network: Network) -> dict[str, npt.NDArray[Any]]:
+    return {name: tensor.cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
 def _changed(fingerprint: str, learner: Learner) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
-from model.interest.baselines import PRIOR_LOGIT, build_baseline
+from model.interest.baselines import PRIOR_LOGIT, Popularity, build_baseline
 from model.interest.packing import packed
 from model.kernels import batch_invariant, native
 from model.match import (
@@ -47,7 +47,19 @@ class Network(nn.Module):
             attends = spec.match and spec.kind in ("sam", "din")
             self.match_logits = MatchLogits() if attends else None
             width = (self.interest.width if self.interest else 0) + MATCH_FEATURES * spec.match
+            width += spec.numbers
             self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
+
+    @property
+    def intercept(self) -> nn.Parameter | None:
+        """What every logit contains, a scalar or (1,); None for a kind that learns nothing."""
+        if isinstance(self.baseline, Popularity):
+            return self.baseline.bias
+        if self.baseline is not None:
+            return None
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias
 
     def forward(self, batch: Batch, history: Tensor | None, targets: Tensor | None) -> Tensor:
         """Return (B, C) logits; what stands at padded candidates means nothing.
@@ -75,6 +87,8 @@ class Network(nn.Module):
                 parts.append(self.interest(keys, batch.mask, targets, logits))
         if counts is not None:
             parts.append(match_features(counts, batch))
+        if self.spec.numbers:
+            parts.append(batch.numbers.to(parts[0].dtype))
         return head_logits(self.head, torch.cat(parts, dim=-1))
 
     def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:

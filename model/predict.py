@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch, collate
+from model.embedding.initial import Initial
 from model.embedding.key_index import Keys
 from model.embedding.table import EmbeddingTable
 from model.example import Example
@@ -25,10 +26,13 @@ def table_dims(spec: ModelSpec) -> dict[str, int]:
     return {"item": spec.item_dim, "category": spec.category_dim} if spec.embeds else {}
 
 
-def table_seeds(spec: ModelSpec, seed: int) -> dict[str, int | None]:
-    """Return a seed of its own for each table; None for `popularity`, whose new keys all start at zero."""
+def table_initials(spec: ModelSpec, seed: int) -> dict[str, Initial | None]:
+    """Return what each table's initial vectors come from; None for `popularity`, whose new keys all start at zero."""
     fixed = spec.kind == "popularity"
-    return {name: None if fixed else 2 * seed + number for number, name in enumerate(table_dims(spec))}
+    return {
+        name: None if fixed else Initial(2 * seed + number, spec.initial_std)
+        for number, name in enumerate(table_dims(spec))
+    }
 
 
 def model_fingerprint(spec: ModelSpec, seed: int) -> str:

@@ -13,7 +13,7 @@ from model.embedding.table import EmbeddingTable, PreparedRows
 from model.errors import UpdateRefused
 from model.example import Example
 from model.network import Network
-from model.predict import Predictions, model_fingerprint, predict, table_dims, table_seeds
+from model.predict import Predictions, model_fingerprint, predict, table_dims, table_initials
 from model.serialization.update import Update, Version, unusable
 from model.spec import ModelSpec
 from model.trial import Trial
@@ -156,9 +156,9 @@ class Scorer:
             raise UpdateRefused("gap", f"delta {update.at} does not follow {self.version}: a base must come")
 
     def _new_tables(self) -> dict[str, EmbeddingTable]:
-        seeds = table_seeds(self._spec, self._seed)
+        initials = table_initials(self._spec, self._seed)
         return {
-            name: EmbeddingTable(dim, seed=seeds[name], device=self._device)
+            name: EmbeddingTable(dim, initial=initials[name], device=self._device)
             for name, dim in table_dims(self._spec).items()
         }
 

@@ -1,5 +1,6 @@
 """What defines a network: a frozen specification, its named presets, and a fingerprint to compare."""
 
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,7 +16,7 @@ Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
 """Sparse Attentive Memory, Deep Interest Network, average pooling, match features without embeddings; and two that know
 nothing of the user: the popularity of items, and a random order."""
 
-PARAMETER_FORMAT = 1
+PARAMETER_FORMAT = 2
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
 
 
@@ -36,10 +37,12 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         passes: `sam`: passes over the sequence.
         feedback: `sam`: whether a pass's memory becomes the next pass's query ("iter", the paper's text) or
             the query stays the target ("stk", what the released code does).
-        output: `sam`: "readouts" hands the head [q, r_1, m_1, …, r_P, m_P]; "paper" the memories
-            alone, [m_1, …, m_P].
+        output: `sam`: "ends" hands the head [q, r_1, m_P]; "readouts" [q, r_1, m_1, …, r_P, m_P]; "paper" the
+            memories alone, [m_1, …, m_P].
         enhancement: `sam`: the paper's memory enhancement ("3P+"); the head then gets [q, s] and `output` is
             not used.
+        statistics: half-lives (s), ascending, of the counts of items and categories that the head gets; none for a
+            model without. Events are counted for ever as well.
     """
 
     kind: Kind = "sam"
@@ -47,13 +50,14 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     item_dim: int = 16
     category_dim: int = 16
     match: bool = True
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[int, ...] = (128, 64)
     attention_hidden: int = 8
     normalise_readout: bool = True
-    passes: int = 3
+    passes: int = 2
     feedback: Literal["iter", "stk"] = "iter"
-    output: Literal["readouts", "paper"] = "readouts"
+    output: Literal["ends", "readouts", "paper"] = "ends"
     enhancement: bool = False
+    statistics: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         fixed = _FIXED.get(self.kind, {})
@@ -65,6 +69,9 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise SpecError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if any(width < 1 for width in self.hidden):
             raise SpecError(f"hidden is {self.hidden}, but every layer needs at least 1 unit")
+        lives = self.statistics
+        if list(lives) != sorted(set(lives)) or not all(life > 0 and math.isfinite(life) for life in lives):
+            raise SpecError(f"statistics are {lives}, but half-lives must be ascending, finite and above 0")
 
     @property
     def embeds(self) -> bool:
@@ -72,23 +79,37 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.kind not in ("counts", "random")
 
     @property
+    def numbers(self) -> int:
+        """Numbers of each candidate that the head gets: of item and of category, their statistics."""
+        return 6 * (len(self.statistics) + 1) - 2 if self.statistics else 0
+
+    @property
+    def initial_std(self) -> float:
+        """Standard deviation of initial embeddings.
+
+        With explicit matches nothing need stand out in a dot product, and small ones generalise better; without them,
+        equal keys must.
+        """
+        return 0.05 if self.match else 0.5
+
+    @property
     def width(self) -> int:
         """Width d of a key and of a target: item and category side by side."""
         return self.item_dim + self.category_dim
 
 
-_FIXED: Mapping[Kind, Mapping[str, int]] = {
+_FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
     "counts": {"match": True},
-    "popularity": {"length": 0, "match": False, "item_dim": 1, "category_dim": 1},
-    "random": {"length": 0, "match": False},
+    "popularity": {"length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": ()},
+    "random": {"length": 0, "match": False, "statistics": ()},
 }
 """Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         "sam": ModelSpec(),
-        "sam-paper": ModelSpec(match=False, normalise_readout=False, enhancement=True),
-        "sam-3p+": ModelSpec(enhancement=True),
+        "sam-paper": ModelSpec(passes=3, match=False, normalise_readout=False, enhancement=True),
+        "sam-3p+": ModelSpec(passes=3, enhancement=True),
         "din": ModelSpec(kind="din"),
         "mean": ModelSpec(kind="mean"),
         "counts": ModelSpec(kind="counts"),
@@ -132,10 +153,13 @@ class OptimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         dense_lr: of Adam, for everything but the embedding tables.
         embedding_lr: of row-wise Adagrad, for the tables.
         clip: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
+        average: what predicts is an exponential average of the dense parameters, which keeps so much of itself a step;
+            0 to predict with the parameters as they are.
         max_rows: of each table; keys beyond them stay at their initial vector.
     """
 
-    dense_lr: Rate = 3e-3
-    embedding_lr: Rate = 0.1
+    dense_lr: Rate = 1e-3
+    embedding_lr: Rate = 0.2
     clip: Annotated[float, Meta(gt=0)] = 5.0
     max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22
+    average: Annotated[float, Meta(ge=0, lt=1)] = 0.99

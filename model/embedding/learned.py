@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.embedding.initial import initial_vectors
+from model.embedding.initial import Initial, initial_vectors
 from model.embedding.key_index import Keys, Rows, unique_in_order
 from model.embedding.table import EmbeddingTable
 from model.errors import CheckpointError
@@ -45,8 +45,8 @@ class LearnedTable(EmbeddingTable):
     one asked to learn.
     """
 
-    def __init__(self, dim: int, *, seed: int | None, max_rows: int, device: torch.device | str = "cpu"):
-        super().__init__(dim, seed=seed, max_rows=max_rows, device=device)
+    def __init__(self, dim: int, *, initial: Initial | None, max_rows: int, device: torch.device | str = "cpu"):
+        super().__init__(dim, initial=initial, max_rows=max_rows, device=device)
         self._max_rows = max_rows
         self.dropped = 0
         self._sums = torch.zeros(1, device=self._device)
@@ -71,7 +71,7 @@ class LearnedTable(EmbeddingTable):
         vectors = torch.zeros(1 + len(distinct) + len(fresh), self.dim, device=self._device)
         with torch.no_grad():
             vectors[1 : 1 + len(distinct)] = self._values.index_select(0, self._to_device(distinct + 1))
-            vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, seed=self.seed))
+            vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, self.initial))
         rows = np.concatenate([distinct, np.full(len(fresh), -1)])
         return Gathered(vectors.requires_grad_(), self._to_device(positions), rows, fresh)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.embedding.initial import initial_vectors
+from model.embedding.initial import Initial, initial_vectors
 from model.embedding.key_index import KeyIndex, Keys
 
 
@@ -21,9 +21,11 @@ class EmbeddingTable:
     Row r of the index is row r + 1 of `_values`; row 0 stays zero, so that key 0 is looked up like any other.
     """
 
-    def __init__(self, dim: int, *, seed: int | None, max_rows: int = 2**31 - 1, device: torch.device | str = "cpu"):
+    def __init__(
+        self, dim: int, *, initial: Initial | None, max_rows: int = 2**31 - 1, device: torch.device | str = "cpu"
+    ):
         self.dim = dim
-        self.seed = seed
+        self.initial = initial
         self._device = torch.device(device)
         self._index = KeyIndex(max_rows)
         self._values = torch.zeros(1, dim, device=self._device)
@@ -40,7 +42,7 @@ class EmbeddingTable:
         unknown = np.flatnonzero((rows < 0) & (flat != 0))
         if unknown.size:
             fresh, inverse = np.unique(flat[unknown], return_inverse=True)
-            initial = self._to_device(initial_vectors(fresh, self.dim, seed=self.seed)[inverse])
+            initial = self._to_device(initial_vectors(fresh, self.dim, self.initial)[inverse])
             vectors.index_copy_(0, self._to_device(unknown), initial)
         return vectors.view(*keys.shape, self.dim)
 

@@ -62,7 +62,7 @@ class SparseAttentiveMemory(InterestModel):
         feedback: "iter": the memory is the next pass's second query; "stk": the second query stays the
             target.
         normalise: LayerNorm on the readout.
-        output: "readouts": [q, r_1, m_1, …, r_P, m_P]; "paper": [m_1, …, m_P].
+        output: "ends": [q, r_1, m_P]; "readouts": [q, r_1, m_1, …, r_P, m_P]; "paper": [m_1, …, m_P].
         enhancement: return [q, s] in place of `output`, s the enhanced last memory.
     """
 
@@ -74,7 +74,7 @@ class SparseAttentiveMemory(InterestModel):
         passes: int = 3,
         feedback: Literal["iter", "stk"] = "iter",
         normalise: bool = True,
-        output: Literal["readouts", "paper"] = "readouts",
+        output: Literal["ends", "readouts", "paper"] = "readouts",
         enhancement: bool = False,
     ) -> None:
         super().__init__()
@@ -87,10 +87,11 @@ class SparseAttentiveMemory(InterestModel):
 
     @property
     def width(self) -> int:
-        """2d with the enhancement; otherwise (1 + 2P)d for "readouts" and Pd for "paper"."""
+        """2d with the enhancement; otherwise 3d for "ends", (1 + 2P)d for "readouts" and Pd for "paper"."""
         if self.enhancement is not None:
             return 2 * self.d
-        return self.d * (1 + 2 * len(self.attentions) if self.output == "readouts" else len(self.attentions))
+        passes = len(self.attentions)
+        return self.d * {"ends": 3, "readouts": 1 + 2 * passes, "paper": passes}[self.output]
 
     def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
         """Return (B, C, width); see `InterestModel.forward`."""
@@ -129,5 +130,7 @@ class SparseAttentiveMemory(InterestModel):
             return torch.cat([targets, self.enhancement(memories[-1], targets)], dim=-1)
         if self.output == "paper":
             return torch.cat(memories, dim=-1)
+        if self.output == "ends":
+            return torch.cat([targets, readouts[0], memories[-1]], dim=-1)
         passes = [part for pair in zip(readouts, memories, strict=True) for part in pair]
         return torch.cat([targets, *passes], dim=-1)

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.device import configure_torch
+from model.embedding.initial import Initial
 from model.embedding.learned import LearnedTable
 from model.example import Example
 from model.interest import SparseAttentiveMemory
@@ -169,7 +170,7 @@ def _kilobytes(status: Path, name: str) -> int:
 def _table_step(size: int, sizes: TrainingSizes) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     known = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
-    table = LearnedTable(16, seed=0, max_rows=size)
+    table = LearnedTable(16, initial=Initial(0, 0.05), max_rows=size)
     table.assign(known, torch.zeros(size, 16))
     gradient = torch.ones(1 + sizes.distinct, 16)
     draws = cycle([rng.choice(rng.choice(known, sizes.distinct, replace=False), sizes.keys) for _ in range(10)])

@@ -231,9 +231,12 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if self.interleave:
             raise SettingsError(f"arm {self.name!r} interleaves {' and '.join(self.interleave)}: it has no model")
         try:
-            return msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
+            spec = msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
         except (ValueError, msgspec.ValidationError) as error:
             raise SettingsError(f"arm {self.name!r}: {error}") from None
+        if spec.statistics:
+            raise SettingsError(f"arm {self.name!r}: model.statistics is not served yet; only `bench learning` has it")
+        return spec
 
 
 class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

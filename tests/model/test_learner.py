@@ -88,10 +88,10 @@ def test_a_click_that_comes_alone_weighs_no_more_than_what_comes_together() -> N
 
 def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> None:
     spec, batch = small("counts"), examples(8, seed=4)
-    learner, network = Learner(spec, OptimSpec(clip=1e9), seed=2), Network(spec, seed=2)
+    learner, network = Learner(spec, OptimSpec(clip=1e9, average=0.0), seed=2), Network(spec, seed=2)
     learner.learn(batch)
     # One example at a time has no padded candidate, so nothing but real ones can enter the mean.
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=OptimSpec().dense_lr)
     total = sum(len(example.items) for example in batch)
     for example in batch:
         one = collate([example], length=spec.length)
@@ -102,6 +102,42 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
     dense = learner.base("a").tensors
     for name, tensor in network.state_dict().items():
         np.testing.assert_allclose(dense[name], tensor.numpy(), atol=2e-5)
+
+
+def test_what_predicts_is_the_average_of_the_dense_parameters_and_the_same_tables() -> None:
+    stream, average = batches(40, seed=21), 0.9
+    raw, averaged = (Learner(small("sam"), OptimSpec(average=share), seed=3) for share in (0.0, average))
+    expected = {name: array.copy() for name, array in raw.base("a").tensors.items() if "/" not in name or "." in name}
+    for step, batch in enumerate(stream, start=1):
+        raw.learn(batch)
+        averaged.learn(batch)
+        kept = min(average, (1 + step) / (10 + step))
+        for name, array in raw.base("a").tensors.items():
+            if name in expected:
+                expected[name] = kept * expected[name] + (1 - kept) * array
+    got, learned = averaged.base("a").tensors, raw.base("a").tensors
+    dense = [name for name in expected if not name.startswith(("item/", "category/"))]
+    assert len(dense) > 10
+    last = f"head.{max(int(name.split('.')[1]) for name in dense if name.startswith('head.'))}.bias"
+    for name in set(dense) - {last}:  # the intercept is corrected as well
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-5)
+    for name in ("item/keys", "item/values", "category/values"):
+        np.testing.assert_array_equal(got[name], learned[name])
+
+
+def test_predictions_keep_up_with_a_click_rate_that_changes() -> None:
+    """An average lags; without its correction, the predictions of the last rate would last for a hundred steps."""
+    rng, learner = np.random.default_rng(22), Learner(small("counts"), seed=4)
+    predicted: list[np.ndarray] = []
+    for step in range(160):
+        rate = 0.05 if step < 120 else 0.4
+        batch = [
+            dataclasses.replace(each, labels=(rng.random(len(each.items)) < rate).astype(np.float32))
+            for each in examples(64, seed=step)
+        ]
+        predicted.append(np.concatenate(learner.learn(batch)))
+    assert np.concatenate(predicted[100:120]).mean() == pytest.approx(0.05, abs=0.01)
+    assert np.concatenate(predicted[145:]).mean() == pytest.approx(0.4, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)

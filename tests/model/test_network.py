@@ -21,6 +21,7 @@ SPECS = {
     "sam stk": replace(SMALL, feedback="stk"),
     "sam raw": replace(SMALL, normalise_readout=False),
     "sam memories": replace(SMALL, output="paper"),
+    "sam readouts": replace(SMALL, passes=3, output="readouts"),
     "sam one pass": replace(SMALL, passes=1),
     "sam-3p+": replace(SMALL, enhancement=True),
     "sam-paper": replace(SMALL, match=False, normalise_readout=False, enhancement=True),

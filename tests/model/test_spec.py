@@ -1,5 +1,7 @@
 """Specifications, presets and fingerprints."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -10,7 +12,7 @@ from model.spec import PRESETS, ModelSpec, fingerprint, preset
 def test_presets_are_found_by_name_and_by_length() -> None:
     assert preset("sam") == ModelSpec()
     assert preset("din-50") == ModelSpec(kind="din", length=50)
-    assert preset("sam-3p+-200") == ModelSpec(enhancement=True, length=200)
+    assert preset("sam-3p+-200") == ModelSpec(passes=3, enhancement=True, length=200)
 
 
 def test_the_paper_preset_switches_off_what_the_paper_does_not_have() -> None:
@@ -39,6 +41,8 @@ def test_an_unknown_preset_is_an_error(name: str) -> None:
         {"kind": "popularity"},
         {"kind": "popularity", "length": 0, "match": False},
         {"kind": "random", "length": 50, "match": False},
+        {"kind": "popularity", "length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": (5.0,)},
+        *({"statistics": lives} for lives in ((0.0,), (-1.0,), (5.0, 5.0), (9.0, 5.0), (math.inf,), (math.nan,))),
     ],
 )
 def test_an_impossible_specification_is_an_error(fields: dict[str, object]) -> None:
@@ -56,17 +60,24 @@ def test_an_unknown_field_is_an_error() -> None:
 def test_the_fingerprints_of_what_has_learned_stay_what_they_were() -> None:
     """Another one would refuse every checkpoint there is."""
     assert {name: fingerprint(PRESETS[name]) for name in ("sam", "sam-paper", "sam-3p+", "din", "mean", "counts")} == {
-        "sam": "b6cf9ec03b47c297bd67e342d6d1ab17",
-        "sam-paper": "f299aaaf8dce89e249f02f20abb163e9",
-        "sam-3p+": "2c98c3925dcb9edc5c581513cf2f9473",
-        "din": "44eb39ed4c3cdb119d4676986f26eef0",
-        "mean": "15798edb7777d4350dd1dbc01e35845e",
-        "counts": "5f6999533bd820961088b855ff10a239",
+        "sam": "ac534bd8e3c1808edb1d0826ec155811",
+        "sam-paper": "5e43870428ed8769216a597fe3e30523",
+        "sam-3p+": "8897786c98a0be2347c7825edf0314b2",
+        "din": "0e9144122596a32f009d7ebfb2cc46c6",
+        "mean": "18396531e9b0a92067f170f6c2fa2c51",
+        "counts": "26eb8c92c8ae8cd0bbf87176641ecc59",
     }
 
 
 def test_fingerprints_differ_whenever_specifications_differ() -> None:
-    specs = [*PRESETS.values(), preset("sam-50"), ModelSpec(feedback="stk"), ModelSpec(hidden=(64,))]
+    specs = [
+        *PRESETS.values(),
+        preset("sam-50"),
+        ModelSpec(feedback="stk"),
+        ModelSpec(hidden=(64,)),
+        ModelSpec(output="readouts"),
+    ]
+    specs += [ModelSpec(statistics=lives) for lives in ((60.0,), (60.0, 600.0))]
     assert len({fingerprint(spec) for spec in specs}) == len(specs)
 
 

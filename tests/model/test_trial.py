@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.embedding.initial import Initial
 from model.embedding.table import EmbeddingTable
 from model.errors import UpdateRefused
 from model.example import Example
@@ -91,7 +92,7 @@ def tried(kind: str, *, length: int | None = None, asked: Example | None = None,
     """
     spec = small(kind) if length is None else msgspec.structs.replace(small(kind), length=length)
     dense = {name: tensor.clone() for name, tensor in Network(spec).state_dict().items()}
-    tables = {name: EmbeddingTable(dim, seed=0) for name, dim in table_dims(spec).items()}
+    tables = {name: EmbeddingTable(dim, initial=Initial(0, 0.05)) for name, dim in table_dims(spec).items()}
     moved = {name: (np.arange(1, 4, dtype=np.uint64), torch.zeros(3, dim)) for name, dim in table_dims(spec).items()}
     for name, value in changed.items():
         if name == "known":

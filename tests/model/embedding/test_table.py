@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.embedding.initial import INITIAL_STD, initial_vectors
+from model.embedding.initial import Initial, initial_vectors
 from model.embedding.learned import LearnedTable
 from model.embedding.table import EmbeddingTable
 
 Keys = npt.NDArray[np.uint64]
 DIM = 4
+STD = 0.3
 
 
 def array(values: list[int]) -> Keys:
@@ -31,18 +32,18 @@ def learn(table: LearnedTable, keys: Keys, weights: npt.NDArray[np.float32], lr:
 
 def test_initial_vectors_are_standard_and_independent_of_their_company() -> None:
     keys = np.arange(1, 20_001, dtype=np.uint64)
-    vectors = initial_vectors(keys, 16, seed=3)
-    assert vectors.std() == pytest.approx(INITIAL_STD, rel=0.01)
+    vectors = initial_vectors(keys, 16, Initial(3, STD))
+    assert vectors.std() == pytest.approx(STD, rel=0.01)
     assert np.abs(np.corrcoef(vectors, rowvar=False) - np.eye(16)).max() < 0.03
     assert np.abs(vectors.mean(0)).max() < 0.015
-    assert (initial_vectors(keys[::-7], 16, seed=3) == vectors[::-7]).all()
-    assert (initial_vectors(keys[:9], 16, seed=4) != vectors[:9]).any(1).all()
-    assert (initial_vectors(array([0, 1]), 16, seed=3)[0] == 0).all()
+    assert (initial_vectors(keys[::-7], 16, Initial(3, STD)) == vectors[::-7]).all()
+    assert (initial_vectors(keys[:9], 16, Initial(4, STD)) != vectors[:9]).any(1).all()
+    assert (initial_vectors(array([0, 1]), 16, Initial(3, STD))[0] == 0).all()
 
 
 def test_initial_vectors_are_what_they_were() -> None:
     # Workers and trainers of different releases must agree; a change needs another model fingerprint.
-    vectors = initial_vectors(array([1, 2**64 - 1]), 3, seed=0)
+    vectors = initial_vectors(array([1, 2**64 - 1]), 3, Initial(0, 0.5))
     assert vectors.tolist() == [
         [0.8299365639686584, -0.23865385353565216, 0.44509074091911316],
         [0.4403071105480194, -0.07298367470502853, 0.34406590461730957],
@@ -50,23 +51,23 @@ def test_initial_vectors_are_what_they_were() -> None:
 
 
 def test_serving_keys_that_nobody_learned_changes_nothing() -> None:
-    table = EmbeddingTable(DIM, seed=1)
+    table = EmbeddingTable(DIM, initial=Initial(1, STD))
     keys = np.arange(10_000, dtype=np.uint64).reshape(100, 100)
     vectors = table.gather(keys)
     assert vectors.shape == (100, 100, DIM)
-    assert (vectors.numpy().reshape(-1, DIM) == initial_vectors(keys.ravel(), DIM, seed=1)).all()
+    assert (vectors.numpy().reshape(-1, DIM) == initial_vectors(keys.ravel(), DIM, Initial(1, STD))).all()
     assert len(table) == 0
 
 
 def test_assigned_vectors_are_served_and_others_stay() -> None:
-    table = EmbeddingTable(DIM, seed=1)
+    table = EmbeddingTable(DIM, initial=Initial(1, STD))
     for start in range(1, 5_000, 500):
         keys = np.arange(start, start + 500, dtype=np.uint64)
         table.assign(keys, torch.full((500, DIM), float(start)))
     table.assign(array([3]), torch.full((1, DIM), -1.0))
     got = table.gather(array([3, 4, 4_600, 0, 9_999]))
     assert got[:, 0].tolist()[:4] == [-1.0, 1.0, 4501.0, 0.0]
-    assert (got[4].numpy() == initial_vectors(array([9_999]), DIM, seed=1)[0]).all()
+    assert (got[4].numpy() == initial_vectors(array([9_999]), DIM, Initial(1, STD))[0]).all()
 
 
 batches = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6)
@@ -76,7 +77,7 @@ batches = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_si
 @given(batches, st.integers(0, 12), st.integers(0, 2**16))
 def test_steps_are_those_of_a_loop_over_keys(batches: list[list[int]], max_rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    table = LearnedTable(DIM, seed=5, max_rows=max_rows)
+    table = LearnedTable(DIM, initial=Initial(5, STD), max_rows=max_rows)
     vectors: dict[int, npt.NDArray[np.float64]] = {}
     sums: dict[int, float] = {}
     dropped = 0
@@ -92,12 +93,12 @@ def test_steps_are_those_of_a_loop_over_keys(batches: list[list[int]], max_rows:
                 if len(vectors) == max_rows:
                     dropped += 1
                     continue
-                vectors[key] = initial_vectors(array([key]), DIM, seed=5)[0].astype(np.float64)
+                vectors[key] = initial_vectors(array([key]), DIM, Initial(5, STD))[0].astype(np.float64)
                 sums[key] = 0.0
             sums[key] += float((gradient**2).mean())
             vectors[key] -= 0.1 * gradient / math.sqrt(sums[key])
     keys = np.arange(13, dtype=np.uint64)
-    expected = initial_vectors(keys, DIM, seed=5).astype(np.float64)
+    expected = initial_vectors(keys, DIM, Initial(5, STD)).astype(np.float64)
     for key, vector in vectors.items():
         expected[key] = vector
     assert table.gather(keys).numpy() == pytest.approx(expected, abs=1e-5)
@@ -106,7 +107,7 @@ def test_steps_are_those_of_a_loop_over_keys(batches: list[list[int]], max_rows:
 
 
 def test_the_leaf_holds_what_the_table_serves() -> None:
-    table = LearnedTable(DIM, seed=2, max_rows=100)
+    table = LearnedTable(DIM, initial=Initial(2, STD), max_rows=100)
     keys = array([5, 6, 5, 0, 7, 6])
     learn(table, keys[:3], np.ones((3, DIM), np.float32))
     taken = table.take(keys)
@@ -119,7 +120,7 @@ def test_the_leaf_holds_what_the_table_serves() -> None:
 
 
 def test_touched_rows_are_those_moved_since_the_last_settle() -> None:
-    table = LearnedTable(DIM, seed=2, max_rows=100)
+    table = LearnedTable(DIM, initial=Initial(2, STD), max_rows=100)
     learn(table, array([5, 6]), np.ones((2, DIM), np.float32))
     table.clear_touched()
     assert len(table.touched()[0]) == 0
@@ -131,14 +132,14 @@ def test_touched_rows_are_those_moved_since_the_last_settle() -> None:
 
 
 def test_a_batch_that_takes_no_step_leaves_no_trace() -> None:
-    table = LearnedTable(DIM, seed=2, max_rows=100)
+    table = LearnedTable(DIM, initial=Initial(2, STD), max_rows=100)
     table.take(array([1, 2, 3]))
     assert len(table) == 0
     assert len(table.touched()[0]) == 0
 
 
 def test_a_step_moves_no_row_farther_than_its_bound() -> None:
-    table = LearnedTable(DIM, seed=2, max_rows=100)
+    table = LearnedTable(DIM, initial=Initial(2, STD), max_rows=100)
     learn(table, array([1]), np.full((1, DIM), 1e15, np.float32), lr=0.1)
-    moved = table.gather(array([1])).numpy() - initial_vectors(array([1]), DIM, seed=2)
+    moved = table.gather(array([1])).numpy() - initial_vectors(array([1]), DIM, Initial(2, STD))
     assert np.linalg.norm(moved) <= 0.1 * math.sqrt(DIM) * (1 + 1e-5)

@@ -1,0 +1,76 @@
+"""Exponentially decayed counts of keys, at several half-lives."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from model.embedding.key_index import KeyIndex, Keys
+
+Times = npt.NDArray[np.int64]
+"""Milliseconds since the Unix epoch."""
+Counts = npt.NDArray[np.float64]
+
+
+class DecayedCounts:
+    """For each key and column, the events so far, each weighted by 2^(−age / half-life).
+
+    A row keeps its sums as of its newest event, and is brought forward only when it is read or added to (forward
+    decay: Cormode, Shkapenyuk, Srivastava and Xu, ICDE 2009). So an event costs the rows that it touches, the order of
+    events does not matter, and counts of the same key from two places can be added.
+
+    Args:
+        half_lives_s: seconds each; `inf` counts for ever.
+        columns: kinds of events that are counted apart.
+        max_rows: keys beyond these are not counted.
+    """
+
+    def __init__(self, half_lives_s: Sequence[float], *, columns: int = 1, max_rows: int = 2**31 - 1) -> None:
+        self._rates = 1e-3 / np.array(half_lives_s, np.float64)
+        self._index = KeyIndex(max_rows)
+        self._sums = np.zeros((0, columns, len(half_lives_s)))
+        self._times = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def add(self, keys: Keys, times: Times, column: int = 0, weights: Counts | None = None) -> None:
+        """Count (n,) events of keys at their times, each once or with its weight; key 0 is not counted."""
+        rows = self._index.admit(keys)
+        counted = rows >= 0
+        if not counted.any():
+            return
+        self._reserve(len(self._index))
+        rows, times = rows[counted], times[counted]
+        touched, places = np.unique(rows, return_inverse=True)
+        newest = self._times[touched]
+        np.maximum.at(newest, places, times)
+        self._sums[touched] *= self._decay(newest - self._times[touched])[:, None]
+        self._times[touched] = newest
+        added = self._decay(newest[places] - times)
+        if weights is not None:
+            added *= weights[counted, None]
+        np.add.at(self._sums[:, column], rows, added)
+
+    def at(self, keys: Keys, time: int) -> Counts:
+        """Return (n, columns, half-lives) counts of (n,) keys as they are at a time; zeros for an unknown key.
+
+        Events that are younger than `time` count as if they were just now.
+        """
+        rows = self._index.lookup(keys)
+        known = np.flatnonzero(rows >= 0)
+        counts = np.zeros((len(keys), *self._sums.shape[1:]))
+        held = rows[known]
+        counts[known] = self._sums[held] * self._decay(np.maximum(time - self._times[held], 0))[:, None]
+        return counts
+
+    def _decay(self, ages: Times) -> Counts:
+        """Return (n, half-lives) weights of (n,) ages in milliseconds."""
+        weights: Counts = np.exp2(-ages[:, None] * self._rates)
+        return weights
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self._times):
+            more = max(size, 2 * len(self._times), 1024) - len(self._times)
+            self._sums = np.concatenate([self._sums, np.zeros((more, *self._sums.shape[1:]))])
+            self._times = np.concatenate([self._times, np.zeros(more, np.int64)])

@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,6 +17,7 @@ from stream.cli.options import (
     positive_int,
 )
 from stream.datasets import NAMES, open_dataset
+from stream.datasets.candidates import Negatives
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
 from stream.runtime import signals
@@ -42,6 +43,8 @@ def add_parser(commands: Commands) -> None:
     text = "seconds of event time in a second (default: as fast as it goes)"
     parser.add_argument("--speed", type=float, help=text)
     parser.add_argument("--visits", type=positive_int, metavar="N", help="stop after N visits")
+    text = "how negatives are drawn for data without: by popularity so far, of the last 14 days, of the same category"
+    parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
     text = "chooses the visits that are asked, and the initial parameters"
     parser.add_argument("--seed", type=int, default=0, help=text)
 
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     console = Console()
     console.print(f"reading {arguments.dataset} …")
-    dataset = open_dataset(arguments.dataset, arguments.data, seed=arguments.seed)
+    dataset = open_dataset(arguments.dataset, arguments.data, seed=arguments.seed, negatives=arguments.negatives)
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)
         predictions = directory / "predictions"
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             {arm.name: predictions / f"{arm.name}.predictions" for arm in settings.models},
             dataset=arguments.dataset,
             seconds=seconds,
-            settings={name: getattr(arguments, name) for name in ("seed", "arms", "workers", "broker")},
+            settings={name: getattr(arguments, name) for name in ("seed", "arms", "workers", "broker", "negatives")},
         )
     console.print(replay_headline(report), highlight=False, soft_wrap=True)
     for name, arm in report.arms.items():

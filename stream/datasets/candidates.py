@@ -1,16 +1,24 @@
-"""Candidate lists for data with positives only: the items of a basket among popularity-sampled negatives.
+"""Candidate lists for data with positives only: the items of a basket among sampled negatives.
 
-The items of a basket are the positives of its impression. Negatives are drawn from all past sales, so an item's
-probability is its popularity so far. All candidates, positives included, were sold a minimum number of times before, so
-that a new item is not recognisable as a positive; their order is random, so that the position tells nothing.
+The items of a basket are the positives of its impression. How negatives are drawn leaves a trace that a model can
+learn, as every candidate generator does; so there are three ways (`Negatives`). All candidates, positives included,
+satisfy the same conditions, so that a new or forgotten item is not recognisable as a positive; their order is random,
+so that the position tells nothing.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Codes = npt.NDArray[np.int32]
+Negatives = Literal["popular", "recent", "category"]
+"""`popular`: drawn from all past sales, so that an item's probability is its popularity so far. `recent`: from the
+sales of the last `recent_days`. `category`: for each positive from its own category, each item sold in the last
+`recent_days` alike, so that popularity tells little."""
+
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,9 @@ class CandidateRules:
         max_positives: maximum number of a basket's items among the candidates.
         negatives_per_positive: negatives for each positive.
         min_sales: minimum number of earlier sales of a candidate.
+        negatives: how negatives are drawn; `recent` and `category` take only candidates, positives too, that were sold
+            in the last `recent_days`.
+        recent_days: days.
     """
 
     history_share: float = 0.4
@@ -30,6 +41,8 @@ class CandidateRules:
     max_positives: int = 6
     negatives_per_positive: int = 4
     min_sales: int = 5
+    negatives: Negatives = "popular"
+    recent_days: float = 14.0
 
 
 RULES = CandidateRules()
@@ -47,19 +60,21 @@ def sample_candidates(
     items: Codes,
     starts: npt.NDArray[np.int64],
     times: npt.NDArray[np.int64],
+    categories: Codes,
     rules: CandidateRules,
     *,
     seed: int,
 ) -> dict[int, CandidateList]:
     """Choose which baskets become impressions, and their candidates.
 
-    A basket does not become an impression when none of its items was sold often enough before. When there are too few
-    items for the negatives, fewer of its own items become candidates.
+    A basket does not become an impression when none of its items can be a candidate. When there are too few items for
+    the negatives, fewer of its own items become candidates.
 
     Args:
         items: (N,) item codes from 0, basket after basket.
         starts: (K + 1,) basket k is `items[starts[k]:starts[k + 1]]`.
-        times: (K,) time of each basket, ascending.
+        times: (K,) time of each basket (ms), ascending.
+        categories: (M,) category code of each item code, −1 for none.
         rules: the sampling rules.
         seed: of the random numbers.
 
@@ -69,44 +84,101 @@ def sample_candidates(
     rng = np.random.default_rng(seed)
     chosen = rng.random(len(times)) < rules.visit_share
     chosen &= times >= times[0] + rules.history_share * (times[-1] - times[0])
-    sold = np.zeros(int(items.max()) + 1, dtype=np.int32)
+    shelf = _Shelf(items, starts, times, categories, rules)
     lists: dict[int, CandidateList] = {}
     for basket in range(len(times)):
-        past, bought = items[: starts[basket]], items[starts[basket] : starts[basket + 1]]
-        if chosen[basket] and (candidates := _candidates(past, bought, sold, rules, rng)):
+        if chosen[basket] and (candidates := shelf.candidates(basket, rng)):
             lists[basket] = candidates
-        np.add.at(sold, bought, 1)
+        shelf.sell(basket)
     return lists
 
 
-def _candidates(
-    past: Codes, bought: Codes, sold: npt.NDArray[np.int32], rules: CandidateRules, rng: np.random.Generator
-) -> CandidateList | None:
-    distinct = np.unique(bought)
-    known = distinct[sold[distinct] >= rules.min_sales]
-    others = int(np.count_nonzero(sold >= rules.min_sales)) - len(known)
-    count = min(len(known), rules.max_positives, others // rules.negatives_per_positive)
-    if not count:
-        return None
-    positives = rng.choice(known, count, replace=False)
-    negatives = _negatives(past, set(distinct.tolist()), sold, rules, rng, count * rules.negatives_per_positive)
-    candidates = np.concatenate((positives, np.array(negatives, dtype=np.int32)))
-    order = rng.permutation(len(candidates))
-    return CandidateList(candidates[order], order < count)
+class _Shelf:
+    """What was sold before a basket, ever and lately."""
 
+    def __init__(
+        self,
+        items: Codes,
+        starts: npt.NDArray[np.int64],
+        times: npt.NDArray[np.int64],
+        categories: Codes,
+        rules: CandidateRules,
+    ) -> None:
+        self._items, self._starts, self._times, self._categories = items, starts, times, categories
+        self._rules = rules
+        count = int(items.max()) + 1
+        self._sold = np.zeros(count, np.int32)
+        self._lately = np.zeros(count, np.int32)
+        self._forgotten = 0
+        self._by_category = np.argsort(categories, kind="stable").astype(np.int32)
+        self._sorted = categories[self._by_category]
 
-def _negatives(
-    past: Codes,
-    excluded: set[int],
-    sold: npt.NDArray[np.int32],
-    rules: CandidateRules,
-    rng: np.random.Generator,
-    count: int,
-) -> list[int]:
-    # This ends: the caller has checked that at least `count` other items were sold often enough.
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        drawn = past[rng.integers(len(past), size=2 * count)]
-        frequent = drawn[sold[drawn] >= rules.min_sales].tolist()
-        chosen.update((item, None) for item in frequent if item not in excluded)
-    return list(chosen)[:count]
+    def sell(self, basket: int) -> None:
+        """Count the items of a basket as sold."""
+        bought = self._bought(basket)
+        np.add.at(self._sold, bought, 1)
+        np.add.at(self._lately, bought, 1)
+
+    def candidates(self, basket: int, rng: np.random.Generator) -> CandidateList | None:
+        """Return the candidates of a basket that is not sold yet; None when none of its items can be one."""
+        self._forget(self._times[basket])
+        bought = self._bought(basket)
+        own, each = np.unique(bought), self._rules.negatives_per_positive
+        allowed = self._sold >= self._rules.min_sales
+        if self._rules.negatives != "popular":
+            allowed &= self._lately > 0
+        known = own[allowed[own]]
+        allowed[own] = False
+        if self._rules.negatives == "category":
+            positives, negatives = self._of_categories(rng.permutation(known), allowed, rng)
+            count = len(positives)
+        else:
+            count = min(len(known), self._rules.max_positives, int(np.count_nonzero(allowed)) // each)
+            positives = rng.choice(known, count, replace=False) if count else known[:0]
+            negatives = self._of_sales(basket, count * each, allowed, rng)
+        if not count:
+            return None
+        shown = np.concatenate((positives, negatives))
+        order = rng.permutation(len(shown))
+        return CandidateList(shown[order], order < count)
+
+    def _of_sales(self, basket: int, count: int, allowed: npt.NDArray[np.bool_], rng: np.random.Generator) -> Codes:
+        """Draw allowed items, of which there are enough, from the sales before a basket."""
+        first = self._starts[self._forgotten] if self._rules.negatives == "recent" else 0
+        past = self._items[first : self._starts[basket]]
+        chosen: dict[int, None] = {}
+        while len(chosen) < count:
+            drawn = past[rng.integers(len(past), size=2 * count)]
+            chosen.update((item, None) for item in drawn[allowed[drawn]].tolist())
+        return np.array(list(chosen)[:count], np.int32)
+
+    def _of_categories(
+        self, items: Codes, allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[Codes, Codes]:
+        """Return items as positives, with negatives for each of its own category; leaves out those with too few."""
+        positives: list[int] = []
+        negatives: list[int] = []
+        for item in items.tolist():
+            members = self._members(int(self._categories[item]))
+            members = members[allowed[members]]
+            if len(members) >= self._rules.negatives_per_positive and len(positives) < self._rules.max_positives:
+                drawn = rng.choice(members, self._rules.negatives_per_positive, replace=False)
+                allowed[drawn] = False
+                positives.append(item)
+                negatives += drawn.tolist()
+        return np.array(positives, np.int32), np.array(negatives, np.int32)
+
+    def _bought(self, basket: int) -> Codes:
+        return self._items[self._starts[basket] : self._starts[basket + 1]]
+
+    def _forget(self, now: np.int64) -> None:
+        """Take back what was sold lately, and is so no more."""
+        since = now - self._rules.recent_days * _DAY_MS
+        while self._times[self._forgotten] < since:
+            np.subtract.at(self._lately, self._bought(self._forgotten), 1)
+            self._forgotten += 1
+
+    def _members(self, category: int) -> Codes:
+        """Return the items of a category; none of category −1."""
+        first, end = np.searchsorted(self._sorted, [max(category, 0), category + 1])
+        return self._by_category[first:end]

@@ -70,7 +70,9 @@ class CompleteJourney:
         self._candidates = [
             Candidate(item=str(name), category=purchases.categories.get(name, "")) for name in names.tolist()
         ]
-        self._impressions = sample_candidates(self._items, self._starts, self._times, rules, seed=seed)
+        kinds = {name: code for code, name in enumerate(sorted({shown.category for shown in self._candidates} - {""}))}
+        categories = np.array([kinds.get(shown.category, -1) for shown in self._candidates], np.int32)
+        self._impressions = sample_candidates(self._items, self._starts, self._times, categories, rules, seed=seed)
         if not self._impressions:
             raise DatasetError(
                 f"no basket can be a visit: too few items were sold {rules.min_sales} times in the first "

@@ -31,9 +31,9 @@ def write(directory: Path, rows: Iterable[Row], types: dict[int, str]) -> Path:
     return directory
 
 
-def purchases(rows: Sequence[Row]) -> Purchases:
+def purchases(rows: Sequence[Row], types: dict[int, str] | None = None) -> Purchases:
     users, items, seconds, baskets = np.array(rows, dtype=np.int64).T
-    return Purchases(users, items, seconds * 1000, baskets, {})
+    return Purchases(users, items, seconds * 1000, baskets, types or {})
 
 
 def random_rows(baskets: int = 400, *, seed: int = 0) -> list[Row]:
@@ -51,6 +51,7 @@ def random_rows(baskets: int = 400, *, seed: int = 0) -> list[Row]:
 def check_protocol(steps: Iterable[Step], rules: CandidateRules, *, start: int, end: int) -> Counter[str]:
     """Recount everything from the steps alone; return how much there was."""
     sold: Counter[str] = Counter()
+    sold_at: dict[str, int] = {}
     seen = Counter[str]()
     last = start
     for step in steps:
@@ -69,11 +70,19 @@ def check_protocol(steps: Iterable[Step], rules: CandidateRules, *, start: int, 
             assert 1 <= len(clicked) <= rules.max_positives
             assert clicked == basket.intersection(shown)
             assert all(sold[item] >= rules.min_sales for item in shown)
+            if rules.negatives != "popular":
+                assert all(sold_at[item] >= ts - rules.recent_days * 86_400_000 for item in shown)
+            if rules.negatives == "category":
+                categories = Counter(candidate.category for candidate in impression.candidates)
+                of_clicked = Counter(shown.category for shown in impression.candidates if shown.item in clicked)
+                assert "" not in categories
+                assert categories == Counter({name: 4 * count for name, count in of_clicked.items()})
             assert all(
                 (click.request_id, click.user, click.ts) == (impression.request_id, user, ts) for click in step.clicks
             )
             seen.update(visits=1, samples=len(shown), positives=len(clicked), first_is_bought=shown[0] in clicked)
         sold.update(behavior.item for behavior in step.behaviors)
+        sold_at.update((behavior.item, ts) for behavior in step.behaviors)
         seen.update(behaviors=len(step.behaviors))
     assert last == end
     return seen
@@ -120,11 +129,14 @@ def test_fewer_of_a_basket_are_asked_when_the_past_has_few_other_items() -> None
     [
         RULES,
         CandidateRules(history_share=0.2, visit_share=0.9, max_positives=2, negatives_per_positive=7, min_sales=12),
+        CandidateRules(negatives="recent", recent_days=0.001),
+        CandidateRules(negatives="category", recent_days=0.002, negatives_per_positive=3),
     ],
 )
 def test_every_rule_of_the_protocol_holds_on_random_baskets(rules: CandidateRules) -> None:
     rows = random_rows()
-    dataset = CompleteJourney(purchases(rows), rules, seed=3)
+    types = {item: f"kind-{item % 3}" for item in range(50)}
+    dataset = CompleteJourney(purchases(rows, types), rules, seed=3)
     seen = check_protocol(dataset.steps(), rules, start=1_000_000, end=max(row[2] for row in rows) * 1000)
     totals = dataset.totals
     assert totals.visits > 50

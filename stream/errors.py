@@ -17,6 +17,10 @@ class KafkaClientError(StreamError):
     """Kafka did not take a record, or refuses this client."""
 
 
+class KafkaSilentError(KafkaClientError):
+    """Kafka has not answered for too long: a job that has begun begins anew, as after a crash."""
+
+
 class BrokerError(StreamError):
     """A local broker cannot be started, or did not come up."""
 

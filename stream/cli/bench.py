@@ -2,11 +2,13 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from stream.bench import BENCHES
 from stream.cli.findings import add_findings_command, run_case
 from stream.cli.options import BROKER_HELP, Commands
+from stream.datasets.candidates import Negatives
 
 if TYPE_CHECKING:
     from stream.report.findings import Findings
@@ -19,7 +21,18 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("bench", metavar="NAME", choices=list(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--broker", default="embedded", help=BROKER_HELP)
     text = "the Python interpreter that has Faust and Quix Streams installed"
+    _add_learning_options(parser)
     parser.add_argument("--peer-python", default=sys.executable, metavar="FILE", help=text)
+
+
+def _add_learning_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="learning: folder of Complete Journey")
+    text = "learning: how negatives are drawn (default %(default)s)"
+    parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
+    text = "learning: what else goes through the samples, as lightgbm,vw,river; needs samstream[peers]"
+    parser.add_argument("--peers", type=lambda names: tuple(names.split(",")), default=(), metavar="NAMES", help=text)
+    text = "learning: chooses the visits, and the initial parameters"
+    parser.add_argument("--seed", type=int, default=0, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

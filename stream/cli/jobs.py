@@ -1,10 +1,18 @@
 """`samstream worker`, `trainer` and `monitor`: the jobs of the system, each until SIGTERM or Ctrl-C."""
 
 import argparse
+import logging
 import os
+import threading
+from collections.abc import Callable
 
 from stream.cli.options import Commands, add_settings_command, load_settings
+from stream.errors import KafkaSilentError
+from stream.runtime.logs import log
 from stream.runtime.signals import stop_event
+from stream.settings import Settings
+
+_logger = logging.getLogger("samstream")
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,7 +28,7 @@ def run_worker(arguments: argparse.Namespace) -> int:
     """Run a worker; returns the exit status."""
     from stream.worker.worker import run_worker
 
-    run_worker(load_settings(arguments), stop_event())
+    _run_until_stopped(run_worker, load_settings(arguments))
     return 0
 
 
@@ -30,7 +38,7 @@ def run_trainer(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments)
     os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
-    run_trainer(settings, stop_event())
+    _run_until_stopped(run_trainer, settings)
     return 0
 
 
@@ -39,3 +47,21 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     from stream.monitor.run import run_monitor
 
     return run_monitor(load_settings(arguments))
+
+
+def _run_until_stopped(job: Callable[[Settings, threading.Event, threading.Event], None], settings: Settings) -> None:
+    """Run a job; where Kafka falls silent while it works, run it anew, as a supervisor would after a crash.
+
+    Raises:
+        KafkaSilentError: when Kafka is silent from the start.
+    """
+    stop, begun = stop_event(), threading.Event()
+    while True:
+        try:
+            return job(settings, stop, begun)
+        except KafkaSilentError as error:
+            if not begun.is_set():
+                raise
+            log(_logger, "starting_anew", logging.WARNING, error=error)
+            if stop.is_set():
+                return None

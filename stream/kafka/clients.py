@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka.admin import AdminClient, TopicMetadata
+from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
 
 from stream.errors import SettingsError
 from stream.kafka.client_log import ClientLog
-from stream.kafka.connection import ConnectionHealth
+from stream.kafka.connection import STATISTICS_MS, ConnectionHealth
 from stream.kafka.outage import RECONNECT
 from stream.schema.record import Record
 
@@ -40,13 +40,21 @@ _CONSUMER = {
 def consumer(kafka: Mapping[str, str], own: Mapping[str, str], health: ConnectionHealth | None = None) -> Consumer:
     """Return a consumer with samstream's defaults, overridden by the user's properties, then by the caller's (`own`).
 
-    Its connection errors go to `health`, or only to the log. `settings.RESERVED` names the defaults that users cannot
-    override.
+    Its connection errors go to `health`, or only to the log; a consumer with a `health` must be polled.
+    `settings.RESERVED` names the defaults that users cannot override.
 
     Raises:
         SettingsError: when librdkafka does not take the properties.
     """
-    return make_client(Consumer, {**_CONSUMER, **kafka, **own}, health or ConnectionHealth(kafka))
+    properties = {**_CONSUMER, **kafka, **own}
+    if health is None:
+        return make_client(Consumer, properties, ConnectionHealth(kafka))
+    return make_client(Consumer, properties | statistics(health), health)
+
+
+def statistics(health: ConnectionHealth) -> dict[str, Any]:
+    """Return the properties by which a client that is polled tells `health` of the brokers that it knows."""
+    return {"statistics.interval.ms": STATISTICS_MS, "stats_cb": health.note_statistics}
 
 
 def make_client(kind: Callable[..., T], properties: Mapping[str, Any], health: ConnectionHealth) -> T:
@@ -67,9 +75,9 @@ def to_record(message: Message) -> Record:
     """Return a consumed message as a plain value."""
     # A message without an error has them all.
     return Record(
-        message.topic(),
-        message.partition(),
-        message.offset(),
+        message.topic(),  # type: ignore[arg-type]
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
         message.timestamp()[1],
         message.key(),
         message.value(),
@@ -84,9 +92,7 @@ def list_topics(client: AdminClient, health: ConnectionHealth, deadline: float) 
     """
     while True:
         with suppress(KafkaException):
-            found = client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic())))
-            topics: Mapping[str, TopicMetadata] = found.topics
-            return topics
+            return client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic()))).topics
         client.poll(0)
         if health.refused or time.monotonic() > deadline:
             raise health.failure()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError
 
-from stream.errors import KafkaClientError
+from stream.errors import KafkaClientError, KafkaSilentError
 from stream.kafka.outage import Outage, outage_of
 from stream.runtime.logs import log
 
@@ -23,6 +23,9 @@ _REFUSED_S = 20.0
 _PAUSE_S = 15.0
 """Refusals that are further apart are not counted as one; librdkafka retries at least every 10 s."""
 _SAME_S = 10.0
+_BROKERLESS = 2
+"""Statistics in a row without any broker after which a client is lost; while it bootstraps anew, it has one."""
+STATISTICS_MS = 5000
 
 _CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 _PERMISSIONS = {
@@ -80,6 +83,7 @@ class ConnectionHealth:
         self._since = 0.0
         self._last = 0.0
         self._only_closed = False
+        self._brokerless = 0
         self._logged: dict[str, float] = {}
 
     def __call__(self, error: KafkaError) -> None:
@@ -98,6 +102,19 @@ class ConnectionHealth:
             self._refusal, self._last = error, now
         elif self._outage is not None and not is_unknown_topic(error):
             self._outage.fail(error_text(error))
+
+    def note_statistics(self, text: str) -> None:
+        """Take librdkafka's statistics; to be given to the client as `stats_cb`.
+
+        A client that is told of no brokers forgets those that it knows, and may never find any again (librdkafka 5301).
+        """
+        known = '"source":"learned"' in text or '"source":"configured"' in text
+        self._brokerless = 0 if known else self._brokerless + 1
+
+    @property
+    def lost(self) -> bool:
+        """Whether the client knows no broker any more, so that it will never hear of Kafka again."""
+        return self._brokerless >= _BROKERLESS
 
     @property
     def fatal(self) -> str:
@@ -126,7 +143,10 @@ class ConnectionHealth:
 
         Raises:
             KafkaClientError: when it does: at once when forbidden or fenced, else after 20 s of refusals.
+            KafkaSilentError: when this client has forgotten all brokers.
         """
+        if self.lost:
+            raise KafkaSilentError(f"a client of the Kafka at {self._where!r} has forgotten all brokers. Start again")
         if self._refusal is not None and (is_final(self._refusal) or self._last - self._since >= _REFUSED_S):
             raise self.failure()
 
@@ -143,7 +163,7 @@ class ConnectionHealth:
             why = "it closes connections without a word, as a listener of another kafka.security.protocol does"
         else:
             why = "it does not answer"
-        return KafkaClientError(
+        return KafkaSilentError(
             f"no use of the Kafka at {self._where!r}: {why}. Is it running, and do kafka.bootstrap.servers and"
             " kafka.security.protocol fit its listener?"
         )

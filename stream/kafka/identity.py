@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ListOffsetsResultInfo,
     OffsetSpec,
     TopicDescription,
 )
 
-from stream.errors import TopicError
+from stream.errors import KafkaSilentError, TopicError
 from stream.kafka.clients import admin, list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.offsets import offset_for_time, watermarks
@@ -22,6 +22,7 @@ from stream.schema.position import Difference, LogIdentity, Origin
 
 _WAIT_S = 30.0
 _ANSWER_S = 5.0
+_RENEW_S = 8.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of a broker that has no topic ids: 16 zero bytes in base64."""
 
@@ -46,11 +47,16 @@ class IdentityClient:
     """
 
     def __init__(self, kafka: Mapping[str, str]) -> None:
-        self._health = ConnectionHealth(kafka, log_errors=False)
-        self._client = admin(kafka, self._health)
+        self._kafka = kafka
+        self.renew()
         self._asked: dict[str, Future[TopicDescription]] = {}
         self._asked_offsets: dict[tuple[str, int], Future[ListOffsetsResultInfo]] = {}
         self._cluster = ""
+
+    def renew(self) -> None:
+        """Ask with another client from now on: one that does not answer may have forgotten all brokers."""
+        self._health = ConnectionHealth(self._kafka, log_errors=False)
+        self._client = admin(self._kafka, self._health)
 
     def identify(self, topics: Iterable[str], *, wait_s: float = _WAIT_S) -> dict[str, LogIdentity]:
         """Return topic → which log it is now.
@@ -61,7 +67,11 @@ class IdentityClient:
         """
         names = list(topics)
         deadline = time.monotonic() + wait_s
-        list_topics(self._client, self._health, deadline)  # waits for a Kafka that starts
+        try:
+            list_topics(self._client, self._health, min(deadline, time.monotonic() + _RENEW_S))
+        except KafkaSilentError:
+            self.renew()
+            list_topics(self._client, self._health, deadline)  # waits for a Kafka that starts
         while True:
             try:
                 self.ask(names)
@@ -205,6 +215,8 @@ class LogWatch:
                     self._first.setdefault((topic, number), (offset, timestamp))
         if self._client.asking:
             found = self._client.answers()
+            if found is not None and not found.logs:
+                self._client.renew()
             for topic, log in (found.logs if found else {}).items():
                 if difference := Origin(self.logs[topic]).difference(log):
                     return topic, difference

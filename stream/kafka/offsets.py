@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from stream.errors import KafkaClientError
+from stream.errors import KafkaClientError, KafkaSilentError
 from stream.kafka.clients import consumer
 
 T = TypeVar("T")
@@ -47,7 +47,8 @@ def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) ->
     """Call `ask`, again while Kafka answers with transient errors: leaders move, brokers restart.
 
     Raises:
-        KafkaClientError: when there is no answer within `wait_s`, or a lasting error; names `what`.
+        KafkaSilentError: when there is no answer within `wait_s`.
+        KafkaClientError: for a lasting error; both name `what`.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -58,7 +59,7 @@ def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) ->
             if error.code() not in _TRANSIENT:
                 raise KafkaClientError(f"{what}: {error.str()}") from None
             if time.monotonic() > deadline:
-                raise KafkaClientError(f"{what}: no answer from Kafka for {wait_s:.0f} s: {error.str()}") from None
+                raise KafkaSilentError(f"{what}: no answer from Kafka for {wait_s:.0f} s: {error.str()}") from None
             time.sleep(_RETRY_S)
 
 

@@ -163,16 +163,17 @@ def _watch(outage: Outage, kafka: Mapping[str, str]) -> None:
     """Follow trouble in a thread of its own: no client need come by while it lasts, or when it is over."""
 
     def follow() -> None:
-        # With `debug`, the client talks whatever its level is; polling it takes these lines away.
-        client = AdminClient({**RECONNECT, **kafka, "log_level": "0"}, logger=ClientLog())
         while outage.tick():
-            client.poll(0)
             if outage.unanswered:
+                # Another one each time: it may be told of no brokers, and forget all that it knows.
+                client = AdminClient({**RECONNECT, **kafka, "log_level": "0"}, logger=ClientLog())
                 try:
                     client.list_topics(timeout=_PROBE_S)
                     outage.answer()
                 except KafkaException:
                     outage.no_answer()
+                # With `debug`, the client talks whatever its level is; polling it takes these lines away.
+                client.poll(0)
             time.sleep(_WATCH_S)
 
     threading.Thread(target=follow, name="kafka-trouble", daemon=True).start()

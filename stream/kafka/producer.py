@@ -7,7 +7,7 @@ from types import MappingProxyType
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream.errors import KafkaClientError
-from stream.kafka.clients import make_client
+from stream.kafka.clients import make_client, statistics
 from stream.kafka.connection import ConnectionHealth, error_text, is_unknown_topic
 
 _BATCH_BYTES = 1_000_000
@@ -35,7 +35,9 @@ class ReliableProducer:
     def __init__(self, kafka: Mapping[str, str], limits: Mapping[str, int] = MappingProxyType({})) -> None:
         self._health = ConnectionHealth(kafka)
         batch = min([int(kafka.get("batch.size", _BATCH_BYTES)), *limits.values()])
-        self._producer = make_client(Producer, {**_PRODUCER, **kafka, "batch.size": str(batch)}, self._health)
+        self._producer = make_client(
+            Producer, {**_PRODUCER, **kafka, "batch.size": str(batch), **statistics(self._health)}, self._health
+        )
         self._limits = limits
         self._failure: str | None = None
         self._noted_at = 0.0

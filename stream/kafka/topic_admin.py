@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     NewTopic,
     OffsetSpec,
@@ -176,7 +176,7 @@ class _Admin:
     def _led(self, counts: Mapping[str, int]) -> bool:
         """Return whether every partition has a leader that answers; metadata name it before it knows that it leads."""
         wanted = {
-            TopicPartition(name, number): OffsetSpec.latest()
+            TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
             for name, count in counts.items()
             for number in range(count)
         }

@@ -84,6 +84,7 @@ class TopicWatch:
         self._topics = list(topics)
         self._report = report
         self._outage = outage_of(kafka)
+        self._kafka = kafka
         self._client = admin(kafka, ConnectionHealth(kafka, log_errors=False))
         self._missing = MissingTopics()
         self._stop = threading.Event()
@@ -100,6 +101,8 @@ class TopicWatch:
             self._client.poll(0)
             if unknown is None:
                 self._outage.fail(f"no answer within {_ANSWER_S:.0f} s")
+                # It may have forgotten all brokers.
+                self._client = admin(self._kafka, ConnectionHealth(self._kafka, log_errors=False))
             else:
                 self._outage.answer()
             self._missing.heard(unknown)

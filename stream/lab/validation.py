@@ -15,10 +15,8 @@ from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
 from model.spec import preset
-from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
-from state.layout import Ring, user_prefix
-from state.window import Window
 from stream.datasets.base import Dataset, Observation, Visit
+from stream.datasets.histories import Histories
 from stream.lab.engine import SEQUENCE_LENGTH, OnProgress
 
 WARM_UP = 0.25
@@ -116,8 +114,7 @@ class _Pass:
         intervals = [each for each in self._servers.values() if each.interval]
         self._shortest = min(intervals, key=lambda each: each.interval or 0)
         self._warm_up_visits = round(WARM_UP * validation.steps)
-        self._ring = Ring.holding(SEQUENCE_LENGTH)
-        self._windows: dict[str, Window] = {}
+        self._histories = Histories(SEQUENCE_LENGTH)
         self._examples: list[Example] = []
         self._users: list[str] = []
         self._labels: list[npt.NDArray[np.float32]] = []
@@ -127,12 +124,11 @@ class _Pass:
 
     def visit(self, visit: Visit) -> None:
         """Score a visit, after the updates that are due, and have the learner learn from it."""
-        window = self._window(visit)
         if self.visits == self._warm_up_visits:
             self._end_warm_up(visit.impression.ts)
         elif self.visits > self._warm_up_visits:
             self._update(visit.impression.ts - self._warm_up_end)
-        example = _example(visit, window.records(window.count - SEQUENCE_LENGTH, window.count))
+        example = self._histories.example(visit)
         if self.visits >= self._warm_up_visits:
             for server in self._servers.values():
                 server.submit(example)
@@ -146,7 +142,7 @@ class _Pass:
 
     def observe(self, step: Visit | Observation) -> None:
         """Append the behaviours of a step to its user's sequence."""
-        self._window(step).append(_packed(step).tobytes())
+        self._histories.observe(step)
 
     def scores(self) -> ValidationScores:
         """Return all scores after the warm-up."""
@@ -156,10 +152,6 @@ class _Pass:
         users = np.array([numbers.setdefault(user, len(numbers)) for user in self._users])
         scores = {name: np.concatenate(server.scores) for name, server in self._servers.items()}
         return ValidationScores(users, np.concatenate(self._labels), scores)
-
-    def _window(self, step: Visit | Observation) -> Window:
-        user = step.behaviors[0].user
-        return self._windows.setdefault(user, Window(self._ring, user_prefix(user), 0, 0, b""))
 
     def _learn(self) -> None:
         self._learner.learn(self._examples)
@@ -186,24 +178,3 @@ class _Pass:
         for server in due:
             server.flush()
             server.scorer.apply(delta if server is self._shortest else self._learner.base("lab"))
-
-
-def _example(visit: Visit, sequence: BehaviorArray) -> Example:
-    bought = {click.item for click in visit.clicks}
-    candidates = visit.impression.candidates
-    return Example(
-        sequence=sequence,
-        ts=visit.impression.ts,
-        items=np.array([item_key(each.item) for each in candidates], dtype=np.uint64),
-        categories=np.array([category_key(each.category) for each in candidates], dtype=np.uint32),
-        labels=np.array([each.item in bought for each in candidates], dtype=np.float32),
-    )
-
-
-def _packed(step: Visit | Observation) -> BehaviorArray:
-    return behaviors(
-        [
-            (item_key(each.item), category_key(each.category), action_key(each.action), each.ts)
-            for each in step.behaviors
-        ]
-    )

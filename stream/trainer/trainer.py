@@ -45,7 +45,7 @@ _GATHER_S = 0.1
 _REPORT_INTERVAL_S = 1.0
 
 
-def run_trainer(settings: Settings, stop: threading.Event) -> None:
+def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Event) -> None:
     """Train the arms of `trainer.arms` until `stop` is set; then publish, save and return.
 
     Of two trainers, workers hear only the one that began later.
@@ -53,6 +53,7 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     Args:
         settings: the configuration; arms and models as the workers have them.
         stop: ends the training in order.
+        begun: is set when Kafka and the disk have given all that the training begins with.
 
     Raises:
         StreamError: when the work cannot go on.
@@ -87,7 +88,9 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
         samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
         used = (topics.samples, topics.model_updates, topics.dead_letters)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
-        Trainer(settings, topics, training, samples, sender, metrics, health, epoch=start.epoch).run(stop)
+        trainer = Trainer(settings, topics, training, samples, sender, metrics, health, epoch=start.epoch)
+        begun.set()
+        trainer.run(stop)
 
 
 class Trainer:

@@ -255,7 +255,7 @@ def not_finite(state: ArmState) -> str:
 
 def _parameters(state: ArmState) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     for name, tensor in state.tensors.items():
-        if name.startswith("network/") or name.endswith("/vectors"):
+        if name.startswith(("network/", "served/")) or name.endswith("/vectors"):
             yield name, tensor
 
 

@@ -1,13 +1,13 @@
 """A worker's consumer: hands each task its records, and knows how far each partition has been read."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
+from stream.errors import ConsumerFatalError, KafkaClientError, KafkaSilentError, WorkerError
 from stream.kafka.clients import to_record
 from stream.kafka.connection import ConnectionHealth, is_final
 from stream.kafka.offsets import watermarks
@@ -33,7 +33,8 @@ class TaskConsumer:
         consumer: of the workers' group, with `enable.partition.eof`.
         topics: the input topics.
         connection: the consumer's connection errors.
-        asker: another consumer, with a connection of its own: a question behind a fetch waits until records come.
+        new_asker: makes another consumer, with a connection of its own: a question behind a fetch waits until records
+            come. One that does not answer is replaced: it may have forgotten all brokers.
         on_missing: what to do when Kafka has removed records that were not read: `stop`, or `skip` them.
     """
 
@@ -42,12 +43,13 @@ class TaskConsumer:
         consumer: Consumer,
         topics: Sequence[str],
         connection: ConnectionHealth,
-        asker: Consumer,
+        new_asker: Callable[[], Consumer],
         *,
         on_missing: Literal["stop", "skip"] = "stop",
     ) -> None:
         self._consumer = consumer
-        self._asker = asker
+        self._new_asker = new_asker
+        self._asker = new_asker()
         self._connection = connection
         self._topics = topics
         self._positions: dict[Where, int] = {}
@@ -186,7 +188,9 @@ class TaskConsumer:
                 _, high = watermarks(self._asker, topic, number, wait_s=0, answer_s=_ASK_S)
                 if self._positions[topic, number] < high:
                     return False
-        except KafkaClientError:
+        except KafkaSilentError:
+            self._asker.close()
+            self._asker = self._new_asker()
             return False
         return True
 
@@ -213,6 +217,7 @@ class TaskConsumer:
             KafkaClientError: when Kafka does not let it go in order.
         """
         try:
+            self._asker.close()
             self._consumer.close()
         except KafkaException as error:
             raise KafkaClientError(f"could not leave the group in order: {error.args[0].str()}") from None

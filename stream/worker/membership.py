@@ -71,7 +71,6 @@ class Membership:
         self._recovered = 0
         self.tasks: dict[int, Task] = {}
         """Partition number → its task."""
-        self._asker = new_consumer(settings.kafka, {"group.id": settings.worker.group})
         self._watch = LogWatch(settings.kafka)
         self.consumer = self._join()
         """Brings the records of these partitions; another one after `rejoin`."""
@@ -161,7 +160,7 @@ class Membership:
 
     def close(self) -> None:
         """Close the tasks without a commit, and leave the group; all of it, whatever cannot be closed."""
-        close_all([self._release, self.consumer.close, self._asker.close])
+        close_all([self._release, self.consumer.close])
 
     def _join(self) -> TaskConsumer:
         connection = ConnectionHealth(self._settings.kafka)
@@ -175,7 +174,10 @@ class Membership:
         inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
         consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         on_missing = self._settings.topics.on_missing_records
-        return TaskConsumer(consumer, inputs, connection, self._asker, on_missing=on_missing)
+        return TaskConsumer(consumer, inputs, connection, self._new_asker, on_missing=on_missing)
+
+    def _new_asker(self) -> Consumer:
+        return new_consumer(self._settings.kafka, {"group.id": self._settings.worker.group})
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:

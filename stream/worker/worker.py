@@ -50,12 +50,13 @@ _REPORT_INTERVAL_S = 1.0
 _ASK_INTERVAL_S = 1.0
 
 
-def run_worker(settings: Settings, stop: threading.Event) -> None:
+def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event) -> None:
     """Work as one member of the workers' consumer group until `stop` is set; then commit and leave the group.
 
     Args:
         settings: the configuration; every worker of a group has the same.
         stop: ends the work in order.
+        begun: is set when Kafka and the disk have given all that the work begins with.
 
     Raises:
         StreamError: when the work cannot go on; nothing that was committed is lost.
@@ -85,6 +86,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
         tune_gc()
         log(_logger, "started", group=settings.worker.group, arms=",".join(scorers.by_model))
+        begun.set()
         worker.run(stop)
 
 

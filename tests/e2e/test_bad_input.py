@@ -148,7 +148,7 @@ def origin(letter: Message) -> tuple[str, int, int]:
 
 def said(letter: Message) -> dict[str, str]:
     """Return the headers of a dead letter, all of them text."""
-    headers: dict[str, bytes] = dict(letter.headers() or ())
+    headers: dict[str, bytes] = dict(letter.headers() or ())  # type: ignore[arg-type]
     return {name: value.decode() for name, value in headers.items()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from stream.schema.topics import Topics
 from tests.e2e.commands import STOP_S, child, run, running, write_baskets

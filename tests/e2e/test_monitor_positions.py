@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type: ignore[attr-defined]
 
 from stream.kafka import topic_admin
 from stream.local.broker import Broker
@@ -287,7 +287,7 @@ def remove(kafka: dict[str, str], topic: str, keep: int) -> dict[int, int]:
     gone = {}
     for number in range(PARTITIONS):
         where = TopicPartition(topic, number)
-        [latest] = admin.list_offsets({where: OffsetSpec.latest()}).values()
+        [latest] = admin.list_offsets({where: OffsetSpec.latest()}).values()  # type: ignore[no-untyped-call]
         gone[number] = max(0, latest.result().offset - keep)
     asked = [TopicPartition(topic, number, offset) for number, offset in gone.items()]
     for deleted in admin.delete_records(asked).values():

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec  # type: ignore[attr-defined]
 
 from model.serialization.checkpoint import load_newest
 from stream.client import Client
@@ -139,7 +139,7 @@ def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
     ends = {}
     for number in range(PARTITIONS):
         where = TopicPartition(topic, number)
-        [latest] = admin.list_offsets({where: OffsetSpec.latest()}).values()
+        [latest] = admin.list_offsets({where: OffsetSpec.latest()}).values()  # type: ignore[no-untyped-call]
         ends[number] = latest.result().offset
     asked = [TopicPartition(topic, number, max(0, end - keep)) for number, end in ends.items()]
     try:

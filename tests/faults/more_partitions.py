@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import replace
 
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from stream.schema.events import RequestKey, Score, decode_behavior, decode_impression, decode_score
 from stream.schema.partitioner import partition_of

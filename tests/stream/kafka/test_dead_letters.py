@@ -86,7 +86,7 @@ def test_its_own_headers_come_back_as_they_were_whatever_their_names(
     headers: tuple[tuple[str, bytes | None], ...],
 ) -> None:
     record = _record(b"key", b"value")._replace(headers=headers)
-    letter = to_letter(DeadLetter(*make_dead_letter(record, "no", by="worker")))
+    letter = to_letter(DeadLetter(*make_dead_letter(record, "no", by="worker")))  # type: ignore[arg-type]
     assert letter is not None
     assert letter.origin == record
     assert (letter.reason, letter.refused_by, letter.cut) == ("no", "worker", False)
@@ -99,7 +99,7 @@ def test_headers_that_do_not_fit_are_counted_and_the_letter_is_cut() -> None:
     total = sum(len(name) + len(text or b"") for name, text in kept) + len(key or b"") + len(value or b"")
     assert total < 1_000_000
     assert ("headers-left-out", str(2000 - sum(name.startswith("trace-") for name, _ in kept))) in kept
-    letter = to_letter(DeadLetter(key, value, kept))
+    letter = to_letter(DeadLetter(key, value, kept))  # type: ignore[arg-type]
     assert letter is not None
     assert letter.cut
     assert letter.origin.headers == headers[: len(letter.origin.headers)]

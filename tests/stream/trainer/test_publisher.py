@@ -46,7 +46,7 @@ def publisher(sent: Sent, training: Training) -> UpdatePublisher:
     return UpdatePublisher(sender, "model-updates", training)
 
 
-def ruin(training: Training, value: float, tensor: str = "network/head.0.bias") -> None:
+def ruin(training: Training, value: float, tensor: str = "served/head.0.bias") -> None:
     """Put a number into the arm `bad`, as steps that are too large would."""
     learner = training.arms["bad"].learner
     state = learner.state()

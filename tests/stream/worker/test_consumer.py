@@ -46,7 +46,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off(
     kafka: dict[str, str], topics: Topics, consumer: Consumer
 ) -> None:
     inputs = (topics.behaviors, topics.impressions, topics.clicks)
-    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), consumer)
+    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), lambda: consumer)
     taken.begin({NUMBER: dict.fromkeys(inputs, 0)})
     producer = Producer(kafka)
     task = Waiting(topics.behaviors)
@@ -80,7 +80,7 @@ def test_an_offset_that_was_not_there_and_is_now_ends_the_worker_unless_it_is_of
 ) -> None:
     """A topic that is made anew grows beyond the position before anybody asks for its end."""
     inputs = (topics.behaviors, topics.impressions, topics.clicks)
-    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), consumer)
+    taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), lambda: consumer)
     producer = Producer(kafka)
     for _ in range(5):
         producer.produce(topics.clicks, b"{}", partition=NUMBER)
@@ -107,7 +107,7 @@ def test_an_offset_that_was_not_there_and_is_now_ends_the_worker_unless_it_is_of
 def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int, error: type[Exception] | None) -> None:
     nobody = client({"bootstrap.servers": "127.0.0.1:1", "log_level": "0"})
     said: Any = Message(topic="behaviors", partition=0, error=KafkaError(code))
-    taken = TaskConsumer(nobody, ("behaviors", "impressions", "clicks"), ConnectionHealth({}), nobody)
+    taken = TaskConsumer(nobody, ("behaviors", "impressions", "clicks"), ConnectionHealth({}), lambda: nobody)
     if error is None:
         taken.dispatch([said], {})
     else:

@@ -1,0 +1,181 @@
+"""`bench learning`: how well arms and peers rank real visits that they have not learned from yet; without Kafka."""
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+
+from model import metrics
+from model.device import configure_torch
+from model.example import Example
+from model.learner import Learner
+from model.spec import preset
+from model.statistics.item_statistics import ItemStatistics
+from stream.bench.peers.rankers import PEERS, DecayedPopularity, Ranker
+from stream.datasets import open_dataset
+from stream.datasets.base import Dataset, Visit, first_visits
+from stream.datasets.histories import Histories
+from stream.errors import SettingsError
+from stream.experiment.statistics.ranking import Judged, judge
+from stream.report.findings import Findings, Target
+from stream.report.plots.figure import PALETTE, QUIET, picture
+
+HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
+WARM_UP = 0.4
+"""Share of the visits before those that are judged."""
+BATCH = 16
+"""Visits of a step."""
+ARMS = ("sam", "din", "mean", "counts")
+_FIRST = "sam"
+_QUICK = 60
+
+
+@dataclass(slots=True)
+class Contestant:
+    """A ranker, the predictions it made before it learned, and the seconds it took."""
+
+    ranker: Ranker
+    predictions: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def learn(self, examples: Sequence[Example]) -> None:
+        """Predict, then learn."""
+        began = time.perf_counter()
+        self.predictions += self.ranker.learn(examples)
+        self.seconds += time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is judged: (n,) labels, (n,) numbers of the users from 0, and which are after the warm-up."""
+
+    labels: npt.NDArray[np.float64]
+    users: npt.NDArray[np.int64]
+    judged: npt.NDArray[np.bool_]
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Findings:
+    """Let all go through the same samples, in turns."""
+    dataset = open_dataset("complete-journey", arguments.data, seed=arguments.seed, negatives=arguments.negatives)
+    visits = _QUICK if arguments.quick else dataset.totals.visits
+    configure_torch(threads=1)
+    notes = [f"{dataset.name}, negatives {arguments.negatives}: {dataset.totals.behaviors:,} behaviours"]
+    contestants = _contestants(arguments.peers, dataset.totals.samples, arguments.seed, notes)
+    samples = contest(dataset, contestants, visits, console)
+    notes.append(
+        f"{visits:,} visits, of which the last {1 - WARM_UP:.0%} are judged: {int(samples.judged.sum()):,} samples;"
+        f" steps of {BATCH} visits; ± is a standard error over {len(np.unique(samples.users))} users, of differences"
+        f" paired; one thread for the arms, as many as there are cores for LightGBM"
+    )
+    rows = rows_of(samples, contestants)
+    return Findings({"results": rows}, lambda: _picture(rows, arguments.negatives), _targets(rows), notes)
+
+
+def contest(dataset: Dataset, contestants: Mapping[str, Contestant], visits: int, console: Console) -> Samples:
+    """Have all contestants go through the first visits of a data set, a batch each in turn."""
+    labels: list[npt.NDArray[np.float32]] = []
+    numbers: dict[str, int] = {}
+    users: list[int] = []
+    sizes: list[int] = []
+    for batch in track(list_batches(dataset, visits), "batches", total=-(-visits // BATCH), console=console):
+        examples = [example for _, example in batch]
+        for contestant in contestants.values():
+            contestant.learn(examples)
+        for user, example in batch:
+            assert example.labels is not None
+            labels.append(example.labels)
+            users += [numbers.setdefault(user, len(numbers))] * len(example.items)
+            sizes.append(len(example.items))
+    judged = np.repeat(np.arange(len(sizes)) >= WARM_UP * len(sizes), sizes)
+    return Samples(np.concatenate(labels).astype(np.float64), np.array(users), judged)
+
+
+def list_batches(dataset: Dataset, visits: int) -> Iterator[list[tuple[str, Example]]]:
+    """Yield users and examples; each has the history and the statistics before its visit."""
+    histories, statistics = Histories(), ItemStatistics(HALF_LIVES_S)
+    batch: list[tuple[str, Example]] = []
+    for step in first_visits(dataset.steps(), visits):
+        if isinstance(step, Visit):
+            example = histories.example(step)
+            numbers = statistics.features(example.sequence, example.ts, example.items, example.categories)
+            batch.append((step.impression.user, replace(example, numbers=numbers)))
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+        statistics.fold(histories.observe(step))
+    if batch:
+        yield batch
+
+
+def rows_of(samples: Samples, contestants: Mapping[str, Contestant]) -> list[dict[str, Any]]:
+    """Return a row of metrics for each contestant, with its differences from the first."""
+    labels = samples.labels[samples.judged]
+    _, users = np.unique(samples.users[samples.judged], return_inverse=True)
+    found: dict[str, dict[str, Judged]] = {}
+    rows = []
+    for name, contestant in contestants.items():
+        predicted = np.concatenate(contestant.predictions)[samples.judged].astype(np.float64)
+        found[name] = judge(labels, predicted, users)
+        ahead = found[name]["AUC"].minus(next(iter(found.values()))["AUC"])
+        row: dict[str, Any] = {"arm": name}
+        for metric, judged in found[name].items():
+            row |= {metric: round(judged.value, 5), f"± {metric}": round(judged.error, 5)}
+        row |= {"calibration": round(metrics.calibration(labels, predicted), 4)}
+        row |= {f"AUC less {next(iter(found))}'s": round(ahead.value, 5), "±": round(ahead.error, 5)}
+        row |= {"seconds": round(contestant.seconds, 1)}
+        rows.append(row)
+    return rows
+
+
+def _contestants(peers: Sequence[str], samples: int, seed: int, notes: list[str]) -> dict[str, Contestant]:
+    found: dict[str, Contestant] = {}
+    for name in ARMS:
+        spec = msgspec.structs.replace(preset(name), statistics=HALF_LIVES_S)
+        found[name] = Contestant(Learner(spec, seed=seed))
+    found[f"{_FIRST}, no statistics"] = Contestant(Learner(preset(_FIRST), seed=seed))
+    for name in peers:
+        if name not in PEERS:
+            raise SettingsError(f"no peer is called {name!r}; there are {', '.join(PEERS)}")
+        try:
+            found[name] = Contestant(PEERS[name](samples))
+        except ImportError as error:
+            notes.append(f"{name} is not installed, so it is not compared: pip install 'samstream[peers]' ({error})")
+    found["popularity, decayed"] = Contestant(DecayedPopularity())
+    return found
+
+
+def _targets(rows: Sequence[Mapping[str, Any]]) -> list[Target]:
+    by_arm = {row["arm"]: row for row in rows}
+    first, best = by_arm[_FIRST], max(by_arm[name]["AUC"] for name in ARMS)
+    targets = [
+        Target("AUC of sam", first["AUC"], "", 0.828, "at least"),
+        Target("GAUC of sam", first["GAUC"], "", 0.82, "at least"),
+        Target("NE of sam", first["NE"], "", 0.711),
+        Target("calibration of sam, off by", abs(first["calibration"] - 1), "", 0.02),
+        Target("AUC of the best arm less sam's", best - first["AUC"], "", 0.001),
+    ]
+    if "lightgbm" in by_arm:
+        ahead = first["AUC"] - by_arm["lightgbm"]["AUC"]
+        targets.append(Target("AUC of sam less LightGBM's", ahead, "", 0.008, "at least"))
+    return targets
+
+
+def _picture(rows: Sequence[Mapping[str, Any]], negatives: str) -> bytes:
+    ordered = sorted(rows, key=lambda row: float(row["AUC"]))
+    best = ordered[-1]
+    title = f"{best['arm']} ranks best: AUC {best['AUC']:.4f}"
+    subtitle = f"each sample predicted before it was learned from; negatives: {negatives}; bars: 2 standard errors"
+    with picture(title, subtitle, height=0.42 * len(rows) + 2.0) as (axes, save):
+        for place, row in enumerate(ordered):
+            colour = PALETTE[0] if row["arm"] in ARMS else PALETTE[1] if row["arm"] in PEERS else QUIET
+            axes.errorbar(row["AUC"], place, xerr=2 * row["± AUC"], fmt="o", color=colour, capsize=3)
+        axes.set_yticks(range(len(ordered)), [str(row["arm"]) for row in ordered])
+        axes.set_xlabel("AUC")
+        return save()

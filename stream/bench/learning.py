@@ -23,7 +23,7 @@ from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit, first_visits
 from stream.datasets.histories import Histories
 from stream.errors import SettingsError
-from stream.experiment.statistics.ranking import Judged, judge
+from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
 
@@ -32,6 +32,8 @@ WARM_UP = 0.4
 """Share of the visits before those that are judged."""
 BATCH = 16
 """Visits of a step."""
+ONE_ERROR = 0.6827
+"""Confidence of an interval that is one standard error wide to either side."""
 ARMS = ("sam", "din", "mean", "counts")
 _FIRST = "sam"
 _QUICK = 60
@@ -115,22 +117,30 @@ def list_batches(dataset: Dataset, visits: int) -> Iterator[list[tuple[str, Exam
 
 
 def rows_of(samples: Samples, contestants: Mapping[str, Contestant]) -> list[dict[str, Any]]:
-    """Return a row of metrics for each contestant, with its differences from the first."""
-    labels = samples.labels[samples.judged]
-    _, users = np.unique(samples.users[samples.judged], return_inverse=True)
-    found: dict[str, dict[str, Judged]] = {}
+    """Return a row of metrics for each contestant, with its difference from the first."""
+    labels, users = samples.labels[samples.judged], samples.users[samples.judged]
+    predicted = {
+        name: np.concatenate(contestant.predictions)[samples.judged].astype(np.float64)
+        for name, contestant in contestants.items()
+    }
+    first = next(iter(predicted))
     rows = []
-    for name, contestant in contestants.items():
-        predicted = np.concatenate(contestant.predictions)[samples.judged].astype(np.float64)
-        found[name] = judge(labels, predicted, users)
-        ahead = found[name]["AUC"].minus(next(iter(found.values()))["AUC"])
-        row: dict[str, Any] = {"arm": name}
-        for metric, judged in found[name].items():
-            row |= {metric: round(judged.value, 5), f"± {metric}": round(judged.error, 5)}
-        row |= {"calibration": round(metrics.calibration(labels, predicted), 4)}
-        row |= {f"AUC less {next(iter(found))}'s": round(ahead.value, 5), "±": round(ahead.error, 5)}
-        row |= {"seconds": round(contestant.seconds, 1)}
-        rows.append(row)
+    for name, own in predicted.items():
+        ahead = auc_difference(labels, own, predicted[first], users, level=ONE_ERROR)
+        area = clustered_auc(labels, own, users, level=ONE_ERROR)
+        rows.append(
+            {
+                "arm": name,
+                "AUC": round(area.value, 5),
+                "± AUC": round(area.high - area.value, 5),
+                f"AUC less {first}'s": round(ahead.value, 5),
+                "±": round(ahead.high - ahead.value, 5),
+                "GAUC": round(metrics.gauc(labels, own, users), 5),
+                "NE": round(metrics.normalised_entropy(labels, own), 5),
+                "calibration": round(metrics.calibration(labels, own), 4),
+                "seconds": round(contestants[name].seconds, 1),
+            }
+        )
     return rows
 
 

@@ -20,6 +20,7 @@ _WRONG = (
     "answers_foreign",
 )
 """What the fault campaign counts that must be 0, beside what is lost and doubled."""
+_FIRST = "AUC less sam's"
 _LATENCY = ("requests a second", "p50, ms", "p99, ms", "p99.9, ms", "wait, ms", "score, ms", "to and from Kafka, ms")
 _WAYS = ("any time", "any time, CUPED", "one look at the end", "naive, one look", "naive, peeking")
 
@@ -208,6 +209,30 @@ def _replay(measured: Measured) -> str:
     return _joined(_caption(entry), counts, table(heads, rows))
 
 
+def _learning(measured: Measured) -> str:
+    entries = {
+        "drawn by popularity so far": _entry(measured, "learning"),
+        "from the last 14 days' sales": _entry(measured, "learning-recent"),
+        "of the same category, each alike": _entry(measured, "learning-category"),
+    }
+    parts = []
+    for drawn, entry in entries.items():
+        rows = [
+            (
+                f"`{row['arm']}`",
+                f"{row['AUC']:.4f} ± {row['± AUC']:.4f}",
+                "" if not row["±"] else f"{_plain(row[_FIRST], signed=True)} ± {row['±']:.4f}",
+                *(f"{row[column]:.4f}" for column in ("GAUC", "NE")),
+                f"{row['calibration']:.3f}",
+                f"{row['seconds']:.0f}",
+            )
+            for row in entry.result["results"]
+        ]
+        heads = ("ranker", "AUC", "less `sam`'s", "GAUC", "NE", "calibration", "seconds")
+        parts.append(_joined(f"Negatives {drawn}. {_caption(entry)}", table(heads, rows), _targets(entry)))
+    return _joined(*parts, "± is a standard error over households; differences are paired.")
+
+
 def _demo(measured: Measured) -> str:
     entries = [entry for name, entry in measured.items() if name == "demo" or name.startswith("demo-")]
     if not entries:
@@ -379,6 +404,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),
     "lab-freshness": lambda measured: _lab(measured, "lab-freshness"),
     "replay": _replay,
+    "learning": _learning,
     "demo": _demo,
     "faults": _faults,
     "summary": _summary,

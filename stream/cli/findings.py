@@ -68,11 +68,12 @@ def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str
     """Return the command that was run, without addresses and paths."""
     words = ["samstream", command, name]
     for key, value in sorted(vars(arguments).items()):
-        if key in _TOLD and value not in (None, False):
-            engine = "HOST:PORT" if key == "broker" and ":" in value else value
-            words += [f"--{key}"] if value is True else [f"--{key}", str(engine)]
+        if key in _TOLD and value not in (None, False, ()):
+            said = "HOST:PORT" if key == "broker" and ":" in value else value
+            said = ",".join(said) if isinstance(said, tuple) else str(said)
+            words += [f"--{key}"] if value is True else [f"--{key}", said]
     return " ".join(words)
 
 
-_TOLD = frozenset({"broker", "processes", "quick", "seconds", "seed", "visits", "worlds"})
+_TOLD = frozenset({"broker", "negatives", "peers", "processes", "quick", "seconds", "seed", "visits", "worlds"})
 """The flags that a figure depends on."""

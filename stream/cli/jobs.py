@@ -28,7 +28,7 @@ def run_worker(arguments: argparse.Namespace) -> int:
     """Run a worker; returns the exit status."""
     from stream.worker.worker import run_worker
 
-    _run_until_stopped(run_worker, load_settings(arguments))
+    run_until_stopped(run_worker, load_settings(arguments), stop_event())
     return 0
 
 
@@ -38,7 +38,7 @@ def run_trainer(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments)
     os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
-    _run_until_stopped(run_trainer, settings)
+    run_until_stopped(run_trainer, settings, stop_event())
     return 0
 
 
@@ -49,19 +49,24 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     return run_monitor(load_settings(arguments))
 
 
-def _run_until_stopped(job: Callable[[Settings, threading.Event, threading.Event], None], settings: Settings) -> None:
+def run_until_stopped(
+    job: Callable[[Settings, threading.Event, threading.Event], None], settings: Settings, stop: threading.Event
+) -> None:
     """Run a job; where Kafka falls silent while it works, run it anew, as a supervisor would after a crash.
+
+    Args:
+        job: takes the settings, `stop`, and an event that it sets when it has all that it begins with.
+        settings: the configuration.
+        stop: ends the job in order.
 
     Raises:
         KafkaSilentError: when Kafka is silent from the start.
     """
-    stop, begun = stop_event(), threading.Event()
+    begun = threading.Event()
     while True:
         try:
             return job(settings, stop, begun)
         except KafkaSilentError as error:
-            if not begun.is_set():
+            if not begun.is_set() or stop.is_set():
                 raise
             log(_logger, "starting_anew", logging.WARNING, error=error)
-            if stop.is_set():
-                return None

@@ -16,7 +16,7 @@ class Job:
         self.ends = list(ends)
         self.begins = begins
 
-    def __call__(self, settings: Settings, stop: threading.Event, begun: threading.Event) -> None:
+    def __call__(self, settings: Settings, stop: threading.Event, begun: threading.Event) -> None:  # noqa: ARG002
         if self.begins:
             begun.set()
         if (end := self.ends.pop(0)) is not None:

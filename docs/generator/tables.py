@@ -221,7 +221,7 @@ def _learning(measured: Measured) -> str:
             (
                 f"`{row['arm']}`",
                 f"{row['AUC']:.4f} ± {row['± AUC']:.4f}",
-                "" if not row["±"] else f"{_plain(row[_FIRST], signed=True)} ± {row['±']:.4f}",
+                "" if not row["±"] else f"{row[_FIRST]:+.4f} ± {row['±']:.4f}".replace("-", "−"),
                 *(f"{row[column]:.4f}" for column in ("GAUC", "NE")),
                 f"{row['calibration']:.3f}",
                 f"{row['seconds']:.0f}",
@@ -229,7 +229,7 @@ def _learning(measured: Measured) -> str:
             for row in entry.result["results"]
         ]
         heads = ("ranker", "AUC", "less `sam`'s", "GAUC", "NE", "calibration", "seconds")
-        parts.append(_joined(f"Negatives {drawn}. {_caption(entry)}", table(heads, rows), _targets(entry)))
+        parts.append(_joined(f"Negatives {drawn}. {_caption(entry)}", table(heads, rows)))
     return _joined(*parts, "± is a standard error over households; differences are paired.")
 
 

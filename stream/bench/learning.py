@@ -37,6 +37,8 @@ ONE_ERROR = 0.6827
 ARMS = ("sam", "din", "mean", "counts")
 _FIRST = "sam"
 _QUICK = 60
+_NEAR = 0.1
+"""AUC by which a ranker may be worse than the best, and still be in the picture."""
 
 
 @dataclass(slots=True)
@@ -180,12 +182,20 @@ def _targets(rows: Sequence[Mapping[str, Any]]) -> list[Target]:
 def _picture(rows: Sequence[Mapping[str, Any]], negatives: str) -> bytes:
     ordered = sorted(rows, key=lambda row: float(row["AUC"]))
     best = ordered[-1]
+    near = [row for row in ordered if row["AUC"] > best["AUC"] - _NEAR]
+    far = [f"{row['arm']} {row['AUC']:.3f}" for row in ordered if row not in near]
     title = f"{best['arm']} ranks best: AUC {best['AUC']:.4f}"
     subtitle = f"each sample predicted before it was learned from; negatives: {negatives}; bars: 2 standard errors"
-    with picture(title, subtitle, height=0.42 * len(rows) + 2.0) as (axes, save):
-        for place, row in enumerate(ordered):
+    subtitle += f"; not shown: {', '.join(far)}" if far else ""
+    with picture(title, subtitle, height=0.42 * len(near) + 2.0) as (axes, save):
+        for place, row in enumerate(near):
             colour = PALETTE[0] if row["arm"] in ARMS else PALETTE[1] if row["arm"] in PEERS else QUIET
+            high = row["AUC"] + 2 * row["± AUC"]
             axes.errorbar(row["AUC"], place, xerr=2 * row["± AUC"], fmt="o", color=colour, capsize=3)
-        axes.set_yticks(range(len(ordered)), [str(row["arm"]) for row in ordered])
+            axes.annotate(
+                str(row["arm"]), (high, place), xytext=(8, 0), textcoords="offset points", va="center", color=colour
+            )
+        axes.set_yticks([])
+        axes.set_ylim(-0.6, len(near) - 0.4)
         axes.set_xlabel("AUC")
         return save()

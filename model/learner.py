@@ -67,6 +67,7 @@ class Learner:
         self.steps = 0
         self.skipped = 0
         self.changed = False
+        self._unclicked = False
         self.fingerprint = model_fingerprint(spec, seed)
         self._spec = spec
         self._optim = optim or OptimSpec()
@@ -158,7 +159,7 @@ class Learner:
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return all that `load_state` needs to go on exactly as this learner would, as arrays by name."""
-        counters = [*self.version, self.steps, self.skipped, self.changed]
+        counters = [*self.version, self.steps, self.skipped, self.changed, self._unclicked]
         state: dict[str, npt.NDArray[Any]] = {
             "fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8),
             "counters": np.array(counters, np.int64),
@@ -185,7 +186,7 @@ class Learner:
                 raise CheckpointError(
                     f"it is of model {fingerprint}, and this is {self.fingerprint}: {_changed(fingerprint, self)}"
                 )
-            epoch, version, self.steps, self.skipped, changed = state["counters"].tolist()
+            epoch, version, self.steps, self.skipped, changed, unclicked = state["counters"].tolist()
             for part, network in (("network", self._network), ("served", self._served)):
                 for name, tensor in network.state_dict().items():
                     tensor.copy_(torch.tensor(state[f"{part}/{name}"]))
@@ -199,7 +200,7 @@ class Learner:
                 table.load_state({part: state[f"{name}/{part}"] for part in table.state()})
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
-        self.version, self.changed = Version(epoch, version), bool(changed)
+        self.version, self.changed, self._unclicked = Version(epoch, version), bool(changed), bool(unclicked)
 
     def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> bool:
         """Take a step, and return whether it was taken: not when it is not finite."""
@@ -234,9 +235,13 @@ class Learner:
 
     @torch.no_grad()
     def _correct(self, logits: Tensor, labels: Tensor) -> None:
-        """Move the intercept of what predicts by a share of a Newton step on its own loss."""
+        """Move the intercept of what predicts by a share of a Newton step on its own loss.
+
+        Not before an unclicked item has come: until the first windows close, clicks are all that a stream has.
+        """
         intercept = self._served.intercept
-        if intercept is None or not self._optim.average:
+        self._unclicked = self._unclicked or bool((labels == 0).any())
+        if intercept is None or not self._optim.average or not self._unclicked:
             return
         predicted = torch.sigmoid(logits)
         error = (labels - predicted).sum() / len(labels)

@@ -140,6 +140,22 @@ def test_predictions_keep_up_with_a_click_rate_that_changes() -> None:
     assert np.concatenate(predicted[145:]).mean() == pytest.approx(0.4, abs=0.05)
 
 
+def test_clicks_alone_correct_no_intercept() -> None:
+    """The first windows of a stream have nothing else, and mean no click rate of one."""
+    learners = [Learner(small("counts"), OptimSpec(average=share), seed=4) for share in (0.0, 0.99)]
+    clicks = [
+        [dataclasses.replace(each, labels=np.ones_like(each.labels)) for each in examples(8, seed=step)]
+        for step in range(20)
+    ]
+    for batch in clicks:
+        raw, averaged = (np.concatenate(learner.learn(batch)).mean() for learner in learners)
+    assert averaged < raw
+    restored = Learner(small("counts"), seed=4)
+    restored.load_state(learners[1].state())
+    assert_same(restored.learn(clicks[0]), learners[1].learn(clicks[0]))
+    assert_same(restored.learn(clicks[1]), learners[1].learn(clicks[1]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_restored_learner_goes_on_bit_for_bit(kind: str) -> None:
     stream = batches(24, seed=5)

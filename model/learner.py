@@ -117,8 +117,7 @@ class Learner:
         if batch.target_mask.any():
             vectors = [each.embed() for each in taken.values()]
             if self._step(self._network(batch, *embedded(batch, vectors)), batch, batch.labels, taken):
-                self._average()
-                self._correct(served[batch.target_mask], batch.labels[batch.target_mask])
+                self._follow(served[batch.target_mask], batch.labels[batch.target_mask])
         predicted = dict(zip(order, by_example(served, batch, examples), strict=True))
         return [predicted[place] for place in range(len(order))]
 
@@ -224,6 +223,16 @@ class Learner:
         self.changed = True
         return True
 
+    def _follow(self, logits: Tensor, labels: Tensor) -> None:
+        """Have what predicts follow what has learned, once an unclicked item has come.
+
+        Until the first windows close, clicks are all that a stream has: a model that followed would predict certainty.
+        """
+        self._unclicked = self._unclicked or bool((labels == 0).any())
+        if self._unclicked or not self._optim.average:
+            self._average()
+            self._correct(logits, labels)
+
     @torch.no_grad()
     def _average(self) -> None:
         """Move the parameters that predict towards those that have just learned; at first faster, from nothing."""
@@ -235,13 +244,9 @@ class Learner:
 
     @torch.no_grad()
     def _correct(self, logits: Tensor, labels: Tensor) -> None:
-        """Move the intercept of what predicts by a share of a Newton step on its own loss.
-
-        Not before an unclicked item has come: until the first windows close, clicks are all that a stream has.
-        """
+        """Move the intercept of what predicts by a share of a Newton step on its own loss."""
         intercept = self._served.intercept
-        self._unclicked = self._unclicked or bool((labels == 0).any())
-        if intercept is None or not self._optim.average or not self._unclicked:
+        if intercept is None or not self._optim.average:
             return
         predicted = torch.sigmoid(logits)
         error = (labels - predicted).sum() / len(labels)

@@ -18,7 +18,7 @@ from model.example import Example
 from model.learner import Learner
 from model.spec import preset
 from model.statistics.item_statistics import ItemStatistics
-from stream.bench.peers.rankers import PEERS, DecayedPopularity, Ranker
+from stream.bench.harness.rankers import PEERS, DecayedPopularity, Ranker
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit, first_visits
 from stream.datasets.histories import Histories
@@ -103,7 +103,7 @@ def contest(dataset: Dataset, contestants: Mapping[str, Contestant], visits: int
 
 def list_batches(dataset: Dataset, visits: int) -> Iterator[list[tuple[str, Example]]]:
     """Yield users and examples; each has the history and the statistics before its visit."""
-    histories, statistics = Histories(), ItemStatistics(HALF_LIVES_S)
+    histories, statistics = Histories(preset(_FIRST).length), ItemStatistics(HALF_LIVES_S)
     batch: list[tuple[str, Example]] = []
     for step in first_visits(dataset.steps(), visits):
         if isinstance(step, Visit):

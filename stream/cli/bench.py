@@ -21,8 +21,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("bench", metavar="NAME", choices=list(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--broker", default="embedded", help=BROKER_HELP)
     text = "the Python interpreter that has Faust and Quix Streams installed"
-    _add_learning_options(parser)
     parser.add_argument("--peer-python", default=sys.executable, metavar="FILE", help=text)
+    _add_learning_options(parser)
 
 
 def _add_learning_options(parser: argparse.ArgumentParser) -> None:

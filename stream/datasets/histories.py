@@ -8,8 +8,6 @@ from state.layout import Ring, user_prefix
 from state.window import Window
 from stream.datasets.base import Step, Visit
 
-LENGTH = 1000
-
 
 class Histories:
     """The newest behaviours of every user, as the system keeps them.
@@ -18,7 +16,7 @@ class Histories:
         length: behaviours of each user.
     """
 
-    def __init__(self, length: int = LENGTH) -> None:
+    def __init__(self, length: int) -> None:
         self._length = length
         self._ring = Ring.holding(length)
         self._windows: dict[str, Window] = {}

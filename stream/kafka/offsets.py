@@ -87,7 +87,7 @@ def watermarks(
         low, high = found
         return low, high
 
-    return with_retries(partial(_leader_asked_anew, client, topic, ask), what, wait_s=wait_s)
+    return with_retries(partial(_leader_asked_anew, client, topic, ask, answer_s), what, wait_s=wait_s)
 
 
 def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
@@ -127,7 +127,7 @@ def committed_offsets(
     return with_retries(ask, f"committed offsets of {topic}", wait_s=wait_s)
 
 
-def _leader_asked_anew(client: Consumer, topic: str, ask: Callable[[], T]) -> T:
+def _leader_asked_anew(client: Consumer, topic: str, ask: Callable[[], T], answer_s: float = _ANSWER_S) -> T:
     """Call `ask`; where it fails for want of a leader, ask for the topic's leaders before the error is raised.
 
     librdkafka keeps what it has heard of a topic that it does not consume for minutes, also that a partition has no
@@ -137,7 +137,7 @@ def _leader_asked_anew(client: Consumer, topic: str, ask: Callable[[], T]) -> T:
         return ask()
     except KafkaException as problem:
         if problem.args[0].code() in _LEADERLESS:
-            client.list_topics(topic, timeout=_ANSWER_S)
+            client.list_topics(topic, timeout=answer_s)
         raise
 
 

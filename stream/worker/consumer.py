@@ -7,7 +7,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.errors import ConsumerFatalError, KafkaClientError, KafkaSilentError, WorkerError
+from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
 from stream.kafka.clients import to_record
 from stream.kafka.connection import ConnectionHealth, is_final
 from stream.kafka.offsets import watermarks
@@ -188,7 +188,7 @@ class TaskConsumer:
                 _, high = watermarks(self._asker, topic, number, wait_s=0, answer_s=_ASK_S)
                 if self._positions[topic, number] < high:
                     return False
-        except KafkaSilentError:
+        except KafkaClientError:
             self._asker.close()
             self._asker = self._new_asker()
             return False

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from model.example import Example
+from model.predict import Predictions
+from stream.bench.harness.rankers import DecayedPopularity, table
 from stream.bench.learning import BATCH, Contestant, contest, list_batches
-from stream.bench.peers.rankers import DecayedPopularity, Predictions, table
 from stream.cli.main import main
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit

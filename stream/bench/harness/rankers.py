@@ -9,13 +9,13 @@ import torch
 
 from model.batch import Batch, collate
 from model.example import Example
+from model.interest.baselines import PRIOR
 from model.match import count_matches, find_matches, match_features
+from model.predict import Predictions
 from model.statistics.decayed_counts import DecayedCounts
 
-PRIOR = 0.2
 _DAY_S = 86_400.0
 
-Predictions = list[npt.NDArray[np.float32]]
 Matrix = npt.NDArray[np.float32]
 
 

@@ -34,6 +34,12 @@ def assigned(harness: Harness, name: str) -> set[int]:
     return {int(number) for number in re.findall(r"assigned partitions=(\S*)", log(harness, name))[-1].split(",")}
 
 
+def caught_up(harness: Harness, name: str) -> bool:
+    """Whether a worker has said that it is done since it last said what it has to read again."""
+    told = log(harness, name)
+    return told.rfind(" caught_up ") > told.rfind(" replaying ")
+
+
 def test_a_lost_workers_partitions_go_on_from_the_others_copies(harness: Harness, broker: Broker) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
@@ -57,6 +63,8 @@ def test_a_lost_workers_partitions_go_on_from_the_others_copies(harness: Harness
             harness.wander(3)
         wait_for(lambda: len(assigned(harness, "b")) == 4, "b to have all partitions", processes=harness.processes)
         harness.await_answers()
+        # The last answer may be out before the line that says how much was read again.
+        wait_for(lambda: caught_up(harness, "b"), "b to say that it has caught up", processes=harness.processes)
         told = log(harness, "b")
         adopted = {
             int(number): int(offset)

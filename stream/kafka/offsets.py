@@ -16,13 +16,20 @@ _WAIT_S = 30.0
 _ANSWER_S = 5.0
 _RETRY_S = 0.2
 
+_LASTING = {
+    KafkaError._DESTROY,
+    KafkaError._FATAL,
+    KafkaError._INVALID_ARG,
+    KafkaError._STATE,
+    KafkaError._CONFLICT,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError._NOT_IMPLEMENTED,
+    KafkaError._UNSUPPORTED_FEATURE,
+}
+"""What librdkafka says of this client or its properties; all else that it says of its own means: no answer yet."""
+
 _TRANSIENT = {
-    KafkaError._TIMED_OUT,
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._WAIT_COORD,
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -36,9 +43,10 @@ _TRANSIENT = {
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR,
 }
-"""Errors that pass: brokers start, stop and change leadership. A topic may be unknown for a moment."""
+"""Brokers' errors that pass: they start, stop and change leadership. A topic may be unknown for a moment."""
 
 _LEADERLESS = {
+    KafkaError._DESTROY_BROKER,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -62,11 +70,16 @@ def with_retries(ask: Callable[[], T], what: str, *, wait_s: float = _WAIT_S) ->
             return ask()
         except KafkaException as problem:
             error: KafkaError = problem.args[0]
-            if error.code() not in _TRANSIENT:
+            if not _passes(error.code()):
                 raise KafkaClientError(f"{what}: {error.str()}") from None
             if time.monotonic() > deadline:
                 raise KafkaSilentError(f"{what}: no answer from Kafka for {wait_s:.0f} s: {error.str()}") from None
             time.sleep(_RETRY_S)
+
+
+def _passes(code: int) -> bool:
+    """Say whether an error may be gone when Kafka is asked again. Codes below 0 are librdkafka's own."""
+    return code not in _LASTING if code < 0 else code in _TRANSIENT
 
 
 def watermarks(

@@ -131,10 +131,7 @@ class Membership:
             return
         topic, difference = found
         if difference == "partitions":
-            raise WorkerError(
-                f"the number of partitions of {topic} was changed while this worker ran. Users lie in other partitions"
-                " since then, away from their histories: make topics of another topics.prefix with the wanted number"
-            )
+            raise _partitions_changed(topic)
         raise WorkerError(
             f"{topic} was deleted and made anew while this worker ran. Start the worker again: it begins the new topic"
             " at its oldest record, or says what to do with the state"
@@ -204,6 +201,9 @@ class Membership:
         consumer.assign([])
         topics = self._topics
         logs = self._watch.begin((topics.behaviors, topics.impressions, topics.clicks, topics.scores))
+        for log_now in logs.values():
+            if log_now.partitions != self._partitions:
+                raise _partitions_changed(log_now.topic)
         self._recovered = 0
         self._taking = TakeOver(
             self._settings,
@@ -228,6 +228,13 @@ class Membership:
         self._catch_up.forget()
         self.consumer.forget()
         close_all([*(task.close for task in released), *([taking.cancel] if taking is not None else [])])
+
+
+def _partitions_changed(topic: str) -> WorkerError:
+    return WorkerError(
+        f"the number of partitions of {topic} was changed while this worker ran. Users lie in other partitions since"
+        " then, away from their histories: make topics of another topics.prefix with the wanted number"
+    )
 
 
 def _numbers(partitions: list[TopicPartition]) -> list[int]:

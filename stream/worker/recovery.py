@@ -50,6 +50,22 @@ class RecoveryPlanner:
         self._logs = logs
         self._check = check
 
+    def check_partitions(self) -> None:
+        """See that no partition's committed offset is of a time when there were more or fewer of them.
+
+        A worker may be given new partitions alone, of which nothing is kept that could be compared.
+
+        Raises:
+            WorkerError: when there is one.
+            KafkaClientError: when Kafka does not answer.
+        """
+        topic = self._topics.impressions
+        now = self._logs[topic]
+        for known in committed_offsets(self._consumer, topic, range(now.partitions)):
+            origin = decode_origin(known.metadata) if known.offset > 0 else None
+            if origin is not None and origin.difference(now) == "partitions":
+                raise self._committed_before(topic, known.partition, origin)
+
     def plan(self, number: int, kept: Mapping[str, int], origins: Mapping[str, str]) -> ResumePoint:
         """Return where to resume a partition number.
 
@@ -153,8 +169,7 @@ class RecoveryPlanner:
         origin = decode_origin(known.metadata)
         difference = compare(self._consumer, origin, now, number, known.offset) if origin is not None else ""
         if difference == "partitions" and origin is not None:
-            what = f"the committed offset of group {group} for partition {number}"
-            raise _partitions_changed(what, topic, origin.log.partitions, now.partitions)
+            raise self._committed_before(topic, number, origin)
         _, end = watermarks(self._consumer, topic, number)
         if not difference and known.offset <= end:
             return int(known.offset)
@@ -170,6 +185,11 @@ class RecoveryPlanner:
             reason=f"it is of an earlier {topic} or another cluster: what the topic has now is answered",
         )
         return 0
+
+    def _committed_before(self, topic: str, number: int, origin: Origin) -> WorkerError:
+        """Return the error that an offset was committed when there were more or fewer partitions."""
+        what = f"the committed offset of group {self._settings.worker.group} for partition {number}"
+        return _partitions_changed(what, topic, origin.log.partitions, self._logs[topic].partitions)
 
     def _stop_or_skip(self, reader: str, topic: str, number: int, read: int, low: int) -> int:
         """Return how many records of the input are skipped that Kafka has removed, where that is allowed."""

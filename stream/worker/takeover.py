@@ -93,6 +93,7 @@ class TakeOver:
                 # One of its own: questions do not wait behind fetches, and it is closed by the thread that uses it.
                 asker = resources.add(new_consumer(self._settings.kafka, group))
                 planner = RecoveryPlanner(self._settings, asker, self._logs, self._check)
+                planner.check_partitions()
                 for number in self._states.nearest_first(self.numbers):
                     self._check()
                     compare = partial(compare_state, asker, self._logs[self._topics.behaviors], number)

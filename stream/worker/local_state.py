@@ -9,8 +9,10 @@ from pathlib import Path
 from state.errors import LockedError, StateError
 from state.partition import Partition
 from stream.runtime.logs import log
+from stream.schema.position import Difference
 from stream.settings import StateSettings
 from stream.worker.snapshots import Compare, Snapshotter
+from stream.worker.state_owner import difference_of
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -65,46 +67,62 @@ class LocalState:
 
         Args:
             number: the partition number.
-            compare: says whether a snapshot is of the topic of now.
+            compare: says whether a snapshot or a standby copy is of the topic of now.
             check: called while it takes time; what it raises ends it.
 
         Raises:
             LockedError: when another process has had it open for 30 s.
             StateError: when it cannot be opened or restored.
-            WorkerError: when the snapshots are another system's.
+            WorkerError: when a state, a copy or the snapshots are another system's: nothing of them is removed.
             KafkaClientError: when `compare` gets no answer.
         """
         path = self._settings.path(number)
         if self._settings.standby_path(number).exists():
-            self._adopt_standby(number, check)
+            self._adopt_standby(number, compare, check)
         if not path.exists():
             self._snapshotter.restore(number, path, compare=compare, check=check)
         return self._open(path, check)
 
-    def _adopt_standby(self, number: int, check: Callable[[], None]) -> None:
+    def _adopt_standby(self, number: int, compare: Compare, check: Callable[[], None]) -> None:
         """Put a standby copy in the place of the state if it is further, or the only one; else remove it."""
         path, copy = self._settings.path(number), self._settings.standby_path(number)
         try:
-            further = self._reached(copy, check, wait_s=0.0)
+            further, difference = self._reached(number, copy, compare, check, wait_s=0.0)
         except LockedError:
             return  # another worker of this machine keeps it
         except StateError as error:
-            log(_logger, "standby_refused", logging.WARNING, partition=number, reason=error)
-            shutil.rmtree(copy, ignore_errors=True)
+            self._drop(number, error)
             return
-        if path.exists() and self._reached(path, check) >= further:
-            shutil.rmtree(copy, ignore_errors=True)
+        if difference in ("id", "end"):  # of other partitions speaks who plans the recovery
+            self._drop(
+                number, f"it has read {self._behaviors} up to {further}, and the topic was made anew or cut since"
+            )
             return
+        if path.exists():
+            own, difference = self._reached(number, path, compare, check)
+            if difference:
+                return  # who plans the recovery says what to do with it
+            if own >= further:
+                shutil.rmtree(copy, ignore_errors=True)
+                return
         # After a crash between the two steps the copy is the only one, and is adopted.
         shutil.rmtree(path, ignore_errors=True)
         copy.rename(path)
         log(_logger, "standby_adopted", partition=number, behaviors=further)
 
-    def _reached(self, path: Path, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S) -> int:
-        """Return up to which offset a closed state has read `behaviors`."""
+    def _drop(self, number: int, reason: object) -> None:
+        """Remove a standby copy that is of no use."""
+        log(_logger, "standby_refused", logging.WARNING, partition=number, reason=reason)
+        shutil.rmtree(self._settings.standby_path(number), ignore_errors=True)
+
+    def _reached(
+        self, number: int, path: Path, compare: Compare, check: Callable[[], None], *, wait_s: float = _LOCK_WAIT_S
+    ) -> tuple[int, Difference]:
+        """Return up to which offset a closed state has read `behaviors`, and how these differ now."""
         partition = self._open(path, check, cache_bytes=_SMALL_CACHE, wait_s=wait_s)
         try:
-            return reached(partition, self._behaviors)
+            difference = difference_of(self._settings, number, partition, self._behaviors, compare)
+            return reached(partition, self._behaviors), difference
         finally:
             partition.close()
 

@@ -21,6 +21,7 @@ from stream.schema.position import Difference, LogIdentity, Origin, decode_origi
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import ResumePoint
+from stream.worker.state_owner import of_other_topics
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -85,10 +86,7 @@ class RecoveryPlanner:
         """
         topics, settings = self._topics, self._settings
         if kept and topics.behaviors not in kept:
-            raise WorkerError(
-                f"the state of partition {number} in {settings.state.directory} is of other topics"
-                f" ({', '.join(sorted(kept))}): give each topics.prefix a state.directory of its own"
-            )
+            raise of_other_topics(settings.state, number, kept)
         kept = {topic: offset for topic, offset in kept.items() if self._is_ours(topic, number, offset, origins)}
         committed = {topic: self._committed(topic, number) for topic in (topics.impressions, topics.clicks)}
         answered = committed[topics.impressions]

@@ -10,6 +10,7 @@ from state.partition import Partition
 from stream.settings import StateSettings
 from stream.worker.local_state import open_state, reached
 from stream.worker.snapshots import Compare, Snapshotter
+from stream.worker.state_owner import difference_of
 
 _logger = logging.getLogger("samstream.standbys")
 
@@ -46,19 +47,24 @@ class StandbyStore:
 
         Raises:
             StateError: when it cannot be opened, or cannot be continued with what Kafka has.
-            StreamError: when the snapshots are another system's, or Kafka does not answer.
+            StreamError: when a state, the copy or the snapshots are another system's, or Kafka does not answer.
         """
         own, copy = self._settings.path(number), self._settings.standby_path(number)
         try:
             if own.exists():
-                self._begin_with_own(own, copy)
+                self._begin_with_own(number, own, copy, compare)
             if not copy.exists():
                 self._snapshotter.restore(number, copy, compare=compare, check=check)
             partition = open_state(self._settings, copy)
         except LockedError:
             return None
+        try:
+            differs = self._differs(number, partition, compare)
+        except BaseException:
+            partition.close()
+            raise
         offset = partition.offsets.get(self._behaviors)
-        if offset is None or (offset >= oldest and not compare(partition.offsets, partition.origins)):
+        if offset is None or (offset >= oldest and not differs):
             return partition
         partition.close()
         shutil.rmtree(copy, ignore_errors=True)
@@ -69,7 +75,7 @@ class StandbyStore:
         shutil.rmtree(self._settings.standby_path(number), ignore_errors=True)
 
     def remove_unused(self, used: Collection[int], now: float) -> None:
-        """Remove copies that have been of no use for ten minutes, but for those that another worker keeps.
+        """Remove copies that have been of no use for ten minutes, but for those that another worker or system keeps.
 
         Args:
             used: the partition numbers whose copies are of use.
@@ -81,28 +87,41 @@ class StandbyStore:
         for path, since in self._unused_since.items():
             if now - since >= _KEEP_S:
                 try:
-                    open_state(self._settings, path).close()
+                    copy = open_state(self._settings, path)
+                    foreign = bool(copy.offsets) and self._behaviors not in copy.offsets
+                    copy.close()
                 except LockedError:
                     continue
                 except StateError:
-                    pass  # damaged: of no use to anybody
-                shutil.rmtree(path, ignore_errors=True)
+                    foreign = False  # damaged: of no use to anybody
+                if not foreign:
+                    shutil.rmtree(path, ignore_errors=True)
 
-    def _begin_with_own(self, own: Path, copy: Path) -> None:
+    def _begin_with_own(self, number: int, own: Path, copy: Path, compare: Compare) -> None:
         """Make this worker's state, from when the partition was its own, the copy, if it is further.
 
         Raises:
             LockedError: when another worker of this machine has the partition: no copy is needed here.
+            StreamError: when either is another system's.
         """
         state = open_state(self._settings, own)
         try:
+            if self._differs(number, state, compare):
+                return
             if copy.exists():
                 partition = open_state(self._settings, copy)
-                further = reached(partition, self._behaviors) >= reached(state, self._behaviors)
-                partition.close()
+                try:
+                    further = not self._differs(number, partition, compare) and (
+                        reached(partition, self._behaviors) >= reached(state, self._behaviors)
+                    )
+                finally:
+                    partition.close()
                 if further:
                     return
                 shutil.rmtree(copy)
             state.copy(copy)
         finally:
             state.close()
+
+    def _differs(self, number: int, state: Partition, compare: Compare) -> bool:
+        return bool(difference_of(self._settings, number, state, self._behaviors, compare))

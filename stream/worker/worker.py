@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from model.device import configure_torch, resolve
 from stream.errors import ConsumerFatalError
 from stream.kafka.groups import topics_of_others
+from stream.kafka.identity import IdentityClient
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
@@ -40,6 +41,7 @@ from stream.worker.producer import TaskProducer, wall_ms
 from stream.worker.scoring import ArmScorers
 from stream.worker.snapshots import Snapshotter
 from stream.worker.standbys import Standbys
+from stream.worker.state_owner import claim_directory
 from stream.worker.unit_warnings import UnitWarnings
 
 _logger = logging.getLogger("samstream.worker")
@@ -70,6 +72,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
     with Resources() as resources:
         resources.add(MetricsServer(settings.worker.metrics, registry, health))
         partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)
+        claim_directory(settings.state, IdentityClient(settings.kafka).identify([topics.behaviors])[topics.behaviors])
         _tell_of_others(settings, topics)
         producer = TaskProducer(
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics

@@ -281,7 +281,7 @@ class Harness:
         """See that the stored sequences equal the oracle's, to the byte. Call it when the workers have stopped."""
         expected = self.oracle()
         found: dict[str, bytes] = {}
-        for path in sorted((self.directory / state).iterdir()):
+        for path in sorted((self.directory / state).glob("partition-*")):
             partition = Partition.open(path, length=LENGTH, slack=self.settings.state.slack)
             for user in expected:
                 if partition.sequences.count(user):

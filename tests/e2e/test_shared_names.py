@@ -32,6 +32,23 @@ def test_workers_of_two_prefixes_in_one_group_answer_and_say_that_they_share_it(
         assert "group_shared" not in mine.processes.log("mine").read_text()
 
 
+def test_a_state_directory_of_another_prefix_is_refused_even_before_it_holds_any_state(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    """With both prefixes' partitions on several machines, neither need ever meet a state of the other."""
+    other = Topics(f"{topic_prefix}other-")
+    topic_admin.ensure(kafka, other, partitions=PARTITIONS, replication=1)
+    with Harness(kafka, topics, topic_prefix, tmp_path, worker={"model_wait_s": 0.0}) as harness:
+        harness.start_worker("mine")
+        for path in (tmp_path / "state").glob("partition-*"):
+            path.rename(tmp_path / path.name)
+        harness.processes.start("theirs", "worker", "--set", f"topics.prefix={topic_prefix}other-")
+        last = harness.last_words("theirs")
+        assert topics.behaviors in last
+        assert other.behaviors in last
+        assert f"move {tmp_path / 'state'} away" in last
+
+
 def test_another_number_of_partitions_in_the_settings_is_said_and_kafkas_holds(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:

@@ -9,13 +9,15 @@ from prometheus_client import CollectorRegistry
 from state.behavior import behaviors
 from state.errors import LockedError, StateError
 from state.partition import Partition
-from stream.schema.position import Difference
+from stream.errors import WorkerError
+from stream.schema.position import Difference, LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.local_state import LocalState
 from stream.worker.metrics import WorkerMetrics
-from stream.worker.snapshots import Snapshotter
+from stream.worker.snapshots import Compare, Snapshotter
 from stream.worker.standby_store import StandbyStore
+from stream.worker.state_owner import claim_directory
 
 TOPIC = Topics().behaviors
 
@@ -44,16 +46,24 @@ class Machine:
     def open(self, path: Path) -> Partition:
         return Partition.open(path, length=self.settings.length, slack=self.settings.slack)
 
-    def write(self, path: Path, offset: int) -> None:
+    def write(self, path: Path, offset: int, topic: str = TOPIC) -> None:
         """Let a state have read `behaviors` up to an offset."""
         partition = self.open(path)
         partition.sequences.append("u", behaviors([(offset, 1, 1, 1)]))
-        partition.commit({TOPIC: offset})
+        partition.commit({topic: offset})
         partition.close()
 
-    def reached(self) -> int:
+    def kept(self, path: Path) -> Mapping[str, int]:
+        """Return the offsets of a closed state; none where there is no state."""
+        if not path.exists():
+            return {}
+        partition = self.open(path)
+        partition.close()
+        return partition.offsets
+
+    def reached(self, compare: Compare = same) -> int:
         """Open the state that work would go on with; returns its offset."""
-        partition = self.states.open(0, same, nothing)
+        partition = self.states.open(0, compare, nothing)
         try:
             return partition.offsets.get(TOPIC, 0)
         finally:
@@ -159,6 +169,89 @@ def test_a_copy_that_cannot_go_on_is_removed(machine: Machine, case: str) -> Non
     with pytest.raises(StateError, match="cannot go on"):
         machine.standby(oldest=6 if gone else 0, compare=same if gone else lambda *_: "id")
     assert not machine.copy.exists()
+
+
+OTHER = Topics("other-").behaviors
+
+
+@pytest.mark.parametrize(
+    ("own", "copy"), [(OTHER, None), (None, OTHER), (OTHER, TOPIC), (TOPIC, OTHER), (OTHER, OTHER)]
+)
+def test_what_another_prefix_keeps_here_is_refused_and_stays(
+    machine: Machine, own: str | None, copy: str | None
+) -> None:
+    """Of two prefixes that share a directory, neither may go on with what the other one keeps, or remove it."""
+    for path, topic in ((machine.own, own), (machine.copy, copy)):
+        if topic is not None:
+            machine.write(path, 5, topic)
+    with pytest.raises(WorkerError, match=r"of other topics \(other-behaviors\).*state\.directory"):
+        machine.standby()
+    if copy is not None:  # else it is the planner that sees what was opened
+        with pytest.raises(WorkerError, match="of other topics"):
+            machine.reached()
+    assert machine.kept(machine.own) == ({own: 5} if own else {})
+    assert machine.kept(machine.copy) == ({copy: 5} if copy else {})
+
+
+@pytest.mark.parametrize("own", [3, None])
+def test_a_copy_of_a_topic_that_was_made_anew_is_not_adopted(machine: Machine, own: int | None) -> None:
+    """Its offset says nothing beside that of a state of the topic of now."""
+    if own is not None:
+        machine.write(machine.own, own)
+    machine.write(machine.copy, 500)
+    assert machine.reached(lambda offsets, _: "id" if offsets[TOPIC] == 500 else "") == (own or 0)
+    assert not machine.copy.exists()
+
+
+def test_a_copy_does_not_take_the_place_of_a_state_of_a_topic_that_was_made_anew(machine: Machine) -> None:
+    """What to do with that is for a person to say."""
+    machine.write(machine.own, 3)
+    machine.write(machine.copy, 5)
+    assert machine.reached(lambda offsets, _: "id" if offsets[TOPIC] == 3 else "") == 3
+    assert machine.kept(machine.copy) == {TOPIC: 5}
+
+
+def test_a_copy_goes_on_from_itself_where_the_state_is_of_a_topic_that_was_made_anew(machine: Machine) -> None:
+    machine.write(machine.own, 500)
+    machine.write(machine.copy, 5)
+    assert machine.standby(compare=lambda offsets, _: "id" if offsets[TOPIC] == 500 else "") == 5
+
+
+@pytest.mark.parametrize("difference", ["cluster", "topic"])
+def test_what_is_of_another_cluster_is_refused_and_stays(machine: Machine, difference: Difference) -> None:
+    machine.write(machine.copy, 5)
+    with pytest.raises(WorkerError, match=r"another Kafka cluster.*state\.directory"):
+        machine.standby(compare=lambda *_: difference)
+    with pytest.raises(WorkerError, match=r"another Kafka cluster.*state\.directory"):
+        machine.reached(lambda *_: difference)
+    assert machine.kept(machine.copy) == {TOPIC: 5}
+
+
+def test_copies_of_another_prefix_are_never_of_no_use(machine: Machine) -> None:
+    machine.write(machine.copy, 5, OTHER)
+    for now in (0.0, 601.0):
+        machine.standbys.remove_unused([], now)
+    assert machine.kept(machine.copy) == {OTHER: 5}
+
+
+def test_a_directory_belongs_to_the_prefix_and_cluster_that_claimed_it_first(machine: Machine) -> None:
+    mine = LogIdentity("cluster", TOPIC, "id", 4)
+    claim_directory(machine.settings, mine)
+    # Workers share it, the topic may be made anew, and the number of partitions is others' to compare.
+    claim_directory(machine.settings, LogIdentity("cluster", TOPIC, "another id", 8))
+    for other in (LogIdentity("cluster", OTHER, "id", 4), LogIdentity("another", TOPIC, "id", 4)):
+        with pytest.raises(WorkerError, match=r"topic 'behaviors' of cluster cluster, .*state\.directory"):
+            claim_directory(machine.settings, other)
+    assert [path.name for path in Path(machine.settings.directory).iterdir()] == ["state-of.json"]
+
+
+def test_a_claim_that_says_nothing_is_written_anew(machine: Machine) -> None:
+    mine = LogIdentity("cluster", TOPIC, "id", 4)
+    Path(machine.settings.directory).mkdir()
+    (Path(machine.settings.directory) / "state-of.json").write_bytes(b"")
+    claim_directory(machine.settings, mine)
+    with pytest.raises(WorkerError):
+        claim_directory(machine.settings, LogIdentity("cluster", OTHER, "id", 4))
 
 
 def test_copies_of_no_use_are_removed_after_ten_minutes_but_not_those_of_others(machine: Machine) -> None:

@@ -1,5 +1,6 @@
 """The answer of an arm to an impression, and the answers that a task recovers from `scores` after a crash."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -8,8 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.schema.events import Impression, Score, Team
-from stream.task.resume import ResumePoint
+from stream.schema.events import Impression, RequestKey, Team
+from stream.task.resume import GivenAnswer, ResumePoint
 
 T = TypeVar("T")
 
@@ -37,8 +38,9 @@ class Answer:
     teams: tuple[Team, ...] = ()
 
     @classmethod
-    def from_score(cls, score: Score) -> "Answer":
-        """Return the answer that a score was made of."""
+    def recovered(cls, given: GivenAnswer) -> "Answer":
+        """Return the answer that was given before."""
+        score = given.score
         return cls(
             score.arm,
             score.epoch,
@@ -53,15 +55,20 @@ class RecoveredAnswers(Generic[T]):
     """Answers in `scores` that the state does not know yet, each waiting for its impression to be read again.
 
     They were given after the last commit, here or by the partition's last owner. Such an impression is not scored
-    again: the model learns from what was shown.
+    again: the model learns from what was shown. An answer that is older than the impression was given to an earlier one
+    of the same request id, such as one of a topic that was made anew since.
 
     Args:
         resume: the answers, and the offset behind them.
         behaviors_end: where `behaviors` ended when the task began; no answer waits for records beyond it.
+        slack_ms: how much older an answer may seem than its impression, as their timestamps are of two clocks.
     """
 
-    def __init__(self, resume: ResumePoint, *, behaviors_end: int) -> None:
-        self._answers = dict(resume.answers)
+    def __init__(self, resume: ResumePoint, *, behaviors_end: int, slack_ms: float) -> None:
+        self._answers: dict[RequestKey, deque[GivenAnswer]] = {
+            request: deque((given, *resume.later_answers.get(request, ()))) for request, given in resume.answers.items()
+        }
+        self._slack_ms = slack_ms
         self._scores_end = resume.scores_end
         self._behaviors_end = behaviors_end
         self._held: list[T] = []
@@ -84,14 +91,19 @@ class RecoveredAnswers(Generic[T]):
         """Tell that Kafka has an answer of this task at this offset of `scores`."""
         self._scores_end = max(self._scores_end, offset + 1)
 
-    def take(self, impression: Impression) -> Score | None:
-        """Return the answer that was given to an impression, once; None when there is none."""
-        score = self._answers.get(impression.request)
+    def take(self, impression: Impression, timestamp: int) -> GivenAnswer | None:
+        """Return the answer that was given to an impression, once; None when there is none.
+
+        Args:
+            impression: the request.
+            timestamp: Kafka timestamp (ms) of its record.
+        """
+        given = self._given(impression, timestamp)
         items = [candidate.item for candidate in impression.candidates]
-        if score is None or score.items != items:
+        if given is None or given.score.items != items:
             return None
-        del self._answers[impression.request]
-        return score
+        self._forget_first(impression.request)
+        return given
 
     def drop(self) -> None:
         """Drop the rest: all impressions that were there at the start have been read."""
@@ -100,7 +112,7 @@ class RecoveredAnswers(Generic[T]):
     def in_answer_order(
         self,
         entries: Iterable[T],
-        impression_of: Callable[[T], Impression | None],
+        asked: Callable[[T], tuple[Impression, int] | None],
         *,
         folded: Callable[[], int],
         next_behavior: Callable[[], T | None],
@@ -111,12 +123,12 @@ class RecoveredAnswers(Generic[T]):
 
         Args:
             entries: in time order.
-            impression_of: the impression of an entry; None for any other entry.
+            asked: the impression of an entry with the Kafka timestamp (ms) of its record; None for any other entry.
             folded: the offset up to which `behaviors` are folded.
             next_behavior: takes the next entry of `behaviors`, out of the order of time; None when none is there.
         """
         for entry in chain(self._held, entries):
-            read_to = self._read_to(impression_of(entry))
+            read_to = self._read_to(asked(entry))
             while folded() < read_to:
                 self._held = [entry]
                 behavior = next_behavior()
@@ -126,7 +138,21 @@ class RecoveredAnswers(Generic[T]):
             self._held = []
             yield entry
 
-    def _read_to(self, impression: Impression | None) -> int:
+    def _read_to(self, asked: tuple[Impression, int] | None) -> int:
         """Return the offset of `behaviors` up to which the answer given to an impression had read."""
-        score = self._answers.get(impression.request) if impression is not None else None
-        return min(score.read_to, self._behaviors_end) if score else 0
+        given = self._given(*asked) if asked is not None else None
+        return min(given.score.read_to, self._behaviors_end) if given else 0
+
+    def _given(self, impression: Impression, timestamp: int) -> GivenAnswer | None:
+        """Return the first answer that may have been given to an impression; forgets those that are older than it."""
+        while (given := self._answers.get(impression.request)) is not None:
+            if not 0 <= given[0].timestamp < timestamp - self._slack_ms:
+                return given[0]
+            self._forget_first(impression.request)
+        return None
+
+    def _forget_first(self, request: RequestKey) -> None:
+        given = self._answers[request]
+        given.popleft()
+        if not given:
+            del self._answers[request]

@@ -113,7 +113,7 @@ class RecordQueue:
             return entries
         return self._recovered.in_answer_order(
             entries,
-            lambda entry: entry[1] if isinstance(entry[1], Impression) else None,
+            lambda entry: (entry[1], entry[0].timestamp) if isinstance(entry[1], Impression) else None,
             folded=folded,
             next_behavior=lambda: self._merge.pop(self._behaviors) if self._merge.backlog(self._behaviors) else None,
         )

@@ -1,9 +1,24 @@
 """Where a task resumes its partition: offsets to read from, and answers that were given before."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stream.schema.events import RequestKey, Score
 from stream.schema.position import LogIdentity
+
+
+class GivenAnswer(NamedTuple):
+    """An answer as it was found in `scores`.
+
+    Attributes:
+        score: what was told.
+        numbers: bytes that came with it.
+        timestamp: Kafka timestamp (ms) of its record, by the clock of who answered; −1 when not known.
+    """
+
+    score: Score
+    numbers: bytes = b""
+    timestamp: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +36,11 @@ class ResumePoint:
         stale_state: the group's offset is beyond the state: another worker went on, and the state's open requests are
             found in `scores` instead.
         missing: records that Kafka had removed before they were read.
+        later_answers: request → further answers, where the first may be one to an impression of before.
     """
 
     offsets: dict[str, int]
-    answers: dict[RequestKey, Score]
+    answers: dict[RequestKey, GivenAnswer]
     scores_end: int
     committed_impressions: int
     ends: dict[str, int]
@@ -32,3 +48,4 @@ class ResumePoint:
     timestamps: dict[str, int] = field(default_factory=dict)
     stale_state: bool = False
     missing: int = 0
+    later_answers: dict[RequestKey, list[GivenAnswer]] = field(default_factory=dict)

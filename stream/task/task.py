@@ -77,7 +77,9 @@ class Task:
         self._max_impression_age_ms = settings.max_impression_age_s * 1000
         self._resume = resume
         self._last: dict[str, Record] = {}  # topic → the record processed last
-        self._recovered: RecoveredAnswers[Entry] = RecoveredAnswers(resume, behaviors_end=resume.ends[topics.behaviors])
+        self._recovered: RecoveredAnswers[Entry] = RecoveredAnswers(
+            resume, behaviors_end=resume.ends[topics.behaviors], slack_ms=1000 * settings.max_future_s
+        )
         self._queue = RecordQueue(topics, settings, self._recovered, resume.offsets, partitions=partitions)
         if resume.stale_state:
             for key, _ in list(partition.pending.items()):
@@ -241,9 +243,9 @@ class Task:
     def _impression(self, event: Impression, record: Record, wall_ms: int) -> list[ScoringRequest]:
         """Return the request to score an impression; nothing when it was answered, or is too old."""
         categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
-        score = self._recovered.take(event)
-        if score is not None:
-            self._refuse(self._windows.open(event, categories, score.seen, Answer.from_score(score)))
+        given = self._recovered.take(event, record.timestamp)
+        if given is not None:
+            self._refuse(self._windows.open(event, categories, given.score.seen, Answer.recovered(given)))
             self._counts["answers_recovered"] += 1
             return []
         if record.offset < self._resume.committed_impressions:

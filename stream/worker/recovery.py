@@ -6,21 +6,23 @@ scored again, since the model must learn from what was shown.
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
+from stream.kafka.clients import to_record
 from stream.kafka.identity import compare
 from stream.kafka.offsets import committed_offsets, offset_for_time, watermarks
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
-from stream.schema.events import DECODE_ERRORS, RequestKey, Score, decode_score
+from stream.schema.events import DECODE_ERRORS, RequestKey, decode_score
 from stream.schema.position import Difference, LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
-from stream.task.resume import ResumePoint
+from stream.task.resume import GivenAnswer, ResumePoint
 from stream.worker.state_owner import of_other_topics
 
 _logger = logging.getLogger("samstream.worker")
@@ -108,11 +110,12 @@ class RecoveryPlanner:
                 missing += self._stop_or_skip(f"the state of partition {number}", topic, number, wanted, low)
             offsets[topic] = max(wanted, low)
         begin = TopicPartition(topics.scores, number, offsets[topics.scores])
-        answers, scores_end = _answers(settings, begin, self._check)
+        answers, later, scores_end = _answers(settings, begin, self._check)
         # Of an offset that goes on where the state stands, the record before it is the one that the state has seen.
         known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
         timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
-        return ResumePoint(offsets, answers, scores_end, answered, ends, dict(self._logs), timestamps, stale, missing)
+        logs = dict(self._logs)
+        return ResumePoint(offsets, answers, scores_end, answered, ends, logs, timestamps, stale, missing, later)
 
     def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
         """Return whether an offset of the state is one of the topic of now; False when that topic was made anew.
@@ -243,9 +246,15 @@ def _time_ms(settings: Settings, windows: int) -> int:
 
 def _answers(
     settings: Settings, begin: TopicPartition, check: Callable[[], None]
-) -> tuple[dict[RequestKey, Score], int]:
-    """Read the scores from an offset to their present end; returns the first answer to each request, and that end."""
-    answers: dict[RequestKey, Score] = {}
+) -> tuple[dict[RequestKey, GivenAnswer], dict[RequestKey, list[GivenAnswer]], int]:
+    """Read the scores from an offset to their present end.
+
+    Returns:
+        The first answer to each request; further ones, which were given to another impression of the same id, or by a
+        worker that had been frozen; and that end.
+    """
+    answers: dict[RequestKey, GivenAnswer] = {}
+    later: dict[RequestKey, list[GivenAnswer]] = defaultdict(list)
     with Resources() as resources:
         reader = resources.add(
             new_consumer(settings.kafka, {"group.id": "samstream-recovery", "enable.partition.eof": "true"})
@@ -272,5 +281,7 @@ def _answers(
                 score = decode_score(message.value() or b"")
             except DECODE_ERRORS:
                 continue
-            answers.setdefault(score.request, score)
-        return answers, end
+            given = GivenAnswer(score, timestamp=to_record(message).timestamp)
+            if answers.setdefault(score.request, given) is not given:
+                later[score.request].append(given)
+        return answers, dict(later), end

@@ -16,7 +16,7 @@ from stream.client import Client
 from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
 from stream.local.ports import free_port
-from stream.schema.events import encode_packed
+from stream.schema.events import Candidate, encode_packed
 from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
@@ -69,6 +69,29 @@ def test_impressions_that_were_made_anew_are_all_answered(
         harness.await_answers()
         if state == "kept":
             assert "topic_made_anew" in harness.processes.log("after").read_text()
+
+
+def test_an_answer_to_an_impression_of_a_topic_that_is_gone_answers_none_of_the_new_one(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Front ends number their requests from "1" again, and offer the same."""
+    offered = [Candidate(f"item-{number}") for number in range(8)]
+    worker = {"model_wait_s": 0.0, "max_future_s": 0.0}
+
+    def ask_again() -> None:
+        harness.asked.append(harness.client.impression("user-1", offered, 3, request_id="1"))
+        harness.client.flush()
+
+    with Harness(kafka, topics, topic_prefix, tmp_path, worker=worker) as harness:
+        harness.start_worker("before")
+        ask_again()
+        harness.await_answers()
+        harness.processes.stop()
+        make_anew(kafka, harness, topics.impressions)
+        shutil.rmtree(harness.directory / "state")
+        ask_again()
+        harness.start_worker("after")
+        harness.await_answers()
 
 
 def test_a_topic_that_is_made_anew_under_a_worker_ends_it_and_the_next_one_answers_everything(

@@ -30,7 +30,7 @@ from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
 from stream.task.decode import Event
-from stream.task.resume import ResumePoint
+from stream.task.resume import GivenAnswer, ResumePoint
 from stream.task.task import ScoringRequest, Task
 from stream.worker.scoring import interleaved_answer
 
@@ -99,6 +99,11 @@ class Log:
 
 
 def beginning(**changes: Any) -> ResumePoint:
+    """Answers may be given as scores."""
+    answers = changes.get("answers", {})
+    changes["answers"] = {
+        request: given if isinstance(given, GivenAnswer) else GivenAnswer(given) for request, given in answers.items()
+    }
     ends = {TOPICS.impressions: changes.pop("impressions_end", 0), TOPICS.behaviors: changes.pop("behaviors_end", 0)}
     start = ResumePoint(dict.fromkeys((*PRECEDENCE, TOPICS.scores), 0), {}, 0, 0, {TOPICS.clicks: 0, **ends})
     return ResumePoint(**{name: changes.get(name, getattr(start, name)) for name in ResumePoint.__dataclass_fields__})

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from stream.schema.events import RequestKey, Score, Spent
+from stream.task.resume import GivenAnswer
 from tests.stream.task.support import (
     LATER,
+    SETTINGS,
     T0,
     TOPICS,
     USER,
@@ -125,6 +127,40 @@ def test_users_whose_requests_have_one_id_get_back_each_their_own_answer(path: P
             USERS[0]: ["c0", "c1"],
             USERS[1]: ["c2", "c3"],
         }
+
+
+SLACK_MS = round(1000 * SETTINGS.max_future_s)
+
+
+@pytest.mark.parametrize("younger_ms", [-1000, 0, SLACK_MS, SLACK_MS + 1, 3_600_000])
+def test_an_answer_that_is_older_than_the_impression_was_given_to_another_one(path: Path, younger_ms: int) -> None:
+    """A topic was made anew, and its users number their requests from "1" again. Clocks may differ."""
+    given = GivenAnswer(given_before(read_to=1), timestamp=T0)
+    start = beginning(answers={R: given}, scores_end=30, impressions_end=1, behaviors_end=1)
+    with closing(Bench(path, start)) as bench:
+        asked = bench.turn(Log().write(impression(), timestamp=T0 + younger_ms))
+        if younger_ms <= SLACK_MS:
+            assert not asked
+            assert bench.task.buffered == 1, "it waits for what its answer knew"
+        else:
+            assert [request.impression.request for request in asked] == [R]
+            assert bench.task.counts["answers_recovered"] == 0
+            assert bench.task.offsets[TOPICS.scores] == 30
+
+
+def test_each_of_two_impressions_of_one_id_finds_the_answer_that_was_given_to_it(path: Path) -> None:
+    """The first answer is to an impression that is no more, the second and third to those that are read again."""
+    hour, arms = 3_600_000, ("gone", "first", "second")
+    of_then, first, second = (GivenAnswer(given_before(arm=arm), b"", T0 + n * hour) for n, arm in enumerate(arms))
+    later = {R: [first, second]}
+    start = beginning(answers={R: of_then}, later_answers=later, scores_end=30, impressions_end=2)
+    with closing(Bench(path, start)) as bench:
+        log = Log()
+        assert not bench.turn(log.write(impression(), timestamp=T0 + hour), log.write(behavior("x", LATER)))
+        assert not bench.turn(log.write(impression(ts=LATER), timestamp=T0 + 2 * hour))
+        bench.turn(log.write(behavior("y", 3 * LATER)))
+        assert [sample.arm for sample in bench.samples] == ["first", "second"]
+        assert bench.task.counts["answers_recovered"] == 2
 
 
 def test_answers_to_nothing_are_forgotten_when_the_impressions_of_the_start_are_read(path: Path) -> None:

@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stream.replay.report import replay_report
     from stream.report.sentences import replay_headline
     from stream.report.writer import write_replay
+    from stream.trainer.predictions import predictions_path
 
     console = Console()
     console.print(f"reading {arguments.dataset} …")
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             keep_logs(directory, arguments.report)
         report, traces = replay_report(
             replay.counts,
-            {arm.name: predictions / f"{arm.name}.predictions" for arm in settings.models},
+            {arm.name: predictions_path(settings, arm.name) for arm in settings.models},
             dataset=arguments.dataset,
             seconds=seconds,
             settings={name: getattr(arguments, name) for name in ("seed", "arms", "workers", "broker", "negatives")},

@@ -19,6 +19,7 @@ from stream.schema.position import LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
+from stream.trainer.predictions import predictions_directory
 from stream.trainer.training import ArmTrainer, Training, not_finite
 
 _logger = logging.getLogger("samstream.trainer")
@@ -83,7 +84,7 @@ def resume_training(
     for arm in training.arms.values():
         arm.learner.begin_epoch(epoch)
         if settings.trainer.progressive_log:
-            arm.open_log(Path(settings.trainer.progressive_log))
+            arm.open_log(predictions_directory(settings))
     log(
         _logger,
         "started",

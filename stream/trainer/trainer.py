@@ -33,6 +33,7 @@ from stream.schema.position import Origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.metrics import TrainerMetrics
+from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import resume_training
 from stream.trainer.training import Training, TrainingExample, diverged
@@ -70,6 +71,9 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
     with Resources() as resources:
         resources.add(MetricsServer(settings.trainer.metrics, registry, health))
         resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
+        if settings.trainer.progressive_log:
+            for arm in training.arms:
+                resources.enter(sole_logger(predictions_path(settings, arm)))
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
         watch = LogWatch(settings.kafka)

@@ -49,6 +49,33 @@ def test_a_state_directory_of_another_prefix_is_refused_even_before_it_holds_any
         assert f"move {tmp_path / 'state'} away" in last
 
 
+def test_predictions_of_two_prefixes_lie_apart_and_two_trainers_of_one_do_not_write_over_each_other(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    other, folder = f"{topic_prefix}other-", tmp_path / "predictions"
+    topic_admin.ensure(kafka, Topics(other), partitions=PARTITIONS, replication=1)
+
+    def start(name: str, *more: str) -> None:
+        own = ("--set", f"trainer.directory={tmp_path / name}", "--set", f"trainer.progressive_log={folder}")
+        harness.processes.start(name, "trainer", *own, *more)
+
+    def begun(name: str) -> bool:
+        return "started arms=" in harness.processes.log(name).read_text()
+
+    with Harness(kafka, topics, topic_prefix, tmp_path) as harness:
+        start("mine")
+        start("theirs", "--set", f"topics.prefix={other}")
+        wait_for(lambda: begun("mine") and begun("theirs"), "both to begin", processes=harness.processes)
+        written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.predictions"))
+        assert written == sorted(
+            f"prefix-{prefix}/{arm}.predictions" for prefix in (topic_prefix, other) for arm in ("counts", "sam")
+        )
+        start("second")
+        last = harness.last_words("second")
+        assert str(folder / f"prefix-{topic_prefix}" / "sam.predictions") in last
+        assert "trainer.progressive_log" in last
+
+
 def test_another_number_of_partitions_in_the_settings_is_said_and_kafkas_holds(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ class Batch:
         target_mask: (B, C) bool, True where there is a candidate.
         labels: (B, C) float32; None when an example has none.
         ts: (B,) int64, the moment of the request in milliseconds.
-        numbers: (B, C, n) float32 of the candidates; n is 0 where an example has none.
+        numbers: (B, C, n) float32 of the candidates; zeros where an example has none.
     """
 
     history_items: Tensor
@@ -57,13 +57,20 @@ def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.minimum(2.0 * doublings, GAP_BUCKETS - 1).astype(np.int64)
 
 
-def collate(examples: Sequence[Example], *, length: int, device: torch.device | str = "cpu") -> Batch:
+def collate(examples: Sequence[Example], *, length: int, numbers: int = 0, device: torch.device | str = "cpu") -> Batch:
     """Pad examples to one batch; of each sequence only the newest `length` behaviours stay.
 
     L is the longest sequence that remains and C the longest candidate list, both at least 1.
 
+    Args:
+        examples: at least one.
+        length: most behaviours of each.
+        numbers: how many numbers of each candidate are read; 0 to leave out what examples have. One without any gets
+            zeros: items as frequent as all others.
+        device: where the batch shall lie.
+
     Raises:
-        ValueError: when there is no example, or their candidates have different numbers.
+        ValueError: when there is no example, or an example has another number of numbers.
     """
     if not examples:
         raise ValueError("no examples: a batch needs at least one")
@@ -79,7 +86,7 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
     target_items = np.zeros((B, C), np.uint64)
     target_categories = np.zeros((B, C), np.int64)
     labels = np.zeros((B, C), np.float32)
-    numbers = np.zeros((B, C, _numbers(examples)), np.float32)
+    of_candidates = np.zeros((B, C, numbers), np.float32)
     for row, (example, sequence) in enumerate(zip(examples, sequences, strict=True)):
         n, c = len(sequence), len(example.items)
         history_items[row, :n] = sequence["item"]
@@ -90,8 +97,8 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
         target_categories[row, :c] = example.categories
         if example.labels is not None:
             labels[row, :c] = example.labels
-        if numbers.shape[2]:
-            numbers[row, :c] = example.numbers
+        if numbers and example.numbers is not None:
+            of_candidates[row, :c] = _checked(example.numbers, numbers)
 
     def tensor(array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -110,19 +117,11 @@ def collate(examples: Sequence[Example], *, length: int, device: torch.device | 
         target_mask=tensor(np.arange(C) < counts),
         labels=tensor(labels) if labelled else None,
         ts=tensor(np.array([example.ts for example in examples], np.int64)),
-        numbers=tensor(numbers),
+        numbers=tensor(of_candidates),
     )
 
 
-def _numbers(examples: Sequence[Example]) -> int:
-    """Return how many numbers each candidate has.
-
-    Raises:
-        ValueError: when examples have different ones.
-    """
-    widths = {0 if example.numbers is None else example.numbers.shape[1] for example in examples}
-    if len(widths) > 1:
-        raise ValueError(
-            f"examples whose candidates have {' and '.join(map(str, sorted(widths)))} numbers: not one batch"
-        )
-    return widths.pop()
+def _checked(numbers: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    if numbers.shape[1] != width:
+        raise ValueError(f"candidates with {numbers.shape[1]} numbers, where the model reads {width}")
+    return numbers

@@ -107,7 +107,7 @@ class Learner:
         # Users with as many candidates side by side are computed together, without padding.
         order = sorted(range(len(examples)), key=lambda place: len(examples[place].items))
         examples = [examples[place] for place in order]
-        batch = collate(examples, length=self._spec.length, device=self._device)
+        batch = collate(examples, length=self._spec.length, numbers=self._spec.numbers, device=self._device)
         if batch.labels is None:
             raise ValueError("every example to learn from needs labels")
         keys = batch_keys(batch)

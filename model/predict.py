@@ -89,7 +89,7 @@ def predict(
     """Return the (C,) float32 click probabilities of each example's candidates."""
     if not examples:
         return []
-    batch = collate(examples, length=network.spec.length, device=device)
+    batch = collate(examples, length=network.spec.length, numbers=network.spec.numbers, device=device)
     keys = batch_keys(batch)
     vectors = [table.gather(keys[name]) for name, table in tables.items()]
     return by_example(network(batch, *embedded(batch, vectors)), batch, examples)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from model.errors import UpdateRefused
 from model.example import Example
 from model.network import Network
 from model.predict import Predictions, model_fingerprint, predict, table_dims, table_initials
-from model.serialization.update import Update, Version, unusable
+from model.serialization.update import Update, Version, check_keys, check_turn, unusable
 from model.spec import ModelSpec
 from model.trial import Trial
 
@@ -66,7 +65,7 @@ class Scorer:
         Raises:
             UpdateRefused: see `prepare` and `commit`; nothing has changed then.
         """
-        self._check_order(update)
+        check_turn(update, self.version)
         self.commit(self.prepare(update))
 
     def prepare(self, update: Update) -> Prepared:
@@ -91,7 +90,7 @@ class Scorer:
         dense = {name: self._checked(update, name, shape) for name, shape in shapes.items()}
         moved: dict[str, tuple[Keys, Tensor]] = {}
         for table, dim in table_dims(self._spec).items():
-            keys = _checked_keys(update, f"{table}/keys")
+            keys = check_keys(update, f"{table}/keys")
             moved[table] = keys, self._checked(update, f"{table}/values", (len(keys), dim))
         if update.kind == "delta":
             tables = self._tables
@@ -111,7 +110,7 @@ class Scorer:
         Raises:
             UpdateRefused: "stale" when what is served is as new, "gap" when an update between is missing.
         """
-        self._check_order(prepared.update)
+        check_turn(prepared.update, self.version)
         if prepared.tables is not None:
             self._tables = prepared.tables
         else:
@@ -148,13 +147,6 @@ class Scorer:
         vectors = torch.tensor(tensors[f"{name}/values"], device=self._device)
         return self._tables[name].prepare_rows(tensors[f"{name}/keys"], vectors)
 
-    def _check_order(self, update: Update) -> None:
-        if update.at <= self.version:
-            raise UpdateRefused("stale", f"{update.kind} {update.at}, but {self.version} is served")
-        following = Version(self.version.epoch, self.version.version + 1)
-        if update.kind == "delta" and update.at != following:
-            raise UpdateRefused("gap", f"delta {update.at} does not follow {self.version}: a base must come")
-
     def _new_tables(self) -> dict[str, EmbeddingTable]:
         initials = table_initials(self._spec, self._seed)
         return {
@@ -169,12 +161,3 @@ class Scorer:
         if why := unusable(tensor):
             raise UpdateRefused("non-finite", f"{name} holds {why}")
         return torch.tensor(tensor, device=self._device)
-
-
-def _checked_keys(update: Update, name: str) -> npt.NDArray[np.uint64]:
-    keys = update.tensors[name]
-    if keys.dtype != np.uint64 or keys.ndim != 1:
-        raise UpdateRefused("shape", f"{name} is {keys.dtype} {keys.shape}, not uint64 (n,)")
-    if not keys.all() or len(np.unique(keys)) < len(keys):
-        raise UpdateRefused("shape", f"{name} holds key 0 or a key twice")
-    return keys

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -81,7 +81,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def numbers(self) -> int:
         """Numbers of each candidate that the head gets: of item and of category, their statistics."""
-        return 6 * (len(self.statistics) + 1) - 2 if self.statistics else 0
+        return count_numbers(self.statistics)
 
     @property
     def initial_std(self) -> float:
@@ -98,6 +98,11 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.item_dim + self.category_dim
 
 
+def count_numbers(half_lives_s: Sequence[float]) -> int:
+    """Return how many numbers `model.statistics` gives of each candidate, counted at so many half-lives and ever."""
+    return 6 * (len(half_lives_s) + 1) - 2 if half_lives_s else 0
+
+
 _FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
     "counts": {"match": True},
     "popularity": {"length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": ()},
@@ -105,14 +110,17 @@ _FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
 }
 """Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 
+HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
+"""Of the statistics that presets read."""
+
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
-        "sam": ModelSpec(),
+        "sam": ModelSpec(statistics=HALF_LIVES_S),
         "sam-paper": ModelSpec(passes=3, match=False, normalise_readout=False, enhancement=True),
-        "sam-3p+": ModelSpec(passes=3, enhancement=True),
-        "din": ModelSpec(kind="din"),
-        "mean": ModelSpec(kind="mean"),
-        "counts": ModelSpec(kind="counts"),
+        "sam-3p+": ModelSpec(passes=3, enhancement=True, statistics=HALF_LIVES_S),
+        "din": ModelSpec(kind="din", statistics=HALF_LIVES_S),
+        "mean": ModelSpec(kind="mean", statistics=HALF_LIVES_S),
+        "counts": ModelSpec(kind="counts", statistics=HALF_LIVES_S),
         "popularity": ModelSpec(kind="popularity", length=0, match=False, item_dim=1, category_dim=1),
         "random": ModelSpec(kind="random", length=0, match=False),
     }

@@ -25,6 +25,7 @@ _LARGEST = 8
 _MOST_ASKED = 16
 """Candidates of the newest request that are tried."""
 _UNKNOWN = 0xFFFF_FFFF
+_EXTREME = 30.0
 
 
 class Trial:
@@ -61,8 +62,9 @@ class Trial:
         examples = self._probe(moved)
         if asked is not None:
             few = slice(_MOST_ASKED)
-            examples.append(Example(asked.sequence, asked.ts, asked.items[few], asked.categories[few]))
-        batch = collate(examples, length=self._spec.length, device=self._device)
+            numbers = None if asked.numbers is None else asked.numbers[few]
+            examples.append(Example(asked.sequence, asked.ts, asked.items[few], asked.categories[few], numbers=numbers))
+        batch = collate(examples, length=self._spec.length, numbers=self._spec.numbers, device=self._device)
         keys = batch_keys(batch)
         vectors = [_gathered(keys[name], table, *moved[name]) for name, table in tables.items()]
         logits: Tensor = self._network(batch, *embedded(batch, vectors))
@@ -81,7 +83,13 @@ class Trial:
         history["ts"] = _NOW_MS - (1000 * (2 ** ((place[::-1] + 0.5) / 2) - 1)).astype(np.int64)
         candidates = items, np.resize(categories, len(items))
         step = min(self._spec.length, len(place)) or len(place)
-        return [Example(history[start : start + step], _NOW_MS, *candidates) for start in range(0, len(place), step)]
+        # Logarithms of counts and of their ratios: hardly any, as many, and very many.
+        extremes = np.array([-_EXTREME, 0.0, _EXTREME], np.float32)
+        numbers = np.resize(extremes, (len(items), self._spec.numbers))
+        return [
+            Example(history[start : start + step], _NOW_MS, *candidates, numbers=numbers)
+            for start in range(0, len(place), step)
+        ]
 
 
 def _largest(moved: Moved, table: str) -> Keys:

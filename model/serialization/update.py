@@ -78,6 +78,32 @@ class Update:
         return next((f"{name} holds {why}" for name, tensor in self.tensors.items() if (why := unusable(tensor))), "")
 
 
+def check_turn(update: Update, served: Version) -> None:
+    """Refuse an update whose turn it is not.
+
+    Raises:
+        UpdateRefused: "stale" when what is served is as new, "gap" for a delta when an update between is missing.
+    """
+    if update.at <= served:
+        raise UpdateRefused("stale", f"{update.kind} {update.at}, but {served} is served")
+    if update.kind == "delta" and update.at != Version(served.epoch, served.version + 1):
+        raise UpdateRefused("gap", f"delta {update.at} does not follow {served}: a base must come")
+
+
+def check_keys(update: Update, name: str) -> npt.NDArray[np.uint64]:
+    """Return the (n,) keys of an update's rows.
+
+    Raises:
+        UpdateRefused: "shape" when they are no keys, or one is there twice.
+    """
+    keys = update.tensors[name]
+    if keys.dtype != np.uint64 or keys.ndim != 1:
+        raise UpdateRefused("shape", f"{name} is {keys.dtype} {keys.shape}, not uint64 (n,)")
+    if not keys.all() or len(np.unique(keys)) < len(keys):
+        raise UpdateRefused("shape", f"{name} holds key 0 or a key twice")
+    return keys
+
+
 class _Meta(Struct, frozen=True):
     arm: str
     kind: Literal["base", "delta"]

@@ -1,6 +1,7 @@
 """Exponentially decayed counts of keys, at several half-lives."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,20 @@ from model.embedding.key_index import KeyIndex, Keys
 Times = npt.NDArray[np.int64]
 """Milliseconds since the Unix epoch."""
 Counts = npt.NDArray[np.float64]
+
+
+class CountRows(NamedTuple):
+    """Some rows of a table of counts.
+
+    Attributes:
+        keys: (n,) uint64, each once.
+        times: (n,) int64 times (ms) as of which the sums are.
+        sums: (n, columns, half-lives) float64.
+    """
+
+    keys: Keys
+    times: Times
+    sums: Counts
 
 
 class DecayedCounts:
@@ -30,6 +45,8 @@ class DecayedCounts:
         self._index = KeyIndex(max_rows)
         self._sums = np.zeros((0, columns, len(half_lives_s)))
         self._times = np.zeros(0, np.int64)
+        self._touched = np.zeros(0, np.bool_)
+        self._max_rows = max_rows
 
     def __len__(self) -> int:
         return len(self._index)
@@ -51,6 +68,7 @@ class DecayedCounts:
         if weights is not None:
             added *= weights[counted, None]
         np.add.at(self._sums[:, column], rows, added)
+        self._touched[touched] = True
 
     def at(self, keys: Keys, time: int) -> Counts:
         """Return (n, columns, half-lives) counts of (n,) keys as they are at a time; zeros for an unknown key.
@@ -64,6 +82,43 @@ class DecayedCounts:
         counts[known] = self._sums[held] * self._decay(np.maximum(time - self._times[held], 0))[:, None]
         return counts
 
+    def touched(self) -> CountRows:
+        """Return the rows that have changed since `clear_touched`."""
+        return self._rows(np.flatnonzero(self._touched[: len(self)]))
+
+    def clear_touched(self) -> None:
+        """Forget which rows have changed."""
+        self._touched[:] = False
+
+    def all_rows(self) -> CountRows:
+        """Return every row."""
+        return self._rows(np.arange(len(self)))
+
+    def assign(self, rows: CountRows) -> None:
+        """Set rows to what they are elsewhere; keys beyond `max_rows` are left out."""
+        places = self._index.admit(rows.keys)
+        self._reserve(len(self._index))
+        held = places >= 0
+        places = places[held]
+        self._sums[places], self._times[places] = rows.sums[held], rows.times[held]
+        self._touched[places] = True
+
+    def expire(self, before: int) -> None:
+        """Drop the keys without an event since a time (ms), with all their counts."""
+        rows = self.all_rows()
+        kept = np.flatnonzero(rows.times >= before)
+        if len(kept) == len(self):
+            return
+        touched = self._touched[kept]
+        self._index = KeyIndex(self._max_rows)
+        self._sums, self._times = self._sums[:0], self._times[:0]
+        self._touched = self._touched[:0]
+        self.assign(CountRows(rows.keys[kept], rows.times[kept], rows.sums[kept]))
+        self._touched[: len(kept)] = touched
+
+    def _rows(self, places: npt.NDArray[np.int64]) -> CountRows:
+        return CountRows(self._index.keys[places], self._times[places], self._sums[places])
+
     def _decay(self, ages: Times) -> Counts:
         """Return (n, half-lives) weights of (n,) ages in milliseconds."""
         weights: Counts = np.exp2(-ages[:, None] * self._rates)
@@ -74,3 +129,4 @@ class DecayedCounts:
             more = max(size, 2 * len(self._times), 1024) - len(self._times)
             self._sums = np.concatenate([self._sums, np.zeros((more, *self._sums.shape[1:]))])
             self._times = np.concatenate([self._times, np.zeros(more, np.int64)])
+            self._touched = np.concatenate([self._touched, np.zeros(more, np.bool_)])

@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,8 +16,7 @@ from model import metrics
 from model.device import configure_torch
 from model.example import Example
 from model.learner import Learner
-from model.spec import preset
-from model.statistics.item_statistics import ItemStatistics
+from model.spec import HALF_LIVES_S, preset
 from stream.bench.harness.rankers import PEERS, DecayedPopularity, Ranker
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit, first_visits
@@ -27,7 +26,6 @@ from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
 
-HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
 WARM_UP = 0.4
 """Share of the visits before those that are judged."""
 BATCH = 16
@@ -103,17 +101,15 @@ def contest(dataset: Dataset, contestants: Mapping[str, Contestant], visits: int
 
 def list_batches(dataset: Dataset, visits: int) -> Iterator[list[tuple[str, Example]]]:
     """Yield users and examples; each has the history and the statistics before its visit."""
-    histories, statistics = Histories(preset(_FIRST).length), ItemStatistics(HALF_LIVES_S)
+    histories = Histories(preset(_FIRST).length, HALF_LIVES_S)
     batch: list[tuple[str, Example]] = []
     for step in first_visits(dataset.steps(), visits):
         if isinstance(step, Visit):
-            example = histories.example(step)
-            numbers = statistics.features(example.sequence, example.ts, example.items, example.categories)
-            batch.append((step.impression.user, replace(example, numbers=numbers)))
+            batch.append((step.impression.user, histories.example(step)))
             if len(batch) == BATCH:
                 yield batch
                 batch = []
-        statistics.fold(histories.observe(step))
+        histories.observe(step)
     if batch:
         yield batch
 
@@ -149,9 +145,9 @@ def rows_of(samples: Samples, contestants: Mapping[str, Contestant]) -> list[dic
 def _contestants(peers: Sequence[str], samples: int, seed: int, notes: list[str]) -> dict[str, Contestant]:
     found: dict[str, Contestant] = {}
     for name in ARMS:
-        spec = msgspec.structs.replace(preset(name), statistics=HALF_LIVES_S)
-        found[name] = Contestant(Learner(spec, seed=seed))
-    found[f"{_FIRST}, no statistics"] = Contestant(Learner(preset(_FIRST), seed=seed))
+        found[name] = Contestant(Learner(preset(name), seed=seed))
+    blind = msgspec.structs.replace(preset(_FIRST), statistics=())
+    found[f"{_FIRST}, no statistics"] = Contestant(Learner(blind, seed=seed))
     for name in peers:
         if name not in PEERS:
             raise SettingsError(f"no peer is called {name!r}; there are {', '.join(PEERS)}")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.example import Example
+from model.statistics.item_statistics import ItemStatistics
 from state.behavior import BehaviorArray
 from state.layout import Ring, user_prefix
 from state.window import Window
@@ -26,6 +27,8 @@ from stream.simulation.world import item_name, user_name
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 
 TICK_S = 0.5
+HALF_LIVES_S = (30.0, 300.0, 3000.0)
+"""Of the statistics: a script lasts minutes, and tastes drift and items go within it."""
 SEQUENCE_LENGTH = 1000
 """Behaviours that are kept of a user."""
 _MICRO_BATCH, _TRAIN_BATCH = 16, 32  # the defaults of worker and trainer
@@ -71,10 +74,12 @@ class Environment:
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self._statistics = ItemStatistics(HALF_LIVES_S)
         ring = Ring.holding(SEQUENCE_LENGTH)
         self._windows = [Window(ring, user_prefix(user_name(user)), 0, 0, b"") for user in range(len(script.histories))]
         for window, history in zip(self._windows, script.histories, strict=True):
             window.append(history.tobytes())
+            self._statistics.fold(history)
         self._joiner = Joiner(_NullTable(), window_ms=_WINDOW_MS, lateness_ms=_LATENESS_MS)
         self._open: dict[str, Example] = {}
         self._due: list[tuple[int, int, int]] = []
@@ -88,6 +93,7 @@ class Environment:
         fork = copy.copy(self)
         fork._windows = [_copy_of(window) for window in self._windows]
         fork._joiner = copy.deepcopy(self._joiner)
+        fork._statistics = copy.deepcopy(self._statistics)
         fork._open, fork._due = dict(self._open), list(self._due)
         fork._order, fork._scores = self._order.copy(), self._scores.copy()
         return fork
@@ -146,6 +152,7 @@ class Environment:
             window = self._windows[user]
             if len(behaviors := script.behaviors[script.behavior_ends[visit] : script.behavior_ends[visit + 1]]):
                 window.append(behaviors.tobytes())
+                self._statistics.fold(behaviors)
             waiting[user] = visit, window.records(window.count - SEQUENCE_LENGTH, window.count)
             self._visit += 1
         labelled += self._answer(ranker, waiting)
@@ -157,10 +164,11 @@ class Environment:
     def _answer(self, ranker: Ranker | None, waiting: dict[int, tuple[int, BehaviorArray]]) -> list[Example]:
         script, slots, labelled = self._script, self._script.scenario.slots, list[Example]()
         visits = [visit for visit, _ in waiting.values()]
-        examples = [
-            Example(sequence, int(script.ts[visit]), script.item_keys[visit], script.category_keys[visit])
-            for visit, sequence in waiting.values()
-        ]
+        examples = []
+        for visit, sequence in waiting.values():
+            asked = int(script.ts[visit]), script.item_keys[visit], script.category_keys[visit]
+            numbers = self._statistics.features(sequence, *asked)
+            examples.append(Example(sequence, *asked, numbers=numbers))
         scores = ranker.score(examples, visits) if ranker and examples else None
         for place, (visit, example) in enumerate(zip(visits, examples, strict=True)):
             if scores is None:
@@ -202,7 +210,9 @@ class Environment:
             ts, visit, candidate = heapq.heappop(self._due)
             user = int(script.users[visit])
             keys = int(script.item_keys[visit, candidate]), int(script.category_keys[visit, candidate])
-            self._windows[user].append(click_behavior(*keys, ts).tobytes())
+            behavior = click_behavior(*keys, ts)
+            self._windows[user].append(behavior.tobytes())
+            self._statistics.fold(behavior)
             item = item_name(int(script.items[visit, candidate]))
             click = Click(str(visit), user_name(user), item, ts)
             labelled += self._examples_of(self._joiner.click(click, _NO_RECORD))
@@ -221,6 +231,7 @@ class Environment:
                     example,
                     items=example.items[label.indices],
                     categories=example.categories[label.indices],
+                    numbers=None if example.numbers is None else example.numbers[label.indices],
                     labels=np.full(len(label.indices), label.label, dtype=np.float32),
                 )
             )

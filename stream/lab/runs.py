@@ -7,12 +7,13 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model import device
 from model.spec import preset
-from stream.lab.engine import Environment, OnProgress, Rollout
+from stream.lab.engine import HALF_LIVES_S, Environment, OnProgress, Rollout
 from stream.lab.rankers import FixedScores, ModelRanker, PopularityRanker, Ranker
 from stream.lab.script import Scenario, Script, generate_script
 
@@ -138,4 +139,7 @@ def _ranker(kind: str, script: Script) -> Ranker:
         case "oracle":
             return FixedScores.oracle(script)
         case _:
-            return ModelRanker(preset(kind), seed=script.scenario.seed)
+            spec = preset(kind)
+            if spec.statistics:
+                spec = msgspec.structs.replace(spec, statistics=HALF_LIVES_S)
+            return ModelRanker(spec, seed=script.scenario.seed)

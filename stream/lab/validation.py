@@ -14,7 +14,7 @@ import numpy.typing as npt
 from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
-from model.spec import preset
+from model.spec import HALF_LIVES_S, preset
 from stream.datasets.base import Dataset, Observation, Visit
 from stream.datasets.histories import Histories
 from stream.lab.engine import SEQUENCE_LENGTH, OnProgress
@@ -114,7 +114,7 @@ class _Pass:
         intervals = [each for each in self._servers.values() if each.interval]
         self._shortest = min(intervals, key=lambda each: each.interval or 0)
         self._warm_up_visits = round(WARM_UP * validation.steps)
-        self._histories = Histories(SEQUENCE_LENGTH)
+        self._histories = Histories(SEQUENCE_LENGTH, HALF_LIVES_S)
         self._examples: list[Example] = []
         self._users: list[str] = []
         self._labels: list[npt.NDArray[np.float32]] = []

@@ -6,7 +6,7 @@ candidate's `category`, an impression's `slots`. Times are integer milliseconds 
 1 to 256 characters.
 """
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from itertools import chain
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
@@ -151,7 +151,8 @@ class Sample(Struct, frozen=True, array_like=True):
 
     The arrays are packed little-endian and have one entry an item: `items` uint64 keys, `categories` uint32 keys,
     `positions` uint16 ranks in the answer, `probabilities` float32, `labels` uint8. `sequence` is packed `BEHAVIOR`.
-    Those of an interleaved request come apart by team, under the arm that placed them.
+    Those of an interleaved request come apart by team, under the arm that placed them. `numbers` holds what the stream
+    knew of each item when it was scored, float16 (`model.statistics`); it is empty where no arm reads that.
     `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
     """
 
@@ -168,6 +169,7 @@ class Sample(Struct, frozen=True, array_like=True):
     positions: bytes
     probabilities: bytes
     labels: bytes
+    numbers: bytes = b""
 
     @property
     def request(self) -> RequestKey:
@@ -265,6 +267,21 @@ def _drop_nulls(values: dict[str, Any], fields: Set[str]) -> None:
 
 encode_packed = msgspec.msgpack.Encoder().encode
 decode_behavior = _NullableDecoder(Behavior, {"category", "action"}).decode
+_decode_many = msgspec.json.Decoder(list[Behavior]).decode
+
+
+def decode_behaviors(values: Sequence[bytes]) -> list[Behavior] | None:
+    """Decode many behaviours at once, three times as fast as one by one; None when one of them must be looked at alone.
+
+    Two values that are no behaviours may make one together, so a list of another length counts as that, too.
+    """
+    try:
+        events = _decode_many(b"[" + b",".join(values) + b"]")
+    except DECODE_ERRORS:
+        return None
+    return events if len(events) == len(values) else None
+
+
 decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
 decode_click = msgspec.json.Decoder(Click).decode
 decode_score = msgspec.json.Decoder(Score).decode

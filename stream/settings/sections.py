@@ -234,9 +234,19 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             spec = msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
         except (ValueError, msgspec.ValidationError) as error:
             raise SettingsError(f"arm {self.name!r}: {error}") from None
-        if spec.statistics:
-            raise SettingsError(f"arm {self.name!r}: model.statistics is not served yet; only `bench learning` has it")
         return spec
+
+
+class StatisticsSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the stream knows of items and categories: decayed counts, for the arms whose model has `statistics`.
+
+    Attributes:
+        max_rows: items, and categories, that are counted; further ones count as never seen.
+        keep_s: how long after its last behaviour an item or a category is kept: two years.
+    """
+
+    max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22
+    keep_s: Positive = 63_072_000.0
 
 
 class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -263,6 +273,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         worker: the worker.
         trainer: the trainer.
         monitor: the monitor.
+        statistics: decayed counts of items and categories.
         experiment: what the verdict rests on.
         arms: the arms; workers and trainer must have the same.
         salt: with the user's id, decides the arm.
@@ -275,6 +286,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
     monitor: MonitorSettings = MonitorSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
     salt: str = "samstream"
@@ -319,6 +331,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise SettingsError(
                     f"arm {arm.name!r} looks at {arm.spec().length} behaviours, state.length keeps {self.state.length}"
                 )
+        if len(counted := {arm.spec().statistics for arm in self.models} - {()}) > 1:
+            raise SettingsError(
+                f"arms read statistics of different half-lives ({', '.join(map(str, sorted(counted)))} s): they are"
+                " counted once, so give all arms the same model.statistics, or none"
+            )
+
+    @property
+    def half_lives_s(self) -> tuple[float, ...]:
+        """Half-lives (s) of the statistics that arms read; none where no arm reads any."""
+        return max((arm.spec().statistics for arm in self.models), default=())
 
     @property
     def models(self) -> tuple[ArmSettings, ...]:

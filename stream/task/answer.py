@@ -27,6 +27,7 @@ class Answer:
         order: (C,) candidate indices, best first.
         cpu_ms: this answer's part of the CPU time that scoring its batches took; 0 when not known.
         teams: as in `Score`.
+        numbers: as in `Sample`, of all candidates.
     """
 
     arm: str
@@ -36,6 +37,7 @@ class Answer:
     order: npt.NDArray[np.intp]
     cpu_ms: float = 0.0
     teams: tuple[Team, ...] = ()
+    numbers: bytes = b""
 
     @classmethod
     def recovered(cls, given: GivenAnswer) -> "Answer":
@@ -48,6 +50,7 @@ class Answer:
             np.array(score.probabilities, dtype=np.float32),
             np.array(score.order, dtype=np.intp),
             teams=tuple(score.teams),
+            numbers=given.numbers,
         )
 
 

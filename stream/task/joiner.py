@@ -28,8 +28,8 @@ class PendingImpression(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
-    answer (0 is the best), `clicked` 1 where a click came. `opened` is the event time from which its window runs,
-    `teams` as in `Score`.
+    answer (0 is the best), `clicked` 1 where a click came, `numbers` as in `Sample`. `opened` is the event time from
+    which its window runs, `teams` as in `Score`.
     """
 
     request_id: str
@@ -47,6 +47,7 @@ class PendingImpression(Struct):
     clicked: bytearray
     opened: int = 0
     teams: list[Team] = []
+    numbers: bytes = b""
 
     @property
     def request(self) -> RequestKey:

@@ -42,6 +42,7 @@ def _pair(labelled: LabelledItems, indices: list[int], by: Team, sequence: Behav
     items = [pending.items[index] for index in indices]
     ranks = [pending.ranks[index] for index in indices]
     probabilities = [pending.probabilities[index] for index in indices]
+    width = len(pending.numbers) // len(pending.items)
     sample = Sample(
         request_id=pending.request_id,
         user=pending.user,
@@ -56,6 +57,7 @@ def _pair(labelled: LabelledItems, indices: list[int], by: Team, sequence: Behav
         positions=np.array(ranks, dtype="<u2").tobytes(),
         probabilities=np.array(probabilities, dtype="<f4").tobytes(),
         labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
+        numbers=b"".join(pending.numbers[index * width : (index + 1) * width] for index in indices),
     )
     outcome = Outcome(
         request_id=pending.request_id,

@@ -12,7 +12,7 @@ class GivenAnswer(NamedTuple):
 
     Attributes:
         score: what was told.
-        numbers: bytes that came with it.
+        numbers: what the stream knew of its candidates, as in `Sample.numbers`.
         timestamp: Kafka timestamp (ms) of its record, by the clock of who answered; −1 when not known.
     """
 

@@ -90,6 +90,7 @@ class AttributionWindows:
             ranks=ranks.tolist(),
             clicked=bytearray(len(ranks)),
             teams=list(answer.teams),
+            numbers=answer.numbers,
         )
         return self._collect(self._joiner.impression(pending))
 

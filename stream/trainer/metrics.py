@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 
 from stream.runtime.metrics import MetricFactory, Totals
+from stream.trainer.behavior_counter import BehaviorCounter
 from stream.trainer.training import Training
 
 _PROGRESSIVE = ("log_loss", "ne", "auc", "calibration")
@@ -38,20 +39,32 @@ class TrainerMetrics:
             "samples_of_unknown_arms", "Samples of arms that this trainer's settings do not have.", "arm"
         )
         self.embedding_rows = declare.gauge("embedding_rows", "Rows of an embedding table.", "arm", "table")
+        self.behaviors = declare.counter(
+            "behaviors", "Behaviours counted for the statistics, and records left out since they are none.", "counted"
+        )
+        self.behaviors_lag = declare.gauge("behaviors_lag", "Behaviours that wait to be counted.")
+        self.statistics_rows = declare.gauge("statistics_rows", "Rows of a table of counts.", "table")
         self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 
-    def update(self, training: Training, withheld: Mapping[str, int]) -> None:
+    def update(self, training: Training, counter: BehaviorCounter | None, withheld: Mapping[str, int]) -> None:
         """Bring the metrics of what was learned up to date.
 
         Args:
             training: the arms.
+            counter: counts behaviours for them, if they read that.
             withheld: arm → updates that were not published.
         """
         self._totals.set_each(self.updates_withheld, withheld)
         self._totals.set_each(self.samples_of_unknown_arms, training.unknown_arms)
         self._totals.set_each(self.events, training.counts)
         self._totals.set(self.dead_letters, training.counts["refused"])
+        if counter is not None:
+            for counted, name in (("yes", "behaviors_counted"), ("no", "behaviors_not_counted")):
+                self._totals.set(self.behaviors, counter.counts[name], counted)
+            self.behaviors_lag.set(counter.lag)
+            for table, rows in counter.rows.items():
+                self.statistics_rows.labels(table).set(rows)
         for name, arm in training.arms.items():
             window = arm.metrics.last_window()
             for measure in _PROGRESSIVE:

@@ -3,9 +3,12 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Protocol
 
 from model.serialization.parts import split
 from model.serialization.update import Update
+from model.statistics.primary import STATISTICS
 from stream.kafka.producer import ReliableProducer
 from stream.runtime.failpoints import failpoint
 from stream.runtime.logs import log
@@ -21,19 +24,37 @@ _LEAST_PART = 4096
 """Bytes of the smallest record that updates are cut into, and room for headers and key in what Kafka takes."""
 
 
+class Published(Protocol):
+    """What updates are published of: the learner of an arm, or the statistics of the stream."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether a delta would say anything."""
+
+    def delta(self, arm: str) -> Update:
+        """Return what has changed since the last delta."""
+
+    def base(self, arm: str) -> Update:
+        """Return everything."""
+
+
 class UpdatePublisher:
-    """Sends what the arms have learned.
+    """Sends what the arms have learned, and what was counted for them.
 
     Args:
         sender: where updates go.
         topic: the topic `model-updates`.
         training: the arms.
+        statistics: what was counted; None where no arm reads that.
     """
 
-    def __init__(self, sender: ReliableProducer, topic: str, training: Training) -> None:
+    def __init__(
+        self, sender: ReliableProducer, topic: str, training: Training, statistics: Published | None = None
+    ) -> None:
         self._sender = sender
         self._topic = topic
         self._training = training
+        self._statistics = statistics
         self._part_bytes = min(RECORD_BYTES, max(_LEAST_PART, sender.limit(topic) - _LEAST_PART))
         self._bases: Counter[str] = Counter()
         self._logged: dict[str, float] = {}
@@ -41,19 +62,26 @@ class UpdatePublisher:
         """Arm → updates that were not published, since its parameters are not finite."""
 
     def publish_bases(self) -> None:
-        """Send all parameters of every arm."""
-        for name, arm in self._training.arms.items():
+        """Send all parameters of every arm, and all counts."""
+        for name, source in self._published():
             # Different keys in turn: compaction leaves the last whole base while the next one is being written.
             key = f"base-{self._bases[name] % 2}" if self._bases[name] else "base-start"
             self._bases[name] += 1
-            self._publish(arm.learner.base(name), f"{name}/{key}", ())
+            self._publish(source.base(name), f"{name}/{key}", ())
 
     def publish_deltas(self) -> None:
-        """Send what has changed in every arm since its last delta."""
+        """Send what has changed in every arm and in the counts since the last delta of each."""
+        for name, source in self._published():
+            if source.changed:
+                update = source.delta(name)
+                clicks = self._training.arms[name].take_clicks() if name in self._training.arms else ()
+                self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", clicks)
+
+    def _published(self) -> Iterator[tuple[str, Published]]:
         for name, arm in self._training.arms.items():
-            if arm.learner.changed:
-                update = arm.learner.delta(name)
-                self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", arm.take_clicks())
+            yield name, arm.learner
+        if self._statistics is not None:
+            yield STATISTICS, self._statistics
 
     def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
         if why := update.unusable:

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from confluent_kafka import Consumer
 
 from model.errors import CheckpointError
 from model.serialization import checkpoint
-from model.serialization.checkpoint import ArmState, Checkpoint, NewestCheckpoint
+from model.serialization.checkpoint import ArmState, NewestCheckpoint
+from model.statistics.primary import STATISTICS, StatisticsPrimary
 from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
@@ -29,29 +31,42 @@ _LOOK_BACK = 200
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingStart:
-    """Where a trainer begins.
+class StartOffsets:
+    """Where a topic is read on from.
 
     Attributes:
-        epoch: of this life of the trainer.
-        offsets: partition number → offset of `samples` to read on from; a partition not named begins at its oldest.
+        offsets: partition number → offset to read on from; a partition not named begins at its oldest.
         timestamps: partition number → Kafka timestamp (ms) of the record before that offset, where it is known.
     """
 
+    offsets: Mapping[int, int] = field(default_factory=dict)
+    timestamps: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStart:
+    """Where a trainer begins: its epoch, and where it reads `samples` and `behaviors` on from."""
+
     epoch: int
-    offsets: dict[int, int]
-    timestamps: dict[int, int]
+    samples: StartOffsets
+    behaviors: StartOffsets
 
 
 def resume_training(
-    training: Training, settings: Settings, samples: LogIdentity, consumer: Consumer, stop: threading.Event
+    training: Training,
+    statistics: StatisticsPrimary | None,
+    settings: Settings,
+    logs: Mapping[str, LogIdentity],
+    consumer: Consumer,
+    stop: threading.Event,
 ) -> TrainingStart:
     """Take up the newest whole checkpoint and begin the next epoch.
 
     Args:
         training: the arms.
+        statistics: what is counted for them; None where none of them reads that.
         settings: the configuration.
-        samples: which log the topic `samples` is now.
+        logs: topic → which log it is now: `samples`, and `behaviors` where something is counted.
         consumer: asks for offsets.
         stop: ends the search for the newest epoch.
 
@@ -60,12 +75,17 @@ def resume_training(
             of another topic or of another cluster.
         KafkaClientError: when Kafka cannot be read.
     """
-    found = _load(Path(settings.trainer.directory))
+    topics, directory = Topics(settings.topics.prefix), Path(settings.trainer.directory)
+    found = _load(directory)
     saved = found.checkpoint
-    origins: dict[int, Origin] = {}
+    samples = behaviors = StartOffsets()
     if saved is not None:
-        origins = _origins(saved, samples, consumer, Path(settings.trainer.directory))
-        if forgotten := saved.arms.keys() - training.arms.keys():
+        samples = _start(saved.offsets, saved.origins, logs[topics.samples], consumer, directory)
+        used = training.arms.keys() | ({STATISTICS} if statistics is not None else set())
+        if statistics is not None and STATISTICS in saved.arms:
+            state = saved.arms[STATISTICS]
+            behaviors = _resume_statistics(statistics, state, logs[topics.behaviors], consumer, directory)
+        if forgotten := saved.arms.keys() - used:
             log(
                 _logger,
                 "arms_forgotten",
@@ -81,6 +101,8 @@ def resume_training(
         training.seen.restore(saved.seen)
         training.counts.update(saved.counts)
     epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
+    if statistics is not None:
+        statistics.begin_epoch(epoch)
     for arm in training.arms.values():
         arm.learner.begin_epoch(epoch)
         if settings.trainer.progressive_log:
@@ -93,25 +115,49 @@ def resume_training(
         resumed=saved is not None,
         samples=training.counts["samples"],
     )
-    return TrainingStart(
-        epoch,
-        {number: saved.offsets[number] for number in origins} if saved else {},
-        {number: origin.timestamp for number, origin in origins.items()},
-    )
+    return TrainingStart(epoch, samples, behaviors)
 
 
-def _origins(saved: Checkpoint, samples: LogIdentity, consumer: Consumer, directory: Path) -> dict[int, Origin]:
-    """Return partition number → origin of the offsets of a checkpoint that still are offsets of `samples`."""
+def _resume_statistics(
+    statistics: StatisticsPrimary, state: ArmState, behaviors: LogIdentity, consumer: Consumer, directory: Path
+) -> StartOffsets:
+    """Take up counts with the offsets they have reached; where either no longer holds, all is counted from the oldest.
+
+    Counts and offsets go together: of a topic that was made anew, what it holds again would count twice.
+    """
+    saved = {int(number): offset for number, offset in state.progress["offsets"].items()}
+    origins = {int(number): origin for number, origin in state.progress["origins"].items()}
+    start = _start(saved, origins, behaviors, consumer, directory)
+    reason = "" if start.offsets.keys() == saved.keys() else f"{behaviors.topic} was made anew"
+    if not reason:
+        try:
+            statistics.load_state(state.tensors)
+        except CheckpointError as error:
+            reason = str(error)
+    if reason:
+        log(_logger, "statistics_begin_anew", logging.WARNING, reason=reason)
+        return StartOffsets()
+    return start
+
+
+def _start(
+    offsets: Mapping[int, int],
+    origins: Mapping[int, str],
+    now: LogIdentity,
+    consumer: Consumer,
+    directory: Path,
+) -> StartOffsets:
+    """Return those offsets of a checkpoint that still are offsets of a topic."""
     kept = {}
-    for number, offset in saved.offsets.items():
+    for number, offset in offsets.items():
         # A checkpoint from before origins were kept is only compared with the topic's end.
-        unknown = Origin(LogIdentity(samples.cluster, samples.topic, "", samples.partitions))
-        origin = decode_origin(saved.origins.get(number)) or unknown
-        difference = compare(consumer, origin, samples, number, offset)
+        unknown = Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
+        origin = decode_origin(origins.get(number)) or unknown
+        difference = compare(consumer, origin, now, number, offset)
         if difference in ("cluster", "topic"):
             raise CheckpointError(
                 f"the checkpoints in {directory} have learned from topic {origin.log.topic!r} of cluster"
-                f" {origin.log.cluster}, and this trainer reads {samples.topic!r} of cluster {samples.cluster}: give"
+                f" {origin.log.cluster}, and this trainer reads {now.topic!r} of cluster {now.cluster}: give"
                 " each topics.prefix and cluster a trainer.directory of its own, or move the checkpoints away"
             )
         if difference in ("", "partitions"):
@@ -121,14 +167,16 @@ def _origins(saved: Checkpoint, samples: LogIdentity, consumer: Consumer, direct
             _logger,
             "topic_made_anew",
             logging.WARNING,
-            topic=samples.topic,
+            topic=now.topic,
             partition=number,
             dropped_offset=offset,
             was=origin.log.topic_id or "unknown",
-            now=samples.topic_id or "unknown",
+            now=now.topic_id or "unknown",
             begins="at the oldest record",
         )
-    return kept
+    return StartOffsets(
+        {number: offsets[number] for number in kept}, {number: origin.timestamp for number, origin in kept.items()}
+    )
 
 
 def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpoint, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from model.device import configure_torch, resolve
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
+from model.statistics.primary import STATISTICS, StatisticsPrimary
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.identity import LogWatch
@@ -32,10 +33,11 @@ from stream.schema.events import DECODE_ERRORS, decode_sample
 from stream.schema.position import Origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
+from stream.trainer.behavior_counter import BehaviorCounter
 from stream.trainer.metrics import TrainerMetrics
 from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
-from stream.trainer.resume import resume_training
+from stream.trainer.resume import StartOffsets, resume_training
 from stream.trainer.training import Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
@@ -76,25 +78,44 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
                 resources.enter(sole_logger(predictions_path(settings, arm)))
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
-        watch = LogWatch(settings.kafka)
-        log_now = watch.begin([topics.samples])[topics.samples]
-        start = resume_training(training, settings, log_now, asker, stop)
-        samples = resources.add(
-            TopicReader(
+        statistics = _statistics(settings, training)
+        watches = {topics.samples: LogWatch(settings.kafka)}
+        if statistics is not None:
+            watches[topics.behaviors] = LogWatch(settings.kafka)
+        logs = {topic: watch.begin([topic])[topic] for topic, watch in watches.items()}
+        start = resume_training(training, statistics, settings, logs, asker, stop)
+
+        def reader(topic: str, begin: StartOffsets) -> TopicReader:
+            read = TopicReader(
                 settings.kafka,
-                [topics.samples],
+                [topic],
                 from_beginning=True,
-                offsets={(topics.samples, number): offset for number, offset in start.offsets.items()},
+                offsets={(topic, number): offset for number, offset in begin.offsets.items()},
                 on_missing=settings.topics.on_missing_records,
-                watch=watch,
+                watch=watches[topic],
             )
-        )
-        samples.timestamps |= {(topics.samples, number): ms for number, ms in start.timestamps.items()}
-        used = (topics.samples, topics.model_updates, topics.dead_letters)
+            read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
+            return read
+
+        samples = resources.add(reader(topics.samples, start.samples))
+        counter = None
+        if statistics is not None:
+            behaviors = reader(topics.behaviors, start.behaviors)
+            counter = BehaviorCounter(statistics, behaviors, max_future_s=settings.worker.max_future_s)
+            resources.add(counter).start()
+        used = (*watches, topics.model_updates, topics.dead_letters)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
-        trainer = Trainer(settings, topics, training, samples, sender, metrics, health, epoch=start.epoch)
+        trainer = Trainer(settings, topics, training, counter, samples, sender, metrics, health, epoch=start.epoch)
         begun.set()
         trainer.run(stop)
+
+
+def _statistics(settings: Settings, training: Training) -> StatisticsPrimary | None:
+    """Return what this trainer's arms want counted; None where none of them reads that."""
+    if not any(arm.arm.spec().statistics for arm in training.arms.values()):
+        return None
+    limits = settings.statistics
+    return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, keep_s=limits.keep_s)
 
 
 class Trainer:
@@ -104,6 +125,7 @@ class Trainer:
         settings: the configuration.
         topics: the topic names.
         training: the arms, resumed.
+        counter: counts `behaviors` for them; None where none of them reads that.
         samples: reads `samples` on from the checkpoint.
         sender: where updates and dead letters go.
         metrics: the trainer's.
@@ -116,6 +138,7 @@ class Trainer:
         settings: Settings,
         topics: Topics,
         training: Training,
+        counter: BehaviorCounter | None,
         samples: TopicReader,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
@@ -128,12 +151,13 @@ class Trainer:
         self._training = training
         self._samples = samples
         self._sender = sender
-        self._publisher = UpdatePublisher(sender, topics.model_updates, training)
+        self._counter = counter
+        self._publisher = UpdatePublisher(sender, topics.model_updates, training, counter)
         self._metrics = metrics
         self._health = health
         self._epoch = epoch
         self._missed_before = training.counts["records_missing"]
-        self._saved: dict[tuple[str, int], int] = {}
+        self._saved: tuple[dict[tuple[str, int], int], int] = {}, -1
         self._records = 0
         self._gathered: list[tuple[TrainingExample, Message]] = []
         now = time.monotonic()
@@ -158,6 +182,8 @@ class Trainer:
 
     def _turn(self) -> None:
         """Gather samples, learn when there are enough, publish and save when it is time."""
+        if self._counter is not None:
+            self._counter.check()
         settings, size = self._settings, self._settings.batch
         messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
         if self._samples.missing:
@@ -180,7 +206,7 @@ class Trainer:
             self._next_checkpoint = now + settings.checkpoint_interval_s
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
-            self._metrics.update(self._training, self._publisher.withheld)
+            self._metrics.update(self._training, self._counter, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
@@ -230,7 +256,8 @@ class Trainer:
         # Refused samples are in the dead letters before the offsets pass them.
         self._sender.flush()
         training, positions = self._training, self._samples.positions
-        if self._saved == positions:
+        reached = positions.copy(), self._counter.position if self._counter else 0
+        if self._saved == reached:
             return False
         began = time.monotonic()
         for arm in training.arms.values():
@@ -247,7 +274,7 @@ class Trainer:
             ),
             keep=self._settings.keep,
         )
-        self._saved = dict(positions)
+        self._saved = reached
         self._saved_at = time.monotonic()
         self._metrics.checkpoint_seconds.set(self._saved_at - began)
         log(_logger, "checkpoint", path=path, **dict(sorted(training.counts.items())))
@@ -265,6 +292,8 @@ class Trainer:
                 del states[name]
                 if found is not None and name in found.arms:
                     states[name] = found.arms[name]
+        if self._counter is not None:
+            states[STATISTICS] = self._counter.save()
         return states
 
     def _log_progress(self) -> None:

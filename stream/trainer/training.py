@@ -17,6 +17,8 @@ from model.learner import Learner
 from model.metrics import ProgressiveMetrics
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import unusable
+from model.spec import count_numbers
+from model.statistics.item_statistics import unpack_numbers
 from state.behavior import from_bytes
 from stream.errors import TrainerError
 from stream.runtime.closing import close_all
@@ -52,8 +54,13 @@ class TrainingExample:
     ids: npt.NDArray[np.uint64]
 
 
-def unpack_sample(sample: Sample, seen: RecentIds) -> TrainingExample | None:
+def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0) -> TrainingExample | None:
     """Unpack a sample, leaving out the items learned before; None when nothing is left.
+
+    Args:
+        sample: what to unpack.
+        seen: what was learned before.
+        numbers: how many numbers of each item arms read; those of a sample that has another number are left out.
 
     Raises:
         ValueError: when the packed arrays do not fit one another.
@@ -68,7 +75,15 @@ def unpack_sample(sample: Sample, seen: RecentIds) -> TrainingExample | None:
     new = seen.add(ids)
     if not new.any():
         return None
-    features = Example(sequence, sample.ts, items[new], categories[new], labels[new].astype(np.float32))
+    known = unpack_numbers(sample.numbers, len(items), numbers)
+    features = Example(
+        sequence,
+        sample.ts,
+        items[new],
+        categories[new],
+        labels[new].astype(np.float32),
+        numbers=None if known is None else known[new],
+    )
     return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, ids[new])
 
 
@@ -176,6 +191,7 @@ class Training:
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
         self._known = {arm.name for arm in settings.models}
+        self._numbers = count_numbers(settings.half_lives_s)
         self._from_all = any(arm.arm.learn_from == "all" for arm in self.arms.values())
         self.unknown_arms: Counter[str] = Counter()
         """Arm that the settings do not have → samples of it; of the first few such arms."""
@@ -196,11 +212,13 @@ class Training:
         Raises:
             ValueError: when it is damaged.
         """
-        example = unpack_sample(sample, self.seen)
+        example = unpack_sample(sample, self.seen, numbers=self._numbers)
         if example is None:
             self.counts["repeated"] += 1
             return None
         new = len(example.features.items)
+        if self._numbers and example.features.numbers is None:
+            self.counts["samples_without_statistics"] += new
         if example.arm not in self._known:
             self._count_unknown(example.arm, new)
         if example.arm in self._known or self._from_all:

@@ -10,12 +10,13 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, Protocol
 
 from model.errors import UpdateRefused
-from model.scorer import Prepared, Scorer
 from model.serialization.parts import Assembler
+from model.serialization.update import Update, Version
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
@@ -33,23 +34,43 @@ _ORDINARY = {"stale", "gap"}
 """Refusals that every start brings, before the first base."""
 
 
+class Published(Protocol):
+    """What updates are published of: the scorer of an arm, or the statistics of the stream."""
+
+    version: Version
+
+    def prepare(self, update: Update) -> Any:
+        """Check an update in another thread, and return what `commit` takes.
+
+        Raises:
+            UpdateRefused: when it cannot be served.
+        """
+
+    def commit(self, prepared: Any) -> None:
+        """Serve what was prepared.
+
+        Raises:
+            UpdateRefused: when it is not its turn.
+        """
+
+
 class ModelFeed:
     """Updates of some arms on their way from Kafka into their scorers.
 
     Args:
         settings: where Kafka is.
-        scorers: arm → its scorer; swapped only in `apply`, by the caller's thread.
+        scorers: arm → its scorer, or what else has updates; swapped only in `apply`, by the caller's thread.
         metrics: get the models' versions and ages, and refusals.
     """
 
-    def __init__(self, settings: Settings, scorers: Mapping[str, Scorer], metrics: WorkerMetrics) -> None:
+    def __init__(self, settings: Settings, scorers: Mapping[str, Published], metrics: WorkerMetrics) -> None:
         self._kafka = settings.kafka
         self._topic = Topics(settings.topics.prefix).model_updates
         self._recent_s = _CHECKPOINTS * settings.trainer.checkpoint_interval_s
         self._scorers = scorers
         self._assembler = Assembler(scorers)
         self._based: set[str] = set()
-        self._updates: queue.Queue[Prepared] = queue.Queue(_AHEAD)
+        self._updates: queue.Queue[tuple[Update, Callable[[], None]]] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._caught_up = threading.Event()
         self._failure: Exception | None = None
@@ -87,12 +108,11 @@ class ModelFeed:
             raise self._failure
         while True:
             try:
-                prepared = self._updates.get_nowait()
+                update, commit = self._updates.get_nowait()
             except queue.Empty:
                 return
-            update = prepared.update
             try:
-                self._scorers[update.arm].commit(prepared)
+                commit()
             except UpdateRefused as refusal:
                 self._refuse(refusal, update.arm)
             else:
@@ -169,19 +189,19 @@ class ModelFeed:
                     return  # it is there for workers that start
             if update.at <= served:
                 raise UpdateRefused("stale", f"{update.kind} {update.at}, but {served} is served")
-            self._hand_over(scorer.prepare(update))
+            self._hand_over(update, partial(scorer.commit, scorer.prepare(update)))
         except UpdateRefused as refusal:
             self._refuse(refusal, arm)
 
-    def _hand_over(self, prepared: Prepared) -> None:
+    def _hand_over(self, update: Update, commit: Callable[[], None]) -> None:
         while not self._stop.is_set():
             try:
-                self._updates.put(prepared, timeout=0.1)
+                self._updates.put((update, commit), timeout=0.1)
             except queue.Full:
                 continue
             return
 
-    def _show(self, arm: str, scorer: Scorer) -> None:
+    def _show(self, arm: str, scorer: Published) -> None:
         self._metrics.model_epoch.labels(arm).set(scorer.version.epoch)
         self._metrics.model_version.labels(arm).set(scorer.version.version)
 

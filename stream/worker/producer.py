@@ -19,6 +19,9 @@ from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.worker")
 
+_NUMBERS = "numbers"
+"""Header of a score with what `Sample.numbers` will hold: a worker needs it after a crash, front ends do not."""
+
 
 class TaskProducer:
     """The producing side of a worker.
@@ -55,8 +58,15 @@ class TaskProducer:
             acknowledge(to_record(message).offset)
 
         score = encode_json(_score(request, answer, spent))
-        key, partition = request.impression.user, request.record.partition
-        self._sender.send(self._topics.scores, score, key=key, partition=partition, on_delivery=delivered)
+        headers: list[tuple[str, str | bytes | None]] | None = [(_NUMBERS, answer.numbers)] if answer.numbers else None
+        self._sender.send(
+            self._topics.scores,
+            score,
+            key=request.impression.user,
+            partition=request.record.partition,
+            headers=headers,
+            on_delivery=delivered,
+        )
         self._metrics.answer_seconds.observe(max(0, wall_ms() - request.record.timestamp) / 1000)
 
     def send_results(
@@ -92,6 +102,12 @@ class TaskProducer:
             KafkaClientError: when a record could not be delivered, or Kafka refuses this client.
         """
         self._sender.flush()
+
+
+def read_numbers(message: Message) -> bytes:
+    """Return the numbers of the candidates that a record of `scores` has; nothing where it has none."""
+    value = dict(message.headers() or ()).get(_NUMBERS)
+    return value if isinstance(value, bytes) else b""
 
 
 def wall_ms() -> int:

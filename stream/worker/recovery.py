@@ -23,6 +23,7 @@ from stream.schema.position import Difference, LogIdentity, Origin, decode_origi
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import GivenAnswer, ResumePoint
+from stream.worker.producer import read_numbers
 from stream.worker.state_owner import of_other_topics
 
 _logger = logging.getLogger("samstream.worker")
@@ -281,7 +282,7 @@ def _answers(
                 score = decode_score(message.value() or b"")
             except DECODE_ERRORS:
                 continue
-            given = GivenAnswer(score, timestamp=to_record(message).timestamp)
+            given = GivenAnswer(score, read_numbers(message), to_record(message).timestamp)
             if answers.setdefault(score.request, given) is not given:
                 later[score.request].append(given)
         return answers, dict(later), end

@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from model.example import Example
 from model.scorer import Scorer
+from model.statistics.item_statistics import pack_numbers
+from model.statistics.primary import STATISTICS
+from model.statistics.replica import StatisticsReplica
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Impression, RequestKey, Team
@@ -27,8 +31,15 @@ class ArmScorers:
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
         self.by_model = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
         """Arm → the scorer of its model; interleaved arms have none."""
+        self.statistics = StatisticsReplica(settings.half_lives_s) if settings.half_lives_s else None
+        """What the stream knows of items, where any arm reads that."""
         self.fallback = FallbackAnswers()
         """Answers where a model has none."""
+
+    @property
+    def published(self) -> dict[str, Scorer | StatisticsReplica]:
+        """All that a trainer publishes updates of, by the names that these have."""
+        return {**self.by_model, **({STATISTICS: self.statistics} if self.statistics else {})}
 
     def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:
         """Answer each impression, of which the example is what the model reads; answers keep the order.
@@ -37,6 +48,8 @@ class ArmScorers:
         a model fails, or what it answers is not finite, there is a fallback: one bad arm stops no other.
         """
         arms = [self._assignment.arm(impression.user) for impression in impressions]
+        if self.statistics is not None:
+            examples = [self.statistics.with_numbers(example) for example in examples]
         by_model: dict[str, list[int]] = {}
         for index, arm in enumerate(arms):
             for model in self._interleaved.get(arm, (arm,)):
@@ -62,12 +75,13 @@ class ArmScorers:
                         model, version.epoch, version.version, probabilities, order, cpu_ms
                     )
         answers = []
-        for index, (arm, impression) in enumerate(zip(arms, impressions, strict=True)):
+        for index, (arm, impression, example) in enumerate(zip(arms, impressions, examples, strict=True)):
             if arm in self._interleaved:
                 one, other = (answer_of[model, index] for model in self._interleaved[arm])
-                answers.append(interleaved_answer(arm, one, other, impression.request))
+                answer = interleaved_answer(arm, one, other, impression.request)
             else:
-                answers.append(answer_of[arm, index])
+                answer = answer_of[arm, index]
+            answers.append(replace(answer, numbers=pack_numbers(example.numbers)))
         return answers
 
 

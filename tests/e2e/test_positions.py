@@ -78,18 +78,18 @@ def test_an_answer_to_an_impression_of_a_topic_that_is_gone_answers_none_of_the_
     offered = [Candidate(f"item-{number}") for number in range(8)]
     worker = {"model_wait_s": 0.0, "max_future_s": 0.0}
 
-    def ask_again() -> None:
+    def ask_again(harness: Harness) -> None:
         harness.asked.append(harness.client.impression("user-1", offered, 3, request_id="1"))
         harness.client.flush()
 
     with Harness(kafka, topics, topic_prefix, tmp_path, worker=worker) as harness:
         harness.start_worker("before")
-        ask_again()
+        ask_again(harness)
         harness.await_answers()
         harness.processes.stop()
         make_anew(kafka, harness, topics.impressions)
         shutil.rmtree(harness.directory / "state")
-        ask_again()
+        ask_again(harness)
         harness.start_worker("after")
         harness.await_answers()
 

@@ -5,7 +5,7 @@ import numpy as np
 from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
-from model.spec import ModelSpec, preset
+from model.spec import HALF_LIVES_S, ModelSpec, count_numbers, preset
 from state.behavior import BEHAVIOR
 
 KINDS = ("sam", "din", "mean", "counts", "popularity", "random")
@@ -18,7 +18,8 @@ def small(kind: str) -> ModelSpec:
 
 def examples(count: int, *, seed: int, catalogue: int = 40) -> list[Example]:
     """Return requests of 0 to 12 behaviours and 1 to 5 candidates, of which low item keys are clicked."""
-    rng = np.random.default_rng(seed)
+    rng, numbers = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    width = count_numbers(HALF_LIVES_S)
     made = []
     for _ in range(count):
         sequence = np.zeros(rng.integers(0, 13), BEHAVIOR)
@@ -28,7 +29,16 @@ def examples(count: int, *, seed: int, catalogue: int = 40) -> list[Example]:
         sequence["ts"] = np.sort(rng.integers(0, 10**9, len(sequence)))
         items = rng.integers(1, catalogue, rng.integers(1, 6)).astype(np.uint64)
         clicked = rng.random(len(items)) < np.where(items < catalogue / 2, 0.9, 0.1)
-        made.append(Example(sequence, 10**9, items, (items % 5).astype(np.uint32), clicked.astype(np.float32)))
+        made.append(
+            Example(
+                sequence,
+                10**9,
+                items,
+                (items % 5).astype(np.uint32),
+                clicked.astype(np.float32),
+                numbers.normal(0.0, 3.0, (len(items), width)).astype(np.float32),
+            )
+        )
     return made
 
 

@@ -53,7 +53,8 @@ def threads(count: int) -> Iterator[None]:
 
 def choosing(one: Example, places: list[int]) -> Example:
     """Return the request with the candidates of these places only, one perhaps several times."""
-    return Example(one.sequence, one.ts, one.items[places], one.categories[places])
+    numbers = None if one.numbers is None else one.numbers[places]
+    return Example(one.sequence, one.ts, one.items[places], one.categories[places], numbers=numbers)
 
 
 def assert_alike(scorer: Scorer, batch: list[Example]) -> None:

@@ -80,7 +80,8 @@ def test_a_click_that_comes_alone_weighs_no_more_than_what_comes_together() -> N
             [example] = examples(1, seed=int(rng.integers(1 << 30)))
             items = rng.choice(example.items, count)
             labels = np.full(count, label, np.float32)
-            few = dataclasses.replace(example, items=items, categories=np.zeros(count, np.uint32), labels=labels)
+            categories = np.zeros(count, np.uint32)
+            few = dataclasses.replace(example, items=items, categories=categories, labels=labels, numbers=None)
             predicted += learner.learn([few])
     lately = np.concatenate(predicted)[-2000:]
     assert 0.07 < lately.mean() < 0.13, "one in ten was clicked"
@@ -94,7 +95,7 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
     optimizer = torch.optim.Adam(network.parameters(), lr=OptimSpec().dense_lr)
     total = sum(len(example.items) for example in batch)
     for example in batch:
-        one = collate([example], length=spec.length)
+        one = collate([example], length=spec.length, numbers=spec.numbers)
         assert one.labels is not None
         loss = functional.binary_cross_entropy_with_logits(network(one, None, None), one.labels, reduction="sum")
         (loss / max(total, WHOLE_BATCH)).backward()  # type: ignore[no-untyped-call]

@@ -63,7 +63,15 @@ def test_candidates_and_examples_do_not_influence_one_another() -> None:
         assert probabilities.dtype == np.float32
         assert probabilities.shape == (len(example.items),)
         for at in range(len(example.items)):
-            alone = Example(example.sequence, example.ts, example.items[at : at + 1], example.categories[at : at + 1])
+            one = slice(at, at + 1)
+            assert example.numbers is not None
+            alone = dataclasses.replace(
+                example,
+                items=example.items[one],
+                categories=example.categories[one],
+                labels=None,
+                numbers=example.numbers[one],
+            )
             np.testing.assert_allclose(scorer.score([alone])[0], probabilities[at : at + 1], atol=1e-5)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.example import Example
+from model.spec import HALF_LIVES_S, count_numbers
 from state.behavior import BEHAVIOR
 
 NOW = 1_700_000_000_000
@@ -32,6 +33,8 @@ def example(rng: np.random.Generator, length: int, candidates: int, *, labelled:
         items=item_keys(offered),
         categories=(offered % 6).astype(np.uint32),
         labels=rng.integers(0, 2, candidates).astype(np.float32) if labelled else None,
+        # What is known of an item at one moment is the same wherever it stands.
+        numbers=3 * np.sin(offered[:, None] * np.arange(1.0, count_numbers(HALF_LIVES_S) + 1)).astype(np.float32),
     )
 
 

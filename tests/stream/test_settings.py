@@ -256,7 +256,7 @@ def test_values_of_flags_are_toml_and_else_text() -> None:
         ("arms=[{name='a'}, {name='b'}, {name='a'}]", r"distinct names.*\['a', 'b', 'a'\]"),
         ("arms=[{name='a', share=0}, {name='b', share=0}]", "`share` above 0"),
         ("arms=[{name='a', share=-1}]", r">= 0\.0 - at `\$\.arms\[0\]\.share`"),
-        ("arms=[{name='a', preset='sam', model={statistics=[60.0]}}]", "arm 'a': model.statistics is not served yet"),
+        ("arms=[{name='a', model={statistics=[60.0]}}, {name='b', preset='din'}]", "different half-lives.*60"),
         ("arms=[{name='a', preset='zam'}]", "arm 'a': no model preset is called 'zam'; known: sam"),
         ("arms=[{name='a', preset='din-0'}]", "arm 'a'.*at least 1"),
         ("arms=[{name='a', model={kind='transformer'}}]", "arm 'a'.*'transformer'"),

@@ -127,7 +127,9 @@ PEERS: dict[str, Callable[[int], Ranker]] = {"lightgbm": BoostedTrees, "vw": Vow
 
 def table(examples: Sequence[Example]) -> Matrix:
     """Return (n, k): for each candidate, one after another, the numbers of its matches and its own."""
-    batch: Batch = collate(examples, length=max(1, *(len(example.sequence) for example in examples)))
+    first = examples[0].numbers
+    longest = max(1, *(len(example.sequence) for example in examples))
+    batch: Batch = collate(examples, length=longest, numbers=0 if first is None else first.shape[1])
     with torch.inference_mode():
         numbers = torch.cat([match_features(count_matches(find_matches(batch), batch), batch), batch.numbers], dim=-1)
         rows: Matrix = numbers[batch.target_mask].numpy()

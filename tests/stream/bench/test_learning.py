@@ -88,7 +88,7 @@ def test_nothing_of_a_visit_is_in_its_own_history_and_numbers(dataset: Dataset) 
             found = next(numbers)
             assert found is not None
             # The fourth number is the logarithm of the count of the item, ever.
-            np.testing.assert_allclose(found[:, 3], np.log(ever + 0.01), rtol=1e-5)
+            np.testing.assert_allclose(found[:, 3], np.log(ever + 0.01), rtol=2**-10)
         for behavior in step.behaviors:
             sold[behavior.item] = sold.get(behavior.item, 0) + 1
 

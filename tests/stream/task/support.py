@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from model.statistics.item_statistics import pack_numbers
 from state.behavior import from_bytes, item_key
 from state.partition import Partition
 from stream.schema.events import (
@@ -113,7 +114,9 @@ def reversing(request: ScoringRequest, version: int = 1) -> Answer:
     """The last candidate is the best."""
     count = len(request.impression.candidates)
     probabilities = (np.arange(1, count + 1) / (count + 1 + version)).astype(np.float32)
-    return Answer("reversing", 1, version, probabilities, np.argsort(-probabilities, kind="stable"))
+    numbers = pack_numbers(np.arange(2 * count, dtype=np.float32).reshape(count, 2) + version)
+    order = np.argsort(-probabilities, kind="stable")
+    return Answer("reversing", 1, version, probabilities, order, numbers=numbers)
 
 
 def mixing(request: ScoringRequest, version: int = 1) -> Answer:
@@ -121,7 +124,8 @@ def mixing(request: ScoringRequest, version: int = 1) -> Answer:
     one, other = reversing(request, version), reversing(request, version)
     order = other.order[::-1]
     forward = dataclasses.replace(other, arm="forward", probabilities=other.probabilities[::-1], order=order)
-    return interleaved_answer("mixed", one, forward, request.impression.request)
+    mixed = interleaved_answer("mixed", one, forward, request.impression.request)
+    return dataclasses.replace(mixed, numbers=one.numbers)
 
 
 def score_of(request: ScoringRequest, answer: Answer) -> Score:
@@ -164,6 +168,8 @@ class Bench:
         self.task = Task(self.partition, TOPICS, changed, self.start, partitions=PARTITIONS)
         self.version, self.answering = version, answering
         self.scores: dict[RequestKey, Score] = {}
+        self.given: dict[RequestKey, GivenAnswer] = {}
+        """The answers as another life finds them."""
         self.samples: list[Sample] = []
         self.outcomes: list[Outcome] = []
         self.refused: list[RefusedRecord] = []
@@ -181,7 +187,8 @@ class Bench:
         for request in requests:
             answer = self.answering(request, self.version)
             self.task.take_answer(request, answer)
-            self.scores.setdefault(request.impression.request, score_of(request, answer))
+            score = self.scores.setdefault(request.impression.request, score_of(request, answer))
+            self.given.setdefault(request.impression.request, GivenAnswer(score, answer.numbers))
         self.settle()
         return requests
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.partition import Partition
-from stream.schema.events import Behavior, Click, Impression, RequestKey, Sample, Score, encode_packed
+from stream.schema.events import Behavior, Click, Impression, RequestKey, Sample, encode_packed
 from stream.task.answer import Answer
 from stream.task.decode import Event
+from stream.task.resume import GivenAnswer
 from stream.task.task import ScoringRequest
 from tests.state.support import dump
 from tests.stream.task.support import (
@@ -86,7 +87,7 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
             lives[-1] += [encode_packed(outcome) for outcome in bench.outcomes]
             assert list(map(len, asked)) == ([0, 0, 0] if life else [1, 0, 1])
             # All that was produced is in Kafka, and then the process dies.
-            start = beginning(answers=bench.scores, scores_end=2, impressions_end=2)
+            start = beginning(answers=bench.given, scores_end=2, impressions_end=2)
     assert len(lives[0]) == 4
     assert lives[0] == lives[1]
 
@@ -128,7 +129,7 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
         path, life, place = Path(home) / "disturbed", 1, 0
         bench = Bench(path, answering=answering)
         samples: list[Sample] = []
-        scores: dict[RequestKey, Score] = {}
+        given: dict[RequestKey, GivenAnswer] = {}
         for size, then in [*turns, (len(log.records), "commit")]:
             bench.turn(*unread(bench, log.records[place : place + size]))
             place = min(place + size, len(log.records))
@@ -136,12 +137,12 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
                 bench.task.commit()
             elif then == "crash":
                 samples += bench.samples
-                scores |= bench.scores
+                given |= bench.given
                 bench.close()
                 life += 1
                 kept = beginning().offsets | open_offsets(path)
                 ahead = sum(record.topic == TOPICS.impressions for record in log.records[:place])
-                start = beginning(offsets=kept, answers=scores, scores_end=len(scores), impressions_end=ahead)
+                start = beginning(offsets=kept, answers=given, scores_end=len(given), impressions_end=ahead)
                 bench = Bench(path, start, version=life, answering=answering)
                 bench.turn(*unread(bench, log.records[:place]))
         samples += bench.samples
@@ -158,8 +159,8 @@ def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life
         for key, label in first.items():
             assert label[:version] == expected[key][:version]
             assert (label[5], label[-1]) == (expected[key][5], expected[key][-1])
-            shown = scores.get(key[0]) or bench.scores[key[0]]
-            assert label[version] == shown.version, "what was shown first is what is learned from"
+            shown = given.get(key[0]) or bench.given[key[0]]
+            assert label[version] == shown.score.version, "what was shown first is what is learned from"
 
 
 def open_offsets(path: Path) -> dict[str, int]:

@@ -49,9 +49,9 @@ def test_teams_outlive_a_crash_before_the_commit_and_one_after_it(path: Path) ->
         bench.turn(*log.records[:2])
         bench.turn(*rest)
         lives.append([encode_packed(each) for each in (*bench.samples, *bench.outcomes)])
-        scores = bench.scores
+        given = bench.given
     # Nothing was committed, but the answer is in Kafka; the model is a newer one by now.
-    start = beginning(answers=scores, scores_end=1, impressions_end=1)
+    start = beginning(answers=given, scores_end=1, impressions_end=1)
     with closing(Bench(path, start, version=9, answering=mixing)) as bench:
         assert not bench.turn(*log.records[:2])
         bench.task.commit()

@@ -14,6 +14,8 @@ from model.learner import Learner
 from model.metrics import log_loss
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
+from model.spec import count_numbers
+from model.statistics.item_statistics import pack_numbers
 from stream.schema.dedup import sample_ids
 from stream.schema.events import RequestKey
 from stream.settings import ArmSettings, Settings, convert
@@ -22,10 +24,11 @@ from stream.trainer.training import Training, TrainingExample
 from tests.model.learning import examples
 from tests.stream.trainer.support import poisoned, sample
 
+SMALL = {"item_dim": 4, "category_dim": 4, "statistics": ()}
 ARMS: list[dict[str, Any]] = [
-    {"name": "own", "preset": "sam-10", "model": {"item_dim": 4, "category_dim": 4}},
-    {"name": "all", "preset": "counts-10", "learn_from": "all"},
-    {"name": "frozen", "preset": "din-10", "model": {"item_dim": 4, "category_dim": 4}, "learn": False},
+    {"name": "own", "preset": "sam-10", "model": SMALL},
+    {"name": "all", "preset": "counts-10", "model": {"statistics": ()}, "learn_from": "all"},
+    {"name": "frozen", "preset": "din-10", "model": SMALL, "learn": False},
 ]
 
 
@@ -79,6 +82,34 @@ def test_a_sample_of_a_user_without_a_history_is_taken_and_learned() -> None:
     assert example is not None
     assert len(example.features.sequence) == 0
     taught.learn([example])
+    assert taught.arms["own"].learner.steps == 1
+
+
+def test_a_sample_brings_the_numbers_that_were_served_of_the_items_that_are_new() -> None:
+    taught = training([{"name": "own", "preset": "counts-10", "model": {"statistics": [60.0]}}])
+    width = count_numbers([60.0])
+    numbers = np.arange(3 * width, dtype=np.float32).reshape(3, width)
+    first = taught.take(sample("r", 1, numbers=pack_numbers(numbers[:1])))
+    rest = taught.take(sample("r", 1, 2, 3, numbers=pack_numbers(numbers)))
+    assert first is not None
+    assert rest is not None
+    assert first.features.numbers is not None
+    assert rest.features.numbers is not None
+    np.testing.assert_array_equal(first.features.numbers, numbers[:1])
+    np.testing.assert_array_equal(rest.features.numbers, numbers[1:])
+    assert "samples_without_statistics" not in taught.counts
+
+
+@pytest.mark.parametrize("packed", [b"", b"\0\0", b"\0" * 2 * 3 * count_numbers([1.0, 2.0])])
+def test_a_sample_without_numbers_or_with_those_of_other_half_lives_is_learned_as_if_nothing_stood_out(
+    packed: bytes,
+) -> None:
+    taught = training([{"name": "own", "preset": "counts-10", "model": {"statistics": [60.0]}}])
+    example = taught.take(sample("r", 1, 2, 3, numbers=packed))
+    assert example is not None
+    assert example.features.numbers is None
+    taught.learn([example])
+    assert dict(taught.counts) == {"samples": 3, "samples_without_statistics": 3}
     assert taught.arms["own"].learner.steps == 1
 
 

@@ -19,6 +19,7 @@ from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
 from stream.settings import ArmSettings, Settings
 from stream.task.answer import Answer
+from stream.task.resume import GivenAnswer
 from stream.worker.fallback import FallbackAnswers
 from stream.worker.scoring import ArmScorers
 from tests.model.learning import examples
@@ -52,7 +53,8 @@ def test_answers_keep_the_order_of_the_examples_and_are_those_of_the_users_own_a
     assert {answer.arm for answer in answers} == alone.keys()
     for user, example, answer in zip(users, asked, answers, strict=True):
         assert answer.arm == assignment.arm(user)
-        [probabilities] = alone[answer.arm].score([example])
+        assert both.statistics is not None
+        [probabilities] = alone[answer.arm].score([both.statistics.with_numbers(example)])
         np.testing.assert_allclose(answer.probabilities, probabilities, atol=1e-5)
         assert answer.probabilities.dtype == np.float32
         assert (answer.epoch, answer.version) == (0, 0)
@@ -88,11 +90,12 @@ def test_an_answer_comes_back_from_the_score_that_told_it() -> None:
         0,
         Spent(0.0, 0.0, 0.0),
     )
-    back = Answer.from_score(decode_score(encode_json(score)))
+    back = Answer.recovered(GivenAnswer(decode_score(encode_json(score)), answer.numbers))
     assert (back.arm, back.epoch, back.version) == (answer.arm, 5, 6)
     assert back.probabilities.dtype == np.float32
     assert back.probabilities.tobytes() == answer.probabilities.tobytes(), "to the bit, through JSON"
     assert back.order.tolist() == answer.order.tolist()
+    assert back.numbers == answer.numbers
 
 
 MIXED = Settings(
@@ -123,6 +126,8 @@ def test_an_interleaved_arm_answers_with_a_list_that_both_models_drafted() -> No
         if answer.arm != "both":
             assert answer.teams == ()
             continue
+        assert arms.statistics is not None
+        example = arms.statistics.with_numbers(example)
         counts, lot = (arms.by_model[name].score([example])[0] for name in ("counts", "lot"))
         expected = interleave(
             np.argsort(-counts, kind="stable").tolist(),
@@ -255,8 +260,8 @@ def test_only_the_requests_that_a_model_cannot_answer_fall_back(monkeypatch: pyt
     asked = [example for example in examples(40, seed=3) if len(example.items) > 1]
     arms = ArmScorers(Settings(arms=(ArmSettings(name="counts", preset="counts-10"),)), device="cpu")
     arms.by_model["counts"].apply(dataclasses.replace(Learner(arms_spec()).base("counts"), epoch=1))
-    values = {id(asked[1]): math.nan, id(asked[4]): math.inf}
-    broken(arms, "counts", monkeypatch, lambda example: values.get(id(example), 0.0))
+    values = {asked[1].sequence.tobytes(): math.nan, asked[4].sequence.tobytes(): math.inf}
+    broken(arms, "counts", monkeypatch, lambda example: values.get(example.sequence.tobytes(), 0.0))
     answers = arms.answer(asking(USERS[: len(asked)], asked), asked)
     assert [place for place, answer in enumerate(answers) if answer.epoch == 0] == [1, 4]
     assert arms.fallback.counts == {"counts": 2}

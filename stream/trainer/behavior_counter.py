@@ -1,0 +1,157 @@
+"""Counts `behaviors` in a thread of its own: the statistics of the stream, with the offsets that they have reached."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+from confluent_kafka import Message
+
+from model.serialization.checkpoint import ArmState
+from model.serialization.update import Update
+from model.statistics.primary import StatisticsPrimary
+from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
+from stream.kafka.reader import TopicReader
+from stream.runtime.progress import Progress
+from stream.schema.events import DECODE_ERRORS, Behavior, decode_behavior, decode_behaviors
+from stream.schema.position import Origin
+
+_logger = logging.getLogger("samstream.trainer")
+
+_BATCH = 2000
+"""Records that are counted at once; the trainer's own thread waits no longer than they take."""
+_POLL_S = 0.1
+
+
+class BehaviorCounter:
+    """Folds `behaviors` into counts; the counts and the offsets in them are always read together.
+
+    A record that is no behaviour, or whose `ts` is ahead of its own time, is left out: a worker sends it to the dead
+    letters, and one event of the far future would let all others fade.
+
+    Args:
+        statistics: as of the reader's positions.
+        reader: reads `behaviors` on from there.
+        max_future_s: how far `ts` may be ahead of the record's timestamp.
+    """
+
+    def __init__(self, statistics: StatisticsPrimary, reader: TopicReader, *, max_future_s: float) -> None:
+        self._statistics = statistics
+        self._reader = reader
+        self._max_future_ms = max_future_s * 1000
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failure: Exception | None = None
+        self._positions = dict(reader.positions)
+        self._timestamps = dict(reader.timestamps)
+        self.lag = 0
+        """Behaviours that wait, as far as the client has heard."""
+        self.counts: Counter[str] = Counter()
+        """Behaviours counted, and those that were left out."""
+        self._thread = threading.Thread(target=self._run, name="behavior-counter", daemon=True)
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and the reading."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reader.close()
+
+    def check(self) -> None:
+        """Raise what has ended the counting.
+
+        Raises:
+            StreamError: when `behaviors` can no longer be read.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was counted since the last delta."""
+        return self._statistics.changed
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each table."""
+        return self._statistics.rows
+
+    @property
+    def position(self) -> int:
+        """The sum of the offsets reached; it grows with every record."""
+        return sum(self._positions.values())
+
+    def delta(self, arm: str) -> Update:
+        """Return what has changed since the last delta."""
+        with self._lock:
+            return self._statistics.delta(arm)
+
+    def base(self, arm: str) -> Update:
+        """Return all counts."""
+        with self._lock:
+            return self._statistics.base(arm)
+
+    def save(self) -> ArmState:
+        """Return the counts with the offsets that they have reached, and what these are offsets of."""
+        with self._lock:
+            offsets, timestamps = self._positions, self._timestamps
+            logs = self._reader.logs
+            return ArmState(
+                self._statistics.state(),
+                {
+                    "offsets": {str(number): offset for (_, number), offset in offsets.items()},
+                    "origins": {
+                        str(number): Origin(logs[topic], timestamps.get((topic, number), -1)).encode()
+                        for topic, number in offsets
+                    },
+                },
+            )
+
+    def _run(self) -> None:
+        progress = None
+        if left := self._reader.left():
+            progress = Progress(_logger, "counting_behaviors", "records", left)
+        try:
+            while not self._stop.is_set():
+                messages = self._reader.read(_POLL_S, limit=_BATCH)
+                counted = self._packed(messages)
+                with self._lock:
+                    self._statistics.fold(counted)
+                    self._positions, self._timestamps = dict(self._reader.positions), dict(self._reader.timestamps)
+                self.counts["behaviors_counted"] += len(counted)
+                self.counts["behaviors_not_counted"] += len(messages) - len(counted)
+                # Asked in this thread: in another one it would wait for the poll.
+                self.lag = self._reader.lag()
+                if progress is not None:
+                    left = self._reader.left()
+                    progress.reach(progress.total - left)
+                    if not left:
+                        progress.close()
+                        progress = None
+        except Exception as error:  # the thread that trains raises it
+            self._failure = error
+        finally:
+            if progress is not None:
+                progress.close()
+
+    def _packed(self, messages: Sequence[Message]) -> BehaviorArray:
+        """Return the behaviours in some records, packed."""
+        events = decode_behaviors([message.value() or b"" for message in messages]) or map(_decoded, messages)
+        return behaviors(
+            [
+                (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+                for event, message in zip(events, messages, strict=True)
+                if event is not None and event.ts <= message.timestamp()[1] + self._max_future_ms
+            ]
+        )
+
+
+def _decoded(message: Message) -> Behavior | None:
+    try:
+        return decode_behavior(message.value() or b"")
+    except DECODE_ERRORS:
+        return None

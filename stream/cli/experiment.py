@@ -1,4 +1,4 @@
-"""`samstream experiment`: checks an experiment's file, and says how many users it required_sample_sizes."""
+"""`samstream experiment`: checks an experiment's file, and says how many users it needs."""
 
 import argparse
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
     text = "check an experiment's file, run it with simulated users, or report on live traffic"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    text = "say what the file means, what is wrong with it, and how many users it required_sample_sizes"
+    text = "say what the file means, what is wrong with it, and how many users it needs"
     for action in (
         add_command(actions, "check", run_check, text),
         add_command(actions, "settings", run_settings, "print its salt and arms, as settings for --config"),

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from scipy.stats import norm
 
-from stream.bench.harness.ab_tests import ABTests
+from stream.bench.harness.ab_tests import ALPHA, MINIMUM_EFFECT, ABTests
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import CLICKS, SHOWN, Effect, compare
+from stream.experiment.statistics.intervals import critical_value
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
+from stream.experiment.verdict import has_enough_data
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
 
-ALPHA = 0.05
 LIFTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 BASE = ABTests(worlds=400, users=1000, looks=100, every=100, icc=0.03, pre_impressions=10_000)
 KINDS = {
@@ -57,7 +56,7 @@ def winner_rates(worlds: ABTests, *, seed: int) -> dict[str, float]:
     return {
         _PEEKING: _ever(ready & _significant(plain)),
         _CUPED: _ever(ready & _significant(adjusted)),
-        _ONCE: float(np.mean(z[:, -1] > norm.ppf(1 - ALPHA / 2))),
+        _ONCE: float(np.mean(z[:, -1] > critical_value(1 - ALPHA))),
         _NAIVE_ONCE: float(np.mean(naive[:, -1])),
         _NAIVE: _ever(naive),
     }
@@ -75,7 +74,7 @@ def _naive(arms: tuple[Moments, Moments]) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = (clicks + others) / (shown + other)
         z = (clicks / shown - others / other) / np.sqrt(rate * (1 - rate) * (1 / shown + 1 / other))
-    differ: Array = np.abs(z) > norm.ppf(1 - ALPHA / 2)
+    differ: Array = np.abs(z) > critical_value(1 - ALPHA)
     return differ
 
 

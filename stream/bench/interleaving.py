@@ -13,17 +13,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from stream.bench.harness.ab_tests import ALPHA, MINIMUM_EFFECT
 from stream.experiment.interleaving import interleave, preference, seeded_coin, vote
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Array, Moments
-from stream.experiment.verdict import MINIMUM_EFFECT, has_enough_data
+from stream.experiment.verdict import has_enough_data
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, picture
 from stream.simulation.config import WorldConfig
 from stream.simulation.world import World
 
-ALPHA, SLOTS, EVERY = 0.05, 10, 100
+SLOTS, EVERY = 10, 100
 USER_EFFECT_SDS = (0.3, 1.0)
 """Standard deviation of the users' effect on the log odds of a click: as in the demo, and large."""
 LENGTHS = ((1000, 50), (1000, 200), (1000, 1000))

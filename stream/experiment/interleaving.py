@@ -116,7 +116,7 @@ class Preference:
 
 
 def preference(
-    users: Array, votes: Array, pair: tuple[str, str] = ("a", "b"), *, arm: str = "", alpha: float = 0.05
+    users: Array, votes: Array, pair: tuple[str, str] = ("a", "b"), *, arm: str = "", alpha: float
 ) -> Preference:
     """Return which of two rankings users prefer.
 
@@ -181,7 +181,7 @@ class InterleavingVotes:
         if teams := {item: team for team, items in clicked.items() for item in items}:
             self._clicked.setdefault(arm, {}).setdefault((user, request_id), {}).update(teams)
 
-    def analyse(self, arm: str, pair: tuple[str, str], *, alpha: float = 0.05) -> Preference:
+    def analyse(self, arm: str, pair: tuple[str, str], *, alpha: float) -> Preference:
         """Return the verdict on an interleaved arm so far.
 
         A request votes for the arm that placed more of its clicked items. Votes of one user are not independent, so the

@@ -12,10 +12,12 @@ from msgspec import Meta, Struct
 from stream.errors import ExperimentError, SettingsError
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import MINIMUM_EFFECT, Verdict, analyse
-from stream.settings import ArmSettings, Count, Name, Positive, Settings, convert
+from stream.experiment.verdict import Verdict, analyse
+from stream.settings import ArmSettings, Count, ExperimentSettings, Name, Positive, Settings, convert
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
+
+_DEFAULT = ExperimentSettings()
 
 
 class PlannedArm(ArmSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,8 +67,8 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     salt: str
     arms: tuple[PlannedArm, ...]
     metric: Literal["ctr"] = "ctr"
-    minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
-    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    minimum_effect: Annotated[float, Meta(gt=0, le=10)] = _DEFAULT.minimum_effect
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = _DEFAULT.alpha
     power: Share = 0.8
     crowd: UserAssumptions = UserAssumptions()
 
@@ -128,8 +130,8 @@ class Experiment(Struct, frozen=True, kw_only=True):
 
     name: str
     arms: tuple[ArmSettings, ...]
-    alpha: float = 0.05
-    minimum_effect: float = MINIMUM_EFFECT
+    alpha: float = _DEFAULT.alpha
+    minimum_effect: float = _DEFAULT.minimum_effect
 
     @classmethod
     def of(cls, experiment: ExperimentPlan) -> Self:

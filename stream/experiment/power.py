@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from stream.experiment.plan import ExperimentPlan, UserAssumptions
 from stream.experiment.statistics.confidence_sequence import mixture_scale, radius
+from stream.experiment.statistics.intervals import critical_value
 from stream.experiment.verdict import pairwise_alpha
 
 
@@ -48,7 +49,7 @@ def sequential_variance(effect: float, *, scale: float, alpha: float, power: flo
 
 def fixed_sample_variance(effect: float, *, alpha: float, power: float) -> float:
     """Return the variance at which a test with one look at the end finds `effect` with probability `power`."""
-    return float((effect / (norm.ppf(1 - alpha / 2) + norm.ppf(power))) ** 2)
+    return float((effect / (critical_value(1 - alpha) + norm.ppf(power))) ** 2)
 
 
 def required_sample_sizes(experiment: ExperimentPlan) -> tuple[SampleSize, SampleSize]:

@@ -24,8 +24,6 @@ MIN_CLICKS = 50
 
 SRM_ALPHA = 0.01
 DRIFT_ALPHA = 0.01
-MINIMUM_EFFECT = 0.1
-"""Default of the smallest lift that is worth finding."""
 
 
 class ArmMoments(Protocol):
@@ -109,8 +107,8 @@ def analyse(
     sums: ArmMoments,
     shares: Mapping[str, float] | None,
     *,
-    alpha: float = 0.05,
-    minimum_effect: float = MINIMUM_EFFECT,
+    alpha: float,
+    minimum_effect: float,
     interleaved: Collection[str] = (),
 ) -> Verdict:
     """Return the verdict on what users have done so far.

@@ -98,7 +98,7 @@ class Traffic:
     @property
     def verdict(self) -> Any:
         """The verdict on all that was written, as JSON says it."""
-        return json.loads(encode_json(analyse(self.sums, {"sam": 1, "counts": 1}, minimum_effect=0.05)))
+        return json.loads(encode_json(analyse(self.sums, {"sam": 1, "counts": 1}, alpha=0.05, minimum_effect=0.05)))
 
     @property
     def shown(self) -> int:

@@ -10,6 +10,10 @@ import numpy as np
 
 from stream.experiment.statistics.moments import Floats, Moments
 
+ALPHA = 0.05
+MINIMUM_EFFECT = 0.1
+"""What the benchmarks take as the smallest lift that is worth finding."""
+
 
 @dataclass(frozen=True, slots=True)
 class ABTests:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.experiment.interleaving import InterleavedList, interleave, preference, vote
+from stream.experiment.interleaving import InterleavedList, interleave, vote
 from stream.experiment.statistics.confidence_sequence import mixture_scale, p_value
 from stream.experiment.statistics.effect import compare
 from stream.experiment.statistics.moments import Moments
+from tests.stream.experiment.judging import preference
 
 RANKING = st.lists(st.integers(0, 15), unique=True, max_size=12)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from stream.bench.interleaving import impressions_to_decide, simulate_visits
 from stream.experiment.interleaving import InterleavingVotes, agreement
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import Verdict, analyse
+from stream.experiment.verdict import Verdict
 from stream.schema.events import Outcome
 from stream.simulation.config import WorldConfig
+from tests.stream.experiment.judging import analyse
 
 PAIR = ("sam", "din")
 DIFFERENT = WorldConfig(user_effect_sd=1.0)
@@ -48,7 +49,7 @@ def judged(told: list[Outcome]) -> InterleavingVotes:
 
 
 def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
-    found = judged(votes(0.4)).analyse("mixed", PAIR)
+    found = judged(votes(0.4)).analyse("mixed", PAIR, alpha=0.05)
     assert (found.winner, found.first, found.second) == ("din", "din", "sam")
     assert found.share.low < 0.6 < found.share.high
     assert found.share.low > 0.5
@@ -58,14 +59,14 @@ def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
 
 
 def test_no_preference_is_said_as_such_and_too_few_users_as_well() -> None:
-    even = judged(votes(0.5, requests=4)).analyse("mixed", PAIR)
+    even = judged(votes(0.5, requests=4)).analyse("mixed", PAIR, alpha=0.05)
     assert even.winner is None
     assert even.share.low < 0.5 < even.share.high
     assert even.sentence.endswith("which may be chance")
-    few = judged(votes(0.9, users=20)).analyse("mixed", PAIR)
+    few = judged(votes(0.9, users=20)).analyse("mixed", PAIR, alpha=0.05)
     assert few.winner is None
     assert few.sentence == "No preference yet: 20 users have voted in mixed; 50 are needed"
-    nobody = InterleavingVotes().analyse("mixed", PAIR)
+    nobody = InterleavingVotes().analyse("mixed", PAIR, alpha=0.05)
     assert (nobody.winner, nobody.requests) == (None, 0)
     assert math.isnan(nobody.share.value)
 
@@ -74,7 +75,7 @@ def test_no_preference_is_said_as_such_and_too_few_users_as_well() -> None:
 def test_order_and_repeats_of_outcomes_change_nothing(order: list[int], again: list[int]) -> None:
     told = votes(0.5, users=2, requests=2)
     once, other = judged(told), judged([told[place] for place in [*order, *again]])
-    assert other.analyse("mixed", PAIR) == once.analyse("mixed", PAIR)
+    assert other.analyse("mixed", PAIR, alpha=0.05) == once.analyse("mixed", PAIR, alpha=0.05)
 
 
 def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> None:
@@ -90,7 +91,7 @@ def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> Non
         ]
     )
     assert counted.arms == ("mixed",)
-    found = counted.analyse("mixed", PAIR)
+    found = counted.analyse("mixed", PAIR, alpha=0.05)
     assert (found.requests, found.users, found.share.value) == (2, 1, 0.5), "r1 for sam, r3 for din"
 
 
@@ -102,7 +103,7 @@ def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_
         for look in np.array_split(order, 5):
             for place in look.tolist():
                 counted.add(told[place])
-            if counted.analyse("mixed", PAIR).winner:
+            if counted.analyse("mixed", PAIR, alpha=0.05).winner:
                 named += 1
                 break
     assert named <= 0.05 * 60
@@ -130,7 +131,7 @@ def ab(rates: dict[str, float], shares: dict[str, float] | None = None, **change
 def test_the_two_verdicts_are_held_against_each_other(
     wins: float, rates: tuple[float, float], kind: str, says: str
 ) -> None:
-    found = judged(votes(wins)).analyse("mixed", PAIR)
+    found = judged(votes(wins)).analyse("mixed", PAIR, alpha=0.05)
     said = agreement(found, ab(dict(zip(PAIR, rates, strict=True))))
     assert said is not None
     assert said.kind == kind
@@ -139,7 +140,7 @@ def test_the_two_verdicts_are_held_against_each_other(
 
 
 def test_an_ab_verdict_that_does_not_hold_agrees_with_nothing() -> None:
-    found = judged(votes(0.6)).analyse("mixed", PAIR)
+    found = judged(votes(0.6)).analyse("mixed", PAIR, alpha=0.05)
     mismatched = ab({"sam": 0.12, "din": 0.1}, shares={"sam": 9.0, "din": 1.0})
     said = agreement(found, mismatched)
     assert said is not None

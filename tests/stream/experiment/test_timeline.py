@@ -6,7 +6,7 @@ from hypothesis import given
 
 from stream.experiment.timeline import Timeline, timeline
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import analyse
+from tests.stream.experiment.judging import analyse
 from tests.stream.experiment.test_span_moments import VISITS, Visit, counted, summed
 
 EQUAL = {"a": 1.0, "b": 1.0}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import MIN_USERS, Verdict, analyse
+from stream.experiment.verdict import MIN_USERS, Verdict
+from tests.stream.experiment.judging import analyse
 
 EQUAL = {"a": 1.0, "b": 1.0}
 

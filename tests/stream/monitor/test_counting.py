@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import analyse
 from stream.monitor import counting, records
 from stream.monitor.counting import (
     BIN_EDGES,
@@ -28,6 +27,7 @@ from stream.monitor.counting import (
 )
 from stream.monitor.users import PartitionMoments, UserCounter, UserRow
 from stream.schema.events import Outcome
+from tests.stream.experiment.judging import analyse
 
 PLAN = WindowPlan(window_ms=10, close_ms=20, remember_ms=40, keep_ms=80)
 

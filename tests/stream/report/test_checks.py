@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from stream.experiment.user_sums import UserSums
-from stream.experiment.verdict import analyse
 from stream.report.checks import checks
 from stream.report.schema import Check
+from tests.stream.experiment.judging import analyse
 
 Rate = Callable[[float, float], float]
 EQUAL = {"a": 1.0, "b": 1.0}

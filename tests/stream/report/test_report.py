@@ -102,7 +102,7 @@ def test_the_numbers_on_the_page_are_those_of_the_json(written: Path) -> None:
 def test_what_arms_are_and_how_sure_the_answer_is_are_part_of_it(written: Path) -> None:
     report = json.loads((written / "report.json").read_text())
     assert report["plan"]["sam"] == {"share": 0.5, "model": "din-50", "length": 50, "learns": "from its own users"}
-    assert (report["alpha"], report["minimum_effect"], report["source"]) == (0.05, 0.1, "simulated")
+    assert (report["alpha"], report["minimum_effect"], report["source"]) == (0.05, 0.05, "simulated")
 
 
 def test_regret_and_cost_are_means_of_what_was_measured(written: Path) -> None:

@@ -78,7 +78,7 @@ def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
         "progress_age_seconds",
         "commit_seconds",
         "batch_records",
-        "in_hand_records",
+        "buffered_records",
         "unacknowledged_records",
         "answer_seconds_bucket",
         "dead_letters_total",

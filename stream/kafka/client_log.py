@@ -54,7 +54,7 @@ def log_client_line(facility: str, level: int, text: str, *, repeated: RepeatedL
     """Write what a Kafka client has to say as one event, unless the same was written within 30 s."""
     if (held := repeated.admit(f"{facility} {text}")) is not None:
         more = {"repeated": held} if held else {}
-        log(_logger, "kafka_client", level, facility=facility, says=text, **more)
+        log(_logger, "kafka_client", level, facility=facility, message=text, **more)
 
 
 class ClientLog:

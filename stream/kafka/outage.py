@@ -77,7 +77,7 @@ class Outage:
             if self._began is None:
                 self._began = self._told_at = now
                 self._errors_told = 1
-                log(_logger, "kafka_trouble", logging.WARNING, at=self._where, error=error)
+                log(_logger, "kafka_errors", logging.WARNING, at=self._where, error=error)
                 self._begin()
 
     def suspect(self, error: str) -> None:
@@ -116,7 +116,7 @@ class Outage:
                 seconds = self._answered_at - self._began
                 log(
                     _logger,
-                    "kafka_trouble_over",
+                    "kafka_recovered",
                     logging.WARNING,
                     at=self._where,
                     seconds=round(seconds, 1),
@@ -127,7 +127,7 @@ class Outage:
             if now - self._told_at >= _TELL_S:
                 log(
                     _logger,
-                    "kafka_trouble_lasts",
+                    "kafka_errors_continue",
                     logging.WARNING,
                     at=self._where,
                     seconds=round(now - self._began),

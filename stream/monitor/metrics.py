@@ -23,7 +23,7 @@ class MonitorMetrics:
         declare = MetricFactory(registry)
         self._totals = Totals()
         self._events = declare.counter("events", "What happened to outcomes and windows.", "event")
-        self._in_hand = declare.gauge("in_hand_records", "Outcomes taken from Kafka that are not counted yet.")
+        self._buffered = declare.gauge("buffered_records", "Outcomes taken from Kafka that are not counted yet.")
         self._partitions = declare.gauge("partitions", "Partitions of `outcomes` that this monitor has.")
         self._windows = declare.gauge("monitor_windows", "Windows that are kept, of all monitors.")
         self._uncounted = declare.gauge(
@@ -36,7 +36,7 @@ class MonitorMetrics:
         self,
         events: Mapping[str, int],
         *,
-        in_hand: int,
+        buffered: int,
         partitions: int,
         windows: int,
         uncounted: Mapping[str, int],
@@ -45,23 +45,23 @@ class MonitorMetrics:
 
         Args:
             events: what happened so far, by name.
-            in_hand: outcomes that are not counted yet.
+            buffered: outcomes that are not counted yet.
             partitions: of `outcomes`.
             windows: how many are kept.
             uncounted: reason → items or outcomes.
         """
         self._totals.set_each(self._events, events)
-        self._in_hand.set(in_hand)
+        self._buffered.set(buffered)
         self._partitions.set(partitions)
         self._windows.set(windows)
         for reason, count in uncounted.items():
             self._uncounted.labels(reason).set(count)
 
 
-async def report_health(app: faust.App, topic: str, health: Health, *, counted: int, in_hand: int) -> int:
+async def report_health(app: faust.App, topic: str, health: Health, *, counted: int, buffered: int) -> int:
     """Report what was counted and what waits; returns how many partitions of a topic this monitor has."""
     assigned: list[TP] = [place for place in app.consumer.assignment() if place.topic == topic]
-    waiting = in_hand
+    waiting = buffered
     for place in assigned:
         position = await app.consumer.position(place)
         waiting += max(0, (app.consumer.highwater(place) or 0) - (position or 0))

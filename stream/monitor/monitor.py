@@ -104,12 +104,12 @@ class Monitor:
     async def report(self, metrics: MonitorMetrics, health: Health) -> None:
         """Keep metrics and health up to date until the monitor stops."""
         while not self.app.should_stop:
-            in_hand, counted = sum(map(len, self._held.values())), self.counts["outcomes"]
+            buffered, counted = sum(map(len, self._held.values())), self.counts["outcomes"]
             outcomes = self._topics.outcomes
-            partitions = await report_health(self.app, outcomes, health, counted=counted, in_hand=in_hand)
+            partitions = await report_health(self.app, outcomes, health, counted=counted, buffered=buffered)
             metrics.update(
                 self.counts,
-                in_hand=in_hand,
+                buffered=buffered,
                 partitions=partitions,
                 windows=len(self.aggregate.starts()),
                 uncounted=self.aggregate.counters(),

@@ -38,7 +38,7 @@ def close_all(steps: Iterable[Callable[[], object]], *, after: BaseException | N
             if first is None and after is None:
                 first = error
             else:
-                log(_logger, "not_closed", logging.WARNING, what=_name(step), error=f"{error}" or repr(error))
+                log(_logger, "close_failed", logging.WARNING, what=_name(step), error=f"{error}" or repr(error))
     if first is not None:
         raise first
 

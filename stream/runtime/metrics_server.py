@@ -70,7 +70,7 @@ class _Threading(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, *whose: object) -> None:
         """Log in one line that a client went away, or what else went wrong."""
-        log(_logger, "not_served", logging.WARNING, client=whose[-1], error=repr(sys.exc_info()[1]))
+        log(_logger, "request_failed", logging.WARNING, client=whose[-1], error=repr(sys.exc_info()[1]))
 
 
 class _Quiet(WSGIRequestHandler):

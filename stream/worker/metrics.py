@@ -18,7 +18,7 @@ class WorkerMetrics:
         self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")
         self.topic_lag = declare.gauge("topic_lag_records", "Records of a topic that wait in Kafka.", "topic")
         self.batch = declare.gauge("batch_records", "Records of the newest batch from Kafka.")
-        self.buffered = declare.gauge("in_hand_records", "Records taken from Kafka that wait for their turn.")
+        self.buffered = declare.gauge("buffered_records", "Records taken from Kafka that wait for their turn.")
         self.open_requests = declare.gauge("open_requests", "Impressions whose attribution window is open.")
         self.unacknowledged = declare.gauge("unacknowledged_records", "Records that Kafka has not acknowledged yet.")
         self.partitions = declare.gauge("partitions", "Partitions of this worker.")

@@ -143,15 +143,13 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
             harness.await_answers()
         for harness, name in jobs:
             wait_for(
-                lambda of=harness, name=name: "kafka_trouble_over" in " ".join(warnings(of, name)),  # type: ignore[misc]
+                lambda of=harness, name=name: "kafka_recovered" in " ".join(warnings(of, name)),  # type: ignore[misc]
                 f"{name} to say it is over",
             )
         for harness, name in jobs:
             told = warnings(harness, name)
             assert len(told) <= 8, "\n".join(told)
-            begun, over = (
-                sum(f" {event} " in line for line in told) for event in ("kafka_trouble", "kafka_trouble_over")
-            )
+            begun, over = (sum(f" {event} " in line for line in told) for event in ("kafka_errors", "kafka_recovered"))
             assert begun == over == 1, "\n".join(told)
             assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
         for harness in harnesses:

@@ -72,7 +72,7 @@ def test_what_a_monitor_serves_agrees_with_what_was_written(
     wait_for(published, "the metrics to say so", processes=monitors.processes)
     told = served(port)
     assert told["samstream_events_total", "outcomes"] == told["samstream_records_total", "monitor"] == count
-    assert told["samstream_lag_records", "monitor"] == told["samstream_in_hand_records",] == 0
+    assert told["samstream_lag_records", "monitor"] == told["samstream_buffered_records",] == 0
     assert told["samstream_monitor_uncounted", "repeated"] == traffic.repeated
     assert told["samstream_healthy", "monitor"] == 1
     status, said = health(port)

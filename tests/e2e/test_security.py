@@ -145,11 +145,9 @@ def test_a_front_end_that_is_not_let_in_is_told(secured: Secured, what: str) -> 
 @pytest.mark.usefixtures("attempts")
 def test_a_broker_that_goes_away_and_comes_back_is_waited_for(secured: Secured, system: Harness) -> None:
     log = system.processes.log("worker")
-    before = log.read_text().count("kafka_trouble")
+    before = log.read_text().count("kafka_errors")
     secured.broker.kill()
-    wait_for(
-        lambda: log.read_text().count("kafka_trouble") > before, "the worker to say so", processes=system.processes
-    )
+    wait_for(lambda: log.read_text().count("kafka_errors") > before, "the worker to say so", processes=system.processes)
     secured.broker.start()
     system.traffic(2)
     system.processes.check()

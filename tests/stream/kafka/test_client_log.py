@@ -23,11 +23,11 @@ def test_a_line_becomes_one_event_and_the_same_again_a_count(caplog: pytest.LogC
         clock.now += 1
     log_client_line("FENCED", logging.ERROR, "fenced", repeated=repeated)
     assert caplog.messages == [
-        'kafka_client facility=SESSTMOUT says="Group session timed out after 0 ms"',
-        'kafka_client facility=SESSTMOUT says="Group session timed out after 30 ms" repeated=29',
-        'kafka_client facility=SESSTMOUT says="Group session timed out after 60 ms" repeated=29',
-        'kafka_client facility=SESSTMOUT says="Group session timed out after 90 ms" repeated=29',
-        "kafka_client facility=FENCED says=fenced",
+        'kafka_client facility=SESSTMOUT message="Group session timed out after 0 ms"',
+        'kafka_client facility=SESSTMOUT message="Group session timed out after 30 ms" repeated=29',
+        'kafka_client facility=SESSTMOUT message="Group session timed out after 60 ms" repeated=29',
+        'kafka_client facility=SESSTMOUT message="Group session timed out after 90 ms" repeated=29',
+        "kafka_client facility=FENCED message=fenced",
     ]
     assert {record.levelno for record in caplog.records[:4]} == {logging.WARNING}
 
@@ -57,4 +57,4 @@ def test_what_is_told_elsewhere_or_is_no_news_is_left_out(
 
 def test_the_thread_and_the_client_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     ClientLog().log(logging.WARNING, "%s [%s] %s", "MAXPOLL", "rdkafka#consumer-7", "[thrd:main]: exceeded\n by 5 ms")
-    assert caplog.messages == ['kafka_client facility=MAXPOLL says="exceeded by 5 ms"']
+    assert caplog.messages == ['kafka_client facility=MAXPOLL message="exceeded by 5 ms"']

@@ -124,7 +124,7 @@ def test_several_clients_tell_of_one_trouble_together_and_any_of_them_ends_it(
     clients[2].mark_reachable()
     clock.now += 10
     outage.tick()
-    assert [line.partition(" ")[0] for line in caplog.messages] == ["kafka_trouble", "kafka_trouble_over"]
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["kafka_errors", "kafka_recovered"]
     assert "errors=81" in caplog.messages[1]
     clients[0].mark_waiting(3)
     assert caplog.messages[2].endswith('error="3 records wait to be acknowledged"')

@@ -66,11 +66,11 @@ def test_an_hour_of_trouble_is_told_in_a_line_every_30_s_and_how_long_it_took(
     outage.answer()
     run(outage, clock, 60)
     first, *between, last = caplog.messages
-    assert first == 'kafka_trouble at=broker:9092 error="client 0: refused"'
+    assert first == 'kafka_errors at=broker:9092 error="client 0: refused"'
     assert len(between) == 120
-    assert between[0] == 'kafka_trouble_lasts at=broker:9092 seconds=30 errors=1199 error="client 39: refused"'
-    assert between[1].startswith("kafka_trouble_lasts at=broker:9092 seconds=60 errors=1200 ")
-    assert last == "kafka_trouble_over at=broker:9092 seconds=3600.000 errors=144000"
+    assert between[0] == 'kafka_errors_continue at=broker:9092 seconds=30 errors=1199 error="client 39: refused"'
+    assert between[1].startswith("kafka_errors_continue at=broker:9092 seconds=60 errors=1200 ")
+    assert last == "kafka_recovered at=broker:9092 seconds=3600.000 errors=144000"
 
 
 def test_answers_of_one_broker_do_not_end_the_trouble_with_another(
@@ -84,14 +84,14 @@ def test_answers_of_one_broker_do_not_end_the_trouble_with_another(
     assert not [line for line in caplog.messages if "over" in line]
     assert len(caplog.messages) == 4
     run(outage, clock, 7, outage.answer)
-    assert caplog.messages[-1].startswith("kafka_trouble_over at=broker:9092 seconds=99")
+    assert caplog.messages[-1].startswith("kafka_recovered at=broker:9092 seconds=99")
 
 
 def test_silence_alone_does_not_end_it(outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     outage.fail("1 request(s) timed out")
     run(outage, clock, 100)
     assert outage.unanswered
-    assert [line.split()[0] for line in caplog.messages] == ["kafka_trouble", *["kafka_trouble_lasts"] * 3]
+    assert [line.split()[0] for line in caplog.messages] == ["kafka_errors", *["kafka_errors_continue"] * 3]
 
 
 def test_a_closed_connection_is_told_only_if_kafka_does_not_answer(
@@ -104,7 +104,7 @@ def test_a_closed_connection_is_told_only_if_kafka_does_not_answer(
     assert not caplog.messages
     outage.suspect("1/1 brokers are down")
     outage.no_answer()
-    assert caplog.messages == ['kafka_trouble at=broker:9092 error="1/1 brokers are down"']
+    assert caplog.messages == ['kafka_errors at=broker:9092 error="1/1 brokers are down"']
 
 
 def test_one_follower_is_asked_for_each_trouble(clock: Clock) -> None:
@@ -157,15 +157,16 @@ def test_whatever_comes_lines_are_few_and_every_error_is_counted(events: list[st
             clock.now += 1
             outage.tick()
     kinds = [line.split()[0] for line in lines]
-    assert re.fullmatch(r"(bl*o)*", "".join(k.removeprefix("kafka_trouble")[1:2] or "b" for k in kinds))
-    over = [int(line.rpartition("errors=")[2]) for line in lines if line.startswith("kafka_trouble_over")]
+    letters = {"kafka_errors": "b", "kafka_errors_continue": "c", "kafka_recovered": "r"}
+    assert re.fullmatch(r"(bc*r)*", "".join(letters[kind] for kind in kinds))
+    over = [int(line.rpartition("errors=")[2]) for line in lines if line.startswith("kafka_recovered")]
     assert sum(over) == failed
-    assert kinds.count("kafka_trouble_lasts") <= (clock.now - 1000.0) / 30
+    assert kinds.count("kafka_errors_continue") <= (clock.now - 1000.0) / 30
 
 
 def told_open(lines: list[str]) -> bool:
     """Return whether the last line leaves a trouble open."""
-    return bool(lines) and not lines[-1].startswith("kafka_trouble_over")
+    return bool(lines) and not lines[-1].startswith("kafka_recovered")
 
 
 def test_all_clients_of_one_address_report_to_one() -> None:

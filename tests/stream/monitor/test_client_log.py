@@ -36,7 +36,7 @@ def test_trouble_is_told_once_and_refusals_and_the_rest_as_they_come(caplog: pyt
         logging.getLogger("faust.agents").exception("Agent\nbroke")
     ours = [record for record in caplog.records if record.name.startswith("samstream.")]
     told = [record.getMessage() for record in ours]
-    assert [line.partition(" ")[0] for line in told] == ["kafka_trouble", "kafka_client", "kafka_client"]
+    assert [line.partition(" ")[0] for line in told] == ["kafka_errors", "kafka_client", "kafka_client"]
     assert "AuthenticationFailedError" in told[1]
     assert "Agent: ValueError" in told[2]
     assert not [record for record in ours if record.exc_info]

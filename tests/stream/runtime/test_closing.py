@@ -46,7 +46,7 @@ def test_all_is_closed_the_last_first_and_the_first_error_is_raised(caplog: pyte
     assert closed == ["consumer", "state", "producer", "server"]
     assert raised.value is full
     assert (raised.value.__cause__, raised.value.__context__) == (None, None), "one error, not a chain"
-    assert logged(caplog) == ["not_closed what=Resource error=no\\nuse"]
+    assert logged(caplog) == ["close_failed what=Resource error=no\\nuse"]
     assert caplog.records[0].levelno == logging.WARNING
     assert caplog.records[0].exc_info is None
 
@@ -57,7 +57,7 @@ def test_what_the_block_raised_stays_what_is_raised(caplog: pytest.LogCaptureFix
         use(Resource("a", closed), Resource("b", closed, OSError("at close")), error=KeyError("work"))
     assert closed == ["b", "a"]
     assert raised.value.__context__ is None
-    assert logged(caplog) == ['not_closed what=Resource error="at close"']
+    assert logged(caplog) == ['close_failed what=Resource error="at close"']
 
 
 def test_an_interrupt_at_close_waits_until_all_is_closed() -> None:

@@ -187,7 +187,7 @@ def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
         assert time.monotonic() < deadline, "it says nothing"
         time.sleep(0.02)
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("not_served client=")
+    assert caplog.messages[0].startswith("request_failed client=")
     assert "Traceback" not in capsys.readouterr().err
     assert get(server, "/health")[0] == 200
 

@@ -9,7 +9,7 @@ from rocksdict import Rdict, WriteBatch
 from state.behavior import BEHAVIOR, BehaviorArray
 from state.layout import HEAD_SUFFIX, Ring, user_prefix
 from state.rocks import reading
-from state.window import Window
+from state.sequence_buffer import SequenceBuffer
 
 
 class Sequences:
@@ -32,8 +32,8 @@ class Sequences:
         self._suffixes = [HEAD_SUFFIX, *(self._ring.suffix(slot) for slot in range(self._ring.chunks))]
         self._limit = cache_bytes
         self._bytes = 0
-        self._clean: OrderedDict[str, Window] = OrderedDict()
-        self._dirty: dict[str, Window] = {}
+        self._clean: OrderedDict[str, SequenceBuffer] = OrderedDict()
+        self._dirty: dict[str, SequenceBuffer] = {}
 
     @property
     def cached_bytes(self) -> int:
@@ -56,13 +56,13 @@ class Sequences:
             raise ValueError(
                 f"records of dtype {records.dtype}, {records.ndim} dimensions: give a 1-d array of BEHAVIOR"
             )
-        window = self._dirty.get(user) or self._find(user)
+        buffer = self._dirty.get(user) or self._find(user)
         if len(records):
             if user in self._clean:
                 self._dirty[user] = self._clean.pop(user)
-            self._bytes += window.append(records.tobytes())
+            self._bytes += buffer.append(records.tobytes())
         self._evict()
-        return window.count
+        return buffer.count
 
     def count(self, user: str) -> int:
         """Return how many records the user ever had; 0 for an unknown user."""
@@ -86,46 +86,46 @@ class Sequences:
         Raises:
             ValueError: when `count` is negative or greater than the present running count.
         """
-        window = self._cached(user)
-        if window is None:
-            window = self._admit(user, self._scan(user))
-        elif not window.whole:
-            missing = [window.prefix + self._ring.suffix(chunk) for chunk in window.missing]
+        buffer = self._cached(user)
+        if buffer is None:
+            buffer = self._admit(user, self._scan(user))
+        elif not buffer.whole:
+            missing = [buffer.prefix + self._ring.suffix(chunk) for chunk in buffer.missing]
             with reading(self._db):
                 found = cast("list[bytes | None]", self._db.get(cast("list[Any]", missing)))
-            self._bytes += window.prepend(found)
-        stop = window.count if count is None else count
-        if not 0 <= stop <= window.count:
-            raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {window.count}")
+            self._bytes += buffer.prepend(found)
+        stop = buffer.count if count is None else count
+        if not 0 <= stop <= buffer.count:
+            raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {buffer.count}")
         self._evict()
-        return window.records(stop - self.length, stop)
+        return buffer.records(stop - self.length, stop)
 
     def write_into(self, batch: WriteBatch) -> None:
         """Put all that changed since the last call into a batch; write it before anything else is called."""
-        for user, window in self._dirty.items():
-            for key, value in window.unsaved():
+        for user, buffer in self._dirty.items():
+            for key, value in buffer.unsaved():
                 batch.put(key, value)
-            self._clean[user] = window
+            self._clean[user] = buffer
         self._dirty.clear()
         self._evict()
 
-    def _cached(self, user: str) -> Window | None:
-        window = self._dirty.get(user)
-        if window is None and (window := self._clean.get(user)) is not None:
+    def _cached(self, user: str) -> SequenceBuffer | None:
+        buffer = self._dirty.get(user)
+        if buffer is None and (buffer := self._clean.get(user)) is not None:
             self._clean.move_to_end(user)
-        return window
+        return buffer
 
-    def _find(self, user: str) -> Window:
-        """Return a window that holds at least the open chunk; the caller evicts."""
-        window = self._cached(user)
-        if window is None:
+    def _find(self, user: str) -> SequenceBuffer:
+        """Return a buffer that holds at least the open chunk; the caller evicts."""
+        buffer = self._cached(user)
+        if buffer is None:
             prefix = user_prefix(user)
             with reading(self._db):
                 head = self._db.get(prefix + HEAD_SUFFIX)
-            window = self._admit(user, Window.from_disk(self._ring, prefix, head))
-        return window
+            buffer = self._admit(user, SequenceBuffer.from_disk(self._ring, prefix, head))
+        return buffer
 
-    def _scan(self, user: str) -> Window:
+    def _scan(self, user: str) -> SequenceBuffer:
         """Read all that the disk has of a user; the values lie side by side, so one pass costs less than many gets."""
         prefix = user_prefix(user)
         last = prefix + self._suffixes[-1]
@@ -141,12 +141,12 @@ class Sequences:
                 # An iterator also ends, and says nothing, at what it cannot read; this raises then.
                 found[HEAD_SUFFIX] = self._db.get(prefix + HEAD_SUFFIX)
         slots = [found.get(suffix) for suffix in self._suffixes[1:]]
-        return Window.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
+        return SequenceBuffer.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
 
-    def _admit(self, user: str, window: Window) -> Window:
-        self._clean[user] = window
-        self._bytes += window.size
-        return window
+    def _admit(self, user: str, buffer: SequenceBuffer) -> SequenceBuffer:
+        self._clean[user] = buffer
+        self._bytes += buffer.size
+        return buffer
 
     def _evict(self) -> None:
         while self._bytes > self._limit and self._clean:

@@ -17,7 +17,7 @@ from model.device import configure_torch
 from model.example import Example
 from model.learner import Learner
 from model.spec import HALF_LIVES_S, preset
-from stream.bench.harness.rankers import PEERS, DecayedPopularity, Ranker
+from stream.bench.harness.rankers import PEERS, DecayedPopularity, OnlineRanker
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit, first_visits
 from stream.datasets.histories import Histories
@@ -43,7 +43,7 @@ _NEAR = 0.1
 class Contestant:
     """A ranker, the predictions it made before it learned, and the seconds it took."""
 
-    ranker: Ranker
+    ranker: OnlineRanker
     predictions: list[npt.NDArray[np.float32]] = field(default_factory=list)
     seconds: float = 0.0
 

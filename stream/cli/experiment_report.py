@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
     report, trace = live_report(Experiment.of(experiment), ledger, answers, found, salt=experiment.salt, settings=facts)
-    if found.cut or found.missing:
+    if found.truncated_partitions or found.missing:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
     for line in (headline(report), *(result.sentence for result in report.interleaving)):
         console.print(line, highlight=False, soft_wrap=True)
@@ -113,7 +113,9 @@ def read_traffic(
         on_missing=on_missing,
     )
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
-    found = ReadSummary(partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), cut=len(cut))
+    found = ReadSummary(
+        partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), truncated_partitions=len(cut)
+    )
     progress = Progress(_logger, "reading", "records", total := tail.left())
     try:
         for messages in tail.read_to_end():
@@ -128,7 +130,7 @@ def read_traffic(
                     found.outcomes += 1
                     if record.partition in cut:
                         cut.remove(record.partition)
-                        found.whole_from = max(found.whole_from, record.timestamp)
+                        found.complete_from = max(found.complete_from, record.timestamp)
                     ledger.add(record.partition, decode_outcome(record.value or b""))
                 except DECODE_ERRORS:
                     found.unreadable += record.topic == topics.outcomes

@@ -8,7 +8,7 @@ from model.example import Example
 from model.statistics.item_statistics import ItemStatistics
 from state.behavior import action_key, behaviors, category_key, item_key
 from state.layout import Ring, user_prefix
-from state.window import Window
+from state.sequence_buffer import SequenceBuffer
 from stream.datasets.base import Step, Visit
 
 
@@ -24,14 +24,14 @@ class Histories:
         self._length = length
         self._statistics = ItemStatistics(half_lives_s)
         self._ring = Ring.holding(length)
-        self._windows: dict[str, Window] = {}
+        self._buffers: dict[str, SequenceBuffer] = {}
 
     def example(self, visit: Visit) -> Example:
         """Return a visit with its user's history and the counts before it, and its clicks as labels."""
-        window = self._window(visit)
+        buffer = self._buffer(visit)
         clicked = {click.item for click in visit.clicks}
         candidates, ts = visit.impression.candidates, visit.impression.ts
-        sequence = window.records(window.count - self._length, window.count)
+        sequence = buffer.records(buffer.count - self._length, buffer.count)
         items = np.array([item_key(each.item) for each in candidates], dtype=np.uint64)
         categories = np.array([category_key(each.category) for each in candidates], dtype=np.uint32)
         labels = np.array([each.item in clicked for each in candidates], dtype=np.float32)
@@ -46,9 +46,9 @@ class Histories:
                 for each in step.behaviors
             ]
         )
-        self._window(step).append(packed.tobytes())
+        self._buffer(step).append(packed.tobytes())
         self._statistics.fold(packed)
 
-    def _window(self, step: Step) -> Window:
+    def _buffer(self, step: Step) -> SequenceBuffer:
         user = step.behaviors[0].user
-        return self._windows.setdefault(user, Window(self._ring, user_prefix(user), 0, 0, b""))
+        return self._buffers.setdefault(user, SequenceBuffer(self._ring, user_prefix(user), 0, 0, b""))

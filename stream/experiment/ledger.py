@@ -49,17 +49,17 @@ class ReadSummary:
         outcomes: records read.
         unreadable: records that could not be decoded.
         partitions: partitions of the topic `outcomes`.
-        cut: partitions from which retention has removed records that may belong to the report.
-        whole_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0 when
-            nothing is anyway.
+        truncated_partitions: partitions from which retention has removed records that may belong to the report.
+        complete_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0
+            when nothing is anyway.
         missing: records of any topic that retention removed while they were read.
     """
 
     outcomes: int = 0
     unreadable: int = 0
     partitions: int = 0
-    cut: int = 0
-    whole_from: int = 0
+    truncated_partitions: int = 0
+    complete_from: int = 0
     missing: int = 0
 
 

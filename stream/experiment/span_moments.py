@@ -86,9 +86,9 @@ class SpanMoments:
         """Times at which the spans begin, and the time at which the last one ends."""
         return self._spans.edges
 
-    def reach(self, low: int, high: int) -> None:
+    def extend_to(self, low: int, high: int) -> None:
         """See that the spans hold the times from `low` to `high`; neighbours become one as often as needed."""
-        self._reach(self._spans.reaching(low, high))
+        self._extend_to(self._spans.extended_to(low, high))
 
     def change(self, arm: str, before: Sequence[Spans], after: Sequence[Spans]) -> None:
         """Put vectors of an arm's users in the place of others; both within the spans and of this `width`.
@@ -111,7 +111,7 @@ class SpanMoments:
     def merge(self, other: "SpanMoments") -> None:
         """Add other users, who are none of these; `other` stays as it is."""
         self.crossed += other.crossed
-        self._reach(self._spans.merged(other._spans))
+        self._extend_to(self._spans.union(other._spans))
         places = other._spans.places_in(self._spans)
         for name, arm in other._arms.items():
             self._arm(name).add(arm, places)
@@ -177,7 +177,7 @@ class SpanMoments:
             arm.outer[:used, :, :used] = square.reshape(used, 2, used, 2)
         return whole
 
-    def _reach(self, spans: TimeSpans) -> None:
+    def _extend_to(self, spans: TimeSpans) -> None:
         """Go over to spans that hold the present ones."""
         if (spans.width, spans.first) != (self._spans.width, self._spans.first):
             places = self._spans.places_in(spans)

@@ -35,7 +35,7 @@ class TimeSpans:
         """The four edges of the thirds of the spans, as equal as whole spans allow."""
         return [round(self.used * part / 3) for part in range(4)]
 
-    def reaching(self, low: int, high: int) -> "TimeSpans":
+    def extended_to(self, low: int, high: int) -> "TimeSpans":
         """Return spans that hold these ones and the times from `low` to `high`; the width is the least that fits."""
         if self.used:
             low = min(low, self.first * self.width)
@@ -45,14 +45,14 @@ class TimeSpans:
             width *= 2
         return TimeSpans(width, low // width, high // width - low // width + 1)
 
-    def merged(self, other: "TimeSpans") -> "TimeSpans":
+    def union(self, other: "TimeSpans") -> "TimeSpans":
         """Return spans that hold those of both.
 
         A width is the least that fits, so the new one is at least that of either.
         """
         if not other.used:
             return self
-        return self.reaching(other.first * other.width, (other.first + other.used) * other.width - 1)
+        return self.extended_to(other.first * other.width, (other.first + other.used) * other.width - 1)
 
     def places_in(self, wider: "TimeSpans") -> Ints:
         """Return (used,) the place of each span within wider spans; several may have the same one."""

@@ -54,7 +54,7 @@ class UserSums:
         if not len(users):
             return
         moments = np.floor(np.asarray(times, dtype=np.float64)).astype(np.int64)
-        self._reach(self._spans.reaching(int(moments.min()), int(moments.max())))
+        self._extend_to(self._spans.extended_to(int(moments.min()), int(moments.max())))
         rows = self._enter(users)
         place = self._arms.setdefault(arm, len(self._arms))
         here = self._place[rows]
@@ -82,7 +82,7 @@ class UserSums:
         theirs, mine = places[other._place[:count]], self._place[rows]
         agreed = np.where(mine == _NOBODY, theirs, np.where((theirs == _NOBODY) | (theirs == mine), mine, _CROSSED))
         self._place[rows] = agreed
-        self._reach(self._spans.merged(other._spans))
+        self._extend_to(self._spans.union(other._spans))
         for place, wider in enumerate(other._spans.places_in(self._spans).tolist()):
             self._counts[rows, wider] += other._counts[:count, place]
 
@@ -168,7 +168,7 @@ class UserSums:
             self._before = np.concatenate([self._before, np.zeros((more, 2), dtype=np.int64)])
         return found
 
-    def _reach(self, spans: TimeSpans) -> None:
+    def _extend_to(self, spans: TimeSpans) -> None:
         """Go over to spans that hold the present ones."""
         if (spans.width, spans.first) != (self._spans.width, self._spans.first):
             moved = np.zeros_like(self._counts)

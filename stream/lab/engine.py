@@ -17,7 +17,7 @@ from model.example import Example
 from model.statistics.item_statistics import ItemStatistics
 from state.behavior import BehaviorArray
 from state.layout import Ring, user_prefix
-from state.window import Window
+from state.sequence_buffer import SequenceBuffer
 from stream.lab.rankers import Ranker
 from stream.lab.script import START, Script, click_behavior
 from stream.schema.events import Click
@@ -76,9 +76,11 @@ class Environment:
         self._script = script
         self._statistics = ItemStatistics(HALF_LIVES_S)
         ring = Ring.holding(SEQUENCE_LENGTH)
-        self._windows = [Window(ring, user_prefix(user_name(user)), 0, 0, b"") for user in range(len(script.histories))]
-        for window, history in zip(self._windows, script.histories, strict=True):
-            window.append(history.tobytes())
+        self._buffers = [
+            SequenceBuffer(ring, user_prefix(user_name(user)), 0, 0, b"") for user in range(len(script.histories))
+        ]
+        for buffer, history in zip(self._buffers, script.histories, strict=True):
+            buffer.append(history.tobytes())
             self._statistics.fold(history)
         self._joiner = Joiner(_NullTable(), window_ms=_WINDOW_MS, lateness_ms=_LATENESS_MS)
         self._open: dict[str, Example] = {}
@@ -91,7 +93,7 @@ class Environment:
     def fork(self) -> "Environment":
         """Return an independent copy of the environment as it is now."""
         fork = copy.copy(self)
-        fork._windows = [_copy_of(window) for window in self._windows]
+        fork._buffers = [_copy_of(buffer) for buffer in self._buffers]
         fork._joiner = copy.deepcopy(self._joiner)
         fork._statistics = copy.deepcopy(self._statistics)
         fork._open, fork._due = dict(self._open), list(self._due)
@@ -149,11 +151,11 @@ class Environment:
             if user in waiting or len(waiting) == _MICRO_BATCH:
                 labelled += self._answer(ranker, waiting)
             labelled += self._click_until(now)
-            window = self._windows[user]
+            buffer = self._buffers[user]
             if len(behaviors := script.behaviors[script.behavior_ends[visit] : script.behavior_ends[visit + 1]]):
-                window.append(behaviors.tobytes())
+                buffer.append(behaviors.tobytes())
                 self._statistics.fold(behaviors)
-            waiting[user] = visit, window.records(window.count - SEQUENCE_LENGTH, window.count)
+            waiting[user] = visit, buffer.records(buffer.count - SEQUENCE_LENGTH, buffer.count)
             self._visit += 1
         labelled += self._answer(ranker, waiting)
         labelled += self._click_until(end)
@@ -211,7 +213,7 @@ class Environment:
             user = int(script.users[visit])
             keys = int(script.item_keys[visit, candidate]), int(script.category_keys[visit, candidate])
             behavior = click_behavior(*keys, ts)
-            self._windows[user].append(behavior.tobytes())
+            self._buffers[user].append(behavior.tobytes())
             self._statistics.fold(behavior)
             item = item_name(int(script.items[visit, candidate]))
             click = Click(str(visit), user_name(user), item, ts)
@@ -252,9 +254,11 @@ class _NullTable:
         return ()
 
 
-def _copy_of(window: Window) -> Window:
-    kept = window.records(0, window.count)
-    return Window(Ring.holding(SEQUENCE_LENGTH), window.prefix, window.count - len(kept), window.count, kept.tobytes())
+def _copy_of(buffer: SequenceBuffer) -> SequenceBuffer:
+    kept = buffer.records(0, buffer.count)
+    return SequenceBuffer(
+        Ring.holding(SEQUENCE_LENGTH), buffer.prefix, buffer.count - len(kept), buffer.count, kept.tobytes()
+    )
 
 
 def _learn(ranker: Ranker, labelled: list[Example]) -> None:

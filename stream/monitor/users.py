@@ -131,7 +131,7 @@ class UserCounter:
         """Return the sums up to an offset, and the rows to write."""
         moments = self._moments
         if self._times:
-            moments.reach(min(self._times), max(self._times))
+            moments.extend_to(min(self._times), max(self._times))
         rows = {user: row.widened(moments.width) for user in self._touched if (row := self._rows[user])}
         before: dict[str, list[Spans]] = {}
         after: dict[str, list[Spans]] = {}

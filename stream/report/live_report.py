@@ -137,7 +137,7 @@ def _complete(ledger: Ledger, found: ReadSummary) -> Check:
     )
     if found.unreadable:
         counted += f" {found.unreadable:,} records could not be read."
-    if not found.cut and not found.missing:
+    if not found.truncated_partitions and not found.missing:
         return Check("complete", question, f"No. {counted}", "note" if found.unreadable else "fine")
     return Check("complete", question, f"{missing_words(found)} {counted}", "note")
 
@@ -145,11 +145,11 @@ def _complete(ledger: Ledger, found: ReadSummary) -> Check:
 def missing_words(found: ReadSummary) -> str:
     """Say what Kafka's retention has removed, or may have."""
     missing = f"Yes: Kafka removed {found.missing:,} records while they were read." if found.missing else ""
-    if not found.cut:
+    if not found.truncated_partitions:
         return missing
-    since = f" From {time_words(found.whole_from)} on everything is there." if found.whole_from else ""
+    since = f" From {time_words(found.complete_from)} on everything is there." if found.complete_from else ""
     perhaps = (
-        f"Perhaps: Kafka has removed older outcomes from {found.cut} of {found.partitions} partitions, as their "
-        f"retention says.{since}"
+        f"Perhaps: Kafka has removed older outcomes from {found.truncated_partitions} of {found.partitions} "
+        f"partitions, as their retention says.{since}"
     )
     return f"{missing} {perhaps}".lstrip()

@@ -19,7 +19,7 @@ _DAY_S = 86_400.0
 Matrix = npt.NDArray[np.float32]
 
 
-class Ranker(Protocol):
+class OnlineRanker(Protocol):
     """Goes through a stream of samples once."""
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
@@ -121,7 +121,7 @@ class River:
         return _apart(np.array(predicted, np.float32), examples)
 
 
-PEERS: dict[str, Callable[[int], Ranker]] = {"lightgbm": BoostedTrees, "vw": VowpalWabbit, "river": River}
+PEERS: dict[str, Callable[[int], OnlineRanker]] = {"lightgbm": BoostedTrees, "vw": VowpalWabbit, "river": River}
 """Name → makes the peer for so many samples; raises ImportError where it is not installed."""
 
 

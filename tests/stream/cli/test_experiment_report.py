@@ -51,7 +51,7 @@ def test_everything_of_the_times_is_read_and_what_is_no_outcome_is_counted(
     sender.flush()
     ledger, answers = Ledger(since=now + 100, until=now + 500), ServingCosts()
     found = read_traffic(kafka, topics, ledger, answers, begin=None)
-    assert (found.outcomes, found.unreadable, found.partitions, found.cut) == (141, 1, PARTITIONS, 0)
+    assert (found.outcomes, found.unreadable, found.partitions, found.truncated_partitions) == (141, 1, PARTITIONS, 0)
     assert sum(count.impressions for count in ledger.arms.values()) == 40
     assert sum(len(arm.at) for arm in answers.arms.values()) == 40
     assert answers.arms["b"].cpu_ms == 2.0
@@ -79,10 +79,13 @@ def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
     except KafkaException as error:
         pytest.skip(f"this broker removes no records: {error.args[0].str()}")
     found = read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=before)
-    assert (found.cut, found.outcomes) == (1, 280 - 41)
-    assert found.whole_from >= before
-    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=None).cut == 1
-    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=found.whole_from + 60_000).cut == 0
+    assert (found.truncated_partitions, found.outcomes) == (1, 280 - 41)
+    assert found.complete_from >= before
+    assert read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=None).truncated_partitions == 1
+    assert (
+        read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=found.complete_from + 60_000).truncated_partitions
+        == 0
+    )
 
 
 def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -40,7 +40,7 @@ def counted(visits: list[Visit], batches: int = 1) -> SpanMoments:
             counts[0] += shown
             counts[1] += clicks
         times = [visit[4] for visit in part]
-        moments.reach(min(times), max(times))
+        moments.extend_to(min(times), max(times))
         for user, arm in {(user, arm) for user, arm, *_ in part}:
             before = [spanned(old[user, arm], moments.width)] if (user, arm) in old else []
             moments.change(arm, before, [spanned(rows[user, arm], moments.width)])

@@ -74,7 +74,12 @@ def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) ->
     for each in impressions[:40]:
         each.arm = "old"
     ledger = told(Ledger(), written(impressions))
-    read = report(tmp_path, ledger, found=ReadSummary(cut=2, partitions=3, whole_from=86_400_000), salt="another")
+    read = report(
+        tmp_path,
+        ledger,
+        found=ReadSummary(truncated_partitions=2, partitions=3, complete_from=86_400_000),
+        salt="another",
+    )
     assert {states(read)[name] for name in ("assigned", "others", "complete")} == {"note"}
     told_all = " ".join(check["answer"] for check in read["checks"])
     assert "old 40 impressions" in told_all

@@ -9,10 +9,10 @@ from state.errors import StateError
 from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, RECORD, Ring
 
 _OVERHEAD = 800
-"""Bytes of a window besides its buffer: the object, its views, the key, its place in the cache."""
+"""Bytes of it besides the records: the object, its views, the key, its place in the cache."""
 
 
-class Window:
+class SequenceBuffer:
     """Records `first` to `count - 1` of a user, where a record's index is the running count before it.
 
     Appending writes behind the last record, never into one that is there. Where room lacks, the records move
@@ -43,7 +43,7 @@ class Window:
     @classmethod
     def from_disk(
         cls, ring: Ring, prefix: bytes, head: bytes | None, slots: Sequence[bytes | None] | None = None
-    ) -> "Window":
+    ) -> "SequenceBuffer":
         """Read a user's head, and the slots of the ring when they are given; without a head it is a new user.
 
         Raises:
@@ -63,7 +63,7 @@ class Window:
 
     @property
     def missing(self) -> range:
-        """The chunks that the ring keeps and this window lacks; they are on disk."""
+        """The chunks that the ring keeps and that this lacks; they are on disk."""
         return range(self._ring.oldest(self.count) // CHUNK, self.first // CHUNK)
 
     def append(self, data: bytes) -> int:

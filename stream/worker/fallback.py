@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from model.interest.baselines import PRIOR
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.task.answer import Answer
 
 _logger = logging.getLogger("samstream.worker")
 
-_LOG_INTERVAL_S = 30.0
 _RECENT_S = 60.0
 
 
@@ -29,7 +29,7 @@ class FallbackAnswers:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._log_limit = LogLimit(clock=clock)
         self._latest: dict[str, tuple[float, str]] = {}
         self.counts: Counter[str] = Counter()
         """Arm → how many answers it could not give."""
@@ -39,11 +39,8 @@ class FallbackAnswers:
         now = self._clock()
         self.counts[arm] += 1
         self._latest[arm] = now, reason
-        logged_at, logged = self._logged.get(arm, (-_LOG_INTERVAL_S, 0))
-        if now - logged_at >= _LOG_INTERVAL_S:
-            self._logged[arm] = now, self.counts[arm]
-            new = self.counts[arm] - logged
-            log(_logger, "answers_not_finite", logging.ERROR, arm=arm, answers=new, reason=reason)
+        if (held := self._log_limit.admit(arm, now=now)) is not None:
+            log(_logger, "answers_not_finite", logging.ERROR, arm=arm, answers=held + 1, reason=reason)
         return Answer(arm, 0, 0, np.full(candidates, PRIOR, np.float32), np.arange(candidates))
 
     def notes(self) -> list[str]:

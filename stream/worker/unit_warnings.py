@@ -4,10 +4,10 @@ One by one, a behaviour of January 1970 is taken as it is; that most of them are
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable
 
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.task.decode import UnitCensus
 
@@ -17,7 +17,6 @@ _LEAST = 10
 """Records of a topic from which on there is something to say of most of them."""
 _RECENT = 1000
 """After so many records that are as they should be, counting begins anew."""
-_INTERVAL_S = 30.0
 
 
 class UnitWarnings:
@@ -26,7 +25,7 @@ class UnitWarnings:
     def __init__(self) -> None:
         self._records: Counter[str] = Counter()
         self._others: Counter[tuple[str, str]] = Counter()
-        self._next: dict[str, float] = {}
+        self._log_limit = LogLimit()
 
     def consider(self, censuses: Iterable[UnitCensus], now: float) -> None:
         """Warn if there is reason to.
@@ -44,10 +43,9 @@ class UnitWarnings:
             new = {unit: count - self._others[topic, unit] for (of, unit), count in others.items() if of == topic}
             unit, count = max(new.items(), key=lambda each: each[1], default=("", 0))
             most = fresh >= _LEAST and 2 * count > fresh
-            if most and now < self._next.get(topic, -math.inf):
+            if most and self._log_limit.admit(topic, now=now) is None:
                 continue
             if most:
-                self._next[topic] = now + _INTERVAL_S
                 log(
                     _logger,
                     "ts_unit",

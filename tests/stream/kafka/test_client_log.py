@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from stream.kafka.client_log import ClientLog, RepeatedLines, log_client_line
+from stream.kafka.client_log import ClientLog, log_client_line
+from stream.runtime.log_limit import LogLimit
 
 
 class Clock:
@@ -16,12 +17,12 @@ class Clock:
 
 def test_a_line_becomes_one_event_and_the_same_again_a_count(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    repeated = RepeatedLines(clock)
+    limit = LogLimit(clock=clock)
     for number in range(100):
         text = f"Group session timed out after {number} ms"
-        log_client_line("SESSTMOUT", logging.WARNING, text, repeated=repeated)
+        log_client_line("SESSTMOUT", logging.WARNING, text, limit=limit)
         clock.now += 1
-    log_client_line("FENCED", logging.ERROR, "fenced", repeated=repeated)
+    log_client_line("FENCED", logging.ERROR, "fenced", limit=limit)
     assert caplog.messages == [
         'kafka_client facility=SESSTMOUT message="Group session timed out after 0 ms"',
         'kafka_client facility=SESSTMOUT message="Group session timed out after 30 ms" repeated=29',
@@ -33,9 +34,9 @@ def test_a_line_becomes_one_event_and_the_same_again_a_count(caplog: pytest.LogC
 
 
 def test_lines_of_many_kinds_are_forgotten_and_none_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    repeated = RepeatedLines(Clock())
+    limit = LogLimit(clock=Clock())
     for letter in range(1000):
-        log_client_line("A", logging.WARNING, "x" * letter, repeated=repeated)
+        log_client_line("A", logging.WARNING, "x" * letter, limit=limit)
     assert len(caplog.messages) == 1000
 
 

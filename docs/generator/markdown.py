@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from stream.experiment.wording import signed_percent
+
 _PART = re.compile(r"<!-- measured:(?P<name>[\w-]+) -->\n.*?<!-- /measured -->", re.DOTALL)
 
 
@@ -26,7 +28,7 @@ def percent(value: float | None, *, digits: int = 1, signed: bool = False) -> st
     """
     if value is None:
         return "–"
-    return f"{100 * value:{'+' if signed else ''}.{digits}f}%".replace("-", "−")
+    return signed_percent(value, digits) if signed else f"{100 * value:.{digits}f}%".replace("-", "−")
 
 
 def fill(text: str, render: Callable[[str], str]) -> str:

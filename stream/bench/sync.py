@@ -18,6 +18,7 @@ from model.scorer import Scorer
 from model.serialization.parts import Assembler, split
 from model.serialization.update import Update
 from model.spec import preset
+from stream.bench.harness.examples import spread_keys
 from stream.bench.harness.timing import Summary
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
@@ -76,7 +77,7 @@ class _Updates:
         learner.begin_epoch(1)
         self._fingerprint = learner.fingerprint
         self._dense = {name: value for name, value in learner.base(_ARM).tensors.items() if "/" not in name}
-        keys = np.arange(1, items + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+        keys = spread_keys(np.arange(1, items + 1))
         self._keys = {"item": keys, "category": keys[:_CATEGORIES]}
         self._version = 0
 

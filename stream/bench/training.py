@@ -25,7 +25,7 @@ from model.interest import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.learner import Learner
 from model.spec import preset
-from stream.bench.harness.examples import example
+from stream.bench.harness.examples import example, spread_keys
 from stream.bench.harness.timing import Summary, time_alternately, time_alternately_for
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, pictures
@@ -169,7 +169,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 def _table_step(size: int, sizes: TrainingSizes) -> Callable[[], object]:
     rng = np.random.default_rng(0)
-    known = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    known = spread_keys(np.arange(1, size + 1))
     table = LearnedTable(16, initial=Initial(0, 0.05), max_rows=size)
     table.assign(known, torch.zeros(size, 16))
     gradient = torch.ones(1 + sizes.distinct, 16)

@@ -24,6 +24,7 @@ from stream.kafka.topic_admin import verify
 from stream.local.system import keep_logs, local_system
 from stream.schema.topics import Topics
 from stream.settings import Settings
+from stream.simulation.config import SHORT_WINDOWS
 
 if TYPE_CHECKING:
     from stream.experiment.plan import Experiment, ExperimentPlan
@@ -33,9 +34,9 @@ _TRAINING_S = 60.0
 
 LOCAL: dict[str, Any] = {
     "topics": {"partitions": 4},
-    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
+    "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
-    "monitor": {"window_s": 5.0},
+    "monitor": {"window_s": SHORT_WINDOWS["attribution_window_s"]},
 }
 """Defaults of a run of a minute or two: short windows."""
 

@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from stream.schema.units import DAY_MS
+
 Codes = npt.NDArray[np.int32]
 Negatives = Literal["popular", "recent", "category"]
 """`popular`: drawn from all past sales, so that an item's probability is its popularity so far. `recent`: from the
 sales of the last `recent_days`. `category`: for each positive from its own category, each item sold in the last
 `recent_days` alike, so that popularity tells little."""
-
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class _Shelf:
 
     def _forget(self, now: np.int64) -> None:
         """Take back what was sold lately, and is so no more."""
-        since = now - self._rules.recent_days * _DAY_MS
+        since = now - self._rules.recent_days * DAY_MS
         while self._times[self._forgotten] < since:
             np.subtract.at(self._lately, self._bought(self._forgotten), 1)
             self._forgotten += 1

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from stream.experiment.statistics.intervals import Interval
+from stream.experiment.wording import signed_percent
 from stream.lab.engine import TICK_S, Rollout
 from stream.lab.plots import arms_picture
 from stream.lab.results import ArmResults
@@ -109,7 +110,7 @@ def _row(name: str, arm: ArmResults, random: ArmResults) -> dict[str, Any]:
 def _answer(comparison: Comparison, arms: dict[str, ArmResults], worlds: int) -> dict[str, Any]:
     first, second = arms[comparison.arm], arms[comparison.against]
     lift: Interval = first.lift(second)
-    each = ", ".join(f"{100 * first.lift(second, world).value:+.1f}%" for world in range(worlds))
+    each = ", ".join(signed_percent(first.lift(second, world).value, 1) for world in range(worlds))
     return {
         "question": comparison.question,
         "arm": comparison.arm,
@@ -129,6 +130,6 @@ def _notes(scenario: Scenario, worlds: int) -> list[str]:
         "arms, in copies of the same worlds",
         "regret is the share of the oracle's expected clicks that is missed; log loss and AUC of *all* are over all "
         "candidates, shown or not, and so are comparable between arms",
-        f"for comparison: SAM had {100 * PAPER_LIFT:+.2f}% CTR in an online A/B test (Lin et al., CIKM 2022); what is "
-        "measured here is a simulated world, which was built to reward a long memory",
+        f"for comparison: SAM had {signed_percent(PAPER_LIFT, 2)} CTR in an online A/B test (Lin et al., CIKM 2022); "
+        "what is measured here is a simulated world, which was built to reward a long memory",
     ]

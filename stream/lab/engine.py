@@ -22,6 +22,7 @@ from stream.lab.rankers import Ranker
 from stream.lab.script import START, Script, click_behavior
 from stream.schema.events import Click
 from stream.schema.record import Record, RefusedRecord
+from stream.simulation.config import SHORT_WINDOWS
 from stream.simulation.hashing import Floats, Ints
 from stream.simulation.world import item_name, user_name
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
@@ -32,7 +33,9 @@ HALF_LIVES_S = (30.0, 300.0, 3000.0)
 SEQUENCE_LENGTH = 1000
 """Behaviours that are kept of a user."""
 _MICRO_BATCH, _TRAIN_BATCH = 16, 32  # the defaults of worker and trainer
-_WINDOW_MS, _LATENESS_MS = 5_000, 500  # as in the demo
+_WINDOW_MS, _LATENESS_MS = (
+    round(1000 * SHORT_WINDOWS[name]) for name in ("attribution_window_s", "allowed_lateness_s")
+)
 
 _NO_RECORD = Record("clicks", 0, 0, 0, None, None)
 

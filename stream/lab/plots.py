@@ -43,7 +43,7 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
             near = row["lift"] < most / 2
             right.text(low if near else high, spot + 0.2, text, ha="left" if near else "right", fontsize=10)
         right.plot(100 * paper, spots[-1], "D", color=PALETTE[1], markersize=7)
-        right.text(100 * paper, spots[-1] + 0.2, f"{100 * paper:+.2f}%", ha="center", fontsize=10)
+        right.text(100 * paper, spots[-1] + 0.2, signed_percent(paper, 2), ha="center", fontsize=10)
         right.set_yticks(
             spots, [*(label for label, _ in bars), "for comparison: SAM in an\nonline A/B test (CIKM 2022)"]
         )

@@ -19,7 +19,11 @@ from stream.errors import SettingsError
 from stream.monitor.credentials import faust_connection
 from stream.monitor.sources import Sources
 from stream.monitor.web.server import Web
+from stream.runtime.addresses import host_and_port
 from stream.settings import Settings
+
+_PORT = 6066
+"""Faust's own, where the page is not served."""
 
 
 class MonitorApp(faust.App):
@@ -127,10 +131,15 @@ def web_address(web: str) -> tuple[str, int]:
     Raises:
         SettingsError: when it is no HOST:PORT.
     """
-    host, _, port = web.rpartition(":")
-    if web and not (host and port.isdecimal()):
+    if not web:
+        return "", _PORT
+    try:
+        host, port = host_and_port(web)
+    except ValueError:
+        host, port = "", 0
+    if not host:
         raise SettingsError(f"monitor.web {web!r}: write it as HOST:PORT, or leave it empty to serve nothing")
-    return host, int(port or 6066)
+    return host, port
 
 
 def new_app(settings: Settings, sources: Sources) -> MonitorApp:

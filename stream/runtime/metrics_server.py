@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from stream.errors import SettingsError
+from stream.runtime.addresses import host_and_port
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 
@@ -36,7 +37,6 @@ class MetricsServer:
         self._server: WSGIServer | None = None
         if not address:
             return
-        host, _, port = address.rpartition(":")
         metrics = make_wsgi_app(registry)
 
         def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -48,7 +48,7 @@ class MetricsServer:
             return [json.dumps(said).encode()]
 
         try:
-            self._server = make_server(host, int(port), app, _Threading, handler_class=_Quiet)
+            self._server = make_server(*host_and_port(address), app, _Threading, handler_class=_Quiet)
         except (OSError, ValueError, OverflowError) as error:
             raise SettingsError(f"metrics cannot be served at {address!r}: {error}; write it as HOST:PORT") from None
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()

@@ -8,6 +8,9 @@ from xxhash import xxh3_64_intdigest
 
 from stream.schema.events import RequestKey
 
+GOLDEN_RATIO = np.uint64(0x9E37_79B9_7F4A_7C15)
+"""2⁶⁴ over the golden ratio, odd: multiplied by it, neighbouring integers lie far apart (Fibonacci hashing)."""
+
 
 class RecentIds:
     """Remembers at least the `window` newest ids, and at most twice as many; after `restore`, three times.
@@ -58,6 +61,6 @@ def request_hash(request: RequestKey) -> int:
 def sample_ids(request: RequestKey, items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Return the (C,) 64-bit ids by which a trainer recognises a repeated (request, item)."""
     salt = np.uint64(request_hash(request))
-    mixed = (items ^ salt) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    mixed = (items ^ salt) * GOLDEN_RATIO
     ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
     return ids

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from stream.errors import TopicError
+from stream.schema.units import DAY_MS
 
-_DAY_MS = 86_400_000
 RECORD_BYTES = 900_000
 """The largest value samstream writes: within the 1 MB that Kafka takes by default, with room for headers."""
 _MESSAGE_BYTES = "1048588"
@@ -92,4 +92,4 @@ class Topics:
 
 
 def _kept(days: int) -> dict[str, str]:
-    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}

@@ -13,6 +13,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
 
+SHORT_WINDOWS = {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5}
+"""Settings of a worker in a run of a minute or two, so that negative labels come as in a long run."""
+
 
 class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many users and items there are, what users care about, and how fast that changes.

@@ -4,17 +4,16 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.initial import mix
+from stream.schema.dedup import GOLDEN_RATIO
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
-_GAMMA = np.uint64(0x9E37_79B9_7F4A_7C15)
-
 
 def uniform(keys: Keys, salt: np.uint64) -> Floats:
     """Hash to (0, 1) by SplitMix64 (`mix`)."""
-    hashed = mix(_GAMMA + (keys ^ mix(_GAMMA + np.full(1, salt))))
+    hashed = mix(GOLDEN_RATIO + (keys ^ mix(GOLDEN_RATIO + np.full(1, salt))))
     return ((hashed >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
 
 

@@ -1,13 +1,18 @@
 """Random requests for benchmarks of the model, whose cost does not depend on the content."""
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from model.embedding.key_index import Keys
 from model.example import Example
 from state.behavior import BEHAVIOR
+from stream.schema.dedup import GOLDEN_RATIO
+from stream.schema.units import DAY_MS
 
 CATEGORIES = 500
 NOW = 1_700_000_000_000
-_SPREAD = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 def example(
@@ -16,17 +21,22 @@ def example(
     """Draw a request: `length` behaviours within a month, `candidates`, and labels if wanted, from `items` items."""
     taken, offered = rng.integers(1, items, length), rng.integers(1, items, candidates)
     sequence = np.zeros(length, BEHAVIOR)
-    sequence["item"] = taken.astype(np.uint64) * _SPREAD
+    sequence["item"] = spread_keys(taken)
     sequence["category"] = 1 + taken % CATEGORIES
     sequence["action"] = rng.integers(0, 3, length)
-    sequence["ts"] = NOW - np.sort(rng.integers(0, 30 * 86_400_000, length))[::-1]
+    sequence["ts"] = NOW - np.sort(rng.integers(0, 30 * DAY_MS, length))[::-1]
     return Example(
         sequence=sequence,
         ts=NOW,
-        items=offered.astype(np.uint64) * _SPREAD,
+        items=spread_keys(offered),
         categories=(1 + offered % CATEGORIES).astype(np.uint32),
         labels=(rng.random(candidates) < 0.2).astype(np.float32) if labelled else None,
     )
+
+
+def spread_keys(numbers: npt.NDArray[Any]) -> Keys:
+    """Return a key of 64 bits for each number, as far apart as hashes of items are."""
+    return numbers.astype(np.uint64) * GOLDEN_RATIO
 
 
 def mixed_lengths(rng: np.random.Generator, users: int, low: int, high: int) -> list[int]:

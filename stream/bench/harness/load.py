@@ -28,6 +28,7 @@ from stream.schema.events import Candidate, RequestKey, Score, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
 from stream.settings import convert
+from stream.simulation.config import SHORT_WINDOWS
 
 SLOTS = 10
 _CLICK_RATE = 0.1
@@ -38,10 +39,10 @@ _TIMEOUT_S = 20.0
 _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
-    "worker": {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5, "idle_timeout_s": 2.0},
+    "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
     "arms": [{"name": "sam", "preset": "sam"}],
 }
-"""Short windows, so that negative labels come as in a long run; one arm, the default model at length 1000."""
+"""Short windows; one arm, the default model at length 1000."""
 
 
 @dataclass(frozen=True, slots=True)

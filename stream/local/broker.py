@@ -51,11 +51,6 @@ class Broker:
         self._properties = properties
 
     @property
-    def pid(self) -> int | None:
-        """The broker's process id; None for one that runs elsewhere."""
-        return self.process.pid if self.process else None
-
-    @property
     def durable(self) -> bool:
         """Whether acknowledged records survive `kill`; False for a broker that runs elsewhere."""
         return self.engine is not None and self.engine.durable
@@ -73,10 +68,6 @@ class Broker:
         """
         if self.ended:
             raise self._broken(describe_exit(self.process.returncode if self.process else 0))
-
-    def alive(self) -> bool:
-        """Return whether the broker answers a client that brings no credentials."""
-        return _answers(self.bootstrap, whole=False)
 
     def start(self) -> None:
         """Start the engine on its data, and wait until it answers and every partition has a leader.
@@ -103,7 +94,7 @@ class Broker:
                 preexec_fn=kill_with_parent,
             )
         deadline = time.monotonic() + _START_S
-        while not _answers(self.bootstrap, whole=True):
+        while not _is_ready(self.bootstrap):
             code = self.process.poll()
             if code is None and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -178,8 +169,8 @@ def local_broker(
         broker.stop()
 
 
-def _answers(bootstrap: str, *, whole: bool) -> bool:
-    """Return whether a broker answers a request for its topics; `whole`: and every partition has a leader."""
+def _is_ready(bootstrap: str) -> bool:
+    """Return whether a broker answers a request for its topics, and every partition has a leader."""
     host, _, port = bootstrap.partition(",")[0].rpartition(":")
     try:
         # A refused connection is cheaper seen here than by librdkafka, which backs off and logs.
@@ -187,4 +178,4 @@ def _answers(bootstrap: str, *, whole: bool) -> bool:
         topics = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=2.0).topics
     except (OSError, KafkaException):
         return False
-    return not whole or all(known.leader >= 0 for topic in topics.values() for known in topic.partitions.values())
+    return all(known.leader >= 0 for topic in topics.values() for known in topic.partitions.values())

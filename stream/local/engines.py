@@ -27,14 +27,12 @@ class Engine:
     Attributes:
         name: as `local_broker` takes it.
         durable: what was acknowledged survives kill -9.
-        max_message_bytes: the largest record the engine takes as it is configured here.
         command: prepares a data directory for (directory, port, server properties) and returns the command that
             serves it in the foreground.
     """
 
     name: str
     durable: bool
-    max_message_bytes: int
     command: Callable[[Path, int, Mapping[str, object]], list[str]]
 
 
@@ -124,6 +122,6 @@ def _java() -> str:
 
 ENGINES = {
     # It keeps its log in memory and saves it late; what it acknowledged last is gone after kill -9.
-    "embedded": Engine("embedded", durable=False, max_message_bytes=1_000_000, command=_embedded),
-    "kafka": Engine("kafka", durable=True, max_message_bytes=1_048_576, command=_apache),
+    "embedded": Engine("embedded", durable=False, command=_embedded),
+    "kafka": Engine("kafka", durable=True, command=_apache),
 }

@@ -56,13 +56,13 @@ def limit(kafka: dict[str, str], broker: Broker) -> Callable[[str, int], None]:
 @contextmanager
 def frozen(broker: Broker) -> Iterator[None]:
     """Stop the broker (SIGSTOP) while the block runs."""
-    if broker.pid is None:
+    if broker.process is None:
         pytest.skip("the broker runs elsewhere")
-    os.kill(broker.pid, signal.SIGSTOP)
+    os.kill(broker.process.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(broker.pid, signal.SIGCONT)
+        os.kill(broker.process.pid, signal.SIGCONT)
 
 
 def live(seconds: float, *harnesses: Harness) -> None:

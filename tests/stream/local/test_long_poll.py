@@ -92,12 +92,13 @@ def test_who_waits_for_records_gets_them_as_soon_as_they_are_written(kafka: dict
 
 
 def test_who_waits_in_vain_leaves_the_broker_in_peace(broker: Broker, kafka: dict[str, str], topics: Topics) -> None:
-    if broker.pid is None:
+    if broker.process is None:
         pytest.skip("the broker runs elsewhere: its processes cannot be watched")
     consumer = consumer_of(kafka, topics.clicks)
     try:
         consumer.poll(1.0)
-        processes = [psutil.Process(broker.pid), *psutil.Process(broker.pid).children(recursive=True)]
+        engine = psutil.Process(broker.process.pid)
+        processes = [engine, *engine.children(recursive=True)]
 
         def used() -> float:
             return sum(sum(process.cpu_times()[:2]) for process in processes)

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import xxhash
 from confluent_kafka import Message
+from scipy.stats import chisquare
 
 from docs.generator.markdown import parts
 from docs.generator.measured import ROOT, Entry, MeasuredError, load, read_result, save
 from docs.generator.pages import COMMAND, stale
 from docs.generator.tables import render
 from stream.experiment.plan import read as read_experiment
+from stream.experiment.power import required_sample_sizes
+from stream.experiment.statistics.sample_ratio import srm_p_value
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.report.findings import Target, to_json
@@ -73,6 +76,19 @@ def test_files_that_the_documents_name_are_there() -> None:
         if page.name != "CHANGELOG.md":
             for name in re.findall(r"`((?:stream|model|state|tests|docker)/[\w./-]+)`", page.read_text()):
                 assert (ROOT / name).exists() or (ROOT / f"{name}.py").exists(), f"{page.name} names {name}"
+
+
+def test_the_architecture_says_what_each_folder_holds() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    [section] = re.findall(r"## Packages and folders\n(.*?)\n## ", text, re.DOTALL)
+    tables = "".join(line for line in section.splitlines() if line.startswith("|"))
+    folders = {
+        file.parent.name
+        for package in ("stream", "model")
+        for file in (ROOT / package).rglob("*.py")
+        if file.parent.name != package
+    }
+    assert sorted(folder for folder in folders if f"`{folder}`" not in tables) == []
 
 
 def test_settings_that_the_documents_name_are_there() -> None:
@@ -153,6 +169,15 @@ def test_the_experiment_on_its_page_can_be_run(tmp_path: Path) -> None:
     experiment = read_experiment(file)
     assert [arm.name for arm in experiment.arms] == ["sam-1000", "sam-200"]
     assert experiment.crowd.icc == 0.02
+    anytime, once = required_sample_sizes(experiment)
+    said = f"{anytime.users:,} users or {anytime.impressions:,} impressions; one look at the end would take"
+    assert f"{said} {once.users:,})" in _one_line(ROOT / "docs/experiments.md")
+
+
+def test_the_sample_ratio_on_its_page_has_these_p_values() -> None:
+    anytime, once = srm_p_value([5200, 4800], [1.0, 1.0]), float(chisquare([5200, 4800]).pvalue)
+    said = f"5,200 to 4,800 has p = {anytime:.1g}, by chi-square at one look {once:.5f}"
+    assert said in _one_line(ROOT / "docs/experiments.md")
 
 
 def test_a_benchmarks_json_becomes_an_entry_and_a_table(tmp_path: Path) -> None:
@@ -230,6 +255,10 @@ def _answer_one(kafka: dict[str, str], topics: Topics) -> None:
 
 def _readme() -> str:
     return (ROOT / "README.md").read_text()
+
+
+def _one_line(page: Path) -> str:
+    return " ".join(page.read_text().split())
 
 
 def _without_code(text: str) -> str:

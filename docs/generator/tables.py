@@ -329,49 +329,56 @@ def _minutes(parts: Sequence[Row]) -> str:
 
 def _summary(measured: Measured) -> str:
     """Return README's table: of each benchmark the figures that matter, and what was reached beside them."""
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str, str]] = []
     for bench, beginning, label in _SUMMARY:
-        found = [each for each in _entry(measured, bench).result["targets"] if each["name"].startswith(beginning)]
+        entry = _entry(measured, bench)
+        found = [each for each in entry.result["targets"] if each["name"].startswith(beginning)]
         if not found:
             raise MeasuredError(f"no target of {bench!r} begins with {beginning!r}")
         for each in found:
             text = label.format(each["name"].removeprefix(beginning).strip(" ,"))
             reached = _with_unit(each["value"], each["unit"])
-            rows.append((f"`{bench}`: {text}", f"**{reached}**" if each["met"] is False else reached, _wanted(each)))
-    rows += _summary_of_systems(measured)
-    machines = sorted({entry.machine for name, entry in measured.items() if name in _SUMMARISED and entry.machine})
-    dates = sorted(entry.date for name, entry in measured.items() if name in _SUMMARISED and entry.date)
-    when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+            shown = f"**{reached}**" if each["met"] is False else reached
+            rows.append((f"`{bench}`: {text}", shown, _wanted(each), _origin(entry)))
+    for name, row in _summary_of_systems(measured):
+        rows.append((*row, _origin(measured[name])))
     return _joined(
-        f"*Measured {when} on {'; '.join(machines)}. Broker, worker, trainer and whoever asks share the cores. "
-        "Bold: the target was missed.*",
-        table(("what", "reached", "wanted"), rows),
+        "*Broker, worker, trainer and whoever asks share the cores. Bold: the target was missed.*",
+        table(("what", "reached", "wanted", "measured"), rows),
     )
 
 
-def _summary_of_systems(measured: Measured) -> Iterable[tuple[str, str, str]]:
+def _origin(entry: Entry) -> str:
+    """Say when and on what it was measured, in a few words; on what does not matter in virtual time."""
+    parts = entry.machine.split(", ")
+    cores = next((place for place, part in enumerate(parts) if " cores" in part), 0)
+    return ", ".join(part for part in (entry.date, *parts[: cores + 1]) if part)
+
+
+def _summary_of_systems(measured: Measured) -> Iterable[tuple[str, tuple[str, str, str]]]:
     faults = _entry(measured, "faults").result
     systems = [faults, *faults.get("episodes", {}).values()]
     kinds = [system[kind] for system in systems for kind in _COUNTED]
     lost, doubled = (sum(kind[column] for kind in kinds) for column in ("lost", "doubled"))
     number = sum(sum(system["kills"].values()) for system in systems)
     yield (
-        f"`make faults`: lost, doubled, of {sum(kind['sent'] for kind in kinds):,} records under {number} faults",
-        (f"{lost}, {doubled}"),
-        "0, 0",
+        "faults",
+        (
+            f"`make faults`: lost, doubled, of {sum(kind['sent'] for kind in kinds):,} records under {number} faults",
+            f"{lost}, {doubled}",
+            "0, 0",
+        ),
     )
     arms = _entry(measured, "replay").result["arms"]
     best = sorted(arms.items(), key=lambda arm: -arm[1]["auc"])
-    yield "`replay` of Complete Journey: AUC", ", ".join(f"{arm['auc']:.4f} `{name}`" for name, arm in best), ""
+    reached = ", ".join(f"{arm['auc']:.4f} `{name}`" for name, arm in best)
+    yield "replay", ("`replay` of Complete Journey: AUC", reached, "")
     for answer in _entry(measured, "lab-arms").result["tables"]["answers: lift of the click rate"]:
-        yield (
-            f"`lab arms`: clicks of {answer['arm']} over {answer['against']}",
-            _lab_cell("lift", answer),
-            "",
-        )
-    demo = _entry(measured, "demo").result
-    for pair in demo["pairs"]:
-        yield f"`demo`: clicks of `{pair['arm']}` over `{pair['against']}`, any-time interval", _lift(pair["lift"]), ""
+        what = f"`lab arms`: clicks of {answer['arm']} over {answer['against']}"
+        yield "lab-arms", (what, _lab_cell("lift", answer), "")
+    for pair in _entry(measured, "demo").result["pairs"]:
+        what = f"`demo`: clicks of `{pair['arm']}` over `{pair['against']}`, any-time interval"
+        yield "demo", (what, _lift(pair["lift"]), "")
 
 
 _SUMMARY = (
@@ -387,8 +394,6 @@ _SUMMARY = (
     ("state", "read", "1000 behaviours of a user, {}"),
 )
 """Benchmark, how the names of its targets begin, and how they are called in README; {} is the rest of the name."""
-
-_SUMMARISED = {*(bench for bench, _, _ in _SUMMARY), "faults", "replay", "lab-arms", "demo"}
 
 _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "scoring": lambda measured: _bench(measured, "scoring", _SCORING),

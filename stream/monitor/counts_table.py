@@ -1,0 +1,124 @@
+"""The monitor's table: what was counted of each partition of `outcomes`; its changelog is in Kafka."""
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from stream.monitor import records
+from stream.monitor.application import AcknowledgedTable, MonitorApp, at_partition
+from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
+from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
+from stream.monitor.users import PartitionMoments, UserCounter, UserRow
+from stream.schema.events import Outcome
+
+# Keys and tags keep the words of older versions: they are on disk and in Kafka.
+_PROGRESS, _MOMENTS = b"head", b"sums"
+_ROCKS = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_open_files": 64, "driver": "rocksdict"}
+
+
+class CountsTable:
+    """Progress, moments, windows and users of the partitions that this monitor has.
+
+    Args:
+        app: the application.
+        plan: which windows there are.
+        experiment: of which users are counted.
+        partitions: how many the topic `outcomes` has.
+    """
+
+    def __init__(self, app: MonitorApp, plan: WindowPlan, experiment: int, partitions: int) -> None:
+        self._plan = plan
+        self._experiment = experiment
+        self._table = AcknowledgedTable(
+            app,
+            name=f"counts-{plan.window_ms}",
+            partitions=partitions,
+            key_type=bytes,
+            value_type=bytes,
+            options=dict(_ROCKS),
+        )
+        self.changelog: str = self._table.changelog_topic_name
+        """The topic of the table's changes."""
+        app.tables.add(self._table)
+
+    async def acknowledged(self) -> None:
+        """Wait until Kafka has every change."""
+        await self._table.acknowledged()
+
+    def progress(self, partition: int) -> PartitionProgress | None:
+        """Return how far a partition is counted; None where nothing is."""
+        with at_partition(partition):
+            value = self._table.get(_PROGRESS)
+        return records.decode_progress(value) if value else None
+
+    def moments(self, partition: int) -> PartitionMoments | None:
+        """Return the moments of a partition's users; None where there are none."""
+        with at_partition(partition):
+            value = self._table.get(_MOMENTS)
+        return records.decode_moments(value) if value else None
+
+    def counted_to(self, partition: int) -> int:
+        """Return the offset of the last outcome that the moments hold; -1 where there is none."""
+        progress, moments = self.progress(partition), self.moments(partition)
+        begun = progress.begun if progress else 0
+        return moments.offset if moments is not None and moments.begun == begun else -1
+
+    def begin_anew(self, partition: int, begun: int, position: tuple[str, int]) -> PartitionProgress:
+        """Begin the counts of a partition anew; returns its progress.
+
+        Args:
+            partition: its number.
+            begun: when, seconds since the epoch.
+            position: origin and anchor, as in `PartitionProgress`.
+        """
+        before = self.progress(partition)
+        origin, anchor = position
+        fresh = PartitionProgress(windows=[], begun=begun, origin=origin, anchor=anchor)
+        with at_partition(partition):
+            for window in before.windows if before else ():
+                self._table.pop(_key(window), None)
+            self._table[_PROGRESS] = records.encode_packed(fresh)
+        return fresh
+
+    def count(
+        self, partition: int, outcomes: Iterable[tuple[int, Outcome | None]], position: tuple[str, int]
+    ) -> list[Partial]:
+        """Count outcomes of a partition; returns what has changed, for all monitors.
+
+        Args:
+            partition: its number.
+            outcomes: offset and outcome, None for one that cannot be read.
+            position: origin and anchor, as in `PartitionProgress`.
+        """
+        progress, moments = self.progress(partition) or PartitionProgress(windows=[]), self.moments(partition)
+        with at_partition(partition):
+            users = UserCounter(self._experiment, moments, self._load_user, begun=progress.begun)
+            changes = fold(self._plan, progress, self._load, users, outcomes)
+            progress.origin, progress.anchor = position
+            partials: list[Partial] = [MomentsPartial(partition, changes.sums)]
+            self._table[_MOMENTS] = records.encode_packed(changes.sums)
+            for user, row in changes.users.items():
+                self._table[_user_key(user)] = records.encode_packed(row)
+            for window in changes.written:
+                self._table[_key(window.start)] = records.encode_packed(window)
+                partials.append(WindowPartial(self._plan.window_ms, partition, replace(window, ids=b"")))
+            for start in changes.removed:
+                self._table.pop(_key(start), None)
+            self._table[_PROGRESS] = records.encode_packed(changes.progress)
+        return [*partials, ProgressPartial(partition, replace(changes.progress, windows=[]))]
+
+    def _load(self, start: int) -> WindowCounts | None:
+        value = self._table.get(_key(start))
+        return records.decode_window(value) if value else None
+
+    def _load_user(self, user: str) -> UserRow | None:
+        value = self._table.get(_user_key(user))
+        return records.decode_user(value) if value else None
+
+
+def _key(start: int) -> bytes:
+    return b"window/%d" % start
+
+
+def _user_key(user: str) -> bytes:
+    return b"user/" + user.encode()

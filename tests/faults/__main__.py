@@ -1,6 +1,7 @@
 """`python -m tests.faults`: run a fault campaign and print what was lost (nothing) and doubled (nothing)."""
 
 import logging
+import os
 import sys
 
 import msgspec
@@ -24,6 +25,7 @@ def main() -> int:
     flags.add_argument("--only", action="append", choices=[_KILLS, *EPISODES], help="this part alone; again for more")
     arguments = flags.parse_args()
     wanted = arguments.only or [_KILLS, *EPISODES]
+    os.environ["PYTHONFAULTHANDLER"] = "1"  # a job that is aborted says where its threads are
     # Brokers that are away are no news here.
     logging.getLogger("samstream.kafka").setLevel(logging.CRITICAL + 1)
     with broker_and_directory(arguments) as (broker, directory):

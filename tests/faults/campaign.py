@@ -18,6 +18,8 @@ USERS = [f"user-{number}" for number in range(300)]
 WORKER_POINTS = ("produced", "written", "committed")
 TRAINER_POINTS = ("part", "saved")
 _SETTLE_S = 240.0
+_END_S = 90.0
+_LOG_CHARS = 6000
 
 
 class Campaign:
@@ -141,10 +143,19 @@ class Campaign:
         self._forget(name)
         child = self._children[name]
         child.send_signal(number)
-        child.wait(90)
+        self._await_end(name, child)
         in_order = child.returncode in (0, -signal.SIGTERM) or "fenced by other consumer" in self._log(name)
         assert number != signal.SIGTERM or in_order, f"{name} ended with {child.returncode}: {self._log(name)}"
         self._start(name, failpoint)
+
+    def _await_end(self, name: str, child: subprocess.Popen[bytes]) -> None:
+        """Wait for the end of a job; of one that does not end, the log says where its threads are."""
+        try:
+            child.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGABRT)
+            child.wait(10)
+            raise AssertionError(f"{name} did not end within {_END_S:.0f} s: {self._log(name)}") from None
 
     def _end_at(self, name: str, points: tuple[str, ...]) -> None:
         """Replace a job by one that kills itself at a chosen point, and that one by one that does not."""
@@ -182,7 +193,7 @@ class Campaign:
         self._harness.processes.release(f"{name}.{self._lives[name]}")
 
     def _log(self, name: str) -> str:
-        return self._harness.processes.log(f"{name}.{self._lives[name]}").read_text(errors="replace")[-3000:]
+        return self._harness.processes.log(f"{name}.{self._lives[name]}").read_text(errors="replace")[-_LOG_CHARS:]
 
     def _settle(self) -> None:
         """Wait until all is answered, then let everything come to rest."""

@@ -44,6 +44,9 @@ class TrainerMetrics:
         )
         self.behaviors_lag = declare.gauge("behaviors_lag", "Behaviours that wait to be counted.")
         self.statistics_rows = declare.gauge("statistics_rows", "Rows of a table of counts.", "table")
+        self.embedding_keys_dropped = declare.counter(
+            "embedding_keys_dropped", "How often a key came to learn and found its table full.", "arm"
+        )
         self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 
@@ -73,5 +76,6 @@ class TrainerMetrics:
             self.model_epoch.labels(name).set(version.epoch)
             self.model_version.labels(name).set(version.version)
             self._totals.set(self.steps_skipped, arm.learner.skipped, name)
+            self._totals.set(self.embedding_keys_dropped, arm.learner.dropped, name)
             for table, rows in arm.learner.rows.items():
                 self.embedding_rows.labels(name, table).set(rows)

@@ -1,7 +1,6 @@
 """Publishes the models of a trainer to `model-updates`: deltas all the time, a base with each checkpoint."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
@@ -11,6 +10,7 @@ from model.serialization.update import Update
 from model.statistics.primary import STATISTICS
 from stream.kafka.producer import ReliableProducer
 from stream.runtime.failpoints import failpoint
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.topics import RECORD_BYTES
 from stream.schema.update_headers import UpdateHeaders
@@ -19,7 +19,6 @@ from stream.trainer.training import Training
 
 _logger = logging.getLogger("samstream.trainer")
 
-_LOG_INTERVAL_S = 30.0
 _LEAST_PART = 4096
 """Bytes of the smallest record that updates are cut into, and room for headers and key in what Kafka takes."""
 
@@ -57,7 +56,7 @@ class UpdatePublisher:
         self._statistics = statistics
         self._part_bytes = min(RECORD_BYTES, max(_LEAST_PART, sender.limit(topic) - _LEAST_PART))
         self._bases: Counter[str] = Counter()
-        self._logged: dict[str, float] = {}
+        self._log_limit = LogLimit()
         self.withheld: Counter[str] = Counter()
         """Arm → updates that were not published, since its parameters are not finite."""
 
@@ -103,9 +102,7 @@ class UpdatePublisher:
     def _withhold(self, update: Update, why: str) -> None:
         """Take note of an update that no worker would serve."""
         self.withheld[update.arm] += 1
-        now = time.monotonic()
-        if now - self._logged.get(update.arm, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
-            self._logged[update.arm] = now
+        if self._log_limit.admit(update.arm) is not None:
             log(
                 _logger,
                 "update_withheld",

@@ -19,6 +19,7 @@ from model.serialization.parts import Assembler
 from model.serialization.update import Update, Version
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -29,7 +30,6 @@ _logger = logging.getLogger("samstream.feed")
 _AHEAD = 64
 """Updates prepared but not yet taken; more wait in Kafka."""
 _CHECKPOINTS = 3
-_LOG_INTERVAL_S = 30.0
 _ORDINARY = {"stale", "gap"}
 """Refusals that every start brings, before the first base."""
 
@@ -79,7 +79,7 @@ class ModelFeed:
         self.refused: Counter[str] = Counter()
         """Reason → how many updates were refused for it."""
         self._refusals: dict[str, str] = {}
-        self._logged: dict[tuple[str, str], float] = {}
+        self._log_limit = LogLimit()
         for arm, scorer in scorers.items():
             self._show(arm, scorer)
             metrics.model_age.labels(arm).set(0)
@@ -216,13 +216,8 @@ class ModelFeed:
             if arm:
                 self._refusals[arm] = str(refusal)
             # A trainer of another model sends two a second: what differs in numbers alone is said every 30 s.
-            what, now = (arm, re.sub(r"\d+", "", str(refusal))), time.monotonic()
-            if now - self._logged.get(what, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+            if self._log_limit.admit((arm, re.sub(r"\d+", "", str(refusal)))) is not None:
                 level = logging.WARNING
-                self._logged = {
-                    what: now,
-                    **{each: at for each, at in self._logged.items() if now - at < _LOG_INTERVAL_S},
-                }
         log(_logger, "update_refused", level, arm=arm or "?", reason=str(refusal))
 
 

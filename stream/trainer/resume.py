@@ -160,6 +160,12 @@ def _start(
                 f" {origin.log.cluster}, and this trainer reads {now.topic!r} of cluster {now.cluster}: give"
                 " each topics.prefix and cluster a trainer.directory of its own, or move the checkpoints away"
             )
+        if difference == "end":
+            raise CheckpointError(
+                f"the checkpoints in {directory} have learned from {samples.topic}/{number} up to offset {offset},"
+                f" which is beyond its end: Kafka has lost records. Move {directory} away to learn everything again"
+                " from what Kafka retains."
+            )
         if difference in ("", "partitions"):
             kept[number] = origin
             continue

@@ -1,6 +1,7 @@
 """A worker's consumer: hands each task its records, and knows how far each partition has been read."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -9,8 +10,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
 from stream.kafka.clients import to_record
-from stream.kafka.connection import ConnectionHealth, is_final
+from stream.kafka.connection import ConnectionHealth, is_final, is_unknown_topic
 from stream.kafka.offsets import watermarks
+from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.task.task import Task
 
@@ -21,6 +23,7 @@ FETCH = 5_000
 _MOST_WAITING = 20_000
 """Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
 _ASK_S = 1.0
+_TELL_S = 30.0
 
 Where = tuple[str, int]
 """Topic and partition number."""
@@ -57,6 +60,8 @@ class TaskConsumer:
         self._ends: set[Where] = set()
         self._paused: set[Where] = set()
         self._on_missing = on_missing
+        self._next_word: dict[int, float] = {}
+        """Code of an error → when it is logged again."""
         self.missing = 0
         """Records that Kafka had removed before they could be read."""
 
@@ -116,7 +121,7 @@ class TaskConsumer:
                 if error.code() == KafkaError._AUTO_OFFSET_RESET:
                     lost[where] = message.offset()
                 elif error.code() != KafkaError._PARTITION_EOF:
-                    _raise_or_log(error, where)
+                    self._raise_or_log(error, where)
                 elif where[1] in tasks:
                     ended[where] = message.offset() or 0
                 continue
@@ -137,6 +142,19 @@ class TaskConsumer:
             # Of another offset, the error is of an earlier assignment. Without any, the client could not check its own.
             if where in self._positions and missed in (None, self._positions[where]):
                 self._go_on(where, sure=missed is not None)
+
+    def _raise_or_log(self, error: KafkaError, where: Where) -> None:
+        """Raise what ends this consumer or the worker; log the rest now and then, as it may come with each fetch."""
+        name = f"{where[0]}/{where[1]}"
+        # What poll brings of a fatal error bears its code, but not its flag.
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            raise ConsumerFatalError(error.str())
+        if is_final(error):
+            raise WorkerError(f"{name}: {error.str()}")
+        now = time.monotonic()
+        if not is_unknown_topic(error) and now >= self._next_word.get(error.code(), 0.0):
+            self._next_word[error.code()] = now + _TELL_S
+            log(_logger, "consume_error", logging.WARNING, where=name, error=error.str())
 
     def _go_on(self, where: Where, *, sure: bool) -> None:
         """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed.
@@ -217,8 +235,7 @@ class TaskConsumer:
             KafkaClientError: when Kafka does not let it go in order.
         """
         try:
-            self._asker.close()
-            self._consumer.close()
+            close_all([self._asker.close, self._consumer.close])
         except KafkaException as error:
             raise KafkaClientError(f"could not leave the group in order: {error.args[0].str()}") from None
 
@@ -259,13 +276,3 @@ class TaskConsumer:
     def _cached_end(self, where: Where) -> int:
         _, high = self._consumer.get_watermark_offsets(TopicPartition(*where), cached=True)
         return int(high)
-
-
-def _raise_or_log(error: KafkaError, where: Where) -> None:
-    name = f"{where[0]}/{where[1]}"
-    # What poll brings of a fatal error bears its code, but not its flag.
-    if error.fatal() or error.code() == KafkaError._FATAL:
-        raise ConsumerFatalError(error.str())
-    if is_final(error):
-        raise WorkerError(f"{name}: {error.str()}")
-    log(_logger, "consume_error", logging.WARNING, where=name, error=error.str())

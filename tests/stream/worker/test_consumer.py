@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
-from stream.errors import ConsumerFatalError, WorkerError
+from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
 from stream.kafka.connection import ConnectionHealth
 from stream.schema.topics import Topics
 from stream.task.task import Task
@@ -114,3 +114,33 @@ def test_what_the_client_says_ends_the_consumer_the_worker_or_nothing(code: int,
         with pytest.raises(error) as caught:
             taken.dispatch([said], {})
         assert type(caught.value) is error
+
+
+def test_an_error_that_comes_with_each_fetch_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    nobody = client({"bootstrap.servers": "127.0.0.1:1", "log_level": "0"})
+    taken = TaskConsumer(nobody, ("behaviors", "impressions", "clicks"), ConnectionHealth({}), lambda: nobody)
+    codes = (KafkaError._TRANSPORT, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.OFFSET_NOT_AVAILABLE)
+    said: list[Any] = [Message(topic="behaviors", partition=n, error=KafkaError(c)) for n in range(9) for c in codes]
+    for _ in range(5):
+        taken.dispatch(said, {})
+    told = [record.getMessage() for record in caplog.records if "consume_error" in record.getMessage()]
+    # That a topic is gone is told by others.
+    assert len(told) == 2, told
+
+
+def test_a_question_that_cannot_be_closed_keeps_no_member_in_the_group() -> None:
+    class Client:
+        def __init__(self, error: KafkaError | None = None) -> None:
+            self.error = error
+            self.closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            if self.error is not None:
+                raise KafkaException(self.error)
+
+    member, asker = Client(), Client(KafkaError(KafkaError._STATE))
+    taken = TaskConsumer(cast("Any", member), ("behaviors",), ConnectionHealth({}), lambda: cast("Any", asker))
+    with pytest.raises(KafkaClientError, match="could not leave the group in order"):
+        taken.close()
+    assert (member.closed, asker.closed) == (True, True)

@@ -39,7 +39,8 @@ class StandbyCopy:
     ) -> None:
         self._partition = partition
         self._topic = topics.behaviors
-        self._log = log
+        self.log = log
+        """Which log `behaviors` is."""
         self._decoder = RecordDecoder(topics, settings, partitions=partitions)
         self._fold = SequenceFold(partition.sequences)
         self._waiting: deque[Record] = deque()
@@ -84,7 +85,7 @@ class StandbyCopy:
         """
         if self.offset != self._committed:
             self._fold.flush()
-            origin = Origin(self._log, self._timestamp).encode()
+            origin = Origin(self.log, self._timestamp).encode()
             self._partition.commit({self._topic: self.offset}, {self._topic: origin})
             self._committed = self.offset
 

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException
 
 from state.errors import StateError
 from stream.errors import StreamError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.clients import to_record
 from stream.kafka.groups import GroupClient
-from stream.kafka.offsets import committed_offsets, watermarks
-from stream.runtime.closing import close_all
+from stream.kafka.offsets import watermarks
+from stream.kafka.outage import outage_of
+from stream.runtime.closing import Resources, close_all
 from stream.runtime.logs import log
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
@@ -28,17 +28,17 @@ from stream.task.standby import StandbyCopy
 from stream.worker.metrics import WorkerMetrics
 from stream.worker.recovery import compare_state
 from stream.worker.snapshots import Snapshotter
+from stream.worker.standby_feed import StandbyFeed
 from stream.worker.standby_plan import standby_partitions
 from stream.worker.standby_store import StandbyStore
 
 _logger = logging.getLogger("samstream.standbys")
 
 _READ_S = 0.1
-_BATCH = 2_000
 _ASK_INTERVAL_S = 1.0
 _PLAN_INTERVAL_S = 10.0
 _RETRY_S = 60.0
-_MOST_WAITING = 20_000
+_TELL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Standbys:
         self._retry_at: dict[int, float] = {}
         self._place: Place | None = None
         self._next_plan = 0.0
+        self._next_word = 0.0
         self._lock = threading.Lock()
         self._releasing = threading.Event()
         self._stop = threading.Event()
@@ -110,11 +111,40 @@ class Standbys:
         close_all([lambda: self.release(range(self._partitions)), *([self._thread.join] if self._thread else [])])
 
     def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    with Resources() as resources:
+                        self._keep(resources)
+                except (StreamError, StateError, KafkaException) as error:
+                    # With other clients: these may have forgotten all brokers.
+                    self._tell(error)
+                    self._stop.wait(_ASK_INTERVAL_S)
+        except Exception as error:  # of a kind that nobody foresaw: answers do not depend on copies
+            log(_logger, "standbys_ended", logging.ERROR, error=f"{type(error).__name__}: {error}")
+            with self._lock:
+                copies = [self._copies.pop(number) for number in list(self._copies)]
+                self._metrics.standby_partitions.set(0)
+                close_all((copy.close for copy in copies), after=error)
+
+    def _tell(self, error: Exception) -> None:
+        """Log why copies do not follow, now and then; of a Kafka that is away there is a line already."""
+        now = time.monotonic()
+        if now >= self._next_word and not outage_of(self._settings.kafka).unanswered:
+            self._next_word = now + _TELL_S
+            log(_logger, "standbys_waiting", logging.WARNING, error=error)
+
+    def _keep(self, resources: Resources) -> None:
+        """Plan, read and fold until the end.
+
+        Args:
+            resources: get the client that is closed then.
+        """
         # Records of a copy must not take the memory that the worker's own have.
         own = {"group.id": self._settings.worker.group, "auto.offset.reset": "error"}
-        consumer = new_consumer(self._settings.kafka, {**own, "queued.max.messages.kbytes": "8192"})
+        consumer = resources.add(new_consumer(self._settings.kafka, {**own, "queued.max.messages.kbytes": "8192"}))
         group = GroupClient(self._settings.kafka, self._settings.worker.group)
-        feed = _Feed(consumer, self._topics.behaviors)
+        feed = StandbyFeed(consumer, self._topics.behaviors)
         next_question = 0.0
         while not self._stop.is_set():
             try:
@@ -123,7 +153,7 @@ class Standbys:
                     self._plan(group, consumer, place, now)
                 if now >= next_question:
                     next_question = now + _ASK_INTERVAL_S
-                    feed.ask(list(self._copies))
+                    feed.ask(dict(self._copies))
                     with self._lock:
                         self._commit(feed)
                 with self._lock:
@@ -131,19 +161,15 @@ class Standbys:
                         self._drop(number, "Kafka has removed what comes next")
             except _ReleasingError:
                 pass
-            except (StreamError, StateError, KafkaException) as error:
-                log(_logger, "standbys_waiting", logging.WARNING, error=error)
-                self._stop.wait(_ASK_INTERVAL_S)
             self._stop.wait(0.0 if self._copies else _READ_S)
-        consumer.close()
 
     def _plan(self, group: GroupClient, consumer: Consumer, place: Place, now: float) -> None:
         """Open the copies that are of use, and close the others."""
+        self._next_plan = now + _PLAN_INTERVAL_S
         held = group.members(self._topics.impressions)
         if place.member not in held:  # the group rebalances
             self._next_plan = now + _ASK_INTERVAL_S
             return
-        self._next_plan = now + _PLAN_INTERVAL_S
         at, deaths = list(held).index(place.member), self._settings.worker.standbys
         wanted = standby_partitions(list(held.values()), at, self._partitions, deaths)
         for number in self._copies.keys() - set(wanted):
@@ -170,7 +196,7 @@ class Standbys:
             )
             log(_logger, "standby", partition=number, behaviors=copy.offset)
 
-    def _commit(self, feed: "_Feed") -> None:
+    def _commit(self, feed: StandbyFeed) -> None:
         behind = 0
         for number, copy in list(self._copies.items()):
             try:
@@ -203,62 +229,6 @@ class Standbys:
     def _check(self) -> None:
         if self._releasing.is_set() or self._stop.is_set():
             raise _ReleasingError
-
-
-class _Feed:
-    """Reads `behaviors` for the copies, up to what the partitions' owners have committed."""
-
-    def __init__(self, consumer: Consumer, topic: str) -> None:
-        self._consumer = consumer
-        self._topic = topic
-        self._read_by: dict[int, StandbyCopy] = {}
-        self._paused: set[int] = set()
-        self._committed: dict[int, int] = {}
-
-    def ask(self, numbers: list[int]) -> None:
-        """Ask what the owners have committed.
-
-        Raises:
-            KafkaClientError: when Kafka does not answer.
-        """
-        if numbers:
-            found = committed_offsets(self._consumer, self._topic, numbers)
-            self._committed = {each.partition: each.offset for each in found}
-
-    def behind(self, number: int, copy: StandbyCopy) -> int:
-        """Return how many records the owner of a partition has committed that its copy has not folded."""
-        return max(0, self._committed.get(number, 0) - copy.offset)
-
-    def read(self, copies: dict[int, StandbyCopy]) -> list[int]:
-        """Read on, and fold; returns the partitions that cannot be read on."""
-        if copies != self._read_by:
-            self._read_by = dict(copies)
-            self._paused.clear()
-            self._consumer.assign([TopicPartition(self._topic, number, copy.next) for number, copy in copies.items()])
-        if not copies:
-            return []
-        ended = []
-        for message in self._consumer.consume(_BATCH, _READ_S):
-            number = -1 if (given := message.partition()) is None else given
-            if (error := message.error()) is None:
-                if (read := copies.get(number)) is not None:
-                    read.add(to_record(message))
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                ended.append(number)
-        for number, copy in copies.items():
-            copy.fold(self._committed.get(number, 0))
-            self._pace(number, copy.waiting)
-        return ended
-
-    def _pace(self, number: int, waiting: int) -> None:
-        """Pause a partition whose owner is far behind what was read."""
-        where = [TopicPartition(self._topic, number)]
-        if waiting > _MOST_WAITING and number not in self._paused:
-            self._paused.add(number)
-            self._consumer.pause(where)
-        elif waiting < _MOST_WAITING // 2 and number in self._paused:
-            self._paused.remove(number)
-            self._consumer.resume(where)
 
 
 class _ReleasingError(Exception):

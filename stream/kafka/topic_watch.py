@@ -91,6 +91,10 @@ class TopicWatch:
         self._thread = threading.Thread(target=self._run, name="topic-watch", daemon=True)
         self._thread.start()
 
+    def add(self, *topics: str) -> None:
+        """Ask for other topics, too, which exist by now."""
+        self._topics = [*self._topics, *topics]
+
     def close(self) -> None:
         """Stop asking; does not wait for an answer that is under way."""
         self._stop.set()

@@ -1,5 +1,6 @@
 """The monitor as a Faust application: what it reads, the table it keeps, what it writes, and when."""
 
+from collections.abc import Callable
 from typing import Any
 
 from faust.types import TP
@@ -82,6 +83,10 @@ class Monitor:
             OSError: when the directory cannot be used.
         """
         self._recovery.claim()
+
+    def tell_own_topics(self, tell: Callable[[str, str], None]) -> None:
+        """Have the names of the monitors' own topics told once these are there."""
+        self._recovery.on_own_topics = tell
 
     async def report(self, metrics: MonitorMetrics, health: Health) -> None:
         """Keep metrics and health up to date until the monitor stops."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from faust.types import TP
@@ -53,6 +54,8 @@ class CountsRecovery:
         self._aggregate = aggregate
         self.known = False
         """Whether it is known what the counts that were found are counts of."""
+        self.on_own_topics: Callable[[str, str], None] = lambda *_: None
+        """Called with the names of the monitors' own topics once these are there."""
 
     def claim(self) -> None:
         """See that the tables are this system's, and note that they are.
@@ -78,6 +81,7 @@ class CountsRecovery:
             await self._partials.declare()
             await self._reader.open_partials()
             await asyncio.to_thread(self.claim)  # the changelog is there now
+            self.on_own_topics(self._table.changelog, self._partials.name)
         starts: dict[TP, int] = {}
         for place in sorted(self._app.consumer.assignment()):
             topic, number = place.topic, place.partition

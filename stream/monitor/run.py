@@ -3,7 +3,6 @@
 import logging
 import signal
 import socket
-from contextlib import closing
 from functools import partial
 
 from aiokafka.errors import KafkaError
@@ -20,6 +19,7 @@ from stream.monitor.credentials import faust_connection
 from stream.monitor.metrics import MonitorMetrics
 from stream.monitor.monitor import Monitor
 from stream.monitor.sources import Sources
+from stream.runtime.closing import Resources
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
@@ -53,11 +53,11 @@ def run_monitor(settings: Settings) -> int:
     metrics, health = MonitorMetrics(registry), Health("monitor", registry)
     monitor.app.task(partial(monitor.report, metrics, health))
     read = (names.outcomes, names.scores, names.experiment_metrics, names.model_updates)
-    with (
-        closing(monitor.sources),
-        closing(MetricsServer(settings.monitor.metrics, registry, health)),
-        closing(TopicWatch(settings.kafka, read, health.report_trouble)),
-    ):
+    with Resources() as resources:
+        resources.add(monitor.sources)
+        resources.add(MetricsServer(settings.monitor.metrics, registry, health))
+        watch = resources.add(TopicWatch(settings.kafka, read, health.report_trouble))
+        monitor.tell_own_topics(watch.add)
         log(_logger, "started", group=settings.monitor.group, web=settings.monitor.web or "none")
         return _execute(monitor)
 

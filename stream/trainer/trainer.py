@@ -105,7 +105,11 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             resources.add(counter).start()
         used = (*watches, topics.model_updates, topics.dead_letters)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
-        trainer = Trainer(settings, topics, training, counter, samples, sender, metrics, health, epoch=start.epoch)
+        updates = LogWatch(settings.kafka)
+        updates.begin([topics.model_updates])
+        trainer = Trainer(
+            settings, topics, training, counter, samples, updates, sender, metrics, health, epoch=start.epoch
+        )
         begun.set()
         trainer.run(stop)
 
@@ -127,6 +131,7 @@ class Trainer:
         training: the arms, resumed.
         counter: counts `behaviors` for them; None where none of them reads that.
         samples: reads `samples` on from the checkpoint.
+        updates: watches `model-updates`.
         sender: where updates and dead letters go.
         metrics: the trainer's.
         health: the trainer's.
@@ -140,6 +145,7 @@ class Trainer:
         training: Training,
         counter: BehaviorCounter | None,
         samples: TopicReader,
+        updates: LogWatch,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
         health: Health,
@@ -150,6 +156,7 @@ class Trainer:
         self._topics = topics
         self._training = training
         self._samples = samples
+        self._updates = updates
         self._sender = sender
         self._counter = counter
         self._publisher = UpdatePublisher(sender, topics.model_updates, training, counter)
@@ -204,12 +211,22 @@ class Trainer:
                 failpoint("saved")
                 self._publisher.publish_bases()
             self._next_checkpoint = now + settings.checkpoint_interval_s
+        if self._updates.check(now, lambda: ()) is not None:
+            self._begin_updates_anew()
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
             self._metrics.update(self._training, self._counter, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
+
+    def _begin_updates_anew(self) -> None:
+        """Publish all parameters in a `model-updates` that was made anew: without, a worker that starts has none."""
+        topic, publishes = self._topics.model_updates, "all parameters of every arm again"
+        log(_logger, "topic_made_anew", logging.WARNING, topic=topic, publishes=publishes)
+        self._updates.begin([topic])
+        self._learn()
+        self._publisher.publish_bases()
 
     def _origins(self) -> dict[int, str]:
         """Return partition number → what its offset is an offset of, as text."""

@@ -363,3 +363,22 @@ def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
             processes=harness.processes,
         )
         assert f"topic_made_anew topic={topics.samples}" in harness.processes.log("afresh").read_text()
+
+
+@pytest.mark.durable_broker  # a producer does not survive that its topic is made anew on the embedded one
+def test_updates_that_are_made_anew_under_a_trainer_hold_all_parameters_again(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    """No sample comes meanwhile, so there is no checkpoint that would be followed by them."""
+    with harness:
+        harness.processes.start("trainer", "trainer")
+        arms = len(harness.settings.arms)
+
+        def hold(records: int) -> None:
+            what = f"{records} updates"
+            wait_for(lambda: len(harness.read(topics.model_updates)) >= records, what, processes=harness.processes)
+
+        hold(2 * arms)  # of the start, and of the first checkpoint
+        make_anew(kafka, harness, topics.model_updates)
+        hold(arms)
+        assert f"topic_made_anew topic={topics.model_updates}" in harness.processes.log("trainer").read_text()

@@ -63,6 +63,7 @@ class RecordDecoder:
         self._max_past_ms = settings.max_past_s * 1000
         self.units = UnitCensus()
         """What unit the times of the records so far seem to have."""
+        self._partitions = partitions
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
         self._decoders: dict[str, Callable[[bytes], Event]] = {
             topics.impressions: decode_impression,
@@ -84,7 +85,10 @@ class RecordDecoder:
         if record.key != event.user.encode():
             raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
         if self._partition_of(record.key) != record.partition:
-            raise ValueError("another partitioner put it here than Kafka's murmur2; set partitioner=murmur2_random")
+            raise ValueError(
+                f"another partitioner put it here than Kafka's murmur2 over {self._partitions} partitions, unless the"
+                " number of partitions was changed; set partitioner=murmur2_random"
+            )
         # Against the record's own time, not the wall clock: folding the log again must give the same.
         if event.ts > record.timestamp + self._max_future_ms:
             raise ValueError(

@@ -14,6 +14,7 @@ from stream.task.decode import Event
 from tests.stream.task.support import (
     LATER,
     NUMBER,
+    PARTITIONS,
     STRANGER,
     T0,
     TOPICS,
@@ -66,6 +67,12 @@ TWICE = msgspec.structs.replace(impression(), candidates=[Candidate("same"), Can
             "partitioner=murmur2_random",
         ),
         (TOPICS.behaviors, GOOD, {"partition": NUMBER + 1}, "partitioner=murmur2_random"),
+        (
+            TOPICS.behaviors,
+            GOOD,
+            {"partition": NUMBER + 1},
+            f"over {PARTITIONS} partitions, unless the number of partitions was changed",
+        ),
         (TOPICS.behaviors, encode_json(behavior("b", 5001)), {}, "5001 ms ahead"),
         (TOPICS.impressions, encode_json(impression(ts=5001)), {}, "5001 ms ahead"),
         (TOPICS.clicks, encode_json(click("c0", 5001)), {}, "5001 ms ahead"),

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,18 @@ class ScoringRequest:
     read_to: int
     record: Record
     state_ms: float
+
+
+class Clocks(NamedTuple):
+    """How far a partition has come by two clocks.
+
+    Attributes:
+        record_ms: Kafka timestamp (ms) of the newest impression or click; behaviours may be of any age.
+        event_ms: event time, ms.
+    """
+
+    record_ms: int
+    event_ms: int
 
 
 class Task:
@@ -136,6 +149,13 @@ class Task:
     def units(self) -> UnitCensus:
         """What unit the times of its records seem to have."""
         return self._queue.units
+
+    @property
+    def clocks(self) -> Clocks | None:
+        """How far it has come in time; None while no impression or click was processed."""
+        asked = (self._topics.impressions, self._topics.clicks)
+        newest = max((self._last[topic].timestamp for topic in asked if topic in self._last), default=-1)
+        return Clocks(newest, self._windows.event_time) if newest >= 0 and self._windows.event_time else None
 
     @property
     def counts(self) -> Counter[str]:

@@ -34,6 +34,7 @@ from stream.settings import Settings
 from stream.task.task import ScoringRequest, Task
 from stream.worker.catchup import CatchUp
 from stream.worker.consumer import FETCH, TaskConsumer
+from stream.worker.event_time_warnings import EventTimeWarnings
 from stream.worker.membership import Membership
 from stream.worker.metrics import WorkerMetrics
 from stream.worker.model_feed import ModelFeed
@@ -139,6 +140,8 @@ class Worker:
         self._metrics = metrics
         self._totals = Totals()
         self._unit_warnings = UnitWarnings()
+        window_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
+        self._event_time_warnings = EventTimeWarnings(window_s)
         self._health = health
         self._catch_up = CatchUp(metrics)
         self._asked_at: dict[int, float] = {}
@@ -266,6 +269,8 @@ class Worker:
             self._next_report = now + _REPORT_INTERVAL_S
             self._update_metrics(consumer, list(tasks.values()))
             self._unit_warnings.consider((task.units for task in tasks.values()), now)
+            clocks = {number: known for number, task in tasks.items() if (known := task.clocks) is not None}
+            self._event_time_warnings.consider(clocks, now)
         if now >= self._next_log:
             self._next_log = now + _LOG_INTERVAL_S
             log(_logger, "counts", **dict(sorted(self._counts().items())), updates_refused=self._feed.refused.total())

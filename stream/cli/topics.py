@@ -16,12 +16,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Create or check the topics; returns the exit status: 1 when a topic's settings are dangerous."""
+    """Create or check the topics; returns the exit status: 1 when a topic is missing, or dangerous as it is set."""
     settings = load_settings(arguments)
     topics, needs = Topics(settings.topics.prefix), needs_of(settings)
     if arguments.action == "check":
-        report = topic_admin.inspect(settings.kafka, topics, needs=needs)
-        print(f"all topics exist; those keyed by user have {report.partitions} partitions")
+        report = topic_admin.inspect(settings.kafka, topics, partitions=settings.topics.partitions, needs=needs)
+        if len(report.existing) == len(list(topics)):
+            print(f"all topics exist; those keyed by user have {report.partitions} partitions")
     else:
         report = topic_admin.ensure(
             settings.kafka,

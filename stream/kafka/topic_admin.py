@@ -19,7 +19,7 @@ from stream.errors import TopicError
 from stream.kafka.clients import admin as new_admin
 from stream.kafka.clients import list_topics
 from stream.kafka.connection import ConnectionHealth
-from stream.kafka.topic_rules import Finding, Needs, check_settings
+from stream.kafka.topic_rules import Finding, Needs, check_settings, worst_first
 from stream.runtime.logs import log
 from stream.schema.topics import Topics
 
@@ -93,18 +93,45 @@ def ensure(
 
 
 def inspect(
-    kafka: Mapping[str, str], topics: Topics, *, needs: Needs = _NEEDS, deadline_s: float = _DEADLINE_S
+    kafka: Mapping[str, str],
+    topics: Topics,
+    *,
+    partitions: int,
+    needs: Needs = _NEEDS,
+    deadline_s: float = _DEADLINE_S,
 ) -> Report:
-    """Check that all topics are there and co-partitioned, and what is to be said of their settings.
+    """Find out whether all topics are there and co-partitioned, and what is to be said of their settings.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the names.
+        partitions: of the settings; of another number, which is the one that holds, `ensure` says that it is wrong.
+        needs: how long records must be kept.
+        deadline_s: how long a broker may take to come up.
 
     Raises:
-        TopicError: naming every missing topic and every wrong count.
         KafkaClientError: when Kafka cannot be reached, or refuses this client.
     """
-    deadline = time.monotonic() + deadline_s
-    partitions = verify(kafka, topics, deadline_s=deadline_s)
-    names = [topic.name for topic in topics]
-    return Report([], names, partitions, _Admin(kafka, deadline).findings(topics, names, needs))
+    admin = _Admin(kafka, time.monotonic() + deadline_s)
+    wanted = {topic.name: topic for topic in topics}
+    found = admin.partitions(wanted)
+    of_users = found.get(topics.behaviors, partitions)
+    findings = [
+        Finding("error", name, "is missing; `samstream topics create` makes it") for name in wanted if name not in found
+    ]
+    findings += [
+        Finding("error", name, f"has {found[name]} partitions, must have {count}")
+        for name, topic in wanted.items()
+        if name in found and found[name] != (count := topic.partitions(of_users))
+    ]
+    if of_users != partitions:
+        text = (
+            f"has {of_users} partitions, and topics.partitions={partitions}: jobs take Kafka's number, and `samstream"
+            f" topics create` refuses it. Set topics.partitions to {of_users}"
+        )
+        findings.append(Finding("warning", topics.behaviors, text))
+    findings += admin.findings(topics, list(found), needs)
+    return Report([], list(found), of_users, worst_first(findings))
 
 
 def verify(

@@ -15,7 +15,7 @@
 | as `topics create` makes it | any other difference | note |
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,14 +67,18 @@ def check_settings(
         needs: how long records must be kept.
         replicas: topic → replicas of its partitions, where known.
     """
-    order = ("error", "warning", "note")
-    found = [
+    return worst_first(
         finding
         for topic in topics
         if (config := configs.get(topic.name)) is not None
         for finding in _check(topics, topic.name, topic.config, config, needs, replicas.get(topic.name, 1))
-    ]
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    )
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings in order: errors, warnings, notes."""
+    order = ("error", "warning", "note")
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def _check(

@@ -75,7 +75,7 @@ def test_creates_only_what_is_missing(kafka: dict[str, str], topic_prefix: str) 
     [finding] = report.findings
     assert (finding.severity, finding.topic) == ("error", names.behaviors)
     assert finding.text.startswith("retention.ms=60000 is less than 86400000")
-    assert inspect(kafka, names).findings == report.findings
+    assert inspect(kafka, names, partitions=2).findings == report.findings
 
 
 def test_names_every_wrong_count_and_changes_nothing(kafka: dict[str, str], topic_prefix: str) -> None:
@@ -87,6 +87,25 @@ def test_names_every_wrong_count_and_changes_nothing(kafka: dict[str, str], topi
     assert f"{names.clicks}: has 5 partitions, must have 3" in str(caught.value)
     assert f"{names.dead_letters}: has 2 partitions, must have 1" in str(caught.value)
     assert _counts(kafka, topic_prefix) == {"clicks": 5, "dead-letters": 2}
+
+
+def test_a_check_says_of_every_topic_what_is_wrong_with_it(kafka: dict[str, str], topic_prefix: str) -> None:
+    """What is missing keeps nothing back of the others, and what `ensure` would refuse is said."""
+    names = Topics(topic_prefix)
+    _create(kafka, names.behaviors, 3, {"retention.ms": "60000"})
+    _create(kafka, names.clicks, 5)
+    report = inspect(kafka, names, partitions=5)
+    said = [(finding.severity, finding.topic, finding.text) for finding in report.findings]
+    missing = {finding.topic for finding in report.findings if "is missing" in finding.text}
+    assert missing == {topic.name for topic in names} - {names.behaviors, names.clicks}
+    assert all("samstream topics create" in text for _, topic, text in said if topic in missing)
+    assert ("error", names.clicks, "has 5 partitions, must have 3") in said
+    of_behaviors = [(severity, text) for severity, topic, text in said if topic == names.behaviors]
+    assert [severity for severity, text in of_behaviors if "topics.partitions=5" in text] == ["warning"]
+    assert any(text.startswith("retention.ms=60000") for _, text in of_behaviors)
+    assert (report.existing, report.partitions) == ([names.behaviors, names.clicks], 3)
+    severities = [severity for severity, _, _ in said]
+    assert severities == sorted(severities, key=("error", "warning", "note").index)
 
 
 def test_verify_names_what_is_missing(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -13,7 +13,7 @@ from stream.kafka.clients import consumer, to_record
 from stream.kafka.connection import ConnectionHealth, is_final
 from stream.kafka.identity import LogWatch
 from stream.kafka.offsets import offset_for_time, watermarks, with_retries
-from stream.runtime.logs import log
+from stream.kafka.removed import skip_removed
 
 _logger = logging.getLogger("samstream.kafka")
 
@@ -209,15 +209,9 @@ class TopicReader:
         self._consumer.assign([TopicPartition(*where, offset) for where, offset in self.positions.items()])
 
     def _miss(self, topic: str, partition: int, position: int, low: int) -> None:
-        if self._on_missing == "stop":
-            raise KafkaClientError(
-                f"{topic}/{partition} was read up to {position}, and Kafka has removed what came then: its oldest"
-                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - position}"
-                " records."
-            )
-        self.missing += low - position
-        fields = {"topic": topic, "partition": partition, "missing": low - position, "oldest": low}
-        log(_logger, "records_missing", logging.WARNING, **fields)
+        self.missing += skip_removed(
+            self._on_missing, topic, partition, reached=position, oldest=low, error=KafkaClientError, logger=_logger
+        )
 
 
 def _missed_offsets(messages: Iterable[Message]) -> Iterator[tuple[tuple[str, int], int | None]]:

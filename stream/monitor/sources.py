@@ -9,9 +9,10 @@ from stream.errors import MonitorError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import LogWatch, Position, compare
 from stream.kafka.offsets import committed_offsets, watermarks
+from stream.kafka.removed import skip_removed
 from stream.monitor.counting import PartitionProgress
 from stream.runtime.logs import log
-from stream.schema.position import LogIdentity, Origin, decode_origin
+from stream.schema.position import LogIdentity, Origin, decode_origin, kept_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
@@ -202,7 +203,7 @@ class Sources:
         """Return whether counts are of the topic of now; False when that topic was made anew."""
         now = self.outcomes
         # Counts from before origins were kept are only compared with the topic's end.
-        origin = decode_origin(counted.origin) or _unknown(now)
+        origin = kept_origin(counted.origin, now)
         difference = compare(self._asker, origin, now, number, counted.anchor) or compare(
             self._asker, Origin(origin.log), now, number, counted.offset + 1
         )
@@ -239,7 +240,7 @@ class Sources:
         [known] = committed_offsets(self._asker, topic, [number])
         if known.offset <= 0:
             return 0, -1
-        origin = decode_origin(known.metadata) or _unknown(self._logs[topic])
+        origin = kept_origin(known.metadata, self._logs[topic])
         if compare(self._asker, origin, self._logs[topic], number, known.offset):
             self._tell(
                 "committed_offset_ignored",
@@ -258,16 +259,18 @@ class Sources:
 
     def _miss(self, topic: str, number: int, expected: int, end: int, low: int) -> None:
         """Stop, or count the records from `expected` to `end`; missing answers, which are latencies, never stop."""
-        missing = end - expected
-        if topic == self._topics.outcomes and self._settings.topics.on_missing_records == "stop":
-            raise MonitorError(
-                f"{topic}/{number} was counted up to {expected}, and Kafka has removed what came then: its oldest"
-                f" record is {low}. Start with topics.on_missing_records=skip to count on without these {missing}"
-                " records."
-            )
-        self.missing += missing
+        self.missing += skip_removed(
+            self._settings.topics.on_missing_records if topic == self._topics.outcomes else "skip",
+            topic,
+            number,
+            reached=expected,
+            oldest=low,
+            end=end,
+            says=f"{topic}/{number} was counted",
+            error=MonitorError,
+            logger=_logger,
+        )
         self._skipped[topic, number] = end
-        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
 
 
 def other_system(settings: Settings, counted: LogIdentity, read: LogIdentity) -> MonitorError:
@@ -278,7 +281,3 @@ def other_system(settings: Settings, counted: LogIdentity, read: LogIdentity) ->
         f" {counted.cluster}, and this monitor reads {read.topic!r} of cluster {read.cluster}: give each topics.prefix"
         " a monitor.group and a monitor.directory of its own, and each cluster a monitor.directory"
     )
-
-
-def _unknown(now: LogIdentity) -> Origin:
-    return Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))

@@ -64,5 +64,10 @@ def decode_origin(text: str | None) -> Origin | None:
         return None
 
 
+def kept_origin(text: str | None, now: LogIdentity) -> Origin:
+    """Return the origin that was kept with an offset; before origins were kept, one of this cluster is taken for it."""
+    return decode_origin(text) or Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Origin).decode

@@ -17,7 +17,7 @@ from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
-from stream.schema.position import LogIdentity, Origin, decode_origin
+from stream.schema.position import LogIdentity, Origin, kept_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
@@ -151,8 +151,7 @@ def _start(
     kept = {}
     for number, offset in offsets.items():
         # A checkpoint from before origins were kept is only compared with the topic's end.
-        unknown = Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
-        origin = decode_origin(origins.get(number)) or unknown
+        origin = kept_origin(origins.get(number), now)
         difference = compare(consumer, origin, now, number, offset)
         if difference in ("cluster", "topic"):
             raise CheckpointError(

@@ -12,6 +12,7 @@ from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
 from stream.kafka.clients import to_record
 from stream.kafka.connection import ConnectionHealth, is_final, is_unknown_topic
 from stream.kafka.offsets import watermarks
+from stream.kafka.removed import skip_removed
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.task.task import Task
@@ -173,14 +174,9 @@ class TaskConsumer:
                 " made anew, or has lost its end. Start the worker again: it begins the new topic at its oldest record,"
                 " or says what to do with the state"
             )
-        if self._on_missing == "stop":
-            raise WorkerError(
-                f"{topic}/{number} was read up to {position}, and Kafka has removed what came then: its oldest record"
-                f" is {low}. Start with topics.on_missing_records=skip to go on without these {low - position} records"
-            )
-        missing = low - position
-        self.missing += missing
-        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=missing, oldest=low)
+        self.missing += skip_removed(
+            self._on_missing, topic, number, reached=position, oldest=low, error=WorkerError, logger=_logger
+        )
         self._positions[where] = low
         # A partition that failed cannot be sought in.
         self._assign()

@@ -16,10 +16,11 @@ from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.clients import to_record
 from stream.kafka.identity import compare
 from stream.kafka.offsets import committed_offsets, offset_for_time, watermarks
+from stream.kafka.removed import skip_removed
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, RequestKey, decode_score
-from stream.schema.position import Difference, LogIdentity, Origin, decode_origin
+from stream.schema.position import Difference, LogIdentity, Origin, decode_origin, kept_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import GivenAnswer, ResumePoint
@@ -66,7 +67,7 @@ class RecoveryPlanner:
         topic = self._topics.impressions
         now = self._logs[topic]
         for known in committed_offsets(self._consumer, topic, range(now.partitions)):
-            origin = decode_origin(known.metadata) if known.offset > 0 else None
+            origin = decode_origin(known.metadata)
             if origin is not None and origin.difference(now) == "partitions":
                 raise self._committed_before(topic, known.partition, origin)
 
@@ -126,7 +127,7 @@ class RecoveryPlanner:
         now = self._logs.get(topic)
         if now is None:
             return False  # of a topic that nothing reads any more
-        origin = _origin(now, origins)
+        origin = kept_origin(origins.get(topic), now)
         difference = compare(self._consumer, origin, now, number, offset)
         directory = self._settings.state.directory
         state = f"the state of partition {number} in {directory}"
@@ -197,14 +198,17 @@ class RecoveryPlanner:
         """Return how many records of the input are skipped that Kafka has removed, where that is allowed."""
         # Where answers were removed, impressions that are read again are answered again.
         answers = topic == self._topics.scores
-        if self._settings.topics.on_missing_records == "stop" and not answers:
-            raise WorkerError(
-                f"{reader} has read {topic}/{number} up to {read}, and Kafka has removed what came then: its oldest"
-                f" record is {low}. Start with topics.on_missing_records=skip to go on without these {low - read}"
-                " records."
-            )
-        log(_logger, "records_missing", logging.WARNING, topic=topic, partition=number, missing=low - read, oldest=low)
-        return 0 if answers else low - read
+        missing = skip_removed(
+            "skip" if answers else self._settings.topics.on_missing_records,
+            topic,
+            number,
+            reached=read,
+            oldest=low,
+            says=f"{reader} has read {topic}/{number}",
+            error=WorkerError,
+            logger=_logger,
+        )
+        return 0 if answers else missing
 
 
 def compare_state(
@@ -222,12 +226,7 @@ def compare_state(
     Raises:
         KafkaClientError: when Kafka does not answer.
     """
-    return compare(consumer, _origin(now, origins), now, number, offsets.get(now.topic, 0))
-
-
-def _origin(now: LogIdentity, origins: Mapping[str, str]) -> Origin:
-    """Return what a state's offset is an offset of; before origins were kept, it is taken for one of this cluster."""
-    return decode_origin(origins.get(now.topic)) or Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
+    return compare(consumer, kept_origin(origins.get(now.topic), now), now, number, offsets.get(now.topic, 0))
 
 
 def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:

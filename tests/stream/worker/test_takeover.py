@@ -44,20 +44,21 @@ def until_raised(turn: Callable[[], object]) -> str:
     raise AssertionError(f"no error within {WAIT_S:.0f} s")
 
 
-def commit(settings: Settings, log: LogIdentity, number: int) -> None:
-    """Commit an offset for the workers' group, as a worker that knew this log did."""
+def commit(settings: Settings, log: LogIdentity, offset: int) -> None:
+    """Commit an offset of partition 0 for the workers' group, as a worker that knew this log did."""
     asker = consumer(settings.kafka, {"group.id": settings.worker.group})
-    asker.commit(offsets=[TopicPartition(log.topic, number, 1, Origin(log).encode())], asynchronous=False)
+    asker.commit(offsets=[TopicPartition(log.topic, 0, offset, Origin(log).encode())], asynchronous=False)
     asker.close()
 
 
+@pytest.mark.parametrize("offset", [0, 1])
 def test_new_partitions_are_not_taken_over_where_an_old_one_was_committed_among_fewer(
-    kafka: dict[str, str], topics: Topics, settings: Settings
+    kafka: dict[str, str], topics: Topics, settings: Settings, offset: int
 ) -> None:
     """`range` may give a worker the new partitions alone, and of these nothing is kept."""
     logs = IdentityClient(kafka).identify([topics.behaviors, topics.impressions, topics.clicks, topics.scores])
     now = logs[topics.impressions]
-    commit(settings, LogIdentity(now.cluster, now.topic, now.topic_id, PARTITIONS // 2), 0)
+    commit(settings, LogIdentity(now.cluster, now.topic, now.topic_id, PARTITIONS // 2), offset)
     snapshotter = Snapshotter(settings.state, topics, WorkerMetrics(CollectorRegistry()))
     states = LocalState(settings.state, topics.behaviors, snapshotter)
     new = range(PARTITIONS // 2, PARTITIONS)

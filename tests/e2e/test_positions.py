@@ -156,6 +156,30 @@ def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answ
         assert len(harness.read(topics.scores)) == answered
 
 
+def test_more_partitions_end_each_of_several_workers_whichever_partitions_it_is_given(
+    kafka: dict[str, str], topics: Topics, harness: Harness
+) -> None:
+    """Raised while all are down: of the partitions of the second one, nothing is kept and nothing committed."""
+    with harness:
+        harness.start_worker("first")
+        harness.traffic(20)
+        harness.processes.stop()
+        admin = AdminClient({**kafka, "log_level": 0})
+        keyed = [topic.name for topic in topics if topic.key == "user"]
+        for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
+            raised.result()
+        for _ in range(20):
+            harness.ask()
+        harness.client.flush()
+        answered = len(harness.answers)
+        for name in ("a", "b"):
+            own = ("--set", f"state.directory={harness.directory / name}")
+            harness.processes.start(name, "worker", "--set", f"kafka.group.instance.id={name}", *own)
+        for name in ("a", "b"):
+            assert f"had {PARTITIONS} partitions; now it has {2 * PARTITIONS}" in harness.last_words(name)
+        assert len(harness.read(topics.scores)) == answered
+
+
 def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
     """Have Kafka remove all but the newest records of each partition, as retention does; returns how many."""
     admin = AdminClient({**kafka, "log_level": 0})

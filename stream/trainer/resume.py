@@ -17,7 +17,7 @@ from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
-from stream.schema.position import LogIdentity, Origin, kept_origin
+from stream.schema.position import LogIdentity, kept_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
@@ -127,8 +127,8 @@ def _resume_statistics(
     """
     saved = {int(number): offset for number, offset in state.progress["offsets"].items()}
     origins = {int(number): origin for number, origin in state.progress["origins"].items()}
-    start = _start(saved, origins, behaviors, consumer, directory)
-    reason = "" if start.offsets.keys() == saved.keys() else f"{behaviors.topic} was made anew"
+    start = _start(saved, origins, behaviors, consumer, directory, recount=True)
+    reason = "" if start.offsets.keys() == saved.keys() else f"{behaviors.topic} was made anew, or has lost its end"
     if not reason:
         try:
             statistics.load_state(state.tensors)
@@ -146,8 +146,22 @@ def _start(
     now: LogIdentity,
     consumer: Consumer,
     directory: Path,
+    *,
+    recount: bool = False,
 ) -> StartOffsets:
-    """Return those offsets of a checkpoint that still are offsets of a topic."""
+    """Return those offsets of a checkpoint that still are offsets of a topic.
+
+    Args:
+        offsets: partition number → offset.
+        origins: partition number → what that offset is an offset of.
+        now: which log the topic is now.
+        consumer: asks for offsets.
+        directory: where the checkpoint lies.
+        recount: drop offsets beyond the topic's end as well, since all is counted again.
+
+    Raises:
+        CheckpointError: for offsets of another topic or cluster, and beyond the topic's end unless it is recounted.
+    """
     kept = {}
     for number, offset in offsets.items():
         # A checkpoint from before origins were kept is only compared with the topic's end.
@@ -159,9 +173,9 @@ def _start(
                 f" {origin.log.cluster}, and this trainer reads {now.topic!r} of cluster {now.cluster}: give"
                 " each topics.prefix and cluster a trainer.directory of its own, or move the checkpoints away"
             )
-        if difference == "end":
+        if difference == "end" and not recount:
             raise CheckpointError(
-                f"the checkpoints in {directory} have learned from {samples.topic}/{number} up to offset {offset},"
+                f"the checkpoints in {directory} have learned from {now.topic}/{number} up to offset {offset},"
                 f" which is beyond its end: Kafka has lost records. Move {directory} away to learn everything again"
                 " from what Kafka retains."
             )

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stream.schema.topics import RECORD_BYTES, Topics
+from stream.schema.units import DAY_MS
 
 Severity = Literal["error", "warning", "note"]
 
-_DAY_MS = 86_400_000
+
 _RECORD_OVERHEAD = 1_000
 _LEAST_CUT_BYTES = 10_000
 """Updates and dead letters are cut to what their topics take, from about this on."""
@@ -127,14 +128,14 @@ def _retention(topics: Topics, name: str, config: Mapping[str, str], needs: Need
         return  # what is compacted is kept whatever its age
     two_windows = "two attribution windows with allowed_lateness_s, which are read again after a crash"
     must = {
-        topics.behaviors: (_DAY_MS, "a day: sequences are made of it anew where there is no state"),
+        topics.behaviors: (DAY_MS, "a day: sequences are made of it anew where there is no state"),
         topics.impressions: (2 * needs.window_ms, two_windows),
         topics.scores: (2 * needs.window_ms, two_windows),
         topics.clicks: (needs.window_ms, "an attribution window with allowed_lateness_s"),
         topics.samples: (2 * needs.checkpoint_ms, "two checkpoint intervals, which are learned again after a crash"),
         topics.outcomes: (needs.monitor_ms, "a window of the monitor and the attribution window after it"),
     }
-    should_ms = 30 * _DAY_MS if name == topics.behaviors else _DAY_MS
+    should_ms = 30 * DAY_MS if name == topics.behaviors else DAY_MS
     value = config.get("retention.ms", "-1")
     kept_ms = int(value)
     if kept_ms >= 0:

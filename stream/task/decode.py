@@ -18,12 +18,12 @@ from stream.schema.events import (
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
-from stream.schema.units import EARLIEST, LATEST, unit_hint, unit_of
+from stream.schema.units import DAY_MS, EARLIEST, LATEST, unit_hint, unit_of
 from stream.settings import WorkerSettings
 
 _USERS = 100_000
 _IMPRESSION_BYTES = RECORD_BYTES // 2
-_DAY_MS = 86_400_000
+
 
 Event = Behavior | Impression | Click
 
@@ -99,7 +99,7 @@ class RecordDecoder:
         # windows: there would be clicks, and never what was not clicked.
         if record.timestamp - event.ts > self._max_past_ms and not isinstance(event, Behavior):
             raise ValueError(
-                f"`ts` {event.ts} is {(record.timestamp - event.ts) // _DAY_MS} days behind the record's timestamp"
+                f"`ts` {event.ts} is {(record.timestamp - event.ts) // DAY_MS} days behind the record's timestamp"
                 f" {record.timestamp}, more than worker.max_past_s allows{unit_hint(event.ts)}"
             )
         if isinstance(event, Impression):

@@ -218,7 +218,7 @@ class Standbys:
         try:
             self._close(number)
         except StateError as error:
-            log(_logger, "not_closed", logging.WARNING, what=f"standby {number}", error=error)
+            log(_logger, "close_failed", logging.WARNING, what=f"standby {number}", error=error)
         self._store.remove(number)
 
     def _close(self, number: int) -> None:

@@ -117,6 +117,7 @@ class Learner:
         if batch.target_mask.any():
             vectors = [each.embed() for each in taken.values()]
             if self._step(self._network(batch, *embedded(batch, vectors)), batch, batch.labels, taken):
+                self._network.observe(batch)
                 self._follow(served[batch.target_mask], batch.labels[batch.target_mask])
         predicted = dict(zip(order, by_example(served, batch, examples), strict=True))
         return [predicted[place] for place in range(len(order))]
@@ -241,6 +242,8 @@ class Learner:
         learned: list[Tensor] = list(self._network.parameters())
         if served:
             torch._foreach_lerp_(served, learned, 1.0 - kept)
+        for ours, theirs in zip(self._served.buffers(), self._network.buffers(), strict=True):
+            ours.copy_(theirs)
 
     @torch.no_grad()
     def _correct(self, logits: Tensor, labels: Tensor) -> None:

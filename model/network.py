@@ -18,6 +18,7 @@ from model.match import (
     match_features,
 )
 from model.spec import ModelSpec
+from model.standardise import Standardise
 
 ACTION_ROWS = 64
 """Rows of the action table: row 0 for no action, the other 63 shared by all action keys."""
@@ -46,9 +47,11 @@ class Network(nn.Module):
             self.gaps = _zeros(GAP_BUCKETS, spec.width) if self.interest is not None else None
             attends = spec.match and spec.kind in ("sam", "din")
             self.match_logits = MatchLogits() if attends else None
-            width = (self.interest.width if self.interest else 0) + MATCH_FEATURES * spec.match
-            width += spec.numbers
+            numbers = MATCH_FEATURES * spec.match + spec.numbers
+            width = (self.interest.width if self.interest else 0) + numbers
+            self.standardise = Standardise(numbers) if numbers else None
             self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
+            self.cross = Cross(width) if spec.cross else None
 
     @property
     def intercept(self) -> nn.Parameter | None:
@@ -85,11 +88,25 @@ class Network(nn.Module):
                 parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
             else:
                 parts.append(self.interest(keys, batch.mask, targets, logits))
-        if counts is not None:
-            parts.append(match_features(counts, batch))
+        if self.standardise is not None:
+            parts.append(self.standardise(self._numbers(batch, counts)))
+        features = torch.cat(parts, dim=-1)
+        logit = head_logits(self.head, features)
+        return logit if self.cross is None else logit + self.cross(features)
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> None:
+        """Take the numbers of a batch into the means and variances by which they are standardised."""
+        if self.standardise is not None:
+            counts, _ = self._matched(batch)
+            self.standardise.observe(self._numbers(batch, counts)[batch.target_mask])
+
+    def _numbers(self, batch: Batch, counts: MatchCounts | None) -> Tensor:
+        """Return (B, C, n) what is known of the candidates in numbers: their matches, and what the batch brings."""
+        parts = [] if counts is None else [match_features(counts, batch)]
         if self.spec.numbers:
-            parts.append(batch.numbers.to(parts[0].dtype))
-        return head_logits(self.head, torch.cat(parts, dim=-1))
+            parts.append(batch.numbers.to(next(self.head.parameters()).dtype))
+        return torch.cat(parts, dim=-1)
 
     def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:
         """Return the matches' counts, and what they add to the attention logits."""
@@ -107,6 +124,33 @@ class Network(nn.Module):
         actions = batch.history_actions
         rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
         return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets)
+
+
+class Cross(nn.Module):
+    """w · (x ⊙ (W x + b) + x): products of every two features, a cross layer of DCN-V2 (Wang et al., WWW 2021, eq. 1).
+
+    w starts at zero, so that it adds nothing at first.
+
+    Args:
+        width: of x.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.products = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the (B, C) logits of (B, C, width) features; without gradients, the same to the bit in any batch."""
+        if native.usable(features):
+            layers = [
+                native.Layer(self.products.weight, self.products.bias, crossed=True),
+                native.Layer(self.out.weight, features.new_zeros(1)),
+            ]
+            return native.dense(layers, features.flatten(0, 1)).view(features.shape[:2])
+        crossed = features * batch_invariant.linear(self.products, features) + features
+        return batch_invariant.matmul(crossed, self.out.weight.T).squeeze(-1)
 
 
 def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
@@ -129,13 +173,13 @@ def head_logits(head: nn.Sequential, features: Tensor) -> Tensor:
         return batch_invariant.mlp(head, features).squeeze(-1)
     layers = list(head)
     kernel = [_for_kernel(*layers[at : at + 3]) for at in range(0, len(layers), 3)]
-    return native.head(kernel, features.flatten(0, 1)).view(features.shape[:2])
+    return native.dense(kernel, features.flatten(0, 1)).view(features.shape[:2])
 
 
 def _for_kernel(linear: nn.Module, norm: nn.Module | None = None, leak: nn.Module | None = None) -> native.Layer:
     assert isinstance(linear, nn.Linear)
     if not isinstance(norm, nn.LayerNorm) or not isinstance(leak, nn.PReLU):
-        return native.Layer(linear.weight, linear.bias, None, None)
+        return native.Layer(linear.weight, linear.bias)
     return native.Layer(linear.weight, linear.bias, (norm.weight, norm.bias, norm.eps), leak.weight)
 
 

@@ -16,7 +16,7 @@ Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
 """Sparse Attentive Memory, Deep Interest Network, average pooling, match features without embeddings; and two that know
 nothing of the user: the popularity of items, and a random order."""
 
-PARAMETER_FORMAT = 2
+PARAMETER_FORMAT = 3
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
 
 
@@ -43,6 +43,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             not used.
         statistics: half-lives (s), ascending, of the counts of items and categories that the head gets; none for a
             model without. Events are counted for ever as well.
+        cross: products of every two of the head's features add to its logit.
     """
 
     kind: Kind = "sam"
@@ -58,6 +59,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     output: Literal["ends", "readouts", "paper"] = "ends"
     enhancement: bool = False
     statistics: tuple[float, ...] = ()
+    cross: bool = True
 
     def __post_init__(self) -> None:
         fixed = _FIXED.get(self.kind, {})
@@ -105,8 +107,15 @@ def count_numbers(half_lives_s: Sequence[float]) -> int:
 
 _FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
     "counts": {"match": True},
-    "popularity": {"length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": ()},
-    "random": {"length": 0, "match": False, "statistics": ()},
+    "popularity": {
+        "length": 0,
+        "match": False,
+        "item_dim": 1,
+        "category_dim": 1,
+        "statistics": (),
+        "cross": False,
+    },
+    "random": {"length": 0, "match": False, "statistics": (), "cross": False},
 }
 """Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 
@@ -116,13 +125,13 @@ HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         "sam": ModelSpec(statistics=HALF_LIVES_S),
-        "sam-paper": ModelSpec(passes=3, match=False, normalise_readout=False, enhancement=True),
+        "sam-paper": ModelSpec(passes=3, match=False, normalise_readout=False, enhancement=True, cross=False),
         "sam-3p+": ModelSpec(passes=3, enhancement=True, statistics=HALF_LIVES_S),
         "din": ModelSpec(kind="din", statistics=HALF_LIVES_S),
         "mean": ModelSpec(kind="mean", statistics=HALF_LIVES_S),
         "counts": ModelSpec(kind="counts", statistics=HALF_LIVES_S),
-        "popularity": ModelSpec(kind="popularity", length=0, match=False, item_dim=1, category_dim=1),
-        "random": ModelSpec(kind="random", length=0, match=False),
+        "popularity": ModelSpec(kind="popularity", length=0, match=False, item_dim=1, category_dim=1, cross=False),
+        "random": ModelSpec(kind="random", length=0, match=False, cross=False),
     }
 )
 """Named specifications; `preset` also understands "<name>-<length>", such as "din-50"."""

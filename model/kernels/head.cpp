@@ -2,13 +2,14 @@
 
 #include "cell.h"
 
-// A dense layer; all but the last have a LayerNorm and a PReLU behind them.
+// A dense layer; behind it a LayerNorm and a PReLU, or the product with what went in, or nothing.
 struct Layer {
     const float *weight, *bias;   // (rows, columns), (rows)
     const float *scale, *shift;   // of the LayerNorm, or null
     const float *slope;           // of the PReLU, one number
     float epsilon;
     int64_t rows;
+    int64_t crossed;              // whether x becomes x * (W x + b) + x; it has as many rows as columns then
 };
 
 namespace {
@@ -20,11 +21,18 @@ void leak(float slope, int64_t rows, float *x) {
     }
 }
 
+void cross(const float *x, int64_t rows, float *y) {
+    for (int64_t at = 0; at < rows * BLOCK; at += BLOCK) {
+        const Vector value = load(x + at);
+        store(y + at, value * load(y + at) + value);
+    }
+}
+
 }  // namespace
 
 // features (candidates, width); logits (candidates), of the one row of the last layer.
-extern "C" void head(const Layer *layers, int64_t count, const float *features, int64_t candidates, int64_t width,
-                     float *logits) {
+extern "C" void dense(const Layer *layers, int64_t count, const float *features, int64_t candidates, int64_t width,
+                      float *logits) {
     int64_t widest = width;
     for (int64_t i = 0; i < count; ++i) widest = std::max(widest, layers[i].rows);
     std::vector<float> x(widest * BLOCK), y(widest * BLOCK);
@@ -39,6 +47,7 @@ extern "C" void head(const Layer *layers, int64_t count, const float *features, 
                 normalise(layer.scale, layer.shift, layer.epsilon, layer.rows, y.data());
                 leak(*layer.slope, layer.rows, y.data());
             }
+            if (layer.crossed) cross(x.data(), layer.rows, y.data());
             columns = layer.rows;
             x.swap(y);
         }

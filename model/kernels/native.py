@@ -46,12 +46,16 @@ class Enhancement(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A dense layer, and behind all but the last: scale, shift and epsilon of a LayerNorm, slope of a PReLU."""
+    """A dense layer; behind it scale, shift and epsilon of a LayerNorm and the slope of a PReLU, or neither.
+
+    A crossed one, as wide as what goes in, returns x ⊙ (W x + b) + x.
+    """
 
     weight: Tensor
     bias: Tensor
-    norm: tuple[Tensor, Tensor, float] | None
-    slope: Tensor | None
+    norm: tuple[Tensor, Tensor, float] | None = None
+    slope: Tensor | None = None
+    crossed: bool = False
 
 
 class Result(NamedTuple):
@@ -73,7 +77,7 @@ class _Gates(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in ("weight", "bias", "scale", "shift", "slope")),
-                ("epsilon", ctypes.c_float), ("rows", ctypes.c_int64)]  # fmt: skip
+                ("epsilon", ctypes.c_float), ("rows", ctypes.c_int64), ("crossed", ctypes.c_int64)]  # fmt: skip
 
 
 class _Model(ctypes.Structure):
@@ -95,7 +99,7 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
-                if not hasattr(found, "head"):
+                if not hasattr(found, "dense"):
                     warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
                     continue
                 pointer, size = ctypes.c_void_p, ctypes.c_int64
@@ -104,8 +108,8 @@ def library() -> ctypes.CDLL | None:
                     pointer, size,
                 ]  # fmt: skip
                 found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
-                found.head.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
-                found.passes.restype = found.matches.restype = found.head.restype = None
+                found.dense.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
+                found.passes.restype = found.matches.restype = found.dense.restype = None
                 return found
     return None
 
@@ -167,14 +171,14 @@ def passes(
     return result
 
 
-def head(layers: Sequence[Layer], features: Tensor) -> Tensor:
-    """Return the (N,) logits of (N, width) features, the last layer being one number wide; only where `usable`."""
+def dense(layers: Sequence[Layer], features: Tensor) -> Tensor:
+    """Return the (N,) results of (N, width) features, the last layer being one number wide; only where `usable`."""
     kernel = library()
     assert kernel is not None
     features = features.contiguous()
     logits = features.new_empty(len(features))
-    kernel.head((_Layer * len(layers))(*map(_layer, layers)), len(layers), features.data_ptr(), *features.shape,
-                logits.data_ptr())  # fmt: skip
+    kernel.dense((_Layer * len(layers))(*map(_layer, layers)), len(layers), features.data_ptr(), *features.shape,
+                 logits.data_ptr())  # fmt: skip
     return logits
 
 
@@ -221,7 +225,7 @@ def _unit(unit: Unit) -> _Unit:
 def _layer(layer: Layer) -> _Layer:
     scale, shift, epsilon = layer.norm or (None, None, 0.0)
     tensors = (layer.weight, layer.bias, scale, shift, layer.slope)
-    return _Layer(*map(_pointer, tensors), epsilon, len(layer.bias))
+    return _Layer(*map(_pointer, tensors), epsilon, len(layer.bias), layer.crossed)
 
 
 def _gates(cell: torch.nn.GRUCell) -> _Gates:

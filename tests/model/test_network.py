@@ -177,7 +177,7 @@ def test_the_seed_alone_fixes_the_parameters(name: str) -> None:
 def test_an_untrained_network_starts_near_the_prior(name: str) -> None:
     net = Network(preset(name), seed=0)
     rng = np.random.default_rng(9)
-    batch = collate([example(rng, 300, 20) for _ in range(4)], length=1000)
+    batch = collate([example(rng, 300, 20) for _ in range(4)], length=1000, numbers=net.spec.numbers)
     history, targets = embed(batch, net.spec.width)
     with torch.no_grad():
         probabilities = net(batch, 0.5 * history, 0.5 * targets).sigmoid()

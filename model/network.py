@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from model.batch import GAP_BUCKETS, Batch
 from model.interest import build_interest
 from model.interest.baselines import PRIOR_LOGIT, Popularity, build_baseline
+from model.interest.mean import MeanPooling
 from model.interest.packing import packed
 from model.kernels import batch_invariant, native
 from model.match import (
@@ -47,8 +48,10 @@ class Network(nn.Module):
             self.gaps = _zeros(GAP_BUCKETS, spec.width) if self.interest is not None else None
             attends = spec.match and spec.kind in ("sam", "din")
             self.match_logits = MatchLogits() if attends else None
+            pools = spec.pool and spec.kind in ("sam", "din")
+            self.pool = MeanPooling(spec.width) if pools else None
             numbers = MATCH_FEATURES * spec.match + spec.numbers
-            width = (self.interest.width if self.interest else 0) + numbers
+            width = (self.interest.width if self.interest else 0) + 2 * spec.width * pools + numbers
             self.standardise = Standardise(numbers) if numbers else None
             self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
             self.cross = Cross(width) if spec.cross else None
@@ -88,6 +91,8 @@ class Network(nn.Module):
                 parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
             else:
                 parts.append(self.interest(keys, batch.mask, targets, logits))
+            if self.pool is not None:  # the target itself is in the interest already
+                parts.append(self.pool(keys, batch.mask, targets)[..., self.spec.width :])
         if self.standardise is not None:
             parts.append(self.standardise(self._numbers(batch, counts)))
         features = torch.cat(parts, dim=-1)

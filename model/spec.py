@@ -43,6 +43,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             not used.
         statistics: half-lives (s), ascending, of the counts of items and categories that the head gets; none for a
             model without. Events are counted for ever as well.
+        pool: `sam` and `din`: the mean of all keys, and its product with the target, go to the head as well.
         cross: products of every two of the head's features add to its logit.
     """
 
@@ -59,6 +60,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     output: Literal["ends", "readouts", "paper"] = "ends"
     enhancement: bool = False
     statistics: tuple[float, ...] = ()
+    pool: bool = True
     cross: bool = True
 
     def __post_init__(self) -> None:
@@ -125,7 +127,9 @@ HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         "sam": ModelSpec(statistics=HALF_LIVES_S),
-        "sam-paper": ModelSpec(passes=3, match=False, normalise_readout=False, enhancement=True, cross=False),
+        "sam-paper": ModelSpec(
+            passes=3, match=False, normalise_readout=False, enhancement=True, pool=False, cross=False
+        ),
         "sam-3p+": ModelSpec(passes=3, enhancement=True, statistics=HALF_LIVES_S),
         "din": ModelSpec(kind="din", statistics=HALF_LIVES_S),
         "mean": ModelSpec(kind="mean", statistics=HALF_LIVES_S),

@@ -18,7 +18,7 @@ from model.interest.packing import packed
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
 from model.match import MatchLogits, compiled_matches, count_matches, find_matches
-from model.network import build_head, head_logits
+from model.network import Cross, build_head, head_logits
 from tests.model.worlds import example
 
 built = pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
@@ -137,6 +137,24 @@ def test_the_head_equals_torchs(hidden: tuple[int, ...], candidates: int) -> Non
         torch.testing.assert_close(head_logits(head, features), head(features).squeeze(-1), rtol=1e-5, atol=1e-5)
         features[0, 0, 3] = float("nan")
         assert head_logits(head, features).isnan().sum() == 1
+
+
+@built
+@pytest.mark.parametrize("width", [1, 11, 64])
+@pytest.mark.parametrize("candidates", [1, 16, 37])
+def test_the_cross_layer_equals_its_equation(width: int, candidates: int) -> None:
+    torch.manual_seed(0)
+    cross = Cross(width).requires_grad_(False)
+    assert not cross(torch.randn(1, 3, width)).any(), "it adds nothing at first"
+    for parameter in cross.parameters():
+        parameter.add_(torch.randn(parameter.shape), alpha=0.3)
+    x = 3 * torch.randn(2, candidates, width)
+    crossed = x * (x @ cross.products.weight.T + cross.products.bias) + x
+    expected = (crossed * cross.out.weight).sum(-1)
+    torch.testing.assert_close(cross(x), expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        assert native.usable(x)
+        torch.testing.assert_close(cross(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @built

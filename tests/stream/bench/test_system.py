@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stream.bench import freshness, latency, state, sync
+from stream.bench import counting, freshness, latency, state, sync
 from stream.bench.harness.load import TimedAnswer
 from stream.local.broker import Broker
 from stream.schema.events import Spent
@@ -66,6 +66,15 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
         row["answers"] == rate and not row["unanswered"]
         for row, rate in zip(findings.tables["results"], (20, 40), strict=True)
     )
+    assert findings.picture().startswith(PNG)
+
+
+def test_the_bench_of_counting_runs(broker: Broker) -> None:
+    findings = counting.run(quick(broker.bootstrap), QUIET)
+    alone, beside = findings.tables["results"]
+    assert alone["behaviours/s"] == 0
+    assert (beside["behaviours/s"] or 0) > 1000
+    assert all((row["samples/s"] or 0) > 0 for row in (alone, beside))
     assert findings.picture().startswith(PNG)
 
 

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from state.behavior import BehaviorArray
 
+LATE_CLICK = 2.0
+"""Label of a click on what was learned as unclicked before: its step takes that back and learns the click."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -18,7 +21,7 @@ class Example:
         items: (C,) uint64 item keys of the candidates.
         categories: (C,) uint32 category keys of the candidates, 0 for none.
         numbers: (C, n) float32, what is known of the candidates beside their keys, as it was at `ts`; None for nothing.
-        labels: (C,) float32, 1 clicked and 0 not; None when only scored.
+        labels: (C,) float32, 1 clicked and 0 not, or `LATE_CLICK`; None when only scored.
     """
 
     sequence: BehaviorArray

@@ -12,7 +12,7 @@ from torch.nn import functional
 from model.batch import Batch, collate
 from model.embedding.learned import Gathered, LearnedTable
 from model.errors import CheckpointError
-from model.example import Example
+from model.example import LATE_CLICK, Example
 from model.network import Network
 from model.predict import (
     Predictions,
@@ -44,9 +44,13 @@ class Learner:
     The dense gradient is clipped by its norm; the tables' is not, because Adagrad bounds a row's step by
     itself. A step whose loss or gradient is not finite is left out entirely.
 
+    A label may have been learned as 0 before it is known to be 1 (`LATE_CLICK`). Its loss is then the difference of the
+    two, so that what was learned in both steps together is one click.
+
     What predicts, and is published, is an exponential average of the dense parameters (Polyak and Juditsky, 1992), with
     the tables as they are. An average lags behind the tables, so its mean prediction would drift away from the mean
-    label: its intercept is corrected a little in each step.
+    label: its intercept is corrected a little in each step. Until the first average the last layer of what predicts is
+    zero: all candidates get the prior, since untrained weights would tell them apart at random.
 
     Attributes:
         version: epoch, and number of deltas in it.
@@ -74,6 +78,10 @@ class Learner:
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device)
         self._served = Network(spec, seed=seed).to(self._device).requires_grad_(False)
+        if self._served.head:
+            last = self._served.head[-1]
+            assert isinstance(last, torch.nn.Linear)
+            torch.nn.init.zeros_(last.weight)
         # Adam refuses an empty list; a kind without parameters gives it one that nobody reads.
         self._trainable = list(self._network.parameters()) or [torch.nn.Parameter(torch.zeros((), device=self._device))]
         self._adam = torch.optim.Adam(self._trainable, lr=self._optim.dense_lr, fused=True)
@@ -205,8 +213,7 @@ class Learner:
     def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> bool:
         """Take a step, and return whether it was taken: not when it is not finite."""
         valid = batch.target_mask
-        losses = functional.binary_cross_entropy_with_logits(logits[valid], labels[valid], reduction="sum")
-        loss = losses / valid.sum().clamp(min=WHOLE_BATCH)
+        loss = _losses(logits[valid], labels[valid]) / valid.sum().clamp(min=WHOLE_BATCH)
         self._adam.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -252,7 +259,8 @@ class Learner:
         if intercept is None or not self._optim.average:
             return
         predicted = torch.sigmoid(logits)
-        error = (labels - predicted).sum() / len(labels)
+        # Of a late click, only the difference between its two labels is still missing.
+        error = torch.where(labels == LATE_CLICK, 1.0, labels - predicted).sum() / len(labels)
         weight = min(1.0, len(labels) / WHOLE_BATCH)
         slope = (predicted * (1 - predicted)).mean().clamp_min(1e-3)
         intercept.add_(_CORRECTION * weight * error / slope)
@@ -265,6 +273,15 @@ class Learner:
         for table in self._tables.values():
             table.clear_touched()
         self.changed = False
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the log losses; of a late click, how much more it is than that of no click: −logit."""
+    late = labels == LATE_CLICK
+    if not late.any():
+        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    losses = functional.binary_cross_entropy_with_logits(logits[~late], labels[~late], reduction="sum")
+    return losses - logits[late].sum()
 
 
 def _arrays(network: Network) -> dict[str, npt.NDArray[Any]]:

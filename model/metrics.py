@@ -1,6 +1,7 @@
 """Metrics of click probabilities: exact over arrays, and progressive over a stream in constant memory.
 
-Labels are 0 or 1. A metric that the data do not define (no sample, or labels of one class) is NaN.
+Labels are 0 or 1; over a stream `LATE_CLICK` as well. A metric that the data do not define (no sample, or labels of
+one class) is NaN.
 """
 
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+
+from model.example import LATE_CLICK
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -84,6 +87,9 @@ class ProgressiveMetrics:
 
     All since the start, and of the last `window` samples or so: a window closes with the call that fills it,
     and the next one begins. AUC is taken from histograms of the logit with half credit within a bin.
+
+    A late click is no further sample: it moves one from the unclicked to the clicked. What was predicted for it at
+    first is not kept, so log loss and AUC move by what is predicted now, before the click is learned.
     """
 
     def __init__(self, *, window: int = 10_000) -> None:
@@ -136,12 +142,21 @@ class _Tally:
         valid = np.isfinite(predictions)
         self.invalid += int(len(valid) - valid.sum())
         labels, predictions = labels[valid], predictions[valid].astype(np.float64)
+        late = labels == LATE_CLICK
+        if late.any():
+            self._move(predictions[late])
+            labels, predictions = labels[~late], predictions[~late]
         self.samples += len(labels)
         self.loss += float(log_losses(labels, predictions).sum())
         self.predicted += float(predictions.sum())
-        clipped = np.clip(predictions, _CLIP, 1 - _CLIP)
-        place = (np.log(clipped / (1 - clipped)) + _LOGIT_LIMIT) / (2 * _LOGIT_LIMIT)
-        np.add.at(self.histogram, ((labels > 0.5).astype(np.int64), (place * BINS).astype(np.int64)), 1)
+        np.add.at(self.histogram, ((labels > 0.5).astype(np.int64), _bins(predictions)), 1)
+
+    def _move(self, predictions: Floats) -> None:
+        """Make unclicked samples clicked ones."""
+        ones, bins = np.ones(len(predictions)), _bins(predictions)
+        self.loss += float((log_losses(ones, predictions) - log_losses(1 - ones, predictions)).sum())
+        np.add.at(self.histogram[1], bins, 1)
+        np.subtract.at(self.histogram[0], bins, 1)
 
     def metrics(self) -> Metrics:
         negatives, positives = self.histogram
@@ -176,6 +191,14 @@ class _Tally:
         tally.loss, tally.predicted = state["loss"], state["predicted"]
         tally.histogram = np.array([state["negatives"], state["positives"]], np.int64)
         return tally
+
+
+def _bins(predictions: Floats) -> npt.NDArray[np.int64]:
+    """Return the (n,) bin of each probability in the histograms."""
+    clipped = np.clip(predictions, _CLIP, 1 - _CLIP)
+    place = (np.log(clipped / (1 - clipped)) + _LOGIT_LIMIT) / (2 * _LOGIT_LIMIT)
+    bins: npt.NDArray[np.int64] = (place * BINS).astype(np.int64)
+    return bins
 
 
 def _over_entropy(loss: float, rate: float) -> float:

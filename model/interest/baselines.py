@@ -10,7 +10,7 @@ from model.batch import Batch
 from model.embedding.initial import mix
 from model.spec import ModelSpec
 
-PRIOR = 0.2
+PRIOR = 0.1
 """The click probability that an untrained network starts from."""
 
 PRIOR_LOGIT = math.log(PRIOR / (1.0 - PRIOR))

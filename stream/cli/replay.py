@@ -18,6 +18,7 @@ from stream.cli.options import (
 )
 from stream.datasets import NAMES, open_dataset
 from stream.datasets.candidates import Negatives
+from stream.errors import SettingsError
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
 from stream.runtime import signals
@@ -96,7 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace, predictions: Path) -> Settings:
     arms = [{"name": name, "preset": name, "learn_from": "all"} for name in arguments.arms.split(",")]
     trainer = REPLAY["trainer"] | {"progressive_log": str(predictions)}
-    return load_settings(arguments, defaults=REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer})
+    settings = load_settings(arguments, defaults=REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer})
+    if settings.worker.labels != "window":
+        raise SettingsError("a replay judges each prediction by its final label: it needs worker.labels=window")
+    return settings
 
 
 def _run_with_progress(replay: Replay, console: Console) -> float:

@@ -24,7 +24,7 @@ from stream.kafka.topic_admin import verify
 from stream.local.system import keep_logs, local_system
 from stream.schema.topics import Topics
 from stream.settings import Settings
-from stream.simulation.config import SHORT_WINDOWS
+from stream.simulation.config import EARLY_LABELS, SHORT_WINDOWS
 
 if TYPE_CHECKING:
     from stream.experiment.plan import Experiment, ExperimentPlan
@@ -34,11 +34,11 @@ _TRAINING_S = 60.0
 
 LOCAL: dict[str, Any] = {
     "topics": {"partitions": 4},
-    "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
+    "worker": {**SHORT_WINDOWS, **EARLY_LABELS, "idle_timeout_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
     "monitor": {"window_s": SHORT_WINDOWS["attribution_window_s"]},
 }
-"""Defaults of a run of a minute or two: short windows."""
+"""Defaults of a run of a minute or two: short windows, early labels."""
 
 
 def add_parser(commands: Commands) -> None:

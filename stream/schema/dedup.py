@@ -53,6 +53,10 @@ class RecentIds:
         self._old = set(ids.tolist())
 
 
+_OF_CLICKS = np.uint64(0xC2B2_AE3D_27D4_EB4F)
+"""Tells the ids of clicks from those of samples."""
+
+
 def request_hash(request: RequestKey) -> int:
     """Return the 64-bit id of a request."""
     return xxh3_64_intdigest(request.text.encode())
@@ -64,3 +68,10 @@ def sample_ids(request: RequestKey, items: npt.NDArray[np.uint64]) -> npt.NDArra
     mixed = (items ^ salt) * GOLDEN_RATIO
     ids: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
     return ids
+
+
+def click_ids(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the (C,) ids by which a trainer recognises repeated clicks, from the `sample_ids` of what was clicked."""
+    mixed = (ids ^ _OF_CLICKS) * GOLDEN_RATIO
+    clicks: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
+    return clicks

@@ -103,6 +103,10 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         commit_interval_s: how often state and offsets become durable.
         attribution_window_s: how long after its impression a click counts, in event time.
         allowed_lateness_s: how much longer a window stays open for records that come late, in event time.
+        labels: when a shown item without a click is learned: `window`, when its attribution window closes; `early`,
+            `label_wait_s` after its impression, and a click that comes later takes that back. Outcomes are counted when
+            they are final, either way. Workers and trainer must have the same.
+        label_wait_s: how long `early` waits for a click, in event time.
         idle_timeout_s: silence of a partition after which its event time follows the clock.
         max_topic_wait_s: how long a topic that lags and brings nothing is waited for.
         max_impression_age_s: older impressions are counted, not answered.
@@ -123,6 +127,8 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     commit_interval_s: Positive = 0.5
     attribution_window_s: Positive = 60.0
     allowed_lateness_s: NotNegative = 5.0
+    labels: Literal["window", "early"] = "window"
+    label_wait_s: NotNegative = 0.5
     idle_timeout_s: Positive = 5.0
     max_topic_wait_s: NotNegative = 2.0
     max_impression_age_s: Positive = 300.0

@@ -16,6 +16,9 @@ Seconds = Annotated[float, Meta(gt=0)]
 SHORT_WINDOWS = {"attribution_window_s": 5.0, "allowed_lateness_s": 0.5}
 """Settings of a worker in a run of a minute or two, so that negative labels come as in a long run."""
 
+EARLY_LABELS = {"labels": "early", "label_wait_s": 0.5}
+"""Settings of a worker whose models shall learn what is not clicked before the windows close."""
+
 
 class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many users and items there are, what users care about, and how fast that changes.

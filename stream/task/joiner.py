@@ -1,9 +1,12 @@
 """Impressions joined with clicks: labels at once for clicks, at the window's end for the rest. Knows no Kafka.
 
 Every (request, item) of the shown items is labelled once: positive when its click arrives, negative when the
-attribution window closes by event time. A click may arrive before its impression was scored, and may prove that a
-candidate was seen which was not among the `slots` best. A click that finds no impression within the window is
-refused. A request is known by its user and id together: the requests of two users never meet, whatever their ids.
+attribution window closes by event time. With early labels, what is not clicked a short time after its impression is
+negative to learn from already; a click may still follow. What is counted stays as it is: once, when it is final.
+
+A click may arrive before its impression was scored, and may prove that a candidate was seen which was not among the
+`slots` best. A click that finds no impression within the window is refused. A request is known by its user and id
+together: the requests of two users never meet, whatever their ids.
 """
 
 import heapq
@@ -23,13 +26,17 @@ _CLICKS = "c"
 """What the keys of the table begin with; `RequestKey.text` follows."""
 _MOST_EARLY = 1000
 
+Use = Literal["learn", "count", "both"]
+"""What a label is for: to be learned from (a sample), to be counted (an outcome), or both."""
+
 
 class PendingImpression(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
     answer (0 is the best), `clicked` 1 where a click came, `numbers` as in `Sample`. `opened` is the event time from
-    which its window runs, `teams` as in `Score`.
+    which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed out to learn from
+    before the window's end.
     """
 
     request_id: str
@@ -48,6 +55,7 @@ class PendingImpression(Struct):
     opened: int = 0
     teams: list[Team] = []
     numbers: bytes = b""
+    learned: bool = False
 
     @property
     def request(self) -> RequestKey:
@@ -71,6 +79,7 @@ class LabelledItems:
     indices: list[int]
     label: Literal[0, 1]
     clicked_at: int
+    use: Use = "both"
 
 
 class PendingTable(Protocol):
@@ -93,12 +102,17 @@ class Joiner:
         table: keeps what must outlive the process; read here, written by `save`.
         window_ms: attribution window: a click counts up to this long after its impression, in event time.
         lateness_ms: how much longer a window stays open, for records that come out of order.
+        learn_ms: early labels: how long after its impression, in event time, a shown item without a click is negative
+            to learn from; None to wait for the window's end.
     """
 
-    def __init__(self, table: PendingTable, *, window_ms: int, lateness_ms: int = 0) -> None:
+    def __init__(
+        self, table: PendingTable, *, window_ms: int, lateness_ms: int = 0, learn_ms: int | None = None
+    ) -> None:
         self._table = table
         self._window = window_ms
         self._keep = window_ms + lateness_ms
+        self._learn = learn_ms
         self._open: dict[RequestKey, PendingImpression] = {}
         self._early: dict[RequestKey, list[EarlyClick]] = {}
         self._changed: set[RequestKey] = set()
@@ -143,7 +157,7 @@ class Joiner:
         pending.opened = max(pending.ts, self.event_time)
         self._open[request] = pending
         self._changed.add(request)
-        self._schedule(pending.opened, request)
+        self._schedule_impression(pending)
         for waiting in self._early.pop(request, ()):
             yield from self.click(waiting.click, waiting.origin)
 
@@ -174,7 +188,7 @@ class Joiner:
             yield LabelledItems(pending, [index], 1, origin.timestamp)
 
     def advance(self, event_time: int) -> Iterator[LabelledItems | RefusedRecord]:
-        """Move event time (ms) on; yields the negatives of windows that closed, and clicks that found no impression."""
+        """Move event time (ms) on; yields the negatives that are due, and clicks that found no impression."""
         self.event_time = max(self.event_time, event_time)
         while self._deadlines and self._deadlines[0][0] < self.event_time:
             _, request = heapq.heappop(self._deadlines)
@@ -182,9 +196,12 @@ class Joiner:
             if pending is not None and self._is_over(pending.opened):
                 del self._open[request]
                 self._changed.add(request)
-                shown = (index for index, rank in enumerate(pending.ranks) if rank < pending.slots)
-                if unclicked := [index for index in shown if not pending.clicked[index]]:
-                    yield LabelledItems(pending, unclicked, 0, 0)
+                if unclicked := _unclicked(pending):
+                    yield LabelledItems(pending, unclicked, 0, 0, "count" if pending.learned else "both")
+            elif pending is not None and self._is_to_learn(pending) and (unclicked := _unclicked(pending)):
+                pending.learned = True
+                self._changed.add(request)
+                yield LabelledItems(pending, unclicked, 0, 0, "learn")
             early = self._early.get(request)
             if early is not None and self._is_over(early[-1].opened):
                 del self._early[request]
@@ -225,7 +242,7 @@ class Joiner:
                 pending = _decode_pending(value)
                 requests.add(pending.request)
                 self._open[pending.request] = pending
-                self._schedule(pending.opened, pending.request)
+                self._schedule_impression(pending)
             else:
                 for waiting in _decode_early(value):
                     request = waiting.click.request
@@ -239,8 +256,22 @@ class Joiner:
     def _is_over(self, opened: int) -> bool:
         return opened + self._keep < self.event_time
 
+    def _is_to_learn(self, pending: PendingImpression) -> bool:
+        return self._learn is not None and not pending.learned and pending.opened + self._learn < self.event_time
+
     def _schedule(self, opened: int, request: RequestKey) -> None:
         heapq.heappush(self._deadlines, (opened + self._keep, request))
+
+    def _schedule_impression(self, pending: PendingImpression) -> None:
+        self._schedule(pending.opened, pending.request)
+        if self._learn is not None and not pending.learned:
+            heapq.heappush(self._deadlines, (pending.opened + self._learn, pending.request))
+
+
+def _unclicked(pending: PendingImpression) -> list[int]:
+    """Return the shown candidates that no click has come for."""
+    shown = (index for index, rank in enumerate(pending.ranks) if rank < pending.slots)
+    return [index for index in shown if not pending.clicked[index]]
 
 
 def _words(request: RequestKey) -> str:

@@ -6,44 +6,46 @@ import numpy as np
 
 from state.behavior import BehaviorArray, item_key
 from stream.schema.events import Outcome, RequestKey, Sample, Team
-from stream.task.joiner import LabelledItems
+from stream.task.joiner import LabelledItems, Use
+
+Result = tuple[Sample | None, Outcome | None]
+"""What comes of a label: a sample where it is to be learned from, an outcome where it is to be counted."""
 
 
 def merge_labels(labelled_items: Iterable[LabelledItems]) -> list[LabelledItems]:
-    """Return the labelled items; those of one request with the same label become one."""
-    merged: dict[tuple[RequestKey, int], LabelledItems] = {}
+    """Return the labelled items; those of one request with the same label and use become one."""
+    merged: dict[tuple[RequestKey, int, Use], LabelledItems] = {}
     for labelled in labelled_items:
-        key = (labelled.pending.request, labelled.label)
+        key = (labelled.pending.request, labelled.label, labelled.use)
         if known := merged.get(key):
             clicked_at = max(known.clicked_at, labelled.clicked_at)
-            labelled = LabelledItems(known.pending, known.indices + labelled.indices, known.label, clicked_at)
+            indices = known.indices + labelled.indices
+            labelled = LabelledItems(known.pending, indices, known.label, clicked_at, known.use)
         merged[key] = labelled
     return list(merged.values())
 
 
-def samples_and_outcomes(labelled: LabelledItems, sequence: BehaviorArray) -> Iterator[tuple[Sample, Outcome]]:
-    """Yield a sample and its outcome; for an interleaved request, those of each team that placed some of it.
+def samples_and_outcomes(labelled: LabelledItems, sequence: BehaviorArray | None) -> Iterator[Result]:
+    """Yield a sample and its outcome, as the label's use is; of an interleaved request, those of each team.
 
     Args:
         labelled: items of one request that got the same label.
-        sequence: the user's behaviours as they stood when the request was scored.
+        sequence: the user's behaviours as they stood when the request was scored; None where nothing is learned.
     """
     pending = labelled.pending
-    if not pending.teams:
-        yield _pair(labelled, labelled.indices, Team(pending.arm, pending.epoch, pending.version, []), sequence)
-    for team in pending.teams:
-        members = set(team.members)
-        if indices := [index for index in labelled.indices if index in members]:
-            yield _pair(labelled, indices, team, sequence)
+    teams = pending.teams or [Team(pending.arm, pending.epoch, pending.version, [])]
+    for team in teams:
+        members = set(team.members) if pending.teams else None
+        indices = [index for index in labelled.indices if members is None or index in members]
+        if indices:
+            sample = None if sequence is None else _sample(labelled, indices, team, sequence)
+            yield sample, None if labelled.use == "learn" else _outcome(labelled, indices, team)
 
 
-def _pair(labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray) -> tuple[Sample, Outcome]:
+def _sample(labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray) -> Sample:
     pending = labelled.pending
-    items = [pending.items[index] for index in indices]
-    ranks = [pending.ranks[index] for index in indices]
-    probabilities = [pending.probabilities[index] for index in indices]
     width = len(pending.numbers) // len(pending.items)
-    sample = Sample(
+    return Sample(
         request_id=pending.request_id,
         user=pending.user,
         arm=by.arm,
@@ -52,24 +54,27 @@ def _pair(labelled: LabelledItems, indices: list[int], by: Team, sequence: Behav
         version=by.version,
         clicked_at=labelled.clicked_at,
         sequence=sequence.tobytes(),
-        items=np.array([item_key(item) for item in items], dtype="<u8").tobytes(),
+        items=np.array([item_key(pending.items[index]) for index in indices], dtype="<u8").tobytes(),
         categories=np.array([pending.categories[index] for index in indices], dtype="<u4").tobytes(),
-        positions=np.array(ranks, dtype="<u2").tobytes(),
-        probabilities=np.array(probabilities, dtype="<f4").tobytes(),
+        positions=np.array([pending.ranks[index] for index in indices], dtype="<u2").tobytes(),
+        probabilities=np.array([pending.probabilities[index] for index in indices], dtype="<f4").tobytes(),
         labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
         numbers=b"".join(pending.numbers[index * width : (index + 1) * width] for index in indices),
     )
-    outcome = Outcome(
+
+
+def _outcome(labelled: LabelledItems, indices: list[int], by: Team) -> Outcome:
+    pending = labelled.pending
+    return Outcome(
         request_id=pending.request_id,
         user=pending.user,
         arm=pending.arm,
         ts=pending.ts,
         epoch=by.epoch,
         version=by.version,
-        items=items,
-        positions=ranks,
-        probabilities=probabilities,
+        items=[pending.items[index] for index in indices],
+        positions=[pending.ranks[index] for index in indices],
+        probabilities=[pending.probabilities[index] for index in indices],
         labels=[labelled.label] * len(indices),
         team=by.arm if pending.teams else "",
     )
-    return sample, outcome

@@ -15,7 +15,7 @@ import numpy as np
 from model.example import Example
 from state.behavior import BehaviorArray, category_key, item_key
 from state.partition import Partition
-from stream.schema.events import Behavior, Impression, Outcome, Sample
+from stream.schema.events import Behavior, Impression
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
 from stream.schema.topics import Topics
@@ -23,6 +23,7 @@ from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
 from stream.task.decode import UnitCensus
 from stream.task.fold import SequenceFold
+from stream.task.labels import Result
 from stream.task.record_queue import Entry, RecordQueue
 from stream.task.resume import ResumePoint
 from stream.task.windows import AttributionWindows
@@ -232,11 +233,11 @@ class Task:
         """Let event time run on at the speed of the wall clock; only for a partition known to be read to its end."""
         self._refuse(self._windows.advance_idle_time(now))
 
-    def take_results(self) -> tuple[list[tuple[Sample, Outcome]], list[RefusedRecord]]:
-        """Return the samples with their outcomes, and the refused records, that came up since the last call."""
+    def take_results(self) -> tuple[list[Result], list[RefusedRecord]]:
+        """Return the samples and outcomes, and the refused records, that came up since the last call."""
         self._refuse(self._windows.close_due())
         refused, self._refused = self._refused, []
-        return self._windows.take_samples(), refused
+        return self._windows.take_results(), refused
 
     def commit(self) -> None:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""

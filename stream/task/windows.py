@@ -7,17 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from state.partition import Partition
-from stream.schema.events import Click, Impression, Outcome, Sample
+from stream.schema.events import Click, Impression
 from stream.schema.record import Record, RefusedRecord
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
-from stream.task.labels import merge_labels, samples_and_outcomes
+from stream.task.labels import Result, merge_labels, samples_and_outcomes
 
 
 class AttributionWindows:
     """Collects the labels of answered impressions: clicks at once, the other shown items when their window closes.
+
+    With early labels, those are learned from `label_wait_s` after their impression, and counted at the window's end.
 
     Event time is the newest `ts` of the partition. Where no record comes, `advance_idle_time` lets it run on at the
     speed of the wall clock.
@@ -35,6 +37,7 @@ class AttributionWindows:
             partition.pending,
             window_ms=round(settings.attribution_window_s * 1000),
             lateness_ms=round(settings.allowed_lateness_s * 1000),
+            learn_ms=round(settings.label_wait_s * 1000) if settings.labels == "early" else None,
         )
         self._idle_timeout_s = settings.idle_timeout_s
         self._active_at: float | None = None
@@ -117,13 +120,13 @@ class AttributionWindows:
         idle_s = 0.0 if self._active_at is None else now - self._active_at
         return self._collect(self._joiner.advance(self.event_time + round(idle_s * 1000)))
 
-    def take_samples(self) -> list[tuple[Sample, Outcome]]:
-        """Return the samples, with their outcomes, of all labels since the last call.
+    def take_results(self) -> list[Result]:
+        """Return the samples and outcomes of all labels since the last call.
 
         Labels of one request that came up together travel as one sample, or one for each team that placed them.
         """
         labelled, self._labelled = merge_labels(self._labelled), []
-        return [pair for each in labelled for pair in self._samples(each)]
+        return [result for each in labelled for result in self._results(each)]
 
     def save(self) -> None:
         """Bring the partition's table of open requests up to date."""
@@ -138,7 +141,9 @@ class AttributionWindows:
                 self._labelled.append(result)
         return refused
 
-    def _samples(self, labelled: LabelledItems) -> Iterable[tuple[Sample, Outcome]]:
+    def _results(self, labelled: LabelledItems) -> Iterable[Result]:
+        if labelled.use == "count":
+            return samples_and_outcomes(labelled, None)
         pending = labelled.pending
         sequence = self._fold.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._length):

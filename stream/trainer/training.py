@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from model.example import Example
+from model.example import LATE_CLICK, Example
 from model.learner import Learner
 from model.metrics import ProgressiveMetrics
 from model.serialization.checkpoint import ArmState
@@ -23,7 +23,7 @@ from state.behavior import from_bytes
 from stream.errors import TrainerError
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
-from stream.schema.dedup import RecentIds, sample_ids
+from stream.schema.dedup import RecentIds, click_ids, sample_ids
 from stream.schema.events import Sample
 from stream.settings import ArmSettings, Settings
 from stream.trainer.predictions import PREDICTION
@@ -43,8 +43,8 @@ class TrainingExample:
         arm: of the user.
         user: whose sample it is.
         clicked_at: as in `Sample`.
-        features: sequence, items and labels.
-        ids: (C,) ids of its (request, item) pairs.
+        features: sequence, items and labels. A click on what was learned as unclicked has label `LATE_CLICK`.
+        ids: those that were new with it, of (request, item) pairs and of clicks.
     """
 
     arm: str
@@ -54,12 +54,13 @@ class TrainingExample:
     ids: npt.NDArray[np.uint64]
 
 
-def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0) -> TrainingExample | None:
+def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0, early: bool = False) -> TrainingExample | None:
     """Unpack a sample, leaving out the items learned before; None when nothing is left.
 
     Args:
         sample: what to unpack.
         seen: what was learned before.
+        early: whether items come as unclicked before that is final. Then a click on one of those is new as well.
         numbers: how many numbers of each item arms read; those of a sample that has another number are left out.
 
     Raises:
@@ -72,7 +73,7 @@ def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0) -> Train
     if not len(items) == len(categories) == len(labels) or (labels > 1).any():
         raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
     ids = sample_ids(sample.request, items)
-    new = seen.add(ids)
+    new, labels, added = _learned(ids, labels, seen) if early else _unseen(ids, labels, seen)
     if not new.any():
         return None
     known = unpack_numbers(sample.numbers, len(items), numbers)
@@ -81,10 +82,37 @@ def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0) -> Train
         sample.ts,
         items[new],
         categories[new],
-        labels[new].astype(np.float32),
+        labels[new],
         numbers=None if known is None else known[new],
     )
-    return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, ids[new])
+    return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, added)
+
+
+_Bools = npt.NDArray[np.bool_]
+_Labels = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.uint64]
+
+
+def _unseen(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds) -> tuple[_Bools, _Labels, _Ids]:
+    """Return (C,) which items are new, (C,) their labels, and the ids that were added: one label an item."""
+    new = seen.add(ids)
+    return new, labels.astype(np.float32), ids[new]
+
+
+def _learned(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds) -> tuple[_Bools, _Labels, _Ids]:
+    """Return the same where an item may come unclicked and then clicked, in whatever order and however often.
+
+    A click is recognised by an id of its own. One whose item was learned already was learned as unclicked.
+    """
+    clicked = labels == 1
+    new = np.ones(len(ids), np.bool_)
+    of_clicks = click_ids(ids[clicked])
+    new[clicked] = seen.add(of_clicks)
+    first = np.zeros(len(ids), np.bool_)
+    first[new] = seen.add(ids[new])
+    added = np.concatenate([ids[first], of_clicks[new[clicked]]])
+    taken = np.where(clicked & ~first, LATE_CLICK, labels).astype(np.float32)
+    return new & (first | clicked), taken, added
 
 
 class ArmTrainer:
@@ -148,8 +176,9 @@ class ArmTrainer:
         if self._log is not None:
             with _writing(self._log_path):
                 for example, probabilities in zip(examples, predicted, strict=True):
-                    self._log.write(_rows(example, probabilities).tobytes())
-                    self.predictions += len(probabilities)
+                    rows = _rows(example, probabilities)
+                    self._log.write(rows.tobytes())
+                    self.predictions += len(rows)
         return lost
 
     def _one_by_one(self, batch: Sequence[Example]) -> list[int]:
@@ -191,6 +220,7 @@ class Training:
             arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
         }
         self._known = {arm.name for arm in settings.models}
+        self._early = settings.worker.labels == "early"
         self._numbers = count_numbers(settings.half_lives_s)
         self._from_all = any(arm.arm.learn_from == "all" for arm in self.arms.values())
         self.unknown_arms: Counter[str] = Counter()
@@ -206,17 +236,21 @@ class Training:
     def take(self, sample: Sample) -> TrainingExample | None:
         """Return what is new in a sample, None when it was all seen before.
 
-        One of an arm that the settings do not have, as after a new name, is counted apart; it is no sample learned
-        unless some arm learns from all.
+        An item counts as one sample; a click on what was learned as unclicked is counted as a late click instead. One
+        of an arm that the settings do not have, as after a new name, is counted apart; it is no sample learned unless
+        some arm learns from all.
 
         Raises:
             ValueError: when it is damaged.
         """
-        example = unpack_sample(sample, self.seen, numbers=self._numbers)
+        example = unpack_sample(sample, self.seen, numbers=self._numbers, early=self._early)
         if example is None:
             self.counts["repeated"] += 1
             return None
-        new = len(example.features.items)
+        late = int(_late(example).sum())
+        new = len(example.features.items) - late
+        if late:
+            self.counts["late_clicks"] += late
         if self._numbers and example.features.numbers is None:
             self.counts["samples_without_statistics"] += new
         if example.arm not in self._known:
@@ -253,7 +287,7 @@ class Training:
             if trainer.arm.learn:
                 learned.update(set(mine) - failed)
         for index in lost:
-            self.counts["skipped"] += len(examples[index].ids)
+            self.counts["skipped"] += len(examples[index].features.items)
             if index not in learned:
                 self.seen.forget(examples[index].ids)
         return lost
@@ -290,9 +324,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _rows(example: TrainingExample, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
+    """Return the rows of a log: one an item, with the label that came first. A late click has none."""
     rows = np.empty(len(probabilities), dtype=PREDICTION)
     rows["ts"] = example.features.ts
     rows["user"] = xxh3_64_intdigest(example.user.encode())
     rows["label"] = example.features.labels
     rows["probability"] = probabilities
-    return rows
+    first: npt.NDArray[np.void] = rows[~_late(example)]
+    return first
+
+
+def _late(example: TrainingExample) -> npt.NDArray[np.bool_]:
+    assert example.features.labels is not None
+    return example.features.labels == LATE_CLICK

@@ -10,10 +10,11 @@ from stream.kafka.clients import to_record
 from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.producer import ReliableProducer
 from stream.runtime.logs import log
-from stream.schema.events import Outcome, Sample, Score, Spent, encode_json, encode_packed
+from stream.schema.events import Score, Spent, encode_json, encode_packed
 from stream.schema.record import RefusedRecord
 from stream.schema.topics import Topics
 from stream.task.answer import Answer
+from stream.task.labels import Result
 from stream.task.task import ScoringRequest
 from stream.worker.metrics import WorkerMetrics
 
@@ -69,13 +70,13 @@ class TaskProducer:
         )
         self._metrics.answer_seconds.observe(max(0, wall_ms() - request.record.timestamp) / 1000)
 
-    def send_results(
-        self, number: int, results: Iterable[tuple[Sample, Outcome]], refused: Iterable[RefusedRecord]
-    ) -> None:
+    def send_results(self, number: int, results: Iterable[Result], refused: Iterable[RefusedRecord]) -> None:
         """Send the samples, outcomes and dead letters of one partition number."""
         for sample, outcome in results:
-            self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
-            self._sender.send(self._topics.outcomes, encode_packed(outcome), key=sample.user, partition=number)
+            if sample is not None:
+                self._sender.send(self._topics.samples, encode_packed(sample), key=sample.user, partition=number)
+            if outcome is not None:
+                self._sender.send(self._topics.outcomes, encode_packed(outcome), key=outcome.user, partition=number)
         for refusal in refused:
             log(
                 _logger,

@@ -291,7 +291,10 @@ class Harness:
         assert found == {user: sequence.tobytes() for user, sequence in expected.items()}
 
     def check_samples(self) -> None:
-        """See that each shown item of the answers came out as a sample with the right label, and nothing else did."""
+        """See that each shown item of the answers came out as a sample with the right label, and nothing else did.
+
+        Where labels come early, what was clicked may have come out as unclicked before.
+        """
         keys = {item_key(item): item for item in ITEMS}
         labels: dict[tuple[RequestKey, str], set[int]] = {}
         for value in self.read(self.topics.samples):
@@ -300,6 +303,8 @@ class Harness:
                 np.frombuffer(sample.items, "<u8").tolist(), np.frombuffer(sample.labels, "u1").tolist(), strict=True
             ):
                 labels.setdefault((sample.request, keys[key]), set()).add(label)
+        if self.settings.worker.labels == "early":
+            labels = {pair: {max(found)} for pair, found in labels.items()}
         expected = {pair: {label} for pair, label in self.shown().items()}
         wrong = {pair for pair in labels.keys() | expected.keys() if labels.get(pair) != expected.get(pair)}
         assert not wrong, [(pair, labels.get(pair), expected.get(pair)) for pair in sorted(wrong)[:10]]

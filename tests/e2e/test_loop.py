@@ -67,3 +67,51 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_and_learns_each_sample_onc
         saved = load_newest(harness.directory / "checkpoints").checkpoint
         assert saved is not None
         assert saved.epoch > epoch
+
+
+def test_early_labels_come_to_the_final_ones_when_worker_and_trainer_are_killed(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    harness = Harness(kafka, topics, topic_prefix, tmp_path, worker={"labels": "early", "label_wait_s": 0.0})
+
+    def late_clicks() -> tuple[int, int]:
+        """How many clicks came in `samples` after their item was unclicked, and how many of them were learned."""
+        first: dict[tuple[RequestKey, int], int] = {}
+        late = set()
+        for value in harness.read(topics.samples):
+            sample = decode_sample(value)
+            for item, label in zip(np.frombuffer(sample.items, "<u8").tolist(), sample.labels, strict=True):
+                if label > first.setdefault((sample.request, item), label):
+                    late.add((sample.request, item))
+        found = load_newest(harness.directory / "checkpoints").checkpoint
+        return len(late), found.counts.get("late_clicks", 0) if found else 0
+
+    with harness:
+        harness.processes.start("trainer", "trainer")
+        harness.start_worker("worker-1", instance="one")
+        harness.wander(500)
+        harness.traffic(40)
+        for _ in range(20):
+            harness.ask()
+            harness.wander(5)
+        harness.replace_worker("worker-1", "worker-2")
+        harness.traffic(40)
+        wait_for(lambda: harness.trained() > 0, "a checkpoint with samples", processes=harness.processes)
+        harness.kill("trainer")
+        harness.processes.start("trainer-2", "trainer")
+        harness.traffic(40)
+        harness.close_windows()
+
+        def all_learned() -> bool:
+            late, learned = late_clicks()
+            return late == learned > 0
+
+        wait_for(all_learned, "all late clicks to be learned", processes=harness.processes)
+        harness.settle()
+        assert len(set(late_clicks())) == 1
+        outcomes = {
+            (outcome.request, item): label
+            for outcome in map(decode_outcome, harness.read(topics.outcomes))
+            for item, label in zip(outcome.items, outcome.labels, strict=True)
+        }
+        assert outcomes == harness.shown()

@@ -188,7 +188,7 @@ def account(
         late_clicks=len(late),
         refused=len(refused),
         labels_wrong=sum(
-            values != {shown.get(pair)}
+            not right_labels(harness, values, shown.get(pair))
             for pair, values in labels.items()
             if pair not in removed.clicks and pair[0] not in orphans
         ),
@@ -258,6 +258,12 @@ def _first_answers(history: History) -> tuple[dict[RequestKey, Score], int]:
     for score in answers:
         first.setdefault(score.request, score)
     return first, len(answers) - len(first)
+
+
+def right_labels(harness: Harness, labels: Set[int], label: int | None) -> bool:
+    """Say whether an item came out with its label alone or, where labels come early, as unclicked before its click."""
+    early = harness.settings.worker.labels == "early"
+    return labels == {label} or (early and label == 1 and labels == {0, 1})
 
 
 def labels_of(history: History) -> dict[Pair, set[int]]:

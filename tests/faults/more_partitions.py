@@ -8,7 +8,7 @@ from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from stream.schema.events import RequestKey, Score, decode_behavior, decode_impression, decode_score
 from stream.schema.partitioner import partition_of
-from tests.faults.accounts import Account, Accounts, labels_of
+from tests.faults.accounts import Account, Accounts, labels_of, right_labels
 from tests.faults.episode import PARTITIONS, Episode, Setting
 
 _NOTICED_S = 20.0
@@ -95,7 +95,9 @@ class MorePartitions(Episode):
         shown = {(request, score.items[i]) for request, score in answers.items() for i in score.order[: score.slots]}
         labels = labels_of(self.history)
         positives = {pair for pair, values in labels.items() if 1 in values}
-        self._labels_wrong += sum(values != {int(pair in harness.clicked)} for pair, values in labels.items())
+        self._labels_wrong += sum(
+            not right_labels(harness, values, int(pair in harness.clicked)) for pair, values in labels.items()
+        )
         learned, clicked = harness.trained(), harness.clicked
         self._add("impressions", Account(len(answers), len(answers), 0, 0))
         self._add(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,8 @@ from torch.nn import functional
 
 from model.batch import collate
 from model.errors import CheckpointError
-from model.example import Example
+from model.example import LATE_CLICK, Example
+from model.interest.baselines import PRIOR
 from model.learner import WHOLE_BATCH, Learner
 from model.metrics import auc, normalised_entropy
 from model.network import Network
@@ -148,16 +150,79 @@ def test_clicks_alone_change_nothing_of_what_predicts() -> None:
     learners = [Learner(small("counts"), OptimSpec(average=share), seed=4) for share in (0.0, 0.99)]
     clicks = [
         [dataclasses.replace(each, labels=np.ones_like(each.labels)) for each in examples(8, seed=step)]
-        for step in range(20)
+        for step in range(30)
     ]
     for batch in clicks:
         raw, averaged = (np.concatenate(learner.learn(batch)).mean() for learner in learners)
-    assert averaged == pytest.approx(0.2, abs=0.1)
+    assert averaged == pytest.approx(PRIOR)
     assert raw > 0.8
     restored = Learner(small("counts"), seed=4)
     restored.load_state(learners[1].state())
     assert_same(restored.learn(clicks[0]), learners[1].learn(clicks[0]))
     assert_same(restored.learn(clicks[1]), learners[1].learn(clicks[1]))
+
+
+@pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts", "popularity"])
+def test_until_something_unclicked_is_learned_all_candidates_get_the_prior(kind: str) -> None:
+    learner, batch = Learner(small(kind), seed=5), examples(8, seed=1)
+    np.testing.assert_allclose(np.concatenate(learner.predict(batch)), PRIOR, atol=1e-6)
+    learner.learn(batch)
+    assert np.ptp(np.concatenate(learner.predict(batch))) > 1e-4
+
+
+def with_labels(example: Example, labels: npt.NDArray[Any]) -> Example:
+    return dataclasses.replace(example, labels=labels.astype(np.float32))
+
+
+def test_the_loss_of_a_late_click_is_that_of_a_click_less_that_of_none() -> None:
+    """Together with the step on label 0 that went before, the gradient is that of one click."""
+    spec, rng = small("counts"), np.random.default_rng(3)
+    learner, network = Learner(spec, OptimSpec(clip=1e9, average=0.0), seed=2), Network(spec, seed=2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=OptimSpec().dense_lr)
+    for seed in range(3):
+        batch = [with_labels(each, rng.integers(0, 3, len(each.items))) for each in examples(80, seed=seed)]
+        learner.learn(batch)
+        total = sum(len(example.items) for example in batch)
+        losses = []
+        for example in batch:
+            one = collate([example], length=spec.length, numbers=spec.numbers)
+            logits, labels = network(one, None, None)[0], torch.from_numpy(example.labels)
+            clicked, unclicked = (
+                functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
+                for label in (1.0, 0.0)
+            )
+            late = labels == LATE_CLICK
+            losses.append(torch.where(late, clicked - unclicked, torch.where(labels == 1, clicked, unclicked)).sum())
+        optimizer.zero_grad()
+        (torch.stack(losses).sum() / max(total, WHOLE_BATCH)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    dense = learner.base("a").tensors
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_allclose(dense[name], tensor.numpy(), atol=5e-5)
+
+
+def test_clicks_that_come_after_their_items_were_learned_as_unclicked_are_predicted_as_often_as_they_come() -> None:
+    learner, rng = Learner(small("counts")), np.random.default_rng(0)
+    predicted = []
+    for _ in range(300):
+        [example] = examples(1, seed=int(rng.integers(1 << 30)))
+        shown = dataclasses.replace(
+            example, items=rng.choice(example.items, 10), categories=np.zeros(10, np.uint32), numbers=None
+        )
+        predicted += learner.learn([with_labels(shown, np.zeros(10))])
+        clicked = dataclasses.replace(shown, items=shown.items[:1], categories=shown.categories[:1])
+        learner.learn([with_labels(clicked, np.full(1, LATE_CLICK))])
+    lately = np.concatenate(predicted)[-2000:]
+    assert 0.07 < lately.mean() < 0.13, "one in ten was clicked"
+
+
+def test_late_clicks_alone_are_clicks_and_move_nothing_that_predicts() -> None:
+    learner = Learner(small("counts"), seed=4)
+    batch = [with_labels(each, np.full(len(each.items), LATE_CLICK)) for each in examples(8, seed=1)]
+    before = learner.predict(batch)
+    learner.learn(batch)
+    assert learner.steps == 1
+    assert_same(learner.predict(batch), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

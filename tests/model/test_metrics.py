@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.example import LATE_CLICK
 from model.metrics import ProgressiveMetrics, auc, calibration, gauc, log_loss, normalised_entropy
 
 Array = npt.NDArray[np.float64]
@@ -135,6 +136,19 @@ def test_a_restored_accumulator_goes_on_as_the_one_that_was_saved() -> None:
         accumulator.add(labels[1_500:], predictions[1_500:])
     assert second.total() == whole.total()
     assert second.last_window() == whole.last_window()
+
+
+def test_a_late_click_moves_its_sample_to_the_clicked_ones() -> None:
+    rng = np.random.default_rng(1)
+    predictions = rng.random(5000)
+    labels = (rng.random(5000) < predictions).astype(np.float64)
+    late = (labels == 1) & (rng.random(5000) < 0.5)
+    expected, moved = ProgressiveMetrics(), ProgressiveMetrics()
+    expected.add(labels, predictions)
+    moved.add(np.where(late, 0.0, labels), predictions)
+    moved.add(np.full(late.sum(), LATE_CLICK), predictions[late])
+    for one, other in ((expected.total(), moved.total()), (expected.last_window(), moved.last_window())):
+        assert msgspec.structs.astuple(one) == pytest.approx(msgspec.structs.astuple(other), rel=1e-9)
 
 
 def test_predictions_that_are_no_numbers_are_counted_and_left_out() -> None:

@@ -194,8 +194,8 @@ class Bench:
 
     def settle(self) -> None:
         results, refused = self.task.take_results()
-        self.samples += [sample for sample, _ in results]
-        self.outcomes += [outcome for _, outcome in results]
+        self.samples += [sample for sample, _ in results if sample is not None]
+        self.outcomes += [outcome for _, outcome in results if outcome is not None]
         self.refused += refused
 
     def reasons(self) -> list[str]:

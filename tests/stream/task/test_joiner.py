@@ -1,16 +1,26 @@
-"""The joiner against an oracle: every shown item labelled once, clicks at once, the rest when the window closes."""
+"""The joiner against an oracle: every shown item labelled once, clicks at once, the rest when the window closes.
 
+With early labels: learned from early, counted as ever, and whatever happens it comes to one label an item.
+"""
+
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.schema.events import Click
+from model.example import LATE_CLICK
+from state.behavior import behaviors, item_key
+from stream.schema.dedup import RecentIds
+from stream.schema.events import Click, RequestKey
 from stream.schema.record import Record, RefusedRecord
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
+from stream.task.labels import merge_labels, samples_and_outcomes
+from stream.trainer.training import unpack_sample
 
 WINDOW = 1000
+WAIT = 200
 
 
 class Memory:
@@ -188,6 +198,132 @@ def test_every_shown_item_is_labelled_once_and_rightly_whatever_the_order_the_id
     assert sorted(refused, key=str) == sorted(unusable, key=str)
     joiner.save()
     assert table.values.keys() <= {"t"}, "nothing is left but the event time"
+
+
+def early(table: Memory | None = None) -> Joiner:
+    return Joiner(table or Memory(), window_ms=WINDOW, learn_ms=WAIT)
+
+
+def labelled(results: Iterable[LabelledItems | RefusedRecord]) -> list[tuple[list[int], int, str]]:
+    found = list(results)
+    assert all(isinstance(each, LabelledItems) for each in found)
+    return [(each.indices, each.label, each.use) for each in found if isinstance(each, LabelledItems)]
+
+
+def test_early_labels_are_learned_after_the_wait_and_counted_when_they_are_final() -> None:
+    joiner = early()
+    assert not list(joiner.impression(pending(candidates=5, slots=4)))
+    assert labelled(joiner.click(*click("i0"))) == [([0], 1, "both")]
+    assert not list(joiner.advance(WAIT))
+    assert labelled(joiner.advance(WAIT + 1)) == [([1, 2, 3], 0, "learn")]
+    assert labelled(joiner.click(*click("i2", ts=500))) == [([2], 1, "both")]
+    assert labelled(joiner.click(*click("i4", ts=500))) == [([4], 1, "both")]
+    assert not list(joiner.advance(WINDOW))
+    assert labelled(joiner.advance(WINDOW + 1)) == [([1, 3], 0, "count")]
+    assert len(joiner) == 0
+
+
+def test_early_labels_of_a_window_that_closes_first_are_learned_and_counted_together() -> None:
+    joiner = early()
+    list(joiner.impression(pending()))
+    assert labelled(joiner.advance(WINDOW + 1)) == [([0, 1], 0, "both")]
+    assert not list(joiner.advance(10 * WINDOW))
+
+
+def test_that_items_were_learned_early_is_saved_and_holds_whatever_labels_are_wanted_then() -> None:
+    table = Memory()
+    joiner = early(table)
+    list(joiner.impression(pending()))
+    joiner.save()
+    assert labelled(joiner.advance(WAIT + 1)) == [([0, 1], 0, "learn")]
+    assert joiner.unsaved
+    assert labelled(early(table).advance(WAIT + 1)) == [([0, 1], 0, "learn")], "after a crash it comes again"
+    joiner.save()
+    assert not list(early(table).advance(WINDOW))
+    for after in (early(table), Joiner(table, window_ms=WINDOW)):
+        assert labelled(after.advance(WINDOW + 1)) == [([0, 1], 0, "count")]
+
+
+def test_a_request_that_was_opened_before_there_were_early_labels_gets_them() -> None:
+    table = Memory()
+    before = Joiner(table, window_ms=WINDOW)
+    assert not list(before.impression(pending()))
+    before.save()
+    stored = msgspec.msgpack.decode(table.values["i1:ur"])
+    assert stored.pop("learned") is False
+    table.values["i1:ur"] = msgspec.msgpack.encode(stored)
+    assert labelled(early(table).advance(WAIT + 1)) == [([0, 1], 0, "learn")]
+
+
+steps = st.integers(0, 40)
+
+
+@given(
+    st.dictionaries(
+        who,
+        st.tuples(st.integers(0, 2000), st.lists(st.tuples(st.integers(-100, 1100), st.integers(0, 4)), max_size=6)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sets(steps),
+    st.sets(steps, max_size=6),
+    st.sets(st.tuples(steps, st.integers(0, 6))),
+)
+def test_what_is_learned_of_early_labels_comes_to_one_final_label_an_item_whatever_is_repeated(
+    requests: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]],
+    saves: set[int],
+    crashes: set[int],
+    held: set[tuple[int, int]],
+) -> None:
+    """A crash goes back to the last save and does the rest again; `held` are the steps, by life, without `advance`."""
+    events: list[tuple[int, RequestKey, str]] = []
+    for (user, request_id), (start, clicks) in requests.items():
+        request = RequestKey(user, request_id)
+        events.append((start, request, ""))
+        events += [(max(0, start + delay), request, f"i{item}") for delay, item in clicks]
+    events.sort(key=lambda event: event[0])
+    table, seen = Memory(), RecentIds(10_000)
+    joiner, saved, life, step = early(table), 0, 0, 0
+    learned: Counter[tuple[RequestKey, int, int]] = Counter()
+    outcomes: dict[tuple[RequestKey, str], set[int]] = {}
+
+    def take(results: list[LabelledItems | RefusedRecord]) -> None:
+        for each in merge_labels(each for each in results if isinstance(each, LabelledItems)):
+            for sample, outcome in samples_and_outcomes(each, None if each.use == "count" else behaviors([])):
+                example = None if sample is None else unpack_sample(sample, seen, early=True)
+                if sample is not None and example is not None:
+                    assert example.features.labels is not None
+                    for item, label in zip(example.features.items.tolist(), example.features.labels, strict=True):
+                        learned[sample.request, item, int(label > 0)] += 1
+                        learned[sample.request, item, 0] -= int(label == LATE_CLICK)
+                for item in outcome.items if outcome is not None else ():
+                    outcomes.setdefault((each.pending.request, item), set()).add(each.label)
+
+    while step < len(events):
+        ts, request, item = events[step]
+        results = [] if (step, life) in held else list(joiner.advance(ts))
+        if item:
+            results += joiner.click(*click(item, request_id=request.request_id, ts=ts, user=request.user))
+        else:
+            results += joiner.impression(pending(request.request_id, user=request.user, ts=ts, candidates=5, slots=3))
+        take(results)
+        step += 1
+        if step in saves:
+            joiner.save()
+            saved = step
+        if step in crashes:
+            crashes = crashes - {step}
+            joiner, step, life = early(table), saved, life + 1
+    take(list(joiner.advance(100_000)))
+    expected = {}
+    for (user, request_id), (_, clicks) in requests.items():
+        for index in range(5):
+            clicked = any(item == index and delay <= WINDOW for delay, item in clicks)
+            if clicked or index < 3:
+                expected[RequestKey(user, request_id), f"i{index}"] = int(clicked)
+    assert outcomes == {pair: {label} for pair, label in expected.items()}
+    net = {key: count for key, count in learned.items() if count}
+    assert net == {(request, item_key(item), label): 1 for (request, item), label in expected.items()}
 
 
 def test_what_lies_under_the_request_id_alone_is_taken_up_and_moved() -> None:

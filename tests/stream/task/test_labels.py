@@ -1,11 +1,29 @@
 """Labels of what was shown: clicks, closed windows, repeats."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from state.behavior import category_key, item_key
 from stream.schema.events import RequestKey
-from tests.stream.task.support import LATER, T0, USER, USERS, Bench, Log, behavior, click, impression, keys, labels_in
+from tests.stream.task.support import (
+    IDLE_S,
+    LATER,
+    T0,
+    USER,
+    USERS,
+    Bench,
+    Log,
+    beginning,
+    behavior,
+    click,
+    impression,
+    keys,
+    labels_in,
+    mixing,
+)
 
 
 def test_shown_slots_become_negatives_and_a_click_proves_any_candidate(bench: Bench) -> None:
@@ -97,3 +115,74 @@ def test_a_repeated_request_is_answered_again_and_labelled_once(bench: Bench) ->
     assert sorted(labels) == sorted((RequestKey(USER, "r"), item_key(item)) for item in ("c2", "c3"))
     assert {sample.version for sample in bench.samples} == {1}, "what was shown first is learned from"
     assert {sample.ts for sample in bench.samples} == {T0}
+
+
+EARLY: dict[str, Any] = {"labels": "early", "label_wait_s": 0.2}
+
+
+def said(bench: Bench) -> tuple[list[tuple[list[int], list[int]]], list[tuple[list[str], list[int]]]]:
+    """Return what is to be learned, (item keys, labels) of each sample, and what is to be counted."""
+    samples = [
+        (np.frombuffer(each.items, "<u8").tolist(), np.frombuffer(each.labels, "u1").tolist()) for each in bench.samples
+    ]
+    return samples, [(each.items, each.labels) for each in bench.outcomes]
+
+
+def test_early_labels_are_samples_after_the_wait_and_outcomes_when_they_are_final(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "state", **EARLY)
+    log = Log(behavior("a", 0), impression(ts=1, size=4, slots=3))
+    bench.turn(*log.records)
+    bench.turn(log.write(click("c1", 100)), log.write(behavior("x", 201)))
+    assert said(bench) == ([(keys("c1"), [1])], [(["c1"], [1])])
+    bench.turn(log.write(behavior("x", 202)))
+    assert said(bench)[0][1:] == [(keys("c2", "c3"), [0, 0])]
+    bench.turn(log.write(click("c3", 500)))
+    bench.turn(log.write(behavior("x", 1 + LATER)))
+    samples, outcomes = said(bench)
+    assert samples[1:] == [(keys("c2", "c3"), [0, 0]), (keys("c3"), [1])]
+    assert outcomes == [(["c1"], [1]), (["c3"], [1]), (["c2"], [0])]
+    assert len({sample.sequence for sample in bench.samples}) == 1, "all show what was scored"
+    assert bench.task.counts["samples"] == 4
+    bench.close()
+
+
+def test_early_labels_of_a_quiet_partition_wait_for_the_idle_time_and_clicks_do_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "state", **EARLY)
+    log = Log(impression(size=3, slots=3))
+    bench.turn(*log.records, log.write(click("c0", 10)), now=0.0)
+    assert [labels for _, labels in said(bench)[0]] == [[1]]
+    assert not bench.task.waits_for_event_time(IDLE_S)
+    assert bench.task.waits_for_event_time(IDLE_S + 0.1)
+    bench.task.advance_idle_time(IDLE_S + 0.1)
+    bench.settle()
+    assert [labels for _, labels in said(bench)[0]] == [[1], [0, 0]]
+    bench.close()
+
+
+def test_what_was_learned_early_and_not_committed_is_sampled_again_byte_for_byte(tmp_path: Path) -> None:
+    log = Log(impression(size=3, slots=3), behavior("x", 300))
+    lives = [Bench(tmp_path / "state", **EARLY)]
+    lives[0].turn(*log.records)
+    lives[0].close()
+    lives.append(Bench(tmp_path / "state", beginning(answers=lives[0].given), **EARLY))
+    lives[1].turn(*log.records)
+    assert lives[0].samples == lives[1].samples != []
+    lives[1].task.commit()
+    lives[1].close()
+    lives.append(Bench(tmp_path / "state", **EARLY))
+    lives[2].turn(log.write(click("c0", 400)), log.write(behavior("x", LATER)))
+    assert said(lives[2]) == ([(keys("c0"), [1])], [(["c0"], [1]), (["c1", "c2"], [0, 0])])
+    lives[2].close()
+
+
+def test_of_an_interleaved_request_each_team_learns_early_what_it_placed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "state", answering=mixing, **EARLY)
+    log = Log(impression(size=4, slots=4), behavior("x", 300))
+    bench.turn(*log.records)
+    assert len(bench.samples) == 2
+    assert {sample.arm for sample in bench.samples} == {"reversing", "forward"}
+    assert not bench.outcomes
+    bench.turn(log.write(behavior("x", LATER)))
+    assert len(bench.samples) == 2
+    assert {(outcome.arm, outcome.team) for outcome in bench.outcomes} == {("mixed", "reversing"), ("mixed", "forward")}
+    bench.close()

@@ -335,5 +335,7 @@ def _rows(example: TrainingExample, probabilities: npt.NDArray[np.float32]) -> n
 
 
 def _late(example: TrainingExample) -> npt.NDArray[np.bool_]:
+    """Return (C,) which of its items are late clicks."""
     assert example.features.labels is not None
-    return example.features.labels == LATE_CLICK
+    late: npt.NDArray[np.bool_] = example.features.labels == LATE_CLICK
+    return late

@@ -3,9 +3,11 @@
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.serialization.checkpoint import load_newest
+from stream.schema.events import RequestKey, decode_outcome, decode_sample
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 

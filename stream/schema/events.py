@@ -154,6 +154,7 @@ class Sample(Struct, frozen=True, array_like=True):
     Those of an interleaved request come apart by team, under the arm that placed them. `numbers` holds what the stream
     knew of each item when it was scored, float16 (`model.statistics`); it is empty where no arm reads that.
     `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
+    With early labels, an item that is clicked late comes twice: with label 0, then with label 1.
     """
 
     request_id: str

@@ -205,6 +205,15 @@ def test_a_replay_of_a_small_folder_asks_and_judges_every_arm_the_same(tmp_path:
         assert f"{name}: AUC 0." in done.stdout
 
 
+def test_a_replay_with_early_labels_says_why_there_is_none(tmp_path: Path) -> None:
+    write_baskets(tmp_path / "baskets", baskets=150)
+    arguments: list[str | Path] = ["--data", tmp_path / "baskets", "--set", "worker.labels=early"]
+    done = run("replay", "complete-journey", *arguments, scratch=tmp_path / "scratch")
+    assert done.returncode == 1
+    assert "it needs worker.labels=window" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_replay_without_its_data_says_what_is_missing(tmp_path: Path) -> None:
     done = run("replay", "complete-journey", "--data", tmp_path / "nowhere", scratch=tmp_path / "scratch")
     assert done.returncode == 1

@@ -50,8 +50,8 @@ def intervals(*names: str) -> dict[str, float | None]:
 
 def test_random_purchases_cannot_be_predicted() -> None:
     """A basket that leaked into its own scores, as history or as a training example, would be predictable."""
-    found = ProgressiveValidation("counts-50", intervals("hour", NEVER), Baskets(960))(lambda _: None)
-    assert len(found.labels) == 5 * 720
+    found = ProgressiveValidation("counts-50", intervals("hour", NEVER), Baskets(1400))(lambda _: None)
+    assert len(found.labels) == 5 * 1050
     for scores in found.scores.values():
         chance = clustered_auc(found.labels, scores, found.users)
         assert chance.low < 0.5 < chance.high

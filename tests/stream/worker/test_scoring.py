@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from model.example import Example
+from model.interest.baselines import PRIOR
 from model.learner import Learner
 from model.scorer import Scorer
 from model.spec import ModelSpec
@@ -242,7 +243,7 @@ def test_an_arm_that_cannot_answer_has_the_candidates_own_order_and_stops_no_oth
         fallen += 1
         score = as_score(impression, answer)
         assert score.order == list(range(len(example.items)))
-        assert score.probabilities == [pytest.approx(0.2)] * len(example.items)
+        assert score.probabilities == [pytest.approx(PRIOR)] * len(example.items)
         assert (score.epoch, score.version) == (0, 0)
     assert fallen > 10
     assert arms.fallback.counts == {"din": fallen}
@@ -281,7 +282,7 @@ def test_of_an_interleaved_list_the_team_that_cannot_answer_is_marked(monkeypatc
             mixed += 1
             first, second = as_score(impression, answer).teams
             assert (first.arm, first.epoch, first.version, second.arm) == ("counts", 0, 0, "lot")
-            assert answer.probabilities[first.members].tolist() == [pytest.approx(0.2)] * len(first.members)
+            assert answer.probabilities[first.members].tolist() == [pytest.approx(PRIOR)] * len(first.members)
     assert mixed > 10
     assert arms.fallback.counts == {"counts": mixed}
 

@@ -151,7 +151,15 @@ def _simulate(
     config = with_changes(WorldConfig(users=arguments.users, history=arguments.history), arguments.world)
     world = World(config, seed=arguments.seed, start=round(1000 * time.time()))
     topics = Topics(settings.topics.prefix)
-    traffic = Traffic(settings.kafka, topics, world, rate=arguments.rate, slots=SLOTS, seed=arguments.seed)
+    traffic = Traffic(
+        settings.kafka,
+        topics,
+        world,
+        rate=arguments.rate,
+        slots=SLOTS,
+        seed=arguments.seed,
+        await_outcomes=settings.worker.labels == "early",
+    )
     before = simulate_pre_period(world, arguments.pre_impressions, SLOTS)
     observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
     partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)

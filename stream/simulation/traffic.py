@@ -19,7 +19,7 @@ from stream.experiment.interleaving import InterleavingVotes
 from stream.kafka.reader import TopicReader
 from stream.report.schema import ArmTrace
 from stream.runtime.closing import Resources, close_all
-from stream.schema.events import RequestKey, Score
+from stream.schema.events import RequestKey, Score, decode_outcome
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.simulation.hashing import Ints
@@ -57,6 +57,8 @@ class TrafficTotals:
     clicks: int = 0
     behaviors: int = 0
     trained: int = 0
+    outcomes: int = 0
+    """Items with a final label; only where they are awaited."""
     freshness: list[tuple[float, float]] = field(default_factory=list)
     """(at, s) from a click produced to the first score received of a model that has learned from it."""
     dead_letters: int = 0
@@ -84,14 +86,25 @@ class Traffic:
         rate: mean impressions a second (Poisson).
         slots: items shown of each answer.
         seed: of arrivals and delays.
+        await_outcomes: whether `await_training` waits for final labels as well; early labels are learned before.
     """
 
     def __init__(
-        self, kafka: Mapping[str, str], topics: Topics, world: World, *, rate: float, slots: int, seed: int = 0
+        self,
+        kafka: Mapping[str, str],
+        topics: Topics,
+        world: World,
+        *,
+        rate: float,
+        slots: int,
+        seed: int = 0,
+        await_outcomes: bool = False,
     ) -> None:
         self._topics = topics
         self._client = Client(kafka, topics)
-        self._watched = TopicReader(kafka, [topics.model_updates, topics.dead_letters])
+        self._await_outcomes = await_outcomes
+        watched = [topics.model_updates, topics.dead_letters] + [topics.outcomes] * await_outcomes
+        self._watched = TopicReader(kafka, watched)
         self._trained_before = _trained(kafka, topics)
         self._world = world
         self._rate = rate
@@ -163,7 +176,7 @@ class Traffic:
     def await_training(self, deadline_s: float, watch: Watch = _ignore) -> bool:
         """Wait until the trainer has learned every shown item; says whether it did within `deadline_s` seconds."""
         deadline = time.monotonic() + deadline_s
-        while self.untrained and time.monotonic() < deadline:
+        while (self.untrained or self._unfinished) and time.monotonic() < deadline:
             self._read_updates(_WATCH_S)
             watch(self)
         return not self.untrained
@@ -181,8 +194,16 @@ class Traffic:
     @property
     def untrained(self) -> int:
         """Items shown that the trainer has not announced as learned."""
-        shown = sum(sum(arm.shown) for arm in self.totals.arms.values())
-        return max(0, shown - self.totals.trained)
+        return max(0, self._shown - self.totals.trained)
+
+    @property
+    def _unfinished(self) -> bool:
+        """Whether an item shown waits for its final label."""
+        return self._await_outcomes and self.totals.outcomes < self._shown
+
+    @property
+    def _shown(self) -> int:
+        return sum(sum(arm.shown) for arm in self.totals.arms.values())
 
     def _visit(self, now: float) -> None:
         ts = round(now * 1000)
@@ -249,6 +270,8 @@ class Traffic:
         for message in self._watched.read(timeout_s):
             if message.topic() == self._topics.dead_letters:
                 self.totals.dead_letters += 1
+            elif message.topic() == self._topics.outcomes:
+                self.totals.outcomes += len(decode_outcome(message.value() or b"").items)
             elif announced := read_update_headers(message.headers()):
                 self.totals.trained = max(self.totals.trained, announced.samples - self._trained_before)
                 if announced.clicks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from stream.errors import ConsumerFatalError, WorkerError
+from stream.errors import ConsumerFatalError, StreamError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.identity import LogWatch
@@ -26,6 +26,9 @@ from stream.worker.takeover import TakeOver
 _logger = logging.getLogger("samstream.worker")
 
 _REJOIN_INTERVAL_S = 60.0
+_POLL_S = 0.1
+_SETTLE_S = 5.0
+"""How long a worker that ends waits for an assignment that is on its way."""
 
 
 class Membership:
@@ -64,6 +67,7 @@ class Membership:
         self._before_revoke = before_revoke
         self._before_lost = before_lost
         self._failure: Exception | None = None
+        self._assigned = self._closing = False
         self._taking: TakeOver | None = None
         self._rejoined_at = -_REJOIN_INTERVAL_S
         self._released_counts: Counter[str] = Counter()
@@ -157,9 +161,24 @@ class Membership:
 
     def close(self) -> None:
         """Close the tasks without a commit, and leave the group; all of it, whatever cannot be closed."""
-        close_all([self._release, self.consumer.close])
+        self._closing = True
+        close_all([self._release, self._settle, self.consumer.close])
+
+    def _settle(self) -> None:
+        """Wait for an assignment that is on its way; what it brings is not taken.
+
+        One that comes while librdkafka closes the consumer can wait for that to end, which waits for it (seen in 2.16
+        on Apache Kafka, when a worker ended right after its start).
+        """
+        deadline = time.monotonic() + _SETTLE_S
+        while not self._assigned and time.monotonic() < deadline:
+            try:
+                self.consumer.receive(_POLL_S)
+            except StreamError:
+                return
 
     def _join(self) -> TaskConsumer:
+        self._assigned = False
         connection = ConnectionHealth(self._settings.kafka)
         own = {
             "group.id": self._settings.worker.group,
@@ -177,12 +196,17 @@ class Membership:
         return new_consumer(self._settings.kafka, {"group.id": self._settings.worker.group})
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned = True
         try:
-            self._take_over(consumer, _numbers(partitions))
+            # Nothing is read until a partition is ready; without this call the client would read all of them.
+            consumer.assign([])
+            if not self._closing:
+                self._take_over(_numbers(partitions))
         except Exception as error:
             self._failure = error
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned = False
         log(_logger, "revoked", partitions=_listed(_numbers(partitions)))
         try:
             close_all([self._before_revoke, self._release])
@@ -190,15 +214,14 @@ class Membership:
             self._failure = error
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned = False
         log(_logger, "lost", logging.WARNING, partitions=_listed(_numbers(partitions)))
         try:
             close_all([self._before_lost, self._release])
         except Exception as error:
             self._failure = error
 
-    def _take_over(self, consumer: Consumer, numbers: list[int]) -> None:
-        # Nothing is read until a partition is ready; without this call the client would read all of them.
-        consumer.assign([])
+    def _take_over(self, numbers: list[int]) -> None:
         topics = self._topics
         logs = self._watch.begin((topics.behaviors, topics.impressions, topics.clicks, topics.scores))
         for log_now in logs.values():

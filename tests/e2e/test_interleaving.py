@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from model.serialization.checkpoint import load_newest
+from model.statistics.primary import STATISTICS
 from stream.experiment.interleaving import seeded_coin
 from stream.schema.events import RequestKey, Score, decode_outcome, decode_sample, decode_score
 from stream.schema.topics import Topics
@@ -67,7 +68,7 @@ def test_teams_are_in_scores_and_outcomes_and_survive_a_killed_worker(
         assert {decode_sample(value).arm for value in harness.read(topics.samples)} == {"popularity", "counts", "lot"}
         saved = load_newest(harness.directory / "checkpoints").checkpoint
         assert saved is not None
-        assert saved.arms.keys() == {"counts", "lot", "popularity"}
+        assert saved.arms.keys() == {"counts", "lot", "popularity", STATISTICS}
 
 
 def check_draft(score: Score) -> None:

@@ -9,7 +9,7 @@ import pytest
 from state.partition import Partition
 from stream.schema.events import RequestKey, decode_score
 from stream.schema.topics import Topics
-from tests.e2e.harness import LENGTH, Harness
+from tests.e2e.harness import LENGTH, Harness, wait_for
 
 LATE_CLICKS = 5
 
@@ -113,4 +113,23 @@ def test_a_directory_that_cannot_be_right_ends_the_worker_with_what_to_do(
         assert not [word for word in told if word not in last], last
         # Nothing stands in the way of one whose directory is right: no locks, no member of the group.
         harness.start_worker("right", *in_directory(harness, "right"), *quick)
+        harness.traffic(3)
+
+
+def await_start(harness: Harness, name: str) -> None:
+    log = harness.processes.log(name)
+    wait_for(lambda: " started " in log.read_text(), f"{name} to start", processes=harness.processes)
+
+
+def test_a_worker_that_is_asked_to_end_while_it_joins_its_group_ends(harness: Harness) -> None:
+    """An assignment that is on its way when the consumer is closed must not be waited for by what it waits for."""
+    with harness:
+        for life in range(4):
+            name = f"joining-{life}"
+            harness.processes.start(
+                name, "worker", "--set", "worker.model_wait_s=0", "--set", "kafka.group.instance.id=one"
+            )
+            await_start(harness, name)
+            harness.end(name)
+        harness.start_worker("worker", "--set", "worker.model_wait_s=0", instance="one")
         harness.traffic(3)

@@ -55,7 +55,7 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
 ) -> None:
     address, scratch = kafka["bootstrap.servers"], tmp_path / "scratch"
     mine = [f"topics.prefix={topic_prefix}", f"worker.group={topic_prefix}w", f"monitor.group={topic_prefix}m"]
-    quicker = ("worker.attribution_window_s=2", "worker.allowed_lateness_s=0.2", "worker.idle_timeout_s=1")
+    quicker = ("worker.attribution_window_s=4", "worker.allowed_lateness_s=0.2", "worker.idle_timeout_s=1")
     flags = [flag for setting in (*mine, *quicker) for flag in ("--set", setting)]
     ran, reported = tmp_path / "ran", tmp_path / "reported"
     done = run(

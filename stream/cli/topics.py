@@ -1,6 +1,7 @@
 """`samstream topics`: creates the topics that are missing, or checks those that exist."""
 
 import argparse
+import sys
 
 from stream.cli.options import Commands, add_settings_command, load_settings
 from stream.kafka import topic_admin
@@ -21,7 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     topics, needs = Topics(settings.topics.prefix), needs_of(settings)
     if arguments.action == "check":
         report = topic_admin.inspect(settings.kafka, topics, partitions=settings.topics.partitions, needs=needs)
-        if len(report.existing) == len(list(topics)):
+        if missing := [topic.name for topic in topics if topic.name not in report.existing]:
+            what = ", ".join(missing)
+            print(f"samstream topics: {what}: missing; `samstream topics create` makes them", file=sys.stderr)
+        else:
             print(f"all topics exist; those keyed by user have {report.partitions} partitions")
     else:
         report = topic_admin.ensure(

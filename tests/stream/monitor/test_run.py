@@ -34,7 +34,10 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
     names = ("Sources", "Server", "Watch")
     sources, server, watch = (type(name, (Closing,), {}) for name in names)
     monitor = SimpleNamespace(
-        app=SimpleNamespace(task=lambda _: None), sources=sources(), report=None, changelog="c", fragments="f"
+        app=SimpleNamespace(task=lambda _: None),
+        sources=sources(),
+        report=None,
+        tell_own_topics=lambda _: None,
     )
 
     def end(_monitor: object) -> int:

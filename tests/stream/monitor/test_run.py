@@ -27,6 +27,9 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
         def __init__(self, *_: Any, **__: Any) -> None:
             pass
 
+        def add(self, *_: str) -> None:
+            pass
+
         def close(self) -> None:
             closed.append(type(self).__name__)
             raise OSError("cannot be closed")

@@ -22,12 +22,15 @@ class ItemStatistics:
     Args:
         half_lives_s: seconds after which an event counts half, as in `ModelSpec.statistics`.
         max_rows: items, and categories, that are counted.
+        length: newest behaviours of a user of which the share is told: no more than the models read, else a short one
+            would learn of a long history here.
 
     Attributes:
         tables: the counts of `item` and of `category`, one column each.
     """
 
-    def __init__(self, half_lives_s: Sequence[float], *, max_rows: int = 2**31 - 1) -> None:
+    def __init__(self, half_lives_s: Sequence[float], *, max_rows: int = 2**31 - 1, length: int = 2**31 - 1) -> None:
+        self._length = length
         lives = (*half_lives_s, math.inf)
         self.tables = {name: DecayedCounts(lives, max_rows=max_rows) for name in ("item", "category")}
         self._rates = 1e-3 / np.array(lives)
@@ -55,6 +58,7 @@ class ItemStatistics:
         ever; of the user's share over the share in all, at each half-life and ever. All are rounded to float16, as they
         travel: what a model reads is to the bit what it learns from later.
         """
+        sequence = sequence[max(len(sequence) - self._length, 0) :]
         everything = self.tables["category"].at(np.array([_ALL]), ts)[:, 0]
         weights = np.exp2(-np.maximum(ts - sequence["ts"].astype(np.int64), 0)[:, None] * self._rates)
         own_total = weights.sum(axis=0)

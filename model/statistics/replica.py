@@ -33,13 +33,15 @@ class StatisticsReplica:
 
     Args:
         half_lives_s: as in `ModelSpec.statistics`.
+        length: as of `ItemStatistics`.
     """
 
-    def __init__(self, half_lives_s: Sequence[float]) -> None:
+    def __init__(self, half_lives_s: Sequence[float], *, length: int) -> None:
         self.version = Version()
         self.fingerprint = statistics_fingerprint(half_lives_s)
         self._half_lives_s = tuple(half_lives_s)
-        self._statistics = ItemStatistics(half_lives_s)
+        self._length = length
+        self._statistics = self._empty()
 
     def with_numbers(self, example: Example) -> Example:
         """Return an example with the (C, n) numbers of its candidates."""
@@ -63,7 +65,7 @@ class StatisticsReplica:
         rows = {table: self._checked(update, table) for table in tables}
         if update.kind == "delta":
             return PreparedCounts(update, rows, None)
-        counted = ItemStatistics(self._half_lives_s)
+        counted = self._empty()
         for name, table in counted.tables.items():
             table.assign(rows[name])
         return PreparedCounts(update, {}, counted)
@@ -80,6 +82,9 @@ class StatisticsReplica:
         for name, rows in prepared.rows.items():
             self._statistics.tables[name].assign(rows)
         self.version = prepared.update.at
+
+    def _empty(self) -> ItemStatistics:
+        return ItemStatistics(self._half_lives_s, length=self._length)
 
     def _checked(self, update: Update, table: str) -> CountRows:
         keys = check_keys(update, f"{table}/keys")

@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_settings_command(commands, "replay", run, text)
     parser.add_argument("dataset", choices=NAMES, help="which data set")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with its files")
-    parser.add_argument("--arms", default="sam,din-50,counts", help="presets to compare (default %(default)s)")
+    parser.add_argument("--arms", default="sam,din,counts", help="presets to compare (default %(default)s)")
     add_report_option(parser)
     add_local_system_options(parser)
     text = "seconds of event time in a second (default: as fast as it goes)"

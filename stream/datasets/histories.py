@@ -22,7 +22,7 @@ class Histories:
 
     def __init__(self, length: int, half_lives_s: Sequence[float]) -> None:
         self._length = length
-        self._statistics = ItemStatistics(half_lives_s)
+        self._statistics = ItemStatistics(half_lives_s, length=length)
         self._ring = Ring.holding(length)
         self._buffers: dict[str, SequenceBuffer] = {}
 

@@ -73,11 +73,12 @@ class Environment:
 
     Args:
         script: what happens independently of what is shown.
+        length: behaviours that the model reads.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, length: int = SEQUENCE_LENGTH) -> None:
         self._script = script
-        self._statistics = ItemStatistics(HALF_LIVES_S)
+        self._statistics = ItemStatistics(HALF_LIVES_S, length=length)
         ring = Ring.holding(SEQUENCE_LENGTH)
         self._buffers = [
             SequenceBuffer(ring, user_prefix(user_name(user)), 0, 0, b"") for user in range(len(script.histories))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from model import device
 from model.spec import preset
-from stream.lab.engine import HALF_LIVES_S, Environment, OnProgress, Rollout
+from stream.lab.engine import HALF_LIVES_S, SEQUENCE_LENGTH, Environment, OnProgress, Rollout
 from stream.lab.rankers import FixedScores, ModelRanker, PopularityRanker, Ranker
 from stream.lab.script import Scenario, Script, generate_script
 
@@ -51,7 +51,8 @@ class Run:
         """
         script = generate_script(self.scenario)
         ranker = _ranker(self.kind, script)
-        environment = Environment(script)
+        reads = preset(self.kind).length if isinstance(ranker, ModelRanker) else SEQUENCE_LENGTH
+        environment = Environment(script, length=reads)
         environment.warm_up(ranker, on_progress)
         rollouts = {}
         for name, update_s in self.variants[:-1]:

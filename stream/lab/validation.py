@@ -17,7 +17,7 @@ from model.scorer import Scorer
 from model.spec import HALF_LIVES_S, preset
 from stream.datasets.base import Dataset, Observation, Visit
 from stream.datasets.histories import Histories
-from stream.lab.engine import SEQUENCE_LENGTH, OnProgress
+from stream.lab.engine import OnProgress
 
 WARM_UP = 0.25
 """Share of the visits, at the beginning, that are for learning only."""
@@ -114,7 +114,7 @@ class _Pass:
         intervals = [each for each in self._servers.values() if each.interval]
         self._shortest = min(intervals, key=lambda each: each.interval or 0)
         self._warm_up_visits = round(WARM_UP * validation.steps)
-        self._histories = Histories(SEQUENCE_LENGTH, HALF_LIVES_S)
+        self._histories = Histories(spec.length, HALF_LIVES_S)
         self._examples: list[Example] = []
         self._users: list[str] = []
         self._labels: list[npt.NDArray[np.float32]] = []

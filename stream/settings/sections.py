@@ -349,6 +349,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return max((arm.spec().statistics for arm in self.models), default=())
 
     @property
+    def statistics_length(self) -> int:
+        """Behaviours of a user of which statistics tell the share: what the shortest arm reads that reads any."""
+        return min((arm.spec().length for arm in self.models if arm.spec().statistics), default=0)
+
+    @property
     def models(self) -> tuple[ArmSettings, ...]:
         """The arms that have a model of their own: all but those that interleave others."""
         return tuple(arm for arm in self.arms if not arm.interleave)

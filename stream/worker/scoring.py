@@ -31,7 +31,8 @@ class ArmScorers:
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
         self.by_model = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
         """Arm → the scorer of its model; interleaved arms have none."""
-        self.statistics = StatisticsReplica(settings.half_lives_s) if settings.half_lives_s else None
+        lives, length = settings.half_lives_s, settings.statistics_length
+        self.statistics = StatisticsReplica(lives, length=length) if lives else None
         """What the stream knows of items, where any arm reads that."""
         self.fallback = FallbackAnswers()
         """Answers where a model has none."""

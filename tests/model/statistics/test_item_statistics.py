@@ -91,3 +91,15 @@ def test_a_candidates_numbers_do_not_depend_on_the_others(candidates: list[int],
     for place in range(len(items)):
         one = slice(place, place + 1)
         assert statistics.features(own, NOW, items[one], categories[one]).tobytes() == together[one].tobytes()
+
+
+def test_the_share_of_a_user_is_that_of_the_newest_behaviours_that_models_read() -> None:
+    """A model of a short history would learn of a long one here."""
+    past, own = drawn(300, 8), drawn(80, 9)
+    short, whole = ItemStatistics(LIVES, length=20), ItemStatistics(LIVES)
+    short.fold(past)
+    whole.fold(past)
+    items = np.arange(1, 30, dtype=np.uint64)
+    asked = NOW, items, (items % 4).astype(np.uint32)
+    assert short.features(own, *asked).tobytes() == whole.features(own[-20:], *asked).tobytes()
+    assert short.features(own, *asked).tobytes() != whole.features(own, *asked).tobytes()

@@ -54,7 +54,7 @@ def numbers(replica: StatisticsReplica) -> Counts:
 
 @given(STEPS)
 def test_a_replica_arrives_at_what_the_primary_counts(steps: list[list[tuple[int, int]] | str]) -> None:
-    counted, replica = primary(), StatisticsReplica(LIVES)
+    counted, replica = primary(), StatisticsReplica(LIVES, length=1000)
     apply(replica, counted.base(STATISTICS))
     events: list[tuple[int, int, int, int]] = []
     for step in steps:
@@ -67,7 +67,7 @@ def test_a_replica_arrives_at_what_the_primary_counts(steps: list[list[tuple[int
         elif step == "base":
             counted.base(STATISTICS)  # for workers that start; this one has the deltas
         elif step == "new worker":
-            replica = StatisticsReplica(LIVES)
+            replica = StatisticsReplica(LIVES, length=1000)
             apply(replica, counted.base(STATISTICS))
         elif step == "restart":
             again = StatisticsPrimary(LIVES, max_rows=100, keep_s=1e9)
@@ -78,7 +78,7 @@ def test_a_replica_arrives_at_what_the_primary_counts(steps: list[list[tuple[int
     apply(replica, counted.delta(STATISTICS))
     whole = primary()
     whole.fold(behaviors(events))
-    expected = StatisticsReplica(LIVES)
+    expected = StatisticsReplica(LIVES, length=1000)
     apply(expected, whole.base(STATISTICS))
     np.testing.assert_allclose(numbers(replica), numbers(expected), rtol=2**-9, atol=1e-5)
 
@@ -94,10 +94,10 @@ def test_a_delta_holds_what_has_changed_alone() -> None:
 
 
 def test_keys_without_an_event_for_long_enough_are_dropped_everywhere() -> None:
-    counted, replica = primary(keep_s=100.0), StatisticsReplica(LIVES)
+    counted, replica = primary(keep_s=100.0), StatisticsReplica(LIVES, length=1000)
     counted.fold(behaviors([event(1, 200_000), event(2, 200_000), event(2, 0)]))
     apply(replica, counted.base(STATISTICS))
-    fresh = StatisticsReplica(LIVES)
+    fresh = StatisticsReplica(LIVES, length=1000)
     apply(fresh, primary().base(STATISTICS))
     assert counted.rows["item"] == 1
     assert (numbers(replica)[0, :3] == numbers(fresh)[0, :3]).all(), "item 1 counts as never seen"
@@ -136,7 +136,7 @@ def changed(update: Update, name: str, tensor: Any) -> Update:
     ],
 )
 def test_an_update_that_is_not_whole_is_refused_and_changes_nothing(reason: str, name: str, tensor: Any) -> None:
-    counted, replica = primary(), StatisticsReplica(LIVES)
+    counted, replica = primary(), StatisticsReplica(LIVES, length=1000)
     counted.fold(behaviors([event(1, 0), event(2, 0)]))
     apply(replica, counted.base(STATISTICS))
     before = numbers(replica)
@@ -148,7 +148,7 @@ def test_an_update_that_is_not_whole_is_refused_and_changes_nothing(reason: str,
 
 
 def test_updates_are_taken_in_their_turn_and_of_the_same_half_lives() -> None:
-    counted, replica = primary(), StatisticsReplica(LIVES)
+    counted, replica = primary(), StatisticsReplica(LIVES, length=1000)
     counted.fold(behaviors([event(1, 0)]))
     with pytest.raises(UpdateRefused, match="does not follow"):
         apply(replica, counted.delta(STATISTICS))
@@ -157,7 +157,7 @@ def test_updates_are_taken_in_their_turn_and_of_the_same_half_lives() -> None:
     with pytest.raises(UpdateRefused, match="is served"):
         apply(replica, base)
     with pytest.raises(UpdateRefused, match=r"model\.statistics"):
-        StatisticsReplica((1.0,)).prepare(base)
+        StatisticsReplica((1.0,), length=1000).prepare(base)
 
 
 def test_counts_of_other_half_lives_are_not_taken_up() -> None:

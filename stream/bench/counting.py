@@ -41,7 +41,7 @@ _DEADLINE_S = 300.0
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Have a trainer learn the same samples, in turns with and without behaviours to count."""
-    rounds, requests, rate = (1, 300, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
+    rounds, requests, rate = (1, 1000, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
     rates: dict[int, list[float]] = {0: [], rate: []}
     counted: dict[int, list[float]] = {0: [], rate: []}
     with (
@@ -124,6 +124,8 @@ def _timed(
         announced = [read_update_headers(message.headers()) for message in updates.read(0.05)]
         learned = max((each.samples for each in announced if isinstance(each, UpdateHeaders)), default=0)
         if first is None and learned >= _WARM_UP * total:
+            if learned >= total:
+                raise StreamError(f"{total} samples are too few: they were all in one update")
             first = time.monotonic(), learned, _written(settings, topics)
         if first is not None and learned >= total:
             took = time.monotonic() - first[0]

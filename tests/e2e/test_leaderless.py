@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from stream.errors import KafkaClientError, KafkaSilentError, TopicError
 from stream.kafka import topic_admin
@@ -43,18 +44,22 @@ def made(kafka: dict[str, str], prefix: str) -> Topics:
     return topics
 
 
-def has_leader(client: Consumer, topic: str) -> bool:
-    """Ask Kafka whether a topic's partition 0 has a leader; False while it does not answer."""
-    try:
-        return bool(client.list_topics(topic, timeout=5).topics[topic].partitions[0].leader >= 0)
-    except KafkaException:
-        return False
+def has_leader(kafka: dict[str, str], topic: str) -> bool:
+    """Ask Kafka whether a topic's partition 0 has a leader; False while it does not answer.
+
+    Each question has a client of its own: one that is told of no brokers forgets all, and would never hear of a leader.
+    """
+    with closing(consumer(kafka, {"group.id": "observer"})) as client:
+        try:
+            return bool(client.list_topics(topic, timeout=2).topics[topic].partitions[0].leader >= 0)
+        except KafkaException:
+            return False
 
 
-def await_new_leader(client: Consumer, topic: str) -> None:
+def await_new_leader(kafka: dict[str, str], topic: str) -> None:
     """Wait until partition 0 has just got a leader again: it keeps that for some seconds."""
-    wait_for(lambda: not has_leader(client, topic), "no leader")
-    wait_for(lambda: has_leader(client, topic), "a leader")
+    wait_for(lambda: not has_leader(kafka, topic), "no leader")
+    wait_for(lambda: has_leader(kafka, topic), "a leader")
 
 
 @pytest.mark.timeout(600)
@@ -63,7 +68,7 @@ def test_a_client_that_has_heard_of_no_leader_asks_again(unsteady: dict[str, str
     topic = made(unsteady, f"asked-{way.replace(' ', '-')}-").outcomes
 
     def asks_again() -> bool:
-        asker, observer = (consumer(unsteady, {"group.id": name}) for name in ("asker", "observer"))
+        asker = consumer(unsteady, {"group.id": "asker"})
 
         def has_forgotten() -> bool:
             try:
@@ -74,7 +79,7 @@ def test_a_client_that_has_heard_of_no_leader_asks_again(unsteady: dict[str, str
 
         try:
             wait_for(has_forgotten, "no leader")
-            await_new_leader(observer, topic)
+            await_new_leader(unsteady, topic)
             if not has_forgotten():
                 return False  # it has bootstrapped anew meanwhile, and heard of the leader by that
             begun = time.monotonic()
@@ -88,15 +93,13 @@ def test_a_client_that_has_heard_of_no_leader_asks_again(unsteady: dict[str, str
             return False  # it may have forgotten all brokers
         finally:
             asker.close()
-            observer.close()
 
     wait_for(asks_again, "a client that hears of a new leader by asking for it", deadline_s=300)
 
 
 def test_a_client_that_is_told_of_no_brokers_and_forgets_all_says_so(unsteady: dict[str, str]) -> None:
     topic = made(unsteady, "forgotten-").outcomes
-    observer = consumer(unsteady, {"group.id": "observer"})
-    await_new_leader(observer, topic)
+    await_new_leader(unsteady, topic)
     # Such a client never looks for its brokers again; by default it may miss its chance to.
     reader = TopicReader(unsteady | {"metadata.recovery.strategy": "none"}, [topic], from_beginning=True)
 
@@ -107,4 +110,3 @@ def test_a_client_that_is_told_of_no_brokers_and_forgets_all_says_so(unsteady: d
     with pytest.raises(KafkaSilentError, match="forgotten all brokers"):
         wait_for(reads, "a word")
     reader.close()
-    observer.close()

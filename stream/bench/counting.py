@@ -91,9 +91,9 @@ def _learning_rate(broker: Broker, directory: Path, requests: int, behaviors: in
     topic_admin.ensure(settings.kafka, topics, partitions=_PARTITIONS, replication=1)
     total = _ITEMS * requests
     updates = TopicReader(settings.kafka, [topics.model_updates])
-    load_ = behaviors_at(behaviors, broker.bootstrap, topics.behaviors) if behaviors else nullcontext()
+    producing = behaviors_at(behaviors, broker.bootstrap, topics.behaviors) if behaviors else nullcontext()
     try:
-        with load_, Processes(directory, settings) as processes:
+        with producing, Processes(directory, settings) as processes:
             if behaviors:
                 _await_counting(settings, topics)
             processes.start("trainer", "trainer")

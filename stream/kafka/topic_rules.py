@@ -24,7 +24,6 @@ from stream.schema.units import DAY_MS
 
 Severity = Literal["error", "warning", "note"]
 
-
 _RECORD_OVERHEAD = 1_000
 _LEAST_CUT_BYTES = 10_000
 """Updates and dead letters are cut to what their topics take, from about this on."""

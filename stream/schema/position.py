@@ -5,6 +5,7 @@ prefix. So an origin is kept with every offset that outlives a process: in the s
 committed offsets. Topic ids are of KIP-516; a broker that has none is told apart by the time of the last record.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -67,6 +68,19 @@ def decode_origin(text: str | None) -> Origin | None:
 def kept_origin(text: str | None, now: LogIdentity) -> Origin:
     """Return the origin that was kept with an offset; before origins were kept, one of this cluster is taken for it."""
     return decode_origin(text) or Origin(LogIdentity(now.cluster, now.topic, "", now.partitions))
+
+
+def encode_origins(
+    logs: Mapping[str, LogIdentity], where: Iterable[tuple[str, int]], timestamps: Mapping[tuple[str, int], int]
+) -> dict[int, str]:
+    """Return partition number → what an offset in it is an offset of, as text, for the partitions of one topic.
+
+    Args:
+        logs: topic → which log it is.
+        where: topic and partition number of each.
+        timestamps: topic and partition number → Kafka timestamp (ms) of the record before the offset, where known.
+    """
+    return {number: Origin(logs[topic], timestamps.get((topic, number), -1)).encode() for topic, number in where}
 
 
 _encode = msgspec.json.Encoder().encode

@@ -24,7 +24,6 @@ from stream.settings import WorkerSettings
 _USERS = 100_000
 _IMPRESSION_BYTES = RECORD_BYTES // 2
 
-
 Event = Behavior | Impression | Click
 
 

@@ -14,7 +14,7 @@ from state.behavior import BehaviorArray, action_key, behaviors, category_key, i
 from stream.kafka.reader import TopicReader
 from stream.runtime.progress import Progress
 from stream.schema.events import DECODE_ERRORS, Behavior, decode_behavior, decode_behaviors
-from stream.schema.position import Origin
+from stream.schema.position import encode_origins
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -98,18 +98,10 @@ class BehaviorCounter:
     def save(self) -> ArmState:
         """Return the counts with the offsets that they have reached, and what these are offsets of."""
         with self._lock:
-            offsets, timestamps = self._positions, self._timestamps
-            logs = self._reader.logs
-            return ArmState(
-                self._statistics.state(),
-                {
-                    "offsets": {str(number): offset for (_, number), offset in offsets.items()},
-                    "origins": {
-                        str(number): Origin(logs[topic], timestamps.get((topic, number), -1)).encode()
-                        for topic, number in offsets
-                    },
-                },
-            )
+            offsets = {str(number): offset for (_, number), offset in self._positions.items()}
+            origins = encode_origins(self._reader.logs, self._positions, self._timestamps)
+            progress = {"offsets": offsets, "origins": {str(number): origin for number, origin in origins.items()}}
+            return ArmState(self._statistics.state(), progress)
 
     def _run(self) -> None:
         progress = None

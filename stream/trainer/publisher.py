@@ -23,7 +23,7 @@ _LEAST_PART = 4096
 """Bytes of the smallest record that updates are cut into, and room for headers and key in what Kafka takes."""
 
 
-class Published(Protocol):
+class UpdateSource(Protocol):
     """What updates are published of: the learner of an arm, or the statistics of the stream."""
 
     @property
@@ -48,7 +48,7 @@ class UpdatePublisher:
     """
 
     def __init__(
-        self, sender: ReliableProducer, topic: str, training: Training, statistics: Published | None = None
+        self, sender: ReliableProducer, topic: str, training: Training, statistics: UpdateSource | None = None
     ) -> None:
         self._sender = sender
         self._topic = topic
@@ -62,7 +62,7 @@ class UpdatePublisher:
 
     def publish_bases(self) -> None:
         """Send all parameters of every arm, and all counts."""
-        for name, source in self._published():
+        for name, source in self._sources():
             # Different keys in turn: compaction leaves the last whole base while the next one is being written.
             key = f"base-{self._bases[name] % 2}" if self._bases[name] else "base-start"
             self._bases[name] += 1
@@ -70,13 +70,13 @@ class UpdatePublisher:
 
     def publish_deltas(self) -> None:
         """Send what has changed in every arm and in the counts since the last delta of each."""
-        for name, source in self._published():
+        for name, source in self._sources():
             if source.changed:
                 update = source.delta(name)
                 clicks = self._training.arms[name].take_clicks() if name in self._training.arms else ()
                 self._publish(update, f"{name}/delta-{update.version % KEPT_DELTAS}", clicks)
 
-    def _published(self) -> Iterator[tuple[str, Published]]:
+    def _sources(self) -> Iterator[tuple[str, UpdateSource]]:
         for name, arm in self._training.arms.items():
             yield name, arm.learner
         if self._statistics is not None:

@@ -30,7 +30,7 @@ from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
 from stream.schema.events import DECODE_ERRORS, decode_sample
-from stream.schema.position import Origin
+from stream.schema.position import encode_origins
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.behavior_counter import BehaviorCounter
@@ -228,14 +228,6 @@ class Trainer:
         self._learn()
         self._publisher.publish_bases()
 
-    def _origins(self) -> dict[int, str]:
-        """Return partition number → what its offset is an offset of, as text."""
-        log, timestamps = self._samples.logs[self._topics.samples], self._samples.timestamps
-        return {
-            number: Origin(log, timestamps.get((topic, number), -1)).encode()
-            for topic, number in self._samples.positions
-        }
-
     def _learn(self) -> None:
         """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
         if self._gathered:
@@ -287,7 +279,7 @@ class Trainer:
                 arms=self._arm_states(),
                 seen=training.seen.to_array(),
                 counts=training.counts,
-                origins=self._origins(),
+                origins=encode_origins(self._samples.logs, positions, self._samples.timestamps),
             ),
             keep=self._settings.keep,
         )

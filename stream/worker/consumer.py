@@ -1,7 +1,6 @@
 """A worker's consumer: hands each task its records, and knows how far each partition has been read."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -14,6 +13,7 @@ from stream.kafka.connection import ConnectionHealth, is_final, is_unknown_topic
 from stream.kafka.offsets import watermarks
 from stream.kafka.removed import skip_removed
 from stream.runtime.closing import close_all
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.task.task import Task
 
@@ -24,7 +24,6 @@ FETCH = 5_000
 _MOST_WAITING = 20_000
 """Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
 _ASK_S = 1.0
-_TELL_S = 30.0
 
 Where = tuple[str, int]
 """Topic and partition number."""
@@ -61,8 +60,7 @@ class TaskConsumer:
         self._ends: set[Where] = set()
         self._paused: set[Where] = set()
         self._on_missing = on_missing
-        self._next_word: dict[int, float] = {}
-        """Code of an error → when it is logged again."""
+        self._log_limit = LogLimit()
         self.missing = 0
         """Records that Kafka had removed before they could be read."""
 
@@ -152,9 +150,7 @@ class TaskConsumer:
             raise ConsumerFatalError(error.str())
         if is_final(error):
             raise WorkerError(f"{name}: {error.str()}")
-        now = time.monotonic()
-        if not is_unknown_topic(error) and now >= self._next_word.get(error.code(), 0.0):
-            self._next_word[error.code()] = now + _TELL_S
+        if not is_unknown_topic(error) and self._log_limit.admit(error.code()) is not None:
             log(_logger, "consume_error", logging.WARNING, where=name, error=error.str())
 
     def _go_on(self, where: Where, *, sure: bool) -> None:

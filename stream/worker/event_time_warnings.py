@@ -4,9 +4,9 @@ A clock that is years behind is refused record by record; one that is hours behi
 """
 
 import logging
-import math
 from collections.abc import Mapping
 
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.task.task import Clocks
 
@@ -16,7 +16,6 @@ _WINDOWS = 2
 """Attribution windows by which the records' timestamps must have advanced before there is something to say."""
 _LEAST_SHARE = 0.1
 """The share of that by which event time moves at least where clocks run."""
-_INTERVAL_S = 30.0
 
 
 class EventTimeWarnings:
@@ -29,7 +28,7 @@ class EventTimeWarnings:
     def __init__(self, window_s: float) -> None:
         self._span_ms = _WINDOWS * 1000 * window_s
         self._begun: dict[int, Clocks] = {}
-        self._next = -math.inf
+        self._log_limit = LogLimit()
 
     def consider(self, clocks: Mapping[int, Clocks], now: float) -> None:
         """Warn if there is reason to.
@@ -47,8 +46,7 @@ class EventTimeWarnings:
                 standing[number] = known, advanced, moved
             if advanced > self._span_ms or advanced < 0:
                 self._begun[number] = known
-        if standing and now >= self._next:
-            self._next = now + _INTERVAL_S
+        if standing and self._log_limit.admit("standing", now=now) is not None:
             number, (known, advanced, moved) = next(iter(sorted(standing.items())))
             log(
                 _logger,

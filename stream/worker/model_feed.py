@@ -34,8 +34,8 @@ _ORDINARY = {"stale", "gap"}
 """Refusals that every start brings, before the first base."""
 
 
-class Published(Protocol):
-    """What updates are published of: the scorer of an arm, or the statistics of the stream."""
+class UpdateTarget(Protocol):
+    """What serves updates: the scorer of an arm, or the statistics of the stream."""
 
     version: Version
 
@@ -63,7 +63,7 @@ class ModelFeed:
         metrics: get the models' versions and ages, and refusals.
     """
 
-    def __init__(self, settings: Settings, scorers: Mapping[str, Published], metrics: WorkerMetrics) -> None:
+    def __init__(self, settings: Settings, scorers: Mapping[str, UpdateTarget], metrics: WorkerMetrics) -> None:
         self._kafka = settings.kafka
         self._topic = Topics(settings.topics.prefix).model_updates
         self._recent_s = _CHECKPOINTS * settings.trainer.checkpoint_interval_s
@@ -201,7 +201,7 @@ class ModelFeed:
                 continue
             return
 
-    def _show(self, arm: str, scorer: Published) -> None:
+    def _show(self, arm: str, scorer: UpdateTarget) -> None:
         self._metrics.model_epoch.labels(arm).set(scorer.version.epoch)
         self._metrics.model_version.labels(arm).set(scorer.version.version)
 

@@ -38,8 +38,8 @@ class ArmScorers:
         """Answers where a model has none."""
 
     @property
-    def published(self) -> dict[str, Scorer | StatisticsReplica]:
-        """All that a trainer publishes updates of, by the names that these have."""
+    def update_targets(self) -> dict[str, Scorer | StatisticsReplica]:
+        """All that serves a trainer's updates, by the names that these have."""
         return {**self.by_model, **({STATISTICS: self.statistics} if self.statistics else {})}
 
     def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:

@@ -20,6 +20,7 @@ from stream.kafka.groups import GroupClient
 from stream.kafka.offsets import watermarks
 from stream.kafka.outage import outage_of
 from stream.runtime.closing import Resources, close_all
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
@@ -38,7 +39,6 @@ _READ_S = 0.1
 _ASK_INTERVAL_S = 1.0
 _PLAN_INTERVAL_S = 10.0
 _RETRY_S = 60.0
-_TELL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Standbys:
         self._retry_at: dict[int, float] = {}
         self._place: Place | None = None
         self._next_plan = 0.0
-        self._next_word = 0.0
+        self._log_limit = LogLimit()
         self._lock = threading.Lock()
         self._releasing = threading.Event()
         self._stop = threading.Event()
@@ -129,9 +129,7 @@ class Standbys:
 
     def _tell(self, error: Exception) -> None:
         """Log why copies do not follow, now and then; of a Kafka that is away there is a line already."""
-        now = time.monotonic()
-        if now >= self._next_word and not outage_of(self._settings.kafka).unanswered:
-            self._next_word = now + _TELL_S
+        if not outage_of(self._settings.kafka).unanswered and self._log_limit.admit("waiting") is not None:
             log(_logger, "standbys_waiting", logging.WARNING, error=error)
 
     def _keep(self, resources: Resources) -> None:

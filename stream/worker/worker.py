@@ -80,7 +80,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
         )
         snapshotter = resources.add(Snapshotter(settings.state, topics, metrics))
         standbys = resources.add(Standbys(settings, topics, snapshotter, metrics, partitions=partitions))
-        feed = resources.add(ModelFeed(settings, scorers.published, metrics))
+        feed = resources.add(ModelFeed(settings, scorers.update_targets, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(
             settings, topics, scorers, feed, producer, snapshotter, standbys, metrics, health, partitions=partitions

@@ -34,17 +34,22 @@ def test_two_workers_and_two_rebalances_lose_and_double_nothing(harness: Harness
         harness.settle()
 
 
+def kill_worker_under_traffic(harness: Harness) -> None:
+    """Kill `worker-1` with requests that it has not answered or committed, and let its successor go on."""
+    for _ in range(20):
+        harness.ask()
+        harness.wander(5)
+    harness.replace_worker("worker-1", "worker-2")
+    harness.traffic(40)
+
+
 def test_a_killed_worker_answers_what_it_had_not_committed_and_doubles_nothing(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
         harness.start_worker("worker-1", instance="one")
         harness.wander(1000)
         harness.traffic(40)
-        for _ in range(20):
-            harness.ask()
-            harness.wander(5)
-        harness.replace_worker("worker-1", "worker-2")
-        harness.traffic(40)
+        kill_worker_under_traffic(harness)
         harness.settle()
 
 
@@ -93,11 +98,7 @@ def test_early_labels_come_to_the_final_ones_when_worker_and_trainer_are_killed(
         harness.start_worker("worker-1", instance="one")
         harness.wander(500)
         harness.traffic(40)
-        for _ in range(20):
-            harness.ask()
-            harness.wander(5)
-        harness.replace_worker("worker-1", "worker-2")
-        harness.traffic(40)
+        kill_worker_under_traffic(harness)
         wait_for(lambda: harness.trained() > 0, "a checkpoint with samples", processes=harness.processes)
         harness.kill("trainer")
         harness.processes.start("trainer-2", "trainer")

@@ -135,6 +135,14 @@ def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
         harness.check_sequences()
 
 
+def raise_partitions(kafka: dict[str, str], topics: Topics) -> None:
+    """Give every topic keyed by user twice as many partitions."""
+    admin = AdminClient({**kafka, "log_level": 0})
+    keyed = [topic.name for topic in topics if topic.key == "user"]
+    for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
+        raised.result()
+
+
 @pytest.mark.parametrize("state", ["kept", "lost"])
 def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answered_from_a_foreign_one(
     kafka: dict[str, str], topics: Topics, harness: Harness, state: str
@@ -142,10 +150,7 @@ def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answ
     with harness:
         harness.start_worker("first")
         harness.traffic(20)
-        admin = AdminClient({**kafka, "log_level": 0})
-        keyed = [topic.name for topic in topics if topic.key == "user"]
-        for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
-            raised.result()
+        raise_partitions(kafka, topics)
         assert "number of partitions" in harness.last_words("first")
         if state == "lost":
             shutil.rmtree(harness.directory / "state")
@@ -164,10 +169,7 @@ def test_more_partitions_end_each_of_several_workers_whichever_partitions_it_is_
         harness.start_worker("first")
         harness.traffic(20)
         harness.processes.stop()
-        admin = AdminClient({**kafka, "log_level": 0})
-        keyed = [topic.name for topic in topics if topic.key == "user"]
-        for raised in admin.create_partitions([NewPartitions(name, 2 * PARTITIONS) for name in keyed]).values():
-            raised.result()
+        raise_partitions(kafka, topics)
         for _ in range(20):
             harness.ask()
         harness.client.flush()

@@ -1,13 +1,45 @@
-"""Samples as they are read from Kafka, and a model that cannot learn one of them."""
+"""Some arms in training, samples as they are read from Kafka, and a model that cannot learn one of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from stream.schema.events import Sample, decode_sample, encode_packed
-from stream.trainer.training import ArmTrainer
+from model.example import Example
+from stream.schema.dedup import sample_ids
+from stream.schema.events import RequestKey, Sample, decode_sample, encode_packed
+from stream.settings import Settings, convert
+from stream.trainer.training import ArmTrainer, Training, TrainingExample
 from tests.model.learning import examples
+
+SMALL = {"item_dim": 4, "category_dim": 4, "statistics": ()}
+ARMS: list[dict[str, Any]] = [
+    {"name": "own", "preset": "sam-10", "model": SMALL},
+    {"name": "all", "preset": "counts-10", "model": {"statistics": ()}, "learn_from": "all"},
+    {"name": "frozen", "preset": "din-10", "model": SMALL, "learn": False},
+]
+
+
+def settings(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Settings:
+    return convert({"arms": arms, "trainer": trainer})
+
+
+def training(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Training:
+    return Training(settings(arms, **trainer), device="cpu")
+
+
+def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[TrainingExample]:
+    return [
+        TrainingExample(
+            arm,
+            f"user-{number}",
+            1000 + number if number % 2 else 0,
+            example,
+            sample_ids(RequestKey(f"user-{number}", "r"), example.items),
+        )
+        for number, example in enumerate(examples(count, seed=seed))
+    ]
 
 
 def sample(request_id: str = "r", *items: int, **changes: Any) -> Sample:
@@ -41,3 +73,9 @@ def poisoned(trainer: ArmTrainer, key: int) -> None:
         "item/touched": np.zeros(1, np.bool_),
     }
     trainer.learner.load_state(state)
+
+
+def labels(example: Example) -> list[float]:
+    assert example.labels is not None
+    found: list[float] = example.labels.tolist()
+    return found

@@ -11,7 +11,7 @@ from stream.kafka.producer import ReliableProducer
 from stream.settings import convert
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.training import Training, diverged
-from tests.stream.trainer.test_training import training_examples
+from tests.stream.trainer.support import training_examples
 
 SETTINGS = convert(
     {

@@ -1,58 +1,23 @@
 """What the trainer does with samples: repeats, damage, prediction before learning, whose samples, and going on."""
 
-from collections import Counter
-from collections.abc import Sequence
-from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from model.errors import CheckpointError
-from model.example import LATE_CLICK, Example
 from model.learner import Learner
 from model.metrics import log_loss
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from model.spec import count_numbers
 from model.statistics.item_statistics import pack_numbers
-from stream.schema.dedup import sample_ids
-from stream.schema.events import RequestKey, Sample
 from stream.settings import ArmSettings, Settings, convert
 from stream.trainer.predictions import PREDICTION, read_predictions
-from stream.trainer.training import Training, TrainingExample
+from stream.trainer.training import Training
 from tests.model.learning import examples
-from tests.stream.trainer.support import poisoned, sample
-
-SMALL = {"item_dim": 4, "category_dim": 4, "statistics": ()}
-ARMS: list[dict[str, Any]] = [
-    {"name": "own", "preset": "sam-10", "model": SMALL},
-    {"name": "all", "preset": "counts-10", "model": {"statistics": ()}, "learn_from": "all"},
-    {"name": "frozen", "preset": "din-10", "model": SMALL, "learn": False},
-]
-
-
-def settings(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Settings:
-    return convert({"arms": arms, "trainer": trainer})
-
-
-def training(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Training:
-    return Training(settings(arms, **trainer), device="cpu")
-
-
-def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[TrainingExample]:
-    return [
-        TrainingExample(
-            arm,
-            f"user-{number}",
-            1000 + number if number % 2 else 0,
-            example,
-            sample_ids(RequestKey(f"user-{number}", "r"), example.items),
-        )
-        for number, example in enumerate(examples(count, seed=seed))
-    ]
+from tests.stream.trainer.support import ARMS, labels, poisoned, sample, settings, training, training_examples
 
 
 def same(one: Learner, other: Learner) -> bool:
@@ -166,84 +131,6 @@ def test_only_the_newest_ids_are_remembered() -> None:
     assert taught.take(sample("first")) is not None
 
 
-# --- early labels ----------------------------------------------------------------------------------------------------
-
-
-def early_training() -> Training:
-    return Training(convert({"arms": ARMS, "worker": {"labels": "early"}}), device="cpu")
-
-
-def one(label: int, *items: int) -> Sample:
-    return sample("r", *(items or (1,)), labels=np.full(len(items) or 1, label, "<u1").tobytes())
-
-
-@pytest.mark.parametrize("restart", range(-1, 4))
-@pytest.mark.parametrize("order", sorted(set(permutations([0, 0, 1, 1]))))
-def test_early_labels_come_to_one_click_whatever_their_order_and_repeats(order: tuple[int, ...], restart: int) -> None:
-    taught, learned = early_training(), list[float]()
-    for step, label in enumerate(order):
-        if step == restart:
-            before, taught = taught, early_training()
-            taught.seen.restore(before.seen.to_array())
-            taught.counts.update(before.counts)
-        example = taught.take(one(label))
-        if example is not None:
-            learned += labels(example.features)
-            assert len(example.ids) == (1 if learned[-1] != 1 else 2)
-    assert learned == ([0.0, LATE_CLICK] if order[0] == 0 else [1.0])
-    assert taught.counts == {"samples": 1, "repeated": 4 - len(learned)} | (
-        {"late_clicks": 1} if len(learned) > 1 else {}
-    )
-
-
-def test_of_early_labels_each_item_of_a_sample_is_told_apart() -> None:
-    taught = early_training()
-    taught.take(one(0, 1, 2, 3))
-    taught.take(one(1, 2))
-    example = taught.take(one(1, 1, 2, 4, 4))
-    assert example is not None
-    assert (example.features.items.tolist(), labels(example.features)) == ([1, 4], [LATE_CLICK, 1.0])
-    example = taught.take(one(0, 1, 5, 4, 5))
-    assert example is not None
-    assert (example.features.items.tolist(), labels(example.features)) == ([5], [0.0])
-    assert taught.counts == {"samples": 5, "late_clicks": 2}
-
-
-def test_without_early_labels_a_click_on_what_was_seen_is_a_repeat() -> None:
-    taught = training()
-    taught.take(one(0))
-    assert taught.take(one(1)) is None
-
-
-@pytest.mark.parametrize("before", [(), (0,)])
-def test_an_early_label_that_could_not_be_learned_may_come_again(before: tuple[int, ...]) -> None:
-    taught = early_training()
-    for label in before:
-        assert taught.take(one(label)) is not None
-    known = Counter(taught.seen.to_array().tolist())
-    example = taught.take(one(1))
-    assert example is not None
-    taught.seen.forget(example.ids)
-    assert Counter(taught.seen.to_array().tolist()) == known
-    again = taught.take(one(1))
-    assert again is not None
-    assert labels(again.features) == labels(example.features)
-
-
-def test_a_late_click_is_judged_as_no_further_sample_and_not_logged(tmp_path: Path) -> None:
-    taught = early_training()
-    trainer = taught.arms["own"]
-    trainer.open_log(tmp_path)
-    for each in (one(0, 1, 2, 3), one(1, 2)):
-        example = taught.take(each)
-        assert example is not None
-        taught.learn([example])
-    trainer.flush_log()
-    assert read_predictions(tmp_path / "own.predictions")["label"].tolist() == [0, 0, 0]
-    total = trainer.metrics.total()
-    assert (trainer.predictions, total.samples, total.positives) == (3, 3, 1)
-
-
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
@@ -271,12 +158,6 @@ def test_every_sample_is_predicted_before_it_is_learned(tmp_path: Path) -> None:
     total = trainer.metrics.total()
     assert (total.samples, total.positives) == (len(rows), rows["label"].sum())
     assert total.log_loss == pytest.approx(log_loss(rows["label"].astype(np.float64), rows["probability"]), rel=1e-5)
-
-
-def labels(example: Example) -> list[float]:
-    assert example.labels is not None
-    found: list[float] = example.labels.tolist()
-    return found
 
 
 def test_an_arm_learns_from_its_own_users_or_from_all() -> None:

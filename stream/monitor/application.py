@@ -10,7 +10,7 @@ from typing import Any
 
 import aiokafka
 import faust
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.streams import _current_event, current_event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, FutureMessage
@@ -54,6 +54,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
         consumer.commit = commit_with_origins
         return consumer
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Check that a partition is read, once it is known where from.
+
+        Faust's own asks for the position while Kafka is still asked for it (after records were removed, or a
+        rebalance), where aiokafka has none and raises.
+        """
+        assignment = self._ensure_consumer()._fetcher._subscriptions.subscription.assignment
+        state = assignment.state_value(TopicPartition(tp.topic, tp.partition)) if assignment else None
+        if state is None or state.has_valid_position:
+            super().verify_event_path(now, tp)
 
 
 class _Consumer(driver.Consumer):

@@ -217,7 +217,7 @@ class Learner:
         self._adam.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._trainable, self._optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable, self._optim.clip_norm)
         # Squares, because Adagrad adds them up: one that overflows would stop its row for good.
         gradients = [each.vectors.grad for each in taken.values()]
         squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
@@ -237,14 +237,14 @@ class Learner:
         Until the first windows close, clicks are all that a stream has: a model that followed would predict certainty.
         """
         self._unclicked = self._unclicked or bool((labels == 0).any())
-        if self._unclicked or not self._optim.average:
+        if self._unclicked or not self._optim.ema_decay:
             self._average()
             self._correct(logits, labels)
 
     @torch.no_grad()
     def _average(self) -> None:
         """Move the parameters that predict towards those that have just learned; at first faster, from nothing."""
-        kept = min(self._optim.average, (1 + self.steps) / (10 + self.steps))
+        kept = min(self._optim.ema_decay, (1 + self.steps) / (10 + self.steps))
         served: list[Tensor] = list(self._served.parameters())
         learned: list[Tensor] = list(self._network.parameters())
         if served:
@@ -256,7 +256,7 @@ class Learner:
     def _correct(self, logits: Tensor, labels: Tensor) -> None:
         """Move the intercept of what predicts by a share of a Newton step on its own loss."""
         intercept = self._served.intercept
-        if intercept is None or not self._optim.average:
+        if intercept is None or not self._optim.ema_decay:
             return
         predicted = torch.sigmoid(logits)
         # Of a late click, only the difference between its two labels is still missing.

@@ -140,7 +140,7 @@ class Scorer:
             raise UpdateRefused("non-finite", f"{update.kind} {update.at} gives answers that are NaN or infinity")
 
     def _prepared_rows(self, prepared: Prepared, name: str) -> PreparedRows:
-        """Return the rows to set, placed anew when a base has brought another table meanwhile."""
+        """Return the rows to set, placed again when a base has brought another table meanwhile."""
         if prepared.rows[name].table is self._tables[name]:
             return prepared.rows[name]
         tensors = prepared.update.tensors

@@ -173,14 +173,14 @@ class OptimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Attributes:
         dense_lr: of Adam, for everything but the embedding tables.
         embedding_lr: of row-wise Adagrad, for the tables.
-        clip: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
-        average: what predicts is an exponential average of the dense parameters, which keeps so much of itself a step;
+        clip_norm: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
+        ema_decay: what predicts is an exponential average of the dense parameters, which keeps so much of itself a step;
             0 to predict with the parameters as they are.
         max_rows: of each table; keys beyond them stay at their initial vector.
     """
 
     dense_lr: Rate = 1e-3
     embedding_lr: Rate = 0.2
-    clip: Annotated[float, Meta(gt=0)] = 5.0
+    clip_norm: Annotated[float, Meta(gt=0)] = 5.0
     max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22
-    average: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99

@@ -24,6 +24,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from xxhash import xxh3_128
 
 from state.errors import SnapshotError, StateError, disk_error
+from state.manifest import with_checksum
 
 FORMAT = 1
 
@@ -70,11 +71,6 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     origins: dict[str, str] | UnsetType = UNSET
     files: dict[FileName, StoredFile]
     checksum: str = ""
-
-    def sealed(self) -> "Manifest":
-        """Return the manifest with its checksum filled in."""
-        empty = msgspec.structs.replace(self, checksum="")
-        return msgspec.structs.replace(self, checksum=xxh3_128(msgspec.json.encode(empty)).hexdigest())
 
     @property
     def size(self) -> int:
@@ -145,7 +141,7 @@ class Snapshots:
             manifest = msgspec.json.decode(content, type=Manifest)
         except Exception as error:
             raise SnapshotError(f"snapshot {number} of partition {self._number}: {error}") from None
-        if manifest.sealed() != manifest:
+        if with_checksum(manifest) != manifest:
             raise SnapshotError(f"snapshot {number} of partition {self._number}: its manifest is damaged")
         if manifest.format != FORMAT or manifest.partition != self._number:
             raise SnapshotError(
@@ -208,7 +204,7 @@ class Snapshots:
             files=files,
         )
         try:
-            self._files.pipe_file(self._manifest(number), msgspec.json.encode(manifest.sealed()))
+            self._files.pipe_file(self._manifest(number), msgspec.json.encode(with_checksum(manifest)))
         except Exception:
             # Half a manifest would count as one of those that are kept.
             with suppress(Exception):

@@ -267,7 +267,7 @@ class Client:
                 self._reader.start()
 
     def _heard(self, kind: str, trouble: str) -> None:
-        """Take note that the topic of the answers is gone: one made anew would be read from a wrong offset on."""
+        """Take note that the topic of the answers is gone: a recreated one would be read from a wrong offset on."""
         if kind == "topics" and trouble:
             self._fail(KafkaClientError(trouble))
 

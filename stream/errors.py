@@ -18,7 +18,7 @@ class KafkaClientError(StreamError):
 
 
 class KafkaSilentError(KafkaClientError):
-    """Kafka has not answered for too long: a job that has begun begins anew, as after a crash."""
+    """Kafka has not answered for too long: a job that has begun starts over, as after a crash."""
 
 
 class BrokerError(StreamError):

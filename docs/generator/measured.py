@@ -115,7 +115,7 @@ def _broker(broker: object) -> str:
 
 
 def _bare(content: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Leave out of a report what no table shows: it is long, and another run writes it anew."""
+    """Leave out of a report what no table shows: it is long, and another run writes it again."""
     if kind != "demo":
         return content
     shown = (

@@ -24,6 +24,7 @@ from xxhash import xxh3_128_hexdigest
 
 from model.errors import CheckpointError
 from model.serialization.update import Tensors
+from state.manifest import with_checksum
 
 FORMAT = 1
 
@@ -99,11 +100,6 @@ class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     checksum: str = ""
     """XXH3-128 of the manifest's own JSON with this field empty."""
 
-    def sealed(self) -> "_Manifest":
-        """Return the manifest with its checksum filled in."""
-        empty = msgspec.structs.replace(self, checksum="")
-        return msgspec.structs.replace(self, checksum=xxh3_128_hexdigest(msgspec.json.encode(empty)))
-
 
 class _Format(Struct):
     format: int
@@ -176,7 +172,7 @@ def _save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
         progress={name: arm.progress for name, arm in checkpoint.arms.items()},
         files={name: _write(half / name, content) for name, content in tensors.items()},
     )
-    _write_bytes(half / _MANIFEST, msgspec.json.encode(manifest.sealed()))
+    _write_bytes(half / _MANIFEST, msgspec.json.encode(with_checksum(manifest)))
     _sync(half)
     half.rename(target)
     _sync(directory)
@@ -278,7 +274,7 @@ def _read_manifest(path: Path) -> _Manifest:
         manifest = msgspec.json.decode(content, type=_Manifest)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name}: {error}") from None
-    if manifest.sealed() != manifest:
+    if with_checksum(manifest) != manifest:
         raise CheckpointError(f"{path.name} is damaged: its checksum is another")
     return manifest
 

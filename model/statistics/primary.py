@@ -28,19 +28,19 @@ class StatisticsPrimary:
     Args:
         half_lives_s: as in `ModelSpec.statistics`.
         max_rows: items, and categories, that are counted.
-        keep_s: seconds without an event after which a key is dropped, by the time of the newest event.
+        retention_s: seconds without an event after which a key is dropped, by the time of the newest event.
 
     Attributes:
         version: epoch, and number of deltas in it.
         changed: whether anything was counted since the last delta.
     """
 
-    def __init__(self, half_lives_s: Sequence[float], *, max_rows: int, keep_s: float) -> None:
+    def __init__(self, half_lives_s: Sequence[float], *, max_rows: int, retention_s: float) -> None:
         self.fingerprint = statistics_fingerprint(half_lives_s)
         self.version = Version()
         self.changed = False
         self._statistics = ItemStatistics(half_lives_s, max_rows=max_rows)
-        self._keep_ms = round(keep_s * 1000)
+        self._keep_ms = round(retention_s * 1000)
         self._newest = 0
 
     @property

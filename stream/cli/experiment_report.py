@@ -101,7 +101,7 @@ def read_traffic(
     Raises:
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
             has removed some (`stop`).
-        TopicError: when a topic is made anew while it is read.
+        TopicError: when a topic is recreated while it is read.
     """
     from stream.experiment.ledger import ReadSummary
 

@@ -52,7 +52,7 @@ def run_monitor(arguments: argparse.Namespace) -> int:
 def run_until_stopped(
     job: Callable[[Settings, threading.Event, threading.Event], None], settings: Settings, stop: threading.Event
 ) -> None:
-    """Run a job; where Kafka falls silent while it works, run it anew, as a supervisor would after a crash.
+    """Run a job; where Kafka falls silent while it works, run it again, as a supervisor would after a crash.
 
     Args:
         job: takes the settings, `stop`, and an event that it sets when it has all that it begins with.
@@ -69,4 +69,4 @@ def run_until_stopped(
         except KafkaSilentError as error:
             if not begun.is_set() or stop.is_set():
                 raise
-            log(_logger, "starting_anew", logging.WARNING, error=error)
+            log(_logger, "restarting", logging.WARNING, error=error)

@@ -24,7 +24,7 @@ _PAUSE_S = 15.0
 """Refusals that are further apart are not counted as one; librdkafka retries at least every 10 s."""
 _SAME_S = 10.0
 _BROKERLESS = 2
-"""Statistics in a row without any broker after which a client is lost; while it bootstraps anew, it has one."""
+"""Statistics in a row without any broker after which a client is lost; while it bootstraps again, it has one."""
 STATISTICS_MS = 5000
 
 _CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}

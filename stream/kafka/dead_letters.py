@@ -155,7 +155,7 @@ def read_dead_letters(
 
     Raises:
         KafkaClientError: when Kafka cannot be read, or has removed some (`stop`).
-        TopicError: when the topic is made anew while it is read.
+        TopicError: when the topic is recreated while it is read.
     """
     with Resources() as resources:
         reader = resources.add(TopicReader(kafka, [topics.dead_letters], from_beginning=True, on_missing=on_missing))

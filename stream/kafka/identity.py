@@ -127,7 +127,7 @@ def compare(consumer: Consumer, origin: Origin, now: LogIdentity, number: int, o
     """Return how a partition differs from the one that an offset was kept of.
 
     Where the broker has no topic ids, an offset beyond the end, or one whose last record's time has passed before
-    earlier offsets, is taken for one of a topic that was made anew.
+    earlier offsets, is taken for one of a topic that was recreated.
 
     Args:
         consumer: asks for offsets; any consumer of the cluster.
@@ -170,7 +170,7 @@ Position = tuple[str, int, int, int]
 
 
 class LogWatch:
-    """Notices, while a job runs, that a topic which it reads was made anew or has got more partitions.
+    """Notices, while a job runs, that a topic which it reads was recreated or has got more partitions.
 
     Where the broker has no topic ids, it is the records that tell: the first ones that a job has read do not get older
     than others at lower offsets.

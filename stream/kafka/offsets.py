@@ -106,7 +106,7 @@ def watermarks(
         low, high = found
         return low, high
 
-    return with_retries(partial(_leader_asked_anew, client, topic, ask, answer_s), what, wait_s=wait_s)
+    return with_retries(partial(_ask_again_for_leader, client, topic, ask, answer_s), what, wait_s=wait_s)
 
 
 def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
@@ -122,7 +122,7 @@ def offset_for_time(client: Consumer, topic: str, partition: int, time_ms: int, 
             raise KafkaException(found.error)
         return int(found.offset)
 
-    offset = with_retries(partial(_leader_asked_anew, client, topic, ask), f"offset of {topic}/{partition} by time")
+    offset = with_retries(partial(_ask_again_for_leader, client, topic, ask), f"offset of {topic}/{partition} by time")
     return offset if offset >= 0 else end
 
 
@@ -146,7 +146,7 @@ def committed_offsets(
     return with_retries(ask, f"committed offsets of {topic}", wait_s=wait_s)
 
 
-def _leader_asked_anew(client: Consumer, topic: str, ask: Callable[[], T], answer_s: float = _ANSWER_S) -> T:
+def _ask_again_for_leader(client: Consumer, topic: str, ask: Callable[[], T], answer_s: float = _ANSWER_S) -> T:
     """Call `ask`; where it fails for want of a leader, ask for the topic's leaders before the error is raised.
 
     librdkafka keeps what it has heard of a topic that it does not consume for minutes, also that a partition has no

@@ -18,7 +18,7 @@ from stream.runtime.logs import log
 _logger = logging.getLogger("samstream.kafka")
 
 RECONNECT = {
-    # librdkafka from 2.10 on bootstraps anew while all brokers are away, at this pace.
+    # librdkafka from 2.10 on bootstraps again while all brokers are away, at this pace.
     "reconnect.backoff.ms": "500",
     "reconnect.backoff.max.ms": "3000",
 }

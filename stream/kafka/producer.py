@@ -133,7 +133,7 @@ class ReliableProducer:
             lost = "sequence" in text  # numbers of records that the broker does not know
             self._failure = (
                 f"this producer is of no use any more: {text}."
-                f"{' Was a topic made anew, or has the broker lost records?' if lost else ''}"
+                f"{' Was a topic recreated, or has the broker lost records?' if lost else ''}"
                 " Start again: nothing that was committed is lost"
             )
             raise KafkaClientError(self._failure) from None
@@ -149,7 +149,7 @@ class ReliableProducer:
         said = f"a record of {size} bytes for {topic}: {error.str()}"
         if is_unknown_topic(error):
             return (
-                f"{said}. Was the topic deleted? `samstream topics create` makes it anew, with nothing in it; then"
+                f"{said}. Was the topic deleted? `samstream topics create` creates it again, with nothing in it; then"
                 " start again: nothing that was committed is lost"
             )
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:

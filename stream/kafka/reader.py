@@ -81,7 +81,7 @@ class TopicReader:
                 if begin > high:
                     raise KafkaClientError(
                         f"{topic}/{partition} ends at {high}, before the offset {begin} to go on from: the topic was"
-                        " made anew. Move what was kept of it (checkpoints, state) away to start afresh."
+                        " recreated. Move what was kept of it (checkpoints, state) away to start afresh."
                     )
                 if (topic, partition) in (offsets or {}) and begin < low:
                     self._miss(topic, partition, begin, low)
@@ -98,7 +98,7 @@ class TopicReader:
 
         Raises:
             KafkaClientError: when Kafka refuses this client, or no longer has the next record (`stop`).
-            TopicError: when a topic was made anew, or has another number of partitions.
+            TopicError: when a topic was recreated, or has another number of partitions.
         """
         self._health.check()
         self._check_logs()
@@ -185,13 +185,13 @@ class TopicReader:
         )
         if found is not None:
             topic, difference = found
-            what = "has another number of partitions now" if difference == "partitions" else "was made anew"
+            what = "has another number of partitions now" if difference == "partitions" else "was recreated"
             raise TopicError(f"{topic} {what}, while it was read. Start again: what the topic has now is read.")
 
     def _go_on(self, partitions: Mapping[tuple[str, int], bool]) -> None:
         """Go on in partitions whose next offset Kafka does not have, behind the removed records if that is allowed.
 
-        For those where that is not sure (False), Kafka is asked; where it has the offset, it is read anew.
+        For those where that is not sure (False), Kafka is asked; where it has the offset, it is read again.
         """
         for (topic, partition), sure in partitions.items():
             low, high = watermarks(self._consumer, topic, partition)
@@ -201,7 +201,7 @@ class TopicReader:
             if position >= low:  # beyond the end, or it was until a moment ago
                 raise TopicError(
                     f"{topic}/{partition} had no offset {position} to go on from (now it has {low} to {high}): the"
-                    " topic was made anew, or has lost its end, while it was read. Start again: what the topic has now"
+                    " topic was recreated, or has lost its end, while it was read. Start again: what the topic has now"
                     " is read."
                 )
             self._miss(topic, partition, position, low)

@@ -127,7 +127,7 @@ def _retention(topics: Topics, name: str, config: Mapping[str, str], needs: Need
         return  # what is compacted is kept whatever its age
     two_windows = "two attribution windows with allowed_lateness_s, which are read again after a crash"
     must = {
-        topics.behaviors: (DAY_MS, "a day: sequences are made of it anew where there is no state"),
+        topics.behaviors: (DAY_MS, "a day: sequences are rebuilt from it where there is no state"),
         topics.impressions: (2 * needs.window_ms, two_windows),
         topics.scores: (2 * needs.window_ms, two_windows),
         topics.clicks: (needs.window_ms, "an attribution window with allowed_lateness_s"),

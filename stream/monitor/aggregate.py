@@ -55,7 +55,7 @@ class Aggregate:
     def add(self, partial: Partial) -> None:
         """Add a partial; one that is older than what is known changes nothing.
 
-        One that has begun later is of a partition that was made anew: nothing that was counted of it before holds.
+        One that has begun later is of a partition that was recreated: nothing that was counted of it before holds.
         """
         match partial:
             case WindowPartial(window_ms, partition, window):
@@ -92,7 +92,7 @@ class Aggregate:
             self._dirty.add(record.start)
 
     def begun(self, partition: int) -> int:
-        """Return when the counts of a partition began, or began anew; seconds since the epoch, 0 when not known."""
+        """Return when the counts of a partition began, or started over; seconds since the epoch, 0 when not known."""
         return self._begun.get(partition, 0)
 
     def set_idle(self, idle: bool) -> None:

@@ -49,12 +49,12 @@ class WindowPlan(Struct, frozen=True, kw_only=True):
         """Return the lengths that the settings ask for; ids are kept at least until all outcomes should have come."""
         close_s = settings.worker.attribution_window_s + settings.worker.allowed_lateness_s
         remember_s = max(close_s, settings.monitor.dedup_s)
-        keep_s = max(remember_s, settings.monitor.keep_s)
+        retention_s = max(remember_s, settings.monitor.retention_s)
         return cls(
             window_ms=round(1000 * settings.monitor.window_s),
             close_ms=round(1000 * close_s),
             remember_ms=round(1000 * remember_s),
-            keep_ms=round(1000 * keep_s),
+            keep_ms=round(1000 * retention_s),
         )
 
     def start(self, ts: int) -> int:
@@ -143,11 +143,11 @@ class PartitionProgress(Struct, array_like=True):
         too_late: outcomes for windows that had forgotten their ids; they are not counted.
         unreadable: records that could not be decoded.
         windows: starts of the windows that are kept, ascending.
-        begun: when counting began (seconds since the epoch), or began anew because the topic was made anew; it grows.
+        begun: when counting began (seconds since the epoch), or started over because the topic was recreated; it grows.
             Windows, users and moments of another `begun` are none. 0 in counts from before it was kept.
         origin: what `offset` is an offset of, as text (`stream.schema.position`); its time is that before `anchor`.
         anchor: an offset that was reached when counting began: on a broker without topic ids, a later one could be
-            beyond records of a topic that was made anew under a running monitor, and would be found to fit it.
+            beyond records of a topic that was recreated under a running monitor, and would be found to fit it.
     """
 
     event_time: int = 0

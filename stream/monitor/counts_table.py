@@ -63,8 +63,8 @@ class CountsTable:
         begun = progress.begun if progress else 0
         return moments.offset if moments is not None and moments.begun == begun else -1
 
-    def begin_anew(self, partition: int, begun: int, position: tuple[str, int]) -> PartitionProgress:
-        """Begin the counts of a partition anew; returns its progress.
+    def start_over(self, partition: int, begun: int, position: tuple[str, int]) -> PartitionProgress:
+        """Reset the counts of a partition; returns its progress.
 
         Args:
             partition: its number.

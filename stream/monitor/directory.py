@@ -35,7 +35,7 @@ class TablesOwner(Struct):
 def claim_directory(settings: Settings, outcomes: LogIdentity, changelog: str, changelog_id: str | None) -> None:
     """See that the directory is this system's, and note that it is.
 
-    Tables whose changelog was deleted, or made anew, are removed: they know offsets of what is no more.
+    Tables whose changelog was deleted, or recreated, are removed: they know offsets of what is no more.
 
     Args:
         settings: the configuration.

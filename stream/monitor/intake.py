@@ -39,6 +39,6 @@ class Intake:
             raise self._failure
 
     async def check(self) -> None:
-        """Raise when a topic was made anew, or when records are missing that must not be."""
+        """Raise when a topic was recreated, or when records are missing that must not be."""
         self.raise_failure()
         await asyncio.to_thread(self._sources.check, time.monotonic())

@@ -111,7 +111,7 @@ class Monitor:
         return self.app.topic(name, key_serializer="raw", value_serializer="raw", value_type=bytes, key_type=bytes)
 
     async def _watch_sources(self) -> None:
-        """End the monitor when a topic was made anew, or when records are missing that must not be."""
+        """End the monitor when a topic was recreated, or when records are missing that must not be."""
         while not self.app.should_stop:
             await self._intake.check()
             await self.app.sleep(_CHECK_S)

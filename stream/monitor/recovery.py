@@ -22,7 +22,7 @@ from stream.settings import Settings
 
 
 class CountsRecovery:
-    """Goes on with the counts of partitions, or begins them anew.
+    """Goes on with the counts of partitions, or resets them.
 
     Args:
         settings: the configuration.
@@ -93,15 +93,15 @@ class CountsRecovery:
         self._app.starts = starts
 
     async def _resume_counts(self, number: int) -> int:
-        """Go on with the counts of a partition, or begin them anew; returns the offset to read from."""
+        """Go on with the counts of a partition, or reset them; returns the offset to read from."""
         counted = self._table.progress(number)
         # Another table, of windows of another length, may have counted since.
         valid = counted if counted is not None and counted.begun >= self._aggregate.begun(number) else None
         start = await asyncio.to_thread(self._sources.resume, self._topics.outcomes, number, valid)
         partials: list[Partial] = []
-        if start.anew:
+        if start.reset:
             begun = max(round(time.time()), self._aggregate.begun(number) + 1, counted.begun + 1 if counted else 0)
-            fresh = self._table.begin_anew(number, begun, self._sources.anchor(self._topics.outcomes, number))
+            fresh = self._table.start_over(number, begun, self._sources.anchor(self._topics.outcomes, number))
             partials.append(ProgressPartial(number, fresh))
         elif counted is not None:
             # Kafka removes partials that are old, also of a partition in which nothing has happened since.

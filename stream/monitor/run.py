@@ -105,16 +105,16 @@ def _reason(crash: BaseException, monitor: Monitor) -> BaseException:
         return crash
     if isinstance(crash, KafkaError):
         try:
-            # Faust's client does not always survive that a topic is made anew.
+            # Faust's client does not always survive that a topic is recreated.
             monitor.sources.check_now()
         except StreamError as error:
             return error
         return KafkaClientError(f"Faust's Kafka client cannot go on: {crash!r}. Start the monitor again")
     if isinstance(crash, ConsistencyError):
         return MonitorError(
-            f"the tables in {settings.monitor.directory} go further than their changelog topic in Kafka, which was made"
-            f" anew or has lost records. Move {settings.monitor.directory} away, then start again: what Kafka has is"
-            " counted anew."
+            f"the tables in {settings.monitor.directory} go further than their changelog topic in Kafka, which was"
+            f" recreated or has lost records. Move {settings.monitor.directory} away, then start again: what Kafka has is"
+            " recounted."
         )
     said, directory = " ".join(str(crash).split()).removesuffix("."), settings.monitor.directory
     if isinstance(crash, OSError) or any(word in said for word in _OF_TABLES):

@@ -30,11 +30,11 @@ class Resumption:
 
     Attributes:
         offset: the next one to be read.
-        anew: whether what was counted of the partition is of another log, or lost: counting begins anew.
+        reset: whether what was counted of the partition is of another log, or lost: counting starts over.
     """
 
     offset: int
-    anew: bool = False
+    reset: bool = False
 
 
 class Sources:
@@ -91,11 +91,11 @@ class Sources:
         where = topic, number
         low, _ = watermarks(self._asker, topic, number)
         committed, self._newest[where] = self._committed(topic, number)
-        expected, anew = committed, False
+        expected, reset = committed, False
         if topic == self._topics.outcomes:
-            anew = counted is None or not self._is_ours(number, counted)
+            reset = counted is None or not self._is_ours(number, counted)
             self._anchors.pop(where, None)
-            if counted is None or anew:
+            if counted is None or reset:
                 counted_to = 0
             else:
                 counted_to = counted.offset + 1
@@ -110,7 +110,7 @@ class Sources:
                     group=self._settings.monitor.group,
                     reason="these tables have not counted so far: they count what the topic has now",
                 )
-                committed, anew, counted_to = 0, True, 0
+                committed, reset, counted_to = 0, True, 0
             expected = counted_to
         expected = max(expected, self._skipped.get(where, 0))
         if 0 < expected < low:
@@ -118,7 +118,7 @@ class Sources:
         self._next[where] = max(committed, low)
         if topic != self._topics.outcomes and self._newest[where] >= 0:
             self._anchor(where)
-        return Resumption(self._next[where], anew)
+        return Resumption(self._next[where], reset)
 
     def take(self, topic: str, number: int, offset: int, timestamp: int) -> int:
         """Take note of a record that was read, and its Kafka timestamp (ms); returns the offset that should have come.
@@ -168,7 +168,7 @@ class Sources:
             now: a monotonic clock, seconds.
 
         Raises:
-            MonitorError: when one was made anew, or has another number of partitions.
+            MonitorError: when one was recreated, or has another number of partitions.
         """
         found = self._watch.check(now, lambda: list(self._anchors.values()))
         if found is None:
@@ -179,7 +179,7 @@ class Sources:
                 f"the number of partitions of {topic} was changed while this monitor ran. {self._rename()}"
             )
         raise MonitorError(
-            f"{topic} was deleted and made anew while this monitor ran. Start the monitor again: it counts what the"
+            f"{topic} was deleted and recreated while this monitor ran. Start the monitor again: it counts what the"
             " topic has now, and nothing of what it had before"
         )
 
@@ -200,7 +200,7 @@ class Sources:
             self._anchors[where] = (*where, self._next[where], self._newest[where])
 
     def _is_ours(self, number: int, counted: PartitionProgress) -> bool:
-        """Return whether counts are of the topic of now; False when that topic was made anew."""
+        """Return whether counts are of the topic of now; False when that topic was recreated."""
         now = self.outcomes
         # Counts from before origins were kept are only compared with the topic's end.
         origin = kept_origin(counted.origin, now)
@@ -213,7 +213,7 @@ class Sources:
             raise self.partitions_changed(origin.log.partitions)
         if difference:
             self._tell(
-                "topic_made_anew",
+                "topic_recreated",
                 now.topic,
                 was=origin.log.topic_id or "unknown",
                 now=now.topic_id or "unknown",
@@ -232,7 +232,7 @@ class Sources:
     def _rename(self) -> str:
         return (
             "Users lie in other partitions since then, and would be counted in both. Give the monitors another"
-            " monitor.group and monitor.directory: they count all that Kafka has anew"
+            " monitor.group and monitor.directory: they count again all that Kafka has"
         )
 
     def _committed(self, topic: str, number: int) -> tuple[int, int]:

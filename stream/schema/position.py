@@ -1,6 +1,6 @@
 """What an offset is an offset of: the cluster, the topic and its id, and the last record before it.
 
-An offset alone means nothing once its topic was deleted and made anew, or read on another cluster or under another
+An offset alone means nothing once its topic was deleted and recreated, or read on another cluster or under another
 prefix. So an origin is kept with every offset that outlives a process: in the state, in checkpoints, in the metadata of
 committed offsets. Topic ids are of KIP-516; a broker that has none is told apart by the time of the last record.
 """

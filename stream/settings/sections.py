@@ -151,8 +151,8 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         directory: where checkpoints lie; unless set, it follows from `topics.prefix`.
         update_interval_s: how often changed parameters are published.
         checkpoint_interval_s: how often a checkpoint is written, and all parameters are published.
-        keep: newest checkpoints kept.
-        batch: records of `samples` in one step.
+        checkpoints_kept: newest checkpoints kept.
+        batch_size: records of `samples` in one step.
         nice: by how much the trainer steps back behind other processes of its machine when processors are scarce
             (Unix): learning can wait, answers cannot.
         dedup_window: labelled items by which repeated samples are recognised.
@@ -166,8 +166,8 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     directory: str = ""
     update_interval_s: Positive = 0.5
     checkpoint_interval_s: Positive = 30.0
-    keep: Count = 3
-    batch: Count = 32
+    checkpoints_kept: Count = 3
+    batch_size: Count = 32
     nice: Annotated[int, Meta(ge=0, le=19)] = 5
     dedup_window: Count = 1_000_000
     progressive_log: str = ""
@@ -186,7 +186,7 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         web: HOST:PORT of the page; empty for none.
         window_s: length of the windows, in event time.
         dedup_s: how long after its end a window recognises repeated outcomes, in event time.
-        keep_s: how long after its end a window is kept, in event time.
+        retention_s: how long after its end a window is kept, in event time.
         write_interval_s: how often it counts and writes.
         session_timeout_s: how long the partitions of a monitor that was killed wait for another.
         metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
@@ -197,7 +197,7 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     web: str = "127.0.0.1:6066"
     window_s: Annotated[float, Meta(ge=1, le=86_400)] = 10.0
     dedup_s: Positive = 600.0
-    keep_s: Positive = 3600.0
+    retention_s: Positive = 3600.0
     write_interval_s: Positive = 1.0
     session_timeout_s: Annotated[float, Meta(ge=1, le=60)] = 10.0
     metrics: str = ""
@@ -248,18 +248,18 @@ class StatisticsSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         max_rows: items, and categories, that are counted; further ones count as never seen.
-        keep_s: how long after its last behaviour an item or a category is kept: two years.
+        retention_s: how long after its last behaviour an item or a category is kept: two years.
     """
 
     max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22
-    keep_s: Positive = 63_072_000.0
+    retention_s: Positive = 63_072_000.0
 
 
 class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the verdict on the arms rests on besides their shares; to be chosen before the data.
 
     Attributes:
-        name: with `salt`, which experiment this is: another name begins to count anew.
+        name: with `salt`, which experiment this is: another name starts over.
         minimum_effect: the smallest relative lift that is worth finding; 0.05 is 5% more clicks.
         alpha: the probability of naming a winner among arms that are alike, over all looks.
     """

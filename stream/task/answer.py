@@ -59,7 +59,7 @@ class RecoveredAnswers(Generic[T]):
 
     They were given after the last commit, here or by the partition's last owner. Such an impression is not scored
     again: the model learns from what was shown. An answer that is older than the impression was given to an earlier one
-    of the same request id, such as one of a topic that was made anew since.
+    of the same request id, such as one of a topic that was recreated since.
 
     Args:
         resume: the answers, and the offset behind them.

@@ -59,7 +59,7 @@ class Merge(Generic[T]):
             at_end: whether a topic has been read to its end.
             now: a monotonic clock, seconds.
             limit: the most events to yield.
-            strict: wait for lagging topics without limit; patience begins anew when this ends.
+            strict: wait for lagging topics without limit; patience starts over when this ends.
         """
         while limit > 0:
             filled = [queue for queue in self._queues.values() if queue]

@@ -80,7 +80,7 @@ class RecordQueue:
         if record.offset < self._next[topic]:
             raise WorkerError(
                 f"{topic}/{record.partition} went back from offset {self._next[topic]} to {record.offset}: its log was"
-                " cut or made anew. Stop the workers, move their state away, start again."
+                " cut or recreated. Stop the workers, move their state away, start again."
             )
         self._next[topic] = record.offset + 1
         event: Event | Exception

@@ -92,7 +92,7 @@ def resume_training(
                 logging.WARNING,
                 arms=",".join(sorted(forgotten)),
                 path=found.path,
-                remedy=f"what they learned goes with this one, after {settings.trainer.keep} more: copy it to"
+                remedy=f"what they learned goes with this one, after {settings.trainer.checkpoints_kept} more: copy it to"
                 " keep it; an arm that was renamed starts afresh under its new name",
             )
         for name, arm in training.arms.items():
@@ -123,19 +123,19 @@ def _resume_statistics(
 ) -> StartOffsets:
     """Take up counts with the offsets they have reached; where either no longer holds, all is counted from the oldest.
 
-    Counts and offsets go together: of a topic that was made anew, what it holds again would count twice.
+    Counts and offsets go together: of a topic that was recreated, what it holds again would count twice.
     """
     saved = {int(number): offset for number, offset in state.progress["offsets"].items()}
     origins = {int(number): origin for number, origin in state.progress["origins"].items()}
     start = _start(saved, origins, behaviors, consumer, directory, recount=True)
-    reason = "" if start.offsets.keys() == saved.keys() else f"{behaviors.topic} was made anew, or has lost its end"
+    reason = "" if start.offsets.keys() == saved.keys() else f"{behaviors.topic} was recreated, or has lost its end"
     if not reason:
         try:
             statistics.load_state(state.tensors)
         except CheckpointError as error:
             reason = str(error)
     if reason:
-        log(_logger, "statistics_begin_anew", logging.WARNING, reason=reason)
+        log(_logger, "statistics_start_over", logging.WARNING, reason=reason)
         return StartOffsets()
     return start
 
@@ -184,7 +184,7 @@ def _start(
             continue
         log(
             _logger,
-            "topic_made_anew",
+            "topic_recreated",
             logging.WARNING,
             topic=now.topic,
             partition=number,

@@ -119,7 +119,7 @@ def _statistics(settings: Settings, training: Training) -> StatisticsPrimary | N
     if not any(arm.arm.spec().statistics for arm in training.arms.values()):
         return None
     limits = settings.statistics
-    return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, keep_s=limits.keep_s)
+    return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, retention_s=limits.retention_s)
 
 
 class Trainer:
@@ -191,7 +191,7 @@ class Trainer:
         """Gather samples, learn when there are enough, publish and save when it is time."""
         if self._counter is not None:
             self._counter.check()
-        settings, size = self._settings, self._settings.batch
+        settings, size = self._settings, self._settings.batch_size
         messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
         if self._samples.missing:
             self._training.counts["records_missing"] = self._missed_before + self._samples.missing
@@ -212,7 +212,7 @@ class Trainer:
                 self._publisher.publish_bases()
             self._next_checkpoint = now + settings.checkpoint_interval_s
         if self._updates.check(now, lambda: ()) is not None:
-            self._begin_updates_anew()
+            self._restart_updates()
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
             self._metrics.update(self._training, self._counter, self._publisher.withheld)
@@ -220,10 +220,10 @@ class Trainer:
             self._health.report(done=self._records, lag=self._samples.lag())
         self._sender.poll()
 
-    def _begin_updates_anew(self) -> None:
-        """Publish all parameters in a `model-updates` that was made anew: without, a worker that starts has none."""
+    def _restart_updates(self) -> None:
+        """Publish all parameters in a `model-updates` that was recreated: without, a worker that starts has none."""
         topic, publishes = self._topics.model_updates, "all parameters of every arm again"
-        log(_logger, "topic_made_anew", logging.WARNING, topic=topic, publishes=publishes)
+        log(_logger, "topic_recreated", logging.WARNING, topic=topic, publishes=publishes)
         self._updates.begin([topic])
         self._learn()
         self._publisher.publish_bases()
@@ -281,7 +281,7 @@ class Trainer:
                 counts=training.counts,
                 origins=encode_origins(self._samples.logs, positions, self._samples.timestamps),
             ),
-            keep=self._settings.keep,
+            keep=self._settings.checkpoints_kept,
         )
         self._saved = reached
         self._saved_at = time.monotonic()

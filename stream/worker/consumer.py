@@ -156,7 +156,7 @@ class TaskConsumer:
     def _go_on(self, where: Where, *, sure: bool) -> None:
         """Go on in a partition whose next offset Kafka does not have, behind the removed records if that is allowed.
 
-        Unless that is `sure`, Kafka is asked; where it has the offset, it is read anew.
+        Unless that is `sure`, Kafka is asked; where it has the offset, it is read again.
         """
         topic, number = where
         position = self._positions[where]
@@ -167,7 +167,7 @@ class TaskConsumer:
         if position >= low:  # beyond the end, or it was until a moment ago
             raise WorkerError(
                 f"{topic}/{number} had no offset {position} to go on from (now it has {low} to {high}): the topic was"
-                " made anew, or has lost its end. Start the worker again: it begins the new topic at its oldest record,"
+                " recreated, or has lost its end. Start the worker again: it begins the new topic at its oldest record,"
                 " or says what to do with the state"
             )
         self.missing += skip_removed(
@@ -178,7 +178,7 @@ class TaskConsumer:
         self._assign()
 
     def _assign(self) -> None:
-        """Assign all partitions anew: reading goes on where each of them stands."""
+        """Assign all partitions once more: reading goes on where each of them stands."""
         self._consumer.assign([TopicPartition(*where, offset) for where, offset in self._positions.items()])
         self._consumer.pause([TopicPartition(*where) for where in self._paused])
 

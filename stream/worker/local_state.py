@@ -95,7 +95,7 @@ class LocalState:
             return
         if difference in ("id", "end"):  # of other partitions speaks who plans the recovery
             self._drop(
-                number, f"it has read {self._behaviors} up to {further}, and the topic was made anew or cut since"
+                number, f"it has read {self._behaviors} up to {further}, and the topic was recreated or cut since"
             )
             return
         if path.exists():

@@ -121,7 +121,7 @@ class Membership:
             now: a monotonic clock, seconds.
 
         Raises:
-            WorkerError: when one was made anew, or has another number of partitions.
+            WorkerError: when one was recreated, or has another number of partitions.
         """
         found = self._watch.check(
             now,
@@ -137,14 +137,14 @@ class Membership:
         if difference == "partitions":
             raise _partitions_changed(topic)
         raise WorkerError(
-            f"{topic} was deleted and made anew while this worker ran. Start the worker again: it begins the new topic"
+            f"{topic} was deleted and recreated while this worker ran. Start the worker again: it begins the new topic"
             " at its oldest record, or says what to do with the state"
         )
 
     def rejoin(self, error: ConsumerFatalError) -> None:
         """Go on with a new consumer, unless the last one has just met the same end.
 
-        A static member that missed its session over a broker that was away can be fenced by itself: it has joined anew
+        A static member that missed its session over a broker that was away can be fenced by itself: it has joined again
         when an offset commit of its former life arrives. Two workers of one id fence each other for ever.
 
         Raises:
@@ -154,7 +154,7 @@ class Membership:
         if now - self._rejoined_at < _REJOIN_INTERVAL_S:
             raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
         self._rejoined_at = now
-        log(_logger, "joining_anew", logging.WARNING, error=error)
+        log(_logger, "rejoining", logging.WARNING, error=error)
         self._released_counts["records_missing"] += self.consumer.missing
         close_all([self._before_lost, self._release, self.consumer.close])
         self.consumer = self._join()

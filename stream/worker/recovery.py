@@ -120,7 +120,7 @@ class RecoveryPlanner:
         return ResumePoint(offsets, answers, scores_end, answered, ends, logs, timestamps, stale, missing, later)
 
     def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
-        """Return whether an offset of the state is one of the topic of now; False when that topic was made anew.
+        """Return whether an offset of the state is one of the topic of now; False when that topic was recreated.
 
         A state from before origins were kept is only compared with the topic's end.
         """
@@ -145,14 +145,14 @@ class RecoveryPlanner:
             )
         if difference and topic == self._topics.behaviors:
             raise WorkerError(
-                f"{state} has read {topic} up to offset {offset}, and the topic was made anew since (id"
+                f"{state} has read {topic} up to offset {offset}, and the topic was recreated since (id"
                 f" {origin.log.topic_id or 'unknown'}, now {now.topic_id or 'unknown'}). Move {directory} away to start"
                 " from what Kafka has."
             )
         if difference:
             log(
                 _logger,
-                "topic_made_anew",
+                "topic_recreated",
                 logging.WARNING,
                 topic=topic,
                 partition=number,

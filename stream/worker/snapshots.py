@@ -136,7 +136,7 @@ class Snapshotter:
             )
         if difference in ("id", "end"):  # of other partitions speaks who plans the recovery
             raise SnapshotError(
-                f"it has read {self._behaviors} up to offset {offsets[self._behaviors]}, and the topic was made anew or"
+                f"it has read {self._behaviors} up to offset {offsets[self._behaviors]}, and the topic was recreated or"
                 " cut since"
             )
 

@@ -16,7 +16,7 @@ _logger = logging.getLogger("samstream.worker")
 _LEAST = 10
 """Records of a topic from which on there is something to say of most of them."""
 _RECENT = 1000
-"""After so many records that are as they should be, counting begins anew."""
+"""After so many records that are as they should be, counting starts over."""
 
 
 class UnitWarnings:

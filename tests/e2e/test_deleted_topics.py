@@ -20,7 +20,7 @@ from tests.e2e.served import health
 @pytest.fixture(autouse=True)
 def deletes_for_good(broker: Broker) -> None:
     if broker.engine is not None and broker.engine.name == "embedded":
-        pytest.skip("the embedded broker makes a topic anew as soon as anybody asks for it")
+        pytest.skip("the embedded broker creates a topic again as soon as anybody asks for it")
 
 
 def delete(kafka: dict[str, str], *names: str) -> None:
@@ -50,12 +50,12 @@ def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
             wait_for(lambda: bool(harness.client.poll_scores(1.0)), "an answer that never comes")
 
 
-def test_a_client_hears_that_the_topic_of_its_answers_was_made_anew(kafka: dict[str, str], topics: Topics) -> None:
+def test_a_client_hears_that_the_topic_of_its_answers_was_recreated(kafka: dict[str, str], topics: Topics) -> None:
     with Client(kafka, topics) as client:
         client.impression("user", [Candidate("item")])
         delete(kafka, topics.scores)
         topic_admin.ensure(kafka, topics, partitions=PARTITIONS, replication=1)
-        with pytest.raises(TopicError, match=f"{topics.scores} was made anew"):
+        with pytest.raises(TopicError, match=f"{topics.scores} was recreated"):
             client.poll_scores(30.0)
 
 

@@ -81,7 +81,7 @@ def test_a_client_that_has_heard_of_no_leader_asks_again(unsteady: dict[str, str
             wait_for(has_forgotten, "no leader")
             await_new_leader(unsteady, topic)
             if not has_forgotten():
-                return False  # it has bootstrapped anew meanwhile, and heard of the leader by that
+                return False  # it has bootstrapped again meanwhile, and heard of the leader by that
             begun = time.monotonic()
             if way == "watermarks":
                 assert watermarks(asker, topic, 0, wait_s=10) == (0, 0)

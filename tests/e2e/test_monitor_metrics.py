@@ -85,7 +85,7 @@ def test_a_deleted_topic_turns_the_health_of_the_monitor_bad(
 ) -> None:
     """Also one of those that the monitors make themselves: what was counted lies in them."""
     if broker.engine is not None and broker.engine.name == "embedded":
-        pytest.skip("the embedded broker makes a topic anew as soon as anybody asks for it")
+        pytest.skip("the embedded broker creates a topic again as soon as anybody asks for it")
     port = start(monitors)
     status, said = health(port)
     assert (status, said["trouble"]) == (200, "")

@@ -1,4 +1,4 @@
-"""A monitor's counts belong to topics: made anew, of another prefix, with more partitions, or removed by Kafka."""
+"""A monitor's counts belong to topics: recreated, of another prefix, with more partitions, or removed by Kafka."""
 
 import shutil
 import signal
@@ -42,7 +42,7 @@ def monitoring(kafka: dict[str, str], topic_prefix: str, tmp_path: Path) -> Iter
         monitors.processes.stop()
 
 
-def make_anew(kafka: dict[str, str], monitors: Monitors) -> Traffic:
+def recreate(kafka: dict[str, str], monitors: Monitors) -> Traffic:
     """Delete `outcomes` and make it again; returns traffic that goes there."""
     topics = monitors.topics
     admin = AdminClient({**kafka, "log_level": 0})
@@ -91,7 +91,7 @@ def publishes(monitors: Monitors, traffic: Traffic) -> None:
 
 @pytest.mark.parametrize("tables", ["kept", "lost"])
 @pytest.mark.parametrize("visits", [20, 500])
-def test_outcomes_that_were_made_anew_are_counted_and_none_of_the_old_ones(
+def test_outcomes_that_were_recreated_are_counted_and_none_of_the_old_ones(
     kafka: dict[str, str], monitoring: Monitoring, tables: str, visits: int
 ) -> None:
     """The committed offsets, the tables and the partials are of the topic that was; fewer and more came since."""
@@ -102,7 +102,7 @@ def test_outcomes_that_were_made_anew_are_counted_and_none_of_the_old_ones(
     monitors.end("a")
     if tables == "lost":
         shutil.rmtree(monitors.directory / "a")
-    new = make_anew(kafka, monitors)
+    new = recreate(kafka, monitors)
     new.write(visits)
     monitors.processes.log("a").unlink()
     monitors.start("a")
@@ -118,24 +118,24 @@ def test_outcomes_that_were_made_anew_are_counted_and_none_of_the_old_ones(
     new.close_windows()
     publishes(monitors, new)
     log = monitors.processes.log("a").read_text()
-    assert log.count(f"topic_made_anew topic={monitors.topics.outcomes}") == 1, log
+    assert log.count(f"topic_recreated topic={monitors.topics.outcomes}") == 1, log
     monitors.end("a")
     monitors.start("a")
     judges(monitors, "a", new)
 
 
-def test_outcomes_that_are_made_anew_under_a_monitor_end_it_and_the_next_one_counts_them(
+def test_outcomes_that_are_recreated_under_a_monitor_end_it_and_the_next_one_counts_them(
     broker: Broker, kafka: dict[str, str], monitoring: Monitoring
 ) -> None:
     monitors, old = monitoring("")
     old.write(200)
     monitors.start("a")
     judges(monitors, "a", old)
-    new = make_anew(kafka, monitors)
+    new = recreate(kafka, monitors)
     new.write(300)
     last = end_of(monitors, "a")
     assert monitors.topics.outcomes in last
-    assert "made anew" in last
+    assert "recreated" in last
     assert "Start the monitor again" in last
     # Of its own id, it may be given what the group had while the topic was missing: docs/architecture.md, weaknesses.
     embedded = broker.engine is not None and broker.engine.name == "embedded"

@@ -92,7 +92,7 @@ def test_lost_state_is_rebuilt_without_answering_again_and_open_windows_still_cl
 
 @pytest.mark.parametrize(
     ("names", "reached", "told"),
-    [("other", 0, ("of other topics", "state.directory")), ("these", 1_000_000, ("1000000", "made anew", "Move"))],
+    [("other", 0, ("of other topics", "state.directory")), ("these", 1_000_000, ("1000000", "recreated", "Move"))],
     ids=["of other topics", "ahead of Kafka"],
 )
 def test_a_directory_that_cannot_be_right_ends_the_worker_with_what_to_do(

@@ -1,4 +1,4 @@
-"""A position is kept with what it is a position of: topics made anew, other clusters' names, more partitions."""
+"""A position is kept with what it is a position of: topics recreated, other clusters' names, more partitions."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def delete(kafka: dict[str, str], *names: str) -> None:
     wait_for(lambda: not set(names) & admin.list_topics(timeout=10).topics.keys(), "the topics to be gone")
 
 
-def make_anew(kafka: dict[str, str], harness: Harness, *names: str) -> None:
+def recreate(kafka: dict[str, str], harness: Harness, *names: str) -> None:
     """Delete topics and make them again; what was asked before lies in topics that are no more."""
     harness.client.close()
     delete(kafka, *names)
@@ -49,9 +49,9 @@ def make_anew(kafka: dict[str, str], harness: Harness, *names: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["kept", "lost"])
-@pytest.mark.parametrize("asked_anew", [3, 60])
-def test_impressions_that_were_made_anew_are_all_answered(
-    kafka: dict[str, str], topics: Topics, harness: Harness, state: str, asked_anew: int
+@pytest.mark.parametrize("asked_again", [3, 60])
+def test_impressions_that_were_recreated_are_all_answered(
+    kafka: dict[str, str], topics: Topics, harness: Harness, state: str, asked_again: int
 ) -> None:
     """The group's committed offset, and the state's, are of the topic that was; fewer and more came since."""
     with harness:
@@ -59,16 +59,16 @@ def test_impressions_that_were_made_anew_are_all_answered(
         harness.traffic(40)
         harness.client.flush()
         harness.processes.stop()
-        make_anew(kafka, harness, topics.impressions)
+        recreate(kafka, harness, topics.impressions)
         if state == "lost":
             shutil.rmtree(harness.directory / "state")
-        for _ in range(asked_anew):
+        for _ in range(asked_again):
             harness.ask()
         harness.client.flush()
         harness.start_worker("after")
         harness.await_answers()
         if state == "kept":
-            assert "topic_made_anew" in harness.processes.log("after").read_text()
+            assert "topic_recreated" in harness.processes.log("after").read_text()
 
 
 def test_an_answer_to_an_impression_of_a_topic_that_is_gone_answers_none_of_the_new_one(
@@ -87,20 +87,20 @@ def test_an_answer_to_an_impression_of_a_topic_that_is_gone_answers_none_of_the_
         ask_again(harness)
         harness.await_answers()
         harness.processes.stop()
-        make_anew(kafka, harness, topics.impressions)
+        recreate(kafka, harness, topics.impressions)
         shutil.rmtree(harness.directory / "state")
         ask_again(harness)
         harness.start_worker("after")
         harness.await_answers()
 
 
-def test_a_topic_that_is_made_anew_under_a_worker_ends_it_and_the_next_one_answers_everything(
+def test_a_topic_that_is_recreated_under_a_worker_ends_it_and_the_next_one_answers_everything(
     kafka: dict[str, str], topics: Topics, harness: Harness
 ) -> None:
     with harness:
         harness.start_worker("first")
         harness.traffic(20)
-        make_anew(kafka, harness, topics.impressions)
+        recreate(kafka, harness, topics.impressions)
         for _ in range(40):
             harness.ask()
         harness.client.flush()
@@ -109,7 +109,7 @@ def test_a_topic_that_is_made_anew_under_a_worker_ends_it_and_the_next_one_answe
         harness.await_answers()
 
 
-def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
+def test_behaviors_that_were_recreated_end_the_worker_with_what_to_do(
     kafka: dict[str, str], topics: Topics, harness: Harness
 ) -> None:
     with harness:
@@ -117,13 +117,13 @@ def test_behaviors_that_were_made_anew_end_the_worker_with_what_to_do(
         harness.wander(200)
         harness.traffic(3)
         harness.processes.stop()
-        make_anew(kafka, harness, topics.behaviors)
+        recreate(kafka, harness, topics.behaviors)
         harness.wander(300)
         harness.client.flush()
         harness.processes.start("after", "worker")
         last = harness.last_words("after")
         assert topics.behaviors in last
-        assert "made anew" in last
+        assert "recreated" in last
         assert f"Move {harness.directory / 'state'} away" in last
         shutil.move(harness.directory / "state", harness.directory / "moved")
         harness.start_worker("afresh")
@@ -368,7 +368,7 @@ def test_a_trainer_refuses_the_checkpoints_of_another_prefix_and_names_both_topi
         assert other.samples in last
 
 
-def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
+def test_a_trainer_reads_samples_that_were_recreated_from_their_beginning(
     kafka: dict[str, str], topics: Topics, harness: Harness
 ) -> None:
     with harness:
@@ -379,7 +379,7 @@ def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
         wait_for(lambda: harness.trained() >= len(harness.shown()), "all to be trained", processes=harness.processes)
         learned = harness.trained()
         harness.processes.stop()
-        make_anew(kafka, harness, topics.samples)
+        recreate(kafka, harness, topics.samples)
         harness.start_worker("again")
         harness.traffic(60)
         harness.processes.start("afresh", "trainer")
@@ -388,11 +388,11 @@ def test_a_trainer_reads_samples_that_were_made_anew_from_their_beginning(
             "all that was clicked since to be trained",
             processes=harness.processes,
         )
-        assert f"topic_made_anew topic={topics.samples}" in harness.processes.log("afresh").read_text()
+        assert f"topic_recreated topic={topics.samples}" in harness.processes.log("afresh").read_text()
 
 
-@pytest.mark.durable_broker  # a producer does not survive that its topic is made anew on the embedded one
-def test_updates_that_are_made_anew_under_a_trainer_hold_all_parameters_again(
+@pytest.mark.durable_broker  # a producer does not survive that its topic is recreated on the embedded one
+def test_updates_that_are_recreated_under_a_trainer_hold_all_parameters_again(
     kafka: dict[str, str], topics: Topics, harness: Harness
 ) -> None:
     """No sample comes meanwhile, so there is no checkpoint that would be followed by them."""
@@ -405,6 +405,6 @@ def test_updates_that_are_made_anew_under_a_trainer_hold_all_parameters_again(
             wait_for(lambda: len(harness.read(topics.model_updates)) >= records, what, processes=harness.processes)
 
         hold(2 * arms)  # of the start, and of the first checkpoint
-        make_anew(kafka, harness, topics.model_updates)
+        recreate(kafka, harness, topics.model_updates)
         hold(arms)
-        assert f"topic_made_anew topic={topics.model_updates}" in harness.processes.log("trainer").read_text()
+        assert f"topic_recreated topic={topics.model_updates}" in harness.processes.log("trainer").read_text()

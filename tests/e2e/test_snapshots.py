@@ -96,7 +96,7 @@ def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(h
         wait_for(all_are_answered, "all answers", processes=harness.processes)
         told = log.read_text()
         assert "assigned partitions=0,1,2,3" in told
-        assert not re.search(" (lost|revoked|joining_anew) ", told)
+        assert not re.search(" (lost|revoked|rejoining) ", told)
         harness.traffic(5)
         harness.end("slow")
 

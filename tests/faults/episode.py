@@ -254,7 +254,7 @@ class Episode(ABC):
             if missing and time.monotonic() > deadline:
                 self._given_up |= missing
             if missing and time.monotonic() >= look_at:
-                # A client that was made anew is not told of answers to its predecessor.
+                # A client that was recreated is not told of answers to its predecessor.
                 for value in self.history.values(harness.topics.scores):
                     score = decode_score(value)
                     harness.answers.setdefault(score.request, score)
@@ -297,7 +297,7 @@ class Episode(ABC):
         return {each.partition: max(each.offset, watermarks(asker, topic, each.partition)[0]) for each in known}
 
     def new_client(self) -> None:
-        """Make the client anew: an idempotent producer does not survive the loss of its topic on every broker."""
+        """Make a new client: an idempotent producer does not survive the loss of its topic on every broker."""
         self.harness.client.close()
         self.harness.client = Client(self.kafka, self.harness.topics)
 

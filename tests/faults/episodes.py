@@ -12,12 +12,12 @@ from stream.local.broker import Broker
 from tests.faults.accounts import Accounts
 from tests.faults.episode import Episode, Setting
 from tests.faults.full_disk import FullDisk
-from tests.faults.made_anew import MadeAnew
+from tests.faults.recreated import Recreated
 from tests.faults.more_partitions import MorePartitions
 from tests.faults.retention import Retention
 
 EPISODES: Mapping[str, type[Episode]] = MappingProxyType(
-    {"anew": MadeAnew, "retention": Retention, "disk": FullDisk, "partitions": MorePartitions}
+    {"recreated": Recreated, "retention": Retention, "disk": FullDisk, "partitions": MorePartitions}
 )
 """Name on the command line → what happens."""
 

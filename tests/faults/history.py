@@ -15,7 +15,7 @@ from stream.schema.record import Record
 from tests.e2e.harness import Harness
 
 Key = tuple[str, int, int, int]
-"""Topic, how often it was made anew before, partition, offset."""
+"""Topic, how often it was recreated before, partition, offset."""
 Pair = tuple[RequestKey, str]
 """A request and an item that was shown."""
 
@@ -50,7 +50,7 @@ class History:
         self._harness = harness
         self.topics = harness.topics
         self._kept: dict[Key, Record] = {}
-        self._anew: Counter[str] = Counter()
+        self._recreated: Counter[str] = Counter()
         self._unread: set[Key] = set()
         self._deleted: set[Key] = set()
         self.unsettled: set[RequestKey] = set()
@@ -62,18 +62,18 @@ class History:
         self._kept |= found
         return list(found)
 
-    def made_anew(self, topic: str, read_to: dict[int, int]) -> None:
-        """Take note that a topic was deleted and made anew after `keep`.
+    def recreated(self, topic: str, read_to: dict[int, int]) -> None:
+        """Take note that a topic was deleted and recreated after `keep`.
 
         Args:
             topic: its name.
             read_to: partition → the offset up to which its reader had surely read it.
         """
-        old = [key for key in self._kept if key[:2] == (topic, self._anew[topic])]
+        old = [key for key in self._kept if key[:2] == (topic, self._recreated[topic])]
         self._unread |= {key for key in old if key[3] >= read_to.get(key[2], 0)}
         if topic == self.topics.behaviors:
             self._deleted |= set(old)  # a state of it must be moved away: all of it is gone
-        self._anew[topic] += 1
+        self._recreated[topic] += 1
 
     def state_lost(self, unread: Set[Key] = frozenset()) -> None:
         """Take note that a worker's state is gone: what it knew of records that Kafka has removed is gone with it.
@@ -141,7 +141,7 @@ class History:
 
     def _read(self, topic: str) -> dict[Key, Record]:
         return {
-            (topic, self._anew[topic], record.partition, record.offset): record
+            (topic, self._recreated[topic], record.partition, record.offset): record
             for record in self._harness.records(topic)
             if record[:3] not in self._harness.unusable
         }

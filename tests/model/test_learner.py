@@ -91,7 +91,7 @@ def test_a_click_that_comes_alone_weighs_no_more_than_what_comes_together() -> N
 
 def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> None:
     spec, batch = small("counts"), examples(8, seed=4)
-    learner, network = Learner(spec, OptimSpec(clip=1e9, average=0.0), seed=2), Network(spec, seed=2)
+    learner, network = Learner(spec, OptimSpec(clip_norm=1e9, ema_decay=0.0), seed=2), Network(spec, seed=2)
     learner.learn(batch)
     # One example at a time has no padded candidate, so nothing but real ones can enter the mean.
     optimizer = torch.optim.Adam(network.parameters(), lr=OptimSpec().dense_lr)
@@ -109,7 +109,7 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
 
 def test_what_predicts_is_the_average_of_the_dense_parameters_and_the_same_tables() -> None:
     stream, average = batches(40, seed=21), 0.9
-    raw, averaged = (Learner(small("sam"), OptimSpec(average=share), seed=3) for share in (0.0, average))
+    raw, averaged = (Learner(small("sam"), OptimSpec(ema_decay=share), seed=3) for share in (0.0, average))
     expected = {name: array.copy() for name, array in raw.base("a").tensors.items() if "/" not in name or "." in name}
     for step, batch in enumerate(stream, start=1):
         raw.learn(batch)
@@ -147,7 +147,7 @@ def test_predictions_keep_up_with_a_click_rate_that_changes() -> None:
 
 def test_clicks_alone_change_nothing_of_what_predicts() -> None:
     """The first windows of a stream have nothing else, and mean no click rate of one."""
-    learners = [Learner(small("counts"), OptimSpec(average=share), seed=4) for share in (0.0, 0.99)]
+    learners = [Learner(small("counts"), OptimSpec(ema_decay=share), seed=4) for share in (0.0, 0.99)]
     clicks = [
         [dataclasses.replace(each, labels=np.ones_like(each.labels)) for each in examples(8, seed=step)]
         for step in range(30)
@@ -177,7 +177,7 @@ def with_labels(example: Example, labels: npt.NDArray[Any]) -> Example:
 def test_the_loss_of_a_late_click_is_that_of_a_click_less_that_of_none() -> None:
     """Together with the step on label 0 that went before, the gradient is that of one click."""
     spec, rng = small("counts"), np.random.default_rng(3)
-    learner, network = Learner(spec, OptimSpec(clip=1e9, average=0.0), seed=2), Network(spec, seed=2)
+    learner, network = Learner(spec, OptimSpec(clip_norm=1e9, ema_decay=0.0), seed=2), Network(spec, seed=2)
     optimizer = torch.optim.Adam(network.parameters(), lr=OptimSpec().dense_lr)
     for seed in range(3):
         batch = [with_labels(each, rng.integers(0, 3, len(each.items))) for each in examples(80, seed=seed)]

@@ -224,7 +224,7 @@ def test_two_deltas_prepared_together_may_bring_the_same_new_keys() -> None:
     assert_follows(scorer, learner)
 
 
-def test_rows_that_were_found_before_a_base_are_found_anew_in_its_tables() -> None:
+def test_rows_that_were_found_before_a_base_are_found_again_in_its_tables() -> None:
     _, scorer = learner_and_scorer()
     learner = Learner(small("din"))
     learner.learn(examples(8, seed=55))

@@ -82,7 +82,7 @@ def test_a_copy_without_room_is_told_and_work_goes_on(small_disk: SmallDisk, tmp
 
 
 def stored(store: Snapshots, tmp_path: Path, end: int) -> int:
-    """Store a partition with so many records, made anew."""
+    """Store a partition with so many records, recreated."""
     partition = Partition.open(tmp_path / f"partition-{end}")
     partition.sequences.append("u", records(0, end))
     partition.commit({"behaviors": end})

@@ -128,7 +128,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def filled(path: Path, user: str, count: int, cache_bytes: int = 1 << 20) -> Partition:
-    """Return a partition opened anew, where nothing is in memory yet."""
+    """Return a partition opened again, where nothing is in memory yet."""
     partition = open_small(path)
     partition.sequences.append(user, records(0, count))
     partition.commit({})

@@ -144,7 +144,7 @@ def renamed(name: str) -> Callable[[dict[str, Any]], None]:
         lambda values: first_file(values).update(size=-1),
     ],
 )
-def test_a_sealed_manifest_never_leads_out_of_its_directory(
+def test_a_manifest_with_a_right_checksum_never_leads_out_of_its_directory(
     tmp_path: Path, store: Snapshots, change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partition = opened(tmp_path / "state")

@@ -46,7 +46,7 @@ class DecayedPopularity:
 
 
 class BoostedTrees:
-    """LightGBM on the numbers of the candidates and of their matches, fitted anew to all of the past now and then.
+    """LightGBM on the numbers of the candidates and of their matches, refitted to all of the past now and then.
 
     Args:
         samples: how many there will be.

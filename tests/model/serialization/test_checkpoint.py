@@ -12,6 +12,7 @@ from model.errors import CheckpointError
 from model.metrics import ProgressiveMetrics
 from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, load_newest, save
+from state.manifest import with_checksum
 
 
 def checkpoint(number: int) -> Checkpoint:
@@ -147,14 +148,14 @@ def test_reading_leaves_alone_what_another_process_is_writing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["/../../evil", "../evil", "", "a\0", "x" * 129])
-def test_a_sealed_manifest_never_leads_out_of_its_directory(
+def test_a_manifest_with_a_right_checksum_never_leads_out_of_its_directory(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path, checkpoint(1))
     manifest = checkpoints._read_manifest(path / "manifest.json")
     files = {**manifest.files, f"arm-{name}.safetensors": manifest.files["arm-sam.safetensors"]}
     forged = msgspec.structs.replace(manifest, files=files, progress={**manifest.progress, name: {}})
-    (path / "manifest.json").write_bytes(msgspec.json.encode(forged.sealed()))
+    (path / "manifest.json").write_bytes(msgspec.json.encode(with_checksum(forged)))
     monkeypatch.setattr(checkpoints, "_read", lambda path, _file: pytest.fail(f"{path} was opened"))
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         checkpoints.load(path)

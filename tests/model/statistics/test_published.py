@@ -27,8 +27,8 @@ STEPS = st.lists(
 )
 
 
-def primary(keep_s: float = 1e9, max_rows: int = 100) -> StatisticsPrimary:
-    found = StatisticsPrimary(LIVES, max_rows=max_rows, keep_s=keep_s)
+def primary(retention_s: float = 1e9, max_rows: int = 100) -> StatisticsPrimary:
+    found = StatisticsPrimary(LIVES, max_rows=max_rows, retention_s=retention_s)
     found.begin_epoch(1)
     return found
 
@@ -70,7 +70,7 @@ def test_a_replica_arrives_at_what_the_primary_counts(steps: list[list[tuple[int
             replica = StatisticsReplica(LIVES, length=1000)
             apply(replica, counted.base(STATISTICS))
         elif step == "restart":
-            again = StatisticsPrimary(LIVES, max_rows=100, keep_s=1e9)
+            again = StatisticsPrimary(LIVES, max_rows=100, retention_s=1e9)
             again.load_state(counted.state())
             again.begin_epoch(counted.version.epoch + 1)
             counted = again
@@ -94,7 +94,7 @@ def test_a_delta_holds_what_has_changed_alone() -> None:
 
 
 def test_keys_without_an_event_for_long_enough_are_dropped_everywhere() -> None:
-    counted, replica = primary(keep_s=100.0), StatisticsReplica(LIVES, length=1000)
+    counted, replica = primary(retention_s=100.0), StatisticsReplica(LIVES, length=1000)
     counted.fold(behaviors([event(1, 200_000), event(2, 200_000), event(2, 0)]))
     apply(replica, counted.base(STATISTICS))
     fresh = StatisticsReplica(LIVES, length=1000)
@@ -161,7 +161,7 @@ def test_updates_are_taken_in_their_turn_and_of_the_same_half_lives() -> None:
 
 
 def test_counts_of_other_half_lives_are_not_taken_up() -> None:
-    other = StatisticsPrimary((5.0,), max_rows=10, keep_s=1e9)
+    other = StatisticsPrimary((5.0,), max_rows=10, retention_s=1e9)
     with pytest.raises(CheckpointError, match="the arms read"):
         other.load_state(primary().state())
     with pytest.raises(CheckpointError, match="not the whole state"):

@@ -1,4 +1,4 @@
-"""A job that Kafka does not answer any more begins anew, unless it never began."""
+"""A job that Kafka does not answer any more starts over, unless it never began."""
 
 import threading
 
@@ -27,11 +27,11 @@ def run(job: Job, stop: threading.Event | None = None) -> None:
     run_until_stopped(job, Settings(), stop or threading.Event())
 
 
-def test_a_job_that_kafka_stops_answering_begins_anew_as_often_as_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_kafka_stops_answering_starts_again_as_often_as_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     job = Job(KafkaSilentError("no answer for 30 s"), KafkaSilentError("it does not answer"), None)
     run(job)
     assert not job.ends
-    assert [line.partition(" ")[0] for line in caplog.messages] == ["starting_anew"] * 2
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["restarting"] * 2
     assert "no answer for 30 s" in caplog.messages[0]
 
 
@@ -44,7 +44,7 @@ def test_a_job_that_never_began_says_so() -> None:
 
 def test_other_errors_and_a_stop_end_it() -> None:
     with pytest.raises(TopicError):
-        run(Job(TopicError("made anew"), None))
+        run(Job(TopicError("recreated"), None))
     stop = threading.Event()
     stop.set()
     with pytest.raises(KafkaSilentError):

@@ -1,4 +1,4 @@
-"""A watch notices that a topic was made anew or has more partitions: by topic ids or, without, by the records."""
+"""A watch notices that a topic was recreated or has more partitions: by topic ids or, without, by the records."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +40,7 @@ def checks(watch: LogWatch, positions: Iterable[Position], *, for_s: float) -> I
         time.sleep(0.01)
 
 
-def make_anew(kafka: dict[str, str], topics: Topics) -> None:
+def recreate(kafka: dict[str, str], topics: Topics) -> None:
     admin = AdminClient({**kafka, "log_level": 0})
     for deleted in admin.delete_topics([topics.samples]).values():
         deleted.result()
@@ -50,13 +50,13 @@ def make_anew(kafka: dict[str, str], topics: Topics) -> None:
     topic_admin.ensure(kafka, topics, partitions=PARTITIONS, replication=1)
 
 
-def test_a_topic_that_stays_is_told_from_one_that_was_made_anew(
+def test_a_topic_that_stays_is_told_from_one_that_was_recreated(
     kafka: dict[str, str], topics: Topics, watch: LogWatch, write: Callable[[int], Position]
 ) -> None:
     watch.begin([topics.samples])
     first = write(20)
     assert not any(checks(watch, [first], for_s=1.0))
-    make_anew(kafka, topics)
+    recreate(kafka, topics)
     # More than there was, and all of it read before anybody asks: the position alone looks like progress.
     second = write(50)
     assert (topics.samples, "id") in checks(watch, [second], for_s=20.0)

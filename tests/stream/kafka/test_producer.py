@@ -15,9 +15,9 @@ from tests.conftest import PARTITIONS
 def test_a_fatal_error_is_told_with_what_to_do_also_to_later_calls(
     broker: Broker, kafka: dict[str, str], topics: Topics, served_by: str
 ) -> None:
-    """A topic is made anew: its broker does not know the sequence numbers that an idempotent producer goes on with."""
+    """A topic is recreated: its broker does not know the sequence numbers that an idempotent producer goes on with."""
     if broker.engine is None or broker.engine.name != "embedded":
-        pytest.skip("Apache Kafka takes the sequence number that comes first in a topic that was made anew")
+        pytest.skip("Apache Kafka takes the sequence number that comes first in a topic that was recreated")
     producer = ReliableProducer(kafka)
     for _ in range(3):
         producer.send(topics.outcomes, b"x", partition=0)
@@ -36,7 +36,7 @@ def test_a_fatal_error_is_told_with_what_to_do_also_to_later_calls(
             producer.poll(0.1)
 
     # Now and then confluent-kafka loses the exception, and only its log line says what happened.
-    why = f"(.*{topics.outcomes}.*made anew|.*facility=FATAL)"
+    why = f"(.*{topics.outcomes}.*recreated|.*facility=FATAL)"
     told = f"of no use any more: {why}.* Start again: nothing that was committed is lost$"
     with pytest.raises(KafkaClientError, match=told):
         serve()

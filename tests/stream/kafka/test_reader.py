@@ -248,7 +248,7 @@ def test_records_that_are_removed_while_it_reads_stop_it_or_are_counted_to_the_l
 
 
 @pytest.mark.parametrize("written_since", [1, 40])
-def test_a_topic_that_is_made_anew_while_it_is_read_ends_reading(
+def test_a_topic_that_is_recreated_while_it_is_read_ends_reading(
     kafka: dict[str, str], filled: Topics, written_since: int
 ) -> None:
     """Fewer records than before, or so many that the position lies among them."""
@@ -265,7 +265,7 @@ def test_a_topic_that_is_made_anew_while_it_is_read_ends_reading(
         again = ReliableProducer(kafka)
         for partition in FILLED:
             send(again, filled, partition, *range(written_since))
-        with pytest.raises(TopicError, match=f"{filled.behaviors}.* made anew"):
+        with pytest.raises(TopicError, match=f"{filled.behaviors}.* recreated"):
             read_on(reader)
 
 

@@ -210,7 +210,7 @@ def test_sums_of_another_experiment_and_older_ones_change_nothing() -> None:
     assert aggregate.sums().pack() == before
 
 
-def test_another_experiment_counts_anew() -> None:
+def test_another_experiment_starts_over() -> None:
     rows = visits(400)
     first = fold(
         PLAN,
@@ -240,11 +240,11 @@ def test_windows_of_this_partition_are_told_apart_by_offset_only() -> None:
     assert aggregate.changes == before
 
 
-def anew(partial: WindowPartial, begun: int) -> WindowPartial:
+def restarted(partial: WindowPartial, begun: int) -> WindowPartial:
     return replace(partial, window=replace(partial.window, begun=begun))
 
 
-def test_a_partition_that_begins_anew_drops_what_was_counted_of_it_and_of_it_alone() -> None:
+def test_a_partition_that_starts_over_drops_what_was_counted_of_it_and_of_it_alone() -> None:
     aggregate, alone = Aggregate(PLAN), Aggregate(PLAN)
     counted(aggregate, visits(300), partitions=1)
     aggregate.add(part(0, 9000, 9000, 1, 1))
@@ -253,7 +253,7 @@ def test_a_partition_that_begins_anew_drops_what_was_counted_of_it_and_of_it_alo
     assert aggregate.begun(0) == 5
     assert aggregate.starts() == []
     late = part(0, 3000, 9999, 1, 1, 1)
-    for partial in (part(1, 3000, 9000, 1, 0), late, anew(part(0, 3000, 1, 0), begun=5), late):
+    for partial in (part(1, 3000, 9000, 1, 0), late, restarted(part(0, 3000, 1, 0), begun=5), late):
         aggregate.add(partial)
     for partial in (part(1, 3000, 9000, 1, 0), part(0, 3000, 1, 0)):
         alone.add(partial)
@@ -262,13 +262,13 @@ def test_a_partition_that_begins_anew_drops_what_was_counted_of_it_and_of_it_alo
     assert aggregate.counters()["too_late"] == 0
 
 
-def test_what_was_published_of_a_topic_that_was_made_anew_is_corrected() -> None:
+def test_what_was_published_of_a_topic_that_was_recreated_is_corrected() -> None:
     aggregate = Aggregate(PLAN)
     for partial in (part(0, 0, 1, 1, 1), part(0, 3000, 3, 0)):
         aggregate.add(partial)
     [record] = aggregate.due_records()
     assert (record.shown, record.clicks) == (2, 2)
-    for partial in (anew(part(0, 0, 0, 0), begun=5), anew(part(0, 3000, 1, 0), begun=5)):
+    for partial in (restarted(part(0, 0, 0, 0), begun=5), restarted(part(0, 3000, 1, 0), begun=5)):
         aggregate.add(partial)
     [record] = aggregate.due_records()
     assert (record.start, record.shown, record.clicks, record.revision) == (0, 1, 0, 2)

@@ -217,7 +217,7 @@ def test_the_sum_of_parts_is_the_whole() -> None:
     assert moments.moments("a").total.tolist() == [80, 20]
 
 
-def test_what_was_counted_before_it_began_anew_counts_as_none() -> None:
+def test_what_was_counted_before_it_started_over_counts_as_none() -> None:
     store, alone = Store(), Store()
     store.fold(numbered(*(outcome(f"r{number}", 3, 1, user=f"u{number % 7}") for number in range(40))))
     store.progress = PartitionProgress(windows=[], begun=1)

@@ -28,7 +28,7 @@ def test_a_topic_that_lags_is_waited_for_until_patience_runs_out() -> None:
     assert not list(merge.drain(at_end("b"), 11.9, 10))
     merge.add("a", 3, "a3")
     assert list(merge.drain(at_end("b"), 11.9, 10)) == ["b1", "a3"]
-    assert not list(merge.drain(at_end("b"), 12.0, 10)), "patience starts anew"
+    assert not list(merge.drain(at_end("b"), 12.0, 10)), "patience starts again"
     assert list(merge.drain(at_end("b"), 14.0, 10)) == ["b5"]
     assert merge.forced == 1
 

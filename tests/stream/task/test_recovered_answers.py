@@ -134,7 +134,7 @@ SLACK_MS = round(1000 * SETTINGS.max_future_s)
 
 @pytest.mark.parametrize("younger_ms", [-1000, 0, SLACK_MS, SLACK_MS + 1, 3_600_000])
 def test_an_answer_that_is_older_than_the_impression_was_given_to_another_one(path: Path, younger_ms: int) -> None:
-    """A topic was made anew, and its users number their requests from "1" again. Clocks may differ."""
+    """A topic was recreated, and its users number their requests from "1" again. Clocks may differ."""
     given = GivenAnswer(given_before(read_to=1), timestamp=T0)
     start = beginning(answers={R: given}, scores_end=30, impressions_end=1, behaviors_end=1)
     with closing(Bench(path, start)) as bench:

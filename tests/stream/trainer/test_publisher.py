@@ -104,7 +104,7 @@ def test_a_row_that_is_no_number_is_found_in_what_would_be_saved() -> None:
 
 
 def test_the_largest_steps_that_the_settings_allow_lead_to_no_number_that_is_none() -> None:
-    optim = {"dense_lr": 1.0, "embedding_lr": 1.0, "clip": 1e30}
+    optim = {"dense_lr": 1.0, "embedding_lr": 1.0, "clip_norm": 1e30}
     settings = convert({"arms": [{"name": kind, "preset": f"{kind}-10", "learn_from": "all", "optim": optim}
                                  for kind in ("sam", "din", "mean", "counts")]})  # fmt: skip
     training = Training(settings, device="cpu")

@@ -22,7 +22,7 @@ from stream.trainer.training import Training
 
 
 @pytest.mark.parametrize("topic_id", ["same", "other"])
-def test_samples_that_lost_their_end_are_told_and_those_made_anew_begin_anew(
+def test_samples_that_lost_their_end_are_told_and_those_recreated_start_over(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path, topic_id: str
 ) -> None:
     """With the topic's id the same, Kafka has lost records: it may have been learned from others in their place."""
@@ -63,7 +63,7 @@ def test_counts_are_taken_up_with_their_offsets_or_neither_is(
     half_life: float,
     taken: bool,
 ) -> None:
-    """What a topic that was made anew holds again would count twice, and what others counted is no count of ours."""
+    """What a topic that was recreated holds again would count twice, and what others counted is no count of ours."""
     found = IdentityClient(kafka).identify([topics.samples, topics.behaviors])
     now = {topic: LogIdentity(log.cluster, topic, "id of now", log.partitions) for topic, log in found.items()}
     log = now[topics.behaviors]
@@ -72,7 +72,7 @@ def test_counts_are_taken_up_with_their_offsets_or_neither_is(
     for _ in range(9):
         producer.produce(topics.behaviors, b"", partition=0)
     assert producer.flush(30) == 0
-    before, statistics = (StatisticsPrimary((life,), max_rows=10, keep_s=1e9) for life in (60.0, half_life))
+    before, statistics = (StatisticsPrimary((life,), max_rows=10, retention_s=1e9) for life in (60.0, half_life))
     before.fold(behaviors([(1, 0, 1, 1000)]))
     progress = {"offsets": {"0": offset}, "origins": {"0": origin.encode()}}
     settings = convert({"kafka": kafka, "topics": {"prefix": topic_prefix}, "trainer": {"directory": str(tmp_path)}})
@@ -85,4 +85,4 @@ def test_counts_are_taken_up_with_their_offsets_or_neither_is(
     assert statistics.version == (2, 0)
     assert statistics.rows["item"] == taken
     assert start.behaviors == (StartOffsets({0: offset}, {0: -1}) if taken else StartOffsets())
-    assert ("statistics_begin_anew" in caplog.text) is not taken
+    assert ("statistics_start_over" in caplog.text) is not taken

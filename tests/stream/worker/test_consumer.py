@@ -78,7 +78,7 @@ def test_a_topic_that_runs_ahead_is_paused_until_half_of_it_is_worked_off(
 def test_an_offset_that_was_not_there_and_is_now_ends_the_worker_unless_it_is_of_an_earlier_assignment(
     kafka: dict[str, str], topics: Topics, consumer: Consumer
 ) -> None:
-    """A topic that is made anew grows beyond the position before anybody asks for its end."""
+    """A topic that is recreated grows beyond the position before anybody asks for its end."""
     inputs = (topics.behaviors, topics.impressions, topics.clicks)
     taken = TaskConsumer(consumer, inputs, ConnectionHealth({}), lambda: consumer)
     producer = Producer(kafka)
@@ -92,7 +92,7 @@ def test_an_offset_that_was_not_there_and_is_now_ends_the_worker_unless_it_is_of
         return [Message(topic=topics.clicks, partition=NUMBER, offset=offset, error=error)]
 
     taken.dispatch(missed(2), {})
-    with pytest.raises(WorkerError, match=f"{topics.clicks}/{NUMBER} had no offset 3 .*made anew"):
+    with pytest.raises(WorkerError, match=f"{topics.clicks}/{NUMBER} had no offset 3 .*recreated"):
         taken.dispatch(missed(3), {})
 
 

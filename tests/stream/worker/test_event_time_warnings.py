@@ -69,7 +69,7 @@ def test_it_is_told_again_while_it_lasts_but_not_more_often_than_every_half_minu
     assert all("partition=0 partitions=2 " in line for line in found)
 
 
-def test_a_partition_that_comes_back_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_partition_that_comes_back_starts_over(caplog: pytest.LogCaptureFixture) -> None:
     watched = warnings()
     watched.consider({0: Clocks(0, 77)}, 0.0)
     watched.consider({}, 1.0)

@@ -194,7 +194,7 @@ def test_what_another_prefix_keeps_here_is_refused_and_stays(
 
 
 @pytest.mark.parametrize("own", [3, None])
-def test_a_copy_of_a_topic_that_was_made_anew_is_not_adopted(machine: Machine, own: int | None) -> None:
+def test_a_copy_of_a_topic_that_was_recreated_is_not_adopted(machine: Machine, own: int | None) -> None:
     """Its offset says nothing beside that of a state of the topic of now."""
     if own is not None:
         machine.write(machine.own, own)
@@ -203,7 +203,7 @@ def test_a_copy_of_a_topic_that_was_made_anew_is_not_adopted(machine: Machine, o
     assert not machine.copy.exists()
 
 
-def test_a_copy_does_not_take_the_place_of_a_state_of_a_topic_that_was_made_anew(machine: Machine) -> None:
+def test_a_copy_does_not_take_the_place_of_a_state_of_a_topic_that_was_recreated(machine: Machine) -> None:
     """What to do with that is for a person to say."""
     machine.write(machine.own, 3)
     machine.write(machine.copy, 5)
@@ -211,7 +211,7 @@ def test_a_copy_does_not_take_the_place_of_a_state_of_a_topic_that_was_made_anew
     assert machine.kept(machine.copy) == {TOPIC: 5}
 
 
-def test_a_copy_goes_on_from_itself_where_the_state_is_of_a_topic_that_was_made_anew(machine: Machine) -> None:
+def test_a_copy_goes_on_from_itself_where_the_state_is_of_a_topic_that_was_recreated(machine: Machine) -> None:
     machine.write(machine.own, 500)
     machine.write(machine.copy, 5)
     assert machine.standby(compare=lambda offsets, _: "id" if offsets[TOPIC] == 500 else "") == 5
@@ -237,7 +237,7 @@ def test_copies_of_another_prefix_are_never_of_no_use(machine: Machine) -> None:
 def test_a_directory_belongs_to_the_prefix_and_cluster_that_claimed_it_first(machine: Machine) -> None:
     mine = LogIdentity("cluster", TOPIC, "id", 4)
     claim_directory(machine.settings, mine)
-    # Workers share it, the topic may be made anew, and the number of partitions is others' to compare.
+    # Workers share it, the topic may be recreated, and the number of partitions is others' to compare.
     claim_directory(machine.settings, LogIdentity("cluster", TOPIC, "another id", 8))
     for other in (LogIdentity("cluster", OTHER, "id", 4), LogIdentity("another", TOPIC, "id", 4)):
         with pytest.raises(WorkerError, match=r"topic 'behaviors' of cluster cluster, .*state\.directory"):
@@ -245,7 +245,7 @@ def test_a_directory_belongs_to_the_prefix_and_cluster_that_claimed_it_first(mac
     assert [path.name for path in Path(machine.settings.directory).iterdir()] == ["state-of.json"]
 
 
-def test_a_claim_that_says_nothing_is_written_anew(machine: Machine) -> None:
+def test_a_claim_that_says_nothing_is_written_again(machine: Machine) -> None:
     mine = LogIdentity("cluster", TOPIC, "id", 4)
     Path(machine.settings.directory).mkdir()
     (Path(machine.settings.directory) / "state-of.json").write_bytes(b"")

@@ -146,7 +146,7 @@ def test_an_interleaved_arm_answers_with_a_list_that_both_models_drafted() -> No
         np.testing.assert_allclose(answer.probabilities[second.members], lot[second.members], atol=1e-6)
 
 
-def test_a_repeated_request_gets_the_same_list_and_another_one_is_drafted_anew() -> None:
+def test_a_repeated_request_gets_the_same_list_and_another_one_is_drafted_again() -> None:
     asked = examples(40, seed=6)
     impressions = asking(USERS[:40], asked)
     first, again = served().answer(impressions, asked), served().answer(impressions, asked)
@@ -154,7 +154,7 @@ def test_a_repeated_request_gets_the_same_list_and_another_one_is_drafted_anew()
     renamed = [msgspec.structs.replace(each, request_id=f"other-{each.request_id}") for each in impressions]
     other = served().answer(renamed, asked)
     changed = [one.teams != two.teams for one, two in zip(first, other, strict=True) if one.teams]
-    assert 0.2 < np.mean(changed) < 0.95, "the coin falls anew"
+    assert 0.2 < np.mean(changed) < 0.95, "the coin falls again"
 
 
 def test_users_whose_requests_are_all_numbered_from_one_are_not_all_begun_by_the_same_arm() -> None:

@@ -114,14 +114,14 @@ def test_a_snapshot_of_an_earlier_topic_is_passed_over_and_said(
 ) -> None:
     place, empty = tmp_path / "snapshots", tmp_path / "empty" / "partition-00000"
     taken("one-", tmp_path / "first", place, NOW)
-    made_anew = replace(NOW, topic_id="id-2")
+    recreated = replace(NOW, topic_id="id-2")
     worker = snapshotter("one-", tmp_path / "second", place)
-    assert worker.restore(0, empty, compare=differs(made_anew)) is None
+    assert worker.restore(0, empty, compare=differs(recreated)) is None
     assert worker.counts == {"snapshots_refused": 1}
-    assert any("made anew" in record.getMessage() for record in caplog.records)
+    assert any("recreated" in record.getMessage() for record in caplog.records)
     # The new topic's snapshots come after it, and are restored.
-    assert taken("one-", tmp_path / "second", place, made_anew).counts == {"snapshots": 1}
-    assert worker.restore(0, empty, compare=differs(made_anew)) is not None
+    assert taken("one-", tmp_path / "second", place, recreated).counts == {"snapshots": 1}
+    assert worker.restore(0, empty, compare=differs(recreated)) is not None
 
 
 def test_a_restore_that_is_no_longer_wanted_ends_and_leaves_nothing(tmp_path: Path) -> None:

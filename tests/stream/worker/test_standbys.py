@@ -32,7 +32,7 @@ WRITTEN = 20
 def test_a_copy_goes_no_further_than_its_owner_has_read_of_the_log_of_now(
     kafka: dict[str, str], topics: Topics, tmp_path: Path, of: str
 ) -> None:
-    """The offset of a topic that was made anew since says nothing of the one of now."""
+    """The offset of a topic that was recreated since says nothing of the one of now."""
     now = IdentityClient(kafka).identify([topics.behaviors])[topics.behaviors]
     other = LogIdentity(now.cluster, now.topic, "AAAAAAAAAAAAAAAAAAAAAQ", now.partitions + 1)
     metadata = {"the log of now": Origin(now).encode(), "another log": Origin(other).encode(), "another program": "x"}

@@ -1,4 +1,4 @@
-"""A topic that is deleted and made anew under running processes."""
+"""A topic that is deleted and recreated under running processes."""
 
 import signal
 import time
@@ -13,26 +13,26 @@ _NOTICED_S = 20.0
 """How long processes may take to notice: they ask Kafka every 5 s."""
 
 
-class MadeAnew(Episode):
+class Recreated(Episode):
     """The topics in turn, inputs with records that a frozen or running worker has not read: these are gone with them.
 
-    With `behaviors` the histories are gone. What a topic gets after it was made anew must not be lost.
+    With `behaviors` the histories are gone. What a topic gets after it was recreated must not be lost.
     """
 
-    kind = "topic made anew"
+    kind = "topic recreated"
     remedies = (
-        "was deleted and made anew while this worker ran. Start the worker again",
-        "was made anew, while it was read. Start again: what the topic has now is read",
-        "the topic was made anew, or has lost its end. Start the worker again",
-        "the topic was made anew, or has lost its end, while it was read. Start again",
+        "was deleted and recreated while this worker ran. Start the worker again",
+        "was recreated, while it was read. Start again: what the topic has now is read",
+        "the topic was recreated, or has lost its end. Start the worker again",
+        "the topic was recreated, or has lost its end, while it was read. Start again",
         "Was the topic deleted?.*start again: nothing that was committed is lost",
         "this producer is of no use any more: .*Start again: nothing that was committed is lost",
-        "the topic was made anew since .*Move .* away to start from what Kafka has",
-        "its log was cut or made anew. Stop the workers, move their state away, start again",
+        "the topic was recreated since .*Move .* away to start from what Kafka has",
+        "its log was cut or recreated. Stop the workers, move their state away, start again",
     )
 
     def strike(self, number: int) -> str:
-        """Make a topic anew; returns which, and who noticed."""
+        """Recreate a topic; returns which, and who noticed."""
         topics = self.harness.topics
         names = (topics.impressions, topics.behaviors, topics.clicks, topics.samples, topics.scores)
         topic = names[number % len(names)]
@@ -44,7 +44,7 @@ class MadeAnew(Episode):
             self._burst()
         else:
             self.quiesce()
-        self._make_anew(topic)
+        self._recreate(topic)
         self._burst()
         if frozen:
             self.send("worker", signal.SIGCONT)
@@ -67,7 +67,7 @@ class MadeAnew(Episode):
         for _ in range(15):
             self.act()
 
-    def _make_anew(self, topic: str) -> None:
+    def _recreate(self, topic: str) -> None:
         harness, topics = self.harness, self.harness.topics
         harness.client.flush()
         with closing(consumer(self.kafka, {"group.id": harness.settings.worker.group})) as asker:
@@ -78,7 +78,7 @@ class MadeAnew(Episode):
         self.admin.delete_topics([topic])[topic].result()
         wait_for(lambda: topic not in self.admin.list_topics(timeout=10).topics, f"{topic} to be gone")
         topics_module.ensure(self.kafka, topics, partitions=PARTITIONS, replication=1)
-        self.history.made_anew(topic, read_to)
+        self.history.recreated(topic, read_to)
         self.new_client()
 
     def _notice(self, reader: str) -> dict[str, str]:

@@ -1,0 +1,20 @@
+"""A manifest lists the files of a snapshot or a checkpoint, and carries a checksum of itself."""
+
+from typing import Protocol, TypeVar
+
+import msgspec
+from xxhash import xxh3_128_hexdigest
+
+
+class _Manifest(Protocol):
+    @property
+    def checksum(self) -> str: ...
+
+
+_ManifestT = TypeVar("_ManifestT", bound=_Manifest)
+
+
+def with_checksum(manifest: _ManifestT) -> _ManifestT:
+    """Return a msgspec struct whose `checksum` is XXH3-128 of its own JSON with that field empty."""
+    empty = msgspec.structs.replace(manifest, checksum="")  # type: ignore[type-var]
+    return msgspec.structs.replace(empty, checksum=xxh3_128_hexdigest(msgspec.json.encode(empty)))

@@ -174,8 +174,8 @@ class OptimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         dense_lr: of Adam, for everything but the embedding tables.
         embedding_lr: of row-wise Adagrad, for the tables.
         clip_norm: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
-        ema_decay: what predicts is an exponential average of the dense parameters, which keeps so much of itself a step;
-            0 to predict with the parameters as they are.
+        ema_decay: what predicts is an exponential average of the dense parameters, which keeps so much of itself a
+            step; 0 to predict with the parameters as they are.
         max_rows: of each table; keys beyond them stay at their initial vector.
     """
 

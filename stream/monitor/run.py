@@ -113,8 +113,8 @@ def _reason(crash: BaseException, monitor: Monitor) -> BaseException:
     if isinstance(crash, ConsistencyError):
         return MonitorError(
             f"the tables in {settings.monitor.directory} go further than their changelog topic in Kafka, which was"
-            f" recreated or has lost records. Move {settings.monitor.directory} away, then start again: what Kafka has is"
-            " recounted."
+            f" recreated or has lost records. Move {settings.monitor.directory} away, then start again: what Kafka has"
+            " is counted again."
         )
     said, directory = " ".join(str(crash).split()).removesuffix("."), settings.monitor.directory
     if isinstance(crash, OSError) or any(word in said for word in _OF_TABLES):

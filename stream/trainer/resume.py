@@ -92,8 +92,8 @@ def resume_training(
                 logging.WARNING,
                 arms=",".join(sorted(forgotten)),
                 path=found.path,
-                remedy=f"what they learned goes with this one, after {settings.trainer.checkpoints_kept} more: copy it to"
-                " keep it; an arm that was renamed starts afresh under its new name",
+                remedy=f"what they learned goes with this one, after {settings.trainer.checkpoints_kept} more: copy it"
+                " to keep it; an arm that was renamed starts afresh under its new name",
             )
         for name, arm in training.arms.items():
             if name in saved.arms:

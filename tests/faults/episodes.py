@@ -12,8 +12,8 @@ from stream.local.broker import Broker
 from tests.faults.accounts import Accounts
 from tests.faults.episode import Episode, Setting
 from tests.faults.full_disk import FullDisk
-from tests.faults.recreated import Recreated
 from tests.faults.more_partitions import MorePartitions
+from tests.faults.recreated import Recreated
 from tests.faults.retention import Retention
 
 EPISODES: Mapping[str, type[Episode]] = MappingProxyType(

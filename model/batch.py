@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from model.example import Example
+from model.features.gather import FeatureBatch, gather_features
+from state.feature import Feature
 
 GAP_BUCKETS = 64
 """Time gaps fall into two buckets per doubling, from under half a second (0) to 95 years and more (63)."""
@@ -32,6 +34,7 @@ class Batch:
         labels: (B, C) float32; None when an example has none.
         ts: (B,) int64, the moment of the request in milliseconds.
         numbers: (B, C, n) float32 of the candidates; zeros where an example has none.
+        features: of callers; None where the model reads none.
     """
 
     history_items: Tensor
@@ -45,6 +48,7 @@ class Batch:
     labels: Tensor | None
     ts: Tensor
     numbers: Tensor
+    features: FeatureBatch | None = None
 
 
 def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -57,7 +61,14 @@ def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.minimum(2.0 * doublings, GAP_BUCKETS - 1).astype(np.int64)
 
 
-def collate(examples: Sequence[Example], *, length: int, numbers: int = 0, device: torch.device | str = "cpu") -> Batch:
+def collate(
+    examples: Sequence[Example],
+    *,
+    length: int,
+    numbers: int = 0,
+    features: tuple[Feature, ...] = (),
+    device: torch.device | str = "cpu",
+) -> Batch:
     """Pad examples to one batch; of each sequence only the newest `length` behaviours stay.
 
     L is the longest sequence that remains and C the longest candidate list, both at least 1.
@@ -67,6 +78,7 @@ def collate(examples: Sequence[Example], *, length: int, numbers: int = 0, devic
         length: most behaviours of each.
         numbers: how many numbers of each candidate are read; 0 to leave out what examples have. One without any gets
             zeros: items as frequent as all others.
+        features: of callers that are read.
         device: where the batch shall lie.
 
     Raises:
@@ -118,6 +130,7 @@ def collate(examples: Sequence[Example], *, length: int, numbers: int = 0, devic
         labels=tensor(labels) if labelled else None,
         ts=tensor(np.array([example.ts for example in examples], np.int64)),
         numbers=tensor(of_candidates),
+        features=gather_features(examples, sequences, features, (L, C), device) if features else None,
     )
 
 

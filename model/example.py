@@ -16,11 +16,14 @@ class Example:
     """One request to score, or to learn from when `labels` is given.
 
     Attributes:
-        sequence: (L,) behaviours of dtype `BEHAVIOR`, oldest first, as they stood at `ts`; L may be 0.
+        sequence: (L,) behaviours of dtype `BEHAVIOR`, perhaps with features after it, oldest first, as they stood
+            at `ts`; L may be 0.
         ts: moment of the request, milliseconds since the Unix epoch.
         items: (C,) uint64 item keys of the candidates.
         categories: (C,) uint32 category keys of the candidates, 0 for none.
         numbers: (C, n) float32, what is known of the candidates beside their keys, as it was at `ts`; None for nothing.
+        context: (1,) record of the request's features (`state.feature_layout`); None for none.
+        attributes: (C,) records of the candidates' features; None for none.
         labels: (C,) float32, 1 clicked and 0 not, or `LATE_CLICK`; None when only scored.
     """
 
@@ -30,3 +33,5 @@ class Example:
     categories: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.float32] | None = None
     numbers: npt.NDArray[np.float32] | None = None
+    context: npt.NDArray[np.void] | None = None
+    attributes: npt.NDArray[np.void] | None = None

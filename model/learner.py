@@ -3,22 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.batch import Batch, collate
+from model.batch import Batch
 from model.embedding.learned import Gathered, LearnedTable
 from model.errors import CheckpointError
 from model.example import LATE_CLICK, Example
+from model.features.schema_change import adapted, described
 from model.network import Network
 from model.predict import (
     Predictions,
     batch_keys,
     by_example,
     embedded,
+    model_batch,
     model_fingerprint,
     predict,
     table_dims,
@@ -26,6 +29,7 @@ from model.predict import (
 )
 from model.serialization.update import Tensors, Update, Version
 from model.spec import ModelSpec, OptimSpec
+from state.feature import Feature
 
 WHOLE_BATCH = 256
 """Samples of a step that has full weight."""
@@ -74,6 +78,7 @@ class Learner:
         self._unclicked = False
         self.fingerprint = model_fingerprint(spec, seed)
         self._spec = spec
+        self._seed = seed
         self._optim = optim or OptimSpec()
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device)
@@ -115,16 +120,16 @@ class Learner:
         # Users with as many candidates side by side are computed together, without padding.
         order = sorted(range(len(examples)), key=lambda place: len(examples[place].items))
         examples = [examples[place] for place in order]
-        batch = collate(examples, length=self._spec.length, numbers=self._spec.numbers, device=self._device)
+        batch = model_batch(self._spec, examples, self._device)
         if batch.labels is None:
             raise ValueError("every example to learn from needs labels")
         keys = batch_keys(batch)
         taken = {name: table.take(keys[name]) for name, table in self._tables.items()}
         with torch.inference_mode():
-            served = self._served(batch, *embedded(batch, [each.embed() for each in taken.values()]))
+            served = self._served(batch, embedded(batch, {name: each.embed() for name, each in taken.items()}))
         if batch.target_mask.any():
-            vectors = [each.embed() for each in taken.values()]
-            if self._step(self._network(batch, *embedded(batch, vectors)), batch, batch.labels, taken):
+            vectors = {name: each.embed() for name, each in taken.items()}
+            if self._step(self._network(batch, embedded(batch, vectors)), batch, batch.labels, taken):
                 self._network.observe(batch)
                 self._follow(served[batch.target_mask], batch.labels[batch.target_mask])
         predicted = dict(zip(order, by_example(served, batch, examples), strict=True))
@@ -170,6 +175,7 @@ class Learner:
         counters = [*self.version, self.steps, self.skipped, self.changed, self._unclicked]
         state: dict[str, npt.NDArray[Any]] = {
             "fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8),
+            "features": np.frombuffer(msgspec.json.encode(self._spec.features), np.uint8),
             "counters": np.array(counters, np.int64),
         }
         state |= {f"network/{name}": tensor for name, tensor in _arrays(self._network).items()}
@@ -182,18 +188,29 @@ class Learner:
         return state
 
     @torch.no_grad()
-    def load_state(self, state: Tensors) -> None:
+    def load_state(self, state: Tensors) -> dict[str, str]:
         """Take over the state of another learner of the same model; this one must not have learned anything.
+
+        It may have read other features: what is new begins neutral, what is gone goes.
+
+        Returns:
+            Which features were added, removed and changed, by these words.
 
         Raises:
             CheckpointError: when the state is of another model or incomplete; build a new learner then.
         """
+        changed_features: dict[str, str] = {}
         try:
             fingerprint = state["fingerprint"].tobytes().decode()
+            features = msgspec.json.decode(state["features"].tobytes(), type=tuple[Feature, ...])
             if fingerprint != self.fingerprint:
-                raise CheckpointError(
-                    f"it is of model {fingerprint}, and this is {self.fingerprint}: {_changed(fingerprint, self)}"
-                )
+                before = msgspec.structs.replace(self._spec, features=features)
+                if fingerprint != model_fingerprint(before, self._seed):
+                    raise CheckpointError(
+                        f"it is of model {fingerprint}, and this is {self.fingerprint}: {_changed(fingerprint, self)}"
+                    )
+                changed_features = described(features, self._spec.features)
+                state = self._adapted(state, before)
             epoch, version, self.steps, self.skipped, changed, unclicked = state["counters"].tolist()
             for part, network in (("network", self._network), ("served", self._served)):
                 for name, tensor in network.state_dict().items():
@@ -209,6 +226,25 @@ class Learner:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
         self.version, self.changed, self._unclicked = Version(epoch, version), bool(changed), bool(unclicked)
+        return changed_features
+
+    def _adapted(self, state: Tensors, before: ModelSpec) -> dict[str, npt.NDArray[Any]]:
+        """Return the state of a model with other features as one of this model."""
+        old, result = Network(before, seed=self._seed), dict(state)
+        for part in ("network", "served"):
+            saved = _under(f"{part}/", state)
+            initial = _arrays(self._network if part == "network" else self._served)
+            result |= {
+                f"{part}/{name}": each for name, each in adapted(saved, initial, old.axes, self._network.axes).items()
+            }
+        initial = {name: np.zeros_like(each) for name, each in _arrays(self._network).items()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            saved = _under(f"adam/{moment}/", state)
+            moments = adapted(saved, initial, old.axes, self._network.axes)
+            result |= {f"adam/{moment}/{name}": each for name, each in moments.items() if name in saved}
+        if "feature" in self._tables and "feature/keys" not in state:
+            result |= {f"feature/{part}": array for part, array in self._tables["feature"].state().items()}
+        return result
 
     def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> bool:
         """Take a step, and return whether it was taken: not when it is not finite."""
@@ -282,6 +318,10 @@ def _losses(logits: Tensor, labels: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
     losses = functional.binary_cross_entropy_with_logits(logits[~late], labels[~late], reduction="sum")
     return losses - logits[late].sum()
+
+
+def _under(prefix: str, state: Tensors) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
 
 
 def _arrays(network: Network) -> dict[str, npt.NDArray[Any]]:

@@ -6,6 +6,7 @@ learned additions to the attention logits, and as counts and recencies for the h
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,8 +22,13 @@ WINDOWS = (50, 200)
 NEVER = 8.0
 """Recency of a match that does not exist: beyond every log distance and every scaled gap bucket."""
 
-MATCH_FEATURES = 2 * (len(WINDOWS) + 1 + 2) + 1
-"""Features of one candidate: of item and category 3 counts and 2 recencies each; the history's length."""
+PER_KIND = len(WINDOWS) + 1 + 2
+"""Features of one candidate for each kind of match: 3 counts and 2 recencies."""
+MATCH_FEATURES = 2 * PER_KIND + 1
+"""Features of one candidate without features of callers: of item and category, and the history's length."""
+
+Columns = Sequence[tuple[int, int]]
+"""Of each feature that is matched too: its column among the batch's `shown_keys`, and among its `past_keys`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +38,43 @@ class Matches:
     Attributes:
         item: (B, C, L), the same item.
         category: (B, C, L), the same category; never where there is none.
+        features: (B, C, L) each, the same value of a feature; never where it is missing.
     """
 
     item: Tensor
     category: Tensor
+    features: tuple[Tensor, ...] = ()
+
+    @property
+    def all(self) -> tuple[Tensor, ...]:
+        """All K kinds."""
+        return self.item, self.category, *self.features
 
 
 @dataclass(frozen=True, slots=True)
 class MatchCounts:
-    """What the head learns of a candidate's matches of item and of category, in float.
+    """What the head learns of a candidate's matches of item, of category, and of K − 2 features, in float.
 
     Attributes:
-        within: (B, C, 2, 3) matches among the newest 50, the newest 200, and all behaviours.
-        newest: (B, C, 2) one more than the place of the newest match, 0 when there is none.
+        within: (B, C, K, 3) matches among the newest 50, the newest 200, and all behaviours.
+        newest: (B, C, K) one more than the place of the newest match, 0 when there is none.
     """
 
     within: Tensor
     newest: Tensor
 
 
-def find_matches(batch: Batch, dtype: torch.dtype = torch.float32) -> Matches:
+def find_matches(batch: Batch, dtype: torch.dtype = torch.float32, features: Columns = ()) -> Matches:
     """Compare every candidate with every behaviour; a padded position matches nothing."""
     history_mask = batch.mask.unsqueeze(1)
     known = batch.target_categories.masked_fill(batch.target_categories == 0, -1)
     item = (batch.target_items.unsqueeze(2) == batch.history_items.unsqueeze(1)) & history_mask
     category = (known.unsqueeze(2) == batch.history_categories.unsqueeze(1)) & history_mask
-    return Matches(item.to(dtype), category.to(dtype))
+    others = []
+    for shown, past in _feature_keys(batch, features):
+        known = shown.masked_fill(shown == 0, -1)
+        others.append(((known.unsqueeze(2) == past.unsqueeze(1)) & history_mask).to(dtype))
+    return Matches(item.to(dtype), category.to(dtype), tuple(others))
 
 
 def count_matches(matches: Matches, batch: Batch) -> MatchCounts:
@@ -67,35 +84,30 @@ def count_matches(matches: Matches, batch: Batch) -> MatchCounts:
     ages = batch.mask.sum(dim=1, keepdim=True) - 1 - places
     windows = torch.stack([ages < window for window in WINDOWS] + [batch.mask], dim=-1).to(dtype)
     ordinals = (places + 1).to(dtype)
-    both = (matches.item, matches.category)
-    within = torch.stack([match @ windows for match in both], dim=2)
-    return MatchCounts(within, torch.stack([(match * ordinals).amax(dim=2) for match in both], dim=2))
+    within = torch.stack([match @ windows for match in matches.all], dim=2)
+    return MatchCounts(within, torch.stack([(match * ordinals).amax(dim=2) for match in matches.all], dim=2))
 
 
-def compiled_matches(batch: Batch, logits: "MatchLogits | None") -> tuple[MatchCounts, Tensor | None]:
+def compiled_matches(
+    batch: Batch, logits: "MatchLogits | None", features: Columns = ()
+) -> tuple[MatchCounts, Tensor | None]:
     """Return what `count_matches` says and what `logits` adds, by the compiled kernel; only where `native.usable`."""
-    weights = None if logits is None else torch.stack([logits.item, logits.category])
+    pairs = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
+    pairs += _feature_keys(batch, features)
+    shown, past = (torch.stack(keys, dim=1) for keys in zip(*pairs, strict=True))
+    weights = None if logits is None else logits.weights
     found = [
-        native.matches(
-            torch.stack([history_items, history_categories]), mask, torch.stack([items, categories]), WINDOWS, weights
-        )
-        for history_items, history_categories, mask, items, categories in zip(
-            batch.history_items,
-            batch.history_categories,
-            batch.mask,
-            batch.target_items,
-            batch.target_categories,
-            strict=True,
-        )
+        native.matches(history, mask, targets, WINDOWS, weights)
+        for history, mask, targets in zip(past, batch.mask, shown, strict=True)
     ]
     within, newest, bonuses = zip(*found, strict=True)
     return MatchCounts(torch.stack(within), torch.stack(newest)), None if logits is None else torch.stack(bonuses)
 
 
 def match_features(counts: MatchCounts, batch: Batch) -> Tensor:
-    """Return (B, C, `MATCH_FEATURES`) counts and recencies, each of the order of 1 to 8.
+    """Return (B, C, K * `PER_KIND` + 1) counts and recencies, each of the order of 1 to 8.
 
-    For item, then category: log(1 + count) among the newest 50, 200 and all; log(1 + behaviours since the
+    For item, category, then each feature: log(1 + count) among the newest 50, 200 and all; log(1 + behaviours since the
     newest match); the newest match's time gap in buckets of four octaves. Without a match both recencies are
     `NEVER`. Last, log(1 + length), against which counts are to be judged.
     """
@@ -121,14 +133,37 @@ def _logarithms(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor([math.log1p(n) for n in range(size)], dtype=dtype, device=device)
 
 
-class MatchLogits(nn.Module):
-    """Two learned weights: what "same item" and "same category" add to an attention logit."""
+def _feature_keys(batch: Batch, features: Columns) -> list[tuple[Tensor, Tensor]]:
+    """Return the (B, C) and (B, L) keys of each feature that is matched."""
+    read = batch.features
+    if read is None:
+        return []
+    return [(read.shown_keys[..., shown], read.past_keys[..., past]) for shown, past in features]
 
-    def __init__(self) -> None:
+
+class MatchLogits(nn.Module):
+    """Learned weights: what "same item", "same category" and "same value of a feature" add to an attention logit.
+
+    Args:
+        features: how many features are matched; their weights start at zero.
+    """
+
+    def __init__(self, features: int = 0) -> None:
         super().__init__()
         self.item = nn.Parameter(torch.ones(()))
         self.category = nn.Parameter(torch.ones(()))
+        self.features = nn.Parameter(torch.zeros(features)) if features else None
+
+    @property
+    def weights(self) -> Tensor:
+        """The (K,) weights."""
+        own = torch.stack([self.item, self.category])
+        return own if self.features is None else torch.cat([own, self.features])
 
     def forward(self, matches: Matches) -> Tensor:
         """Return (B, C, L) additions to the logits of every attention pass."""
-        return torch.addcmul(matches.item * self.item, matches.category, self.category)
+        total = torch.addcmul(matches.item * self.item, matches.category, self.category)
+        if self.features is not None:
+            for match, weight in zip(matches.features, self.features, strict=True):
+                total = torch.addcmul(total, match, weight)
+        return total

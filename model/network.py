@@ -1,9 +1,13 @@
 """The dense part of a model: from a batch and its embeddings to logits."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from model.batch import GAP_BUCKETS, Batch
+from model.features.encoder import FeatureEncoder, names, text_names
+from model.features.gather import columns_of
 from model.interest import build_interest
 from model.interest.baselines import PRIOR_LOGIT, Popularity, build_baseline
 from model.interest.mean import MeanPooling
@@ -11,6 +15,7 @@ from model.interest.packing import packed
 from model.kernels import batch_invariant, native
 from model.match import (
     MATCH_FEATURES,
+    PER_KIND,
     MatchCounts,
     MatchLogits,
     compiled_matches,
@@ -25,11 +30,29 @@ ACTION_ROWS = 64
 """Rows of the action table: row 0 for no action, the other 63 shared by all action keys."""
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What was looked up for a batch; None where a model has no such table.
+
+    Attributes:
+        history: (B, L, d) embeddings of the behaviours, item beside category.
+        targets: (B, C, d) embeddings of the candidates.
+        past_features: (B, L, m', f) embeddings of the texts among the features of behaviours.
+        shown_features: (B, C, m, f) embeddings of those of candidates.
+    """
+
+    history: Tensor | None = None
+    targets: Tensor | None = None
+    past_features: Tensor | None = None
+    shown_features: Tensor | None = None
+
+
 class Network(nn.Module):
     """Logits of candidates from a batch and its embeddings; item and category embeddings come from outside.
 
     A behaviour's key is its item and category embeddings side by side, plus an action and a time-gap
-    embedding of that width, which start at zero. A candidate is its item and category embeddings alone.
+    embedding of that width, which start at zero. A candidate is its item and category embeddings alone. Features of
+    callers move both (`FeatureEncoder`).
 
     Args:
         spec: the network's definition.
@@ -47,11 +70,15 @@ class Network(nn.Module):
             self.actions = _zeros(ACTION_ROWS, spec.width) if self.interest is not None else None
             self.gaps = _zeros(GAP_BUCKETS, spec.width) if self.interest is not None else None
             attends = spec.match and spec.kind in ("sam", "din")
-            self.match_logits = MatchLogits() if attends else None
+            self._matched_columns = columns_of(spec.features).matched_at if spec.match else ()
+            self.match_logits = MatchLogits(len(self._matched_columns)) if attends else None
             pools = spec.pool and spec.kind in ("sam", "din")
             self.pool = MeanPooling(spec.width) if pools else None
-            numbers = MATCH_FEATURES * spec.match + spec.numbers
-            width = (self.interest.width if self.interest else 0) + 2 * spec.width * pools + numbers
+            self.features = FeatureEncoder(spec.features, spec.width if self.interest else 0) if spec.features else None
+            brought, texts = (self.features.numbers, self.features.embedded) if self.features else (0, 0)
+            matches = (MATCH_FEATURES + PER_KIND * len(self._matched_columns)) * spec.match
+            numbers = matches + spec.numbers + brought
+            width = (self.interest.width if self.interest else 0) + 2 * spec.width * pools + numbers + texts
             self.standardise = Standardise(numbers) if numbers else None
             self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
             self.cross = Cross(width) if spec.cross else None
@@ -67,37 +94,67 @@ class Network(nn.Module):
         assert isinstance(last, nn.Linear)
         return last.bias
 
-    def forward(self, batch: Batch, history: Tensor | None, targets: Tensor | None) -> Tensor:
+    def forward(self, batch: Batch, embedded: Embedded) -> Tensor:
         """Return (B, C) logits; what stands at padded candidates means nothing.
 
         Args:
             batch: keys, masks and gaps.
-            history: (B, L, d) embeddings of the behaviours, item beside category. None for a kind without embeddings.
-            targets: (B, C, d) embeddings of the candidates. None for a kind without embeddings.
+            embedded: what was looked up for it.
 
         Raises:
             ValueError: when embeddings are missing that this kind reads.
         """
         if self.baseline is not None:
-            alone: Tensor = self.baseline(batch, targets)
+            alone: Tensor = self.baseline(batch, embedded.targets)
             return alone
         counts, logits = self._matched(batch)
+        numbers = None if self.standardise is None else self.standardise(self._numbers(batch, counts))
         parts = []
         if self.interest is not None:
-            if history is None or targets is None:
+            if embedded.history is None or embedded.targets is None:
                 raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
-            keys = self._keys(batch, history)
+            keys, targets = self._keys(batch, embedded.history), embedded.targets
+            if self.features is not None:
+                keys, targets = self._moved(batch, embedded, keys, targets, numbers)
             if keys.device.type == "cpu":
                 parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
             else:
                 parts.append(self.interest(keys, batch.mask, targets, logits))
             if self.pool is not None:  # the target itself is in the interest already
                 parts.append(self.pool(keys, batch.mask, targets)[..., self.spec.width :])
-        if self.standardise is not None:
-            parts.append(self.standardise(self._numbers(batch, counts)))
+        if numbers is not None:
+            parts.append(numbers)
+        if self.features is not None and self.features.embedded:
+            assert batch.features is not None
+            if embedded.shown_features is None:
+                raise ValueError("it reads features that are texts, but not their embeddings")
+            parts.append(self.features.texts(batch.features, embedded.shown_features))
         features = torch.cat(parts, dim=-1)
         logit = head_logits(self.head, features)
         return logit if self.cross is None else logit + self.cross(features)
+
+    @property
+    def axes(self) -> dict[str, tuple[list[str] | None, ...]]:
+        """What lies along the axes of those parameters that features change; see `model.features.schema_change`."""
+        read = columns_of(self.spec.features)
+        matched = [feature.name for feature in read.matched] if self.spec.match else []
+        numbers = [f"match/{place}" for place in range(2 * PER_KIND)] if self.spec.match else []
+        numbers += [f"match/{name}/{place}" for name in matched for place in range(PER_KIND)]
+        numbers += ["match/length"] if self.spec.match else []
+        numbers += [f"statistics/{place}" for place in range(self.spec.numbers)]
+        numbers += names(read.shown_numbers)
+        own = (self.interest.width if self.interest else 0) + (2 * self.spec.width if self.pool is not None else 0)
+        head = [*(f"interest/{place}" for place in range(own)), *numbers, *text_names(read.shown_keys)]
+        features = {} if self.features is None else self.features.axes
+        return {
+            "head.0.weight": (None, head),
+            "cross.products.weight": (head, head),
+            "cross.products.bias": (head,),
+            "cross.out.weight": (None, head),
+            "match_logits.features": (matched,),
+            **{f"standardise.{name}": (numbers,) for name in ("mean", "variance", "seen")},
+            **{f"features.{name}": axes for name, axes in features.items()},
+        }
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> None:
@@ -105,12 +162,32 @@ class Network(nn.Module):
         if self.standardise is not None:
             counts, _ = self._matched(batch)
             self.standardise.observe(self._numbers(batch, counts)[batch.target_mask])
+        if self.features is not None and batch.features is not None:
+            self.features.observe(batch.features, batch.mask)
+
+    def _moved(
+        self, batch: Batch, embedded: Embedded, keys: Tensor, targets: Tensor, numbers: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return keys and targets, moved by the features of behaviours and candidates."""
+        assert self.features is not None
+        assert batch.features is not None
+        shown, past = embedded.shown_features, embedded.past_features
+        if shown is None or past is None:  # no feature is a text
+            shown = keys.new_zeros(*batch.features.shown_keys.shape, 0)
+            past = keys.new_zeros(*batch.features.past_keys.shape, 0)
+        standardised = targets[..., :0] if numbers is None else numbers
+        of_targets = self.features.move_targets(standardised, batch.features, shown)
+        of_keys = self.features.move_keys(self.standardise, batch.features, past)
+        return keys if of_keys is None else keys + of_keys, targets if of_targets is None else targets + of_targets
 
     def _numbers(self, batch: Batch, counts: MatchCounts | None) -> Tensor:
-        """Return (B, C, n) what is known of the candidates in numbers: their matches, and what the batch brings."""
+        """Return (B, C, n) what is known of the candidates in numbers: matches, statistics, features of callers."""
         parts = [] if counts is None else [match_features(counts, batch)]
+        dtype = next(self.head.parameters()).dtype
         if self.spec.numbers:
-            parts.append(batch.numbers.to(next(self.head.parameters()).dtype))
+            parts.append(batch.numbers.to(dtype))
+        if batch.features is not None:
+            parts.append(batch.features.shown_numbers.to(dtype))
         return torch.cat(parts, dim=-1)
 
     def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:
@@ -119,8 +196,8 @@ class Network(nn.Module):
             return None, None
         parameter = next(self.head.parameters())
         if native.usable(parameter):
-            return compiled_matches(batch, self.match_logits)
-        matches = find_matches(batch, parameter.dtype)
+            return compiled_matches(batch, self.match_logits, self._matched_columns)
+        matches = find_matches(batch, parameter.dtype, self._matched_columns)
         return count_matches(matches, batch), self.match_logits(matches) if self.match_logits is not None else None
 
     def _keys(self, batch: Batch, history: Tensor) -> Tensor:

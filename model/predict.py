@@ -13,17 +13,24 @@ from model.embedding.initial import Initial
 from model.embedding.key_index import Keys
 from model.embedding.table import EmbeddingTable
 from model.example import Example
+from model.features.encoder import FEATURE_DIM
 from model.kernels import batch_invariant
-from model.network import Network
+from model.network import Embedded, Network
 from model.spec import ModelSpec, fingerprint
 
 Predictions = list[npt.NDArray[np.float32]]
 """For each example the (C,) click probabilities of its candidates."""
 
 
+def model_batch(spec: ModelSpec, examples: Sequence[Example], device: torch.device | str) -> Batch:
+    """Return examples as the batch that a model of `spec` reads."""
+    return collate(examples, length=spec.length, numbers=spec.numbers, features=spec.features, device=device)
+
+
 def table_dims(spec: ModelSpec) -> dict[str, int]:
     """Return the width of each embedding table by name; nothing for a model without embeddings."""
-    return {"item": spec.item_dim, "category": spec.category_dim} if spec.embeds else {}
+    own = {"item": spec.item_dim, "category": spec.category_dim} if spec.embeds else {}
+    return own | ({"feature": FEATURE_DIM} if spec.embeds_features else {})
 
 
 def table_initials(spec: ModelSpec, seed: int) -> dict[str, Initial | None]:
@@ -49,26 +56,30 @@ def batch_keys(batch: Batch) -> dict[str, Keys]:
         "item": (batch.history_items, batch.target_items),
         "category": (batch.history_categories, batch.target_categories),
     }
+    if batch.features is not None:
+        pairs["feature"] = batch.features.past_keys, batch.features.shown_keys
     return {
         name: torch.cat([history.flatten(), targets.flatten()]).cpu().numpy().view(np.uint64)
         for name, (history, targets) in pairs.items()
     }
 
 
-def embedded(batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return (B, L, d) embeddings of the histories and (B, C, d) of the targets, the tables side by side.
+def embedded(batch: Batch, vectors: Mapping[str, Tensor]) -> Embedded:
+    """Return what was looked up for a batch, item and category side by side.
 
     Args:
         batch: whose keys were looked up.
-        vectors: for each table (B·L + B·C, dim) vectors in the order of `batch_keys`; none without tables.
+        vectors: for each table (n, dim) vectors in the order of `batch_keys`.
     """
-    if not vectors:
-        return None, None
     (B, L), C = batch.mask.shape, batch.target_mask.shape[1]
-    halves = [torch.split(table, [B * L, B * C]) for table in vectors]
-    history = torch.cat([history.view(B, L, -1) for history, _ in halves], dim=-1)
-    targets = torch.cat([targets.view(B, C, -1) for _, targets in halves], dim=-1)
-    return history, targets
+    halves = [torch.split(vectors[name], [B * L, B * C]) for name in ("item", "category") if name in vectors]
+    history = torch.cat([history.view(B, L, -1) for history, _ in halves], dim=-1) if halves else None
+    targets = torch.cat([targets.view(B, C, -1) for _, targets in halves], dim=-1) if halves else None
+    if batch.features is None or "feature" not in vectors:
+        return Embedded(history, targets)
+    shapes = batch.features.past_keys.shape, batch.features.shown_keys.shape
+    past, shown = torch.split(vectors["feature"], [shape.numel() for shape in shapes])
+    return Embedded(history, targets, past.view(*shapes[0], -1), shown.view(*shapes[1], -1))
 
 
 def by_example(logits: Tensor, batch: Batch, examples: Sequence[Example]) -> Predictions:
@@ -89,7 +100,7 @@ def predict(
     """Return the (C,) float32 click probabilities of each example's candidates."""
     if not examples:
         return []
-    batch = collate(examples, length=network.spec.length, numbers=network.spec.numbers, device=device)
+    batch = model_batch(network.spec, examples, device)
     keys = batch_keys(batch)
-    vectors = [table.gather(keys[name]) for name, table in tables.items()]
-    return by_example(network(batch, *embedded(batch, vectors)), batch, examples)
+    vectors = {name: table.gather(keys[name]) for name, table in tables.items()}
+    return by_example(network(batch, embedded(batch, vectors)), batch, examples)

@@ -4,19 +4,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from xxhash import xxh3_128_hexdigest
 
 from model.errors import SpecError
+from state.feature import Feature
 
 Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
 """Sparse Attentive Memory, Deep Interest Network, average pooling, match features without embeddings; and two that know
 nothing of the user: the popularity of items, and a random order."""
 
-PARAMETER_FORMAT = 3
+PARAMETER_FORMAT = 4
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
 
 
@@ -45,6 +46,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             model without. Events are counted for ever as well.
         pool: `sam` and `din`: the mean of all keys, and its product with the target, go to the head as well.
         cross: products of every two of the head's features add to its logit.
+        features: of callers that it reads; set from `[features]`.
     """
 
     kind: Kind = "sam"
@@ -62,6 +64,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     statistics: tuple[float, ...] = ()
     pool: bool = True
     cross: bool = True
+    features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
         fixed = _FIXED.get(self.kind, {})
@@ -76,6 +79,11 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         lives = self.statistics
         if list(lives) != sorted(set(lives)) or not all(life > 0 and math.isfinite(life) for life in lives):
             raise SpecError(f"statistics are {lives}, but half-lives must be ascending, finite and above 0")
+
+    @property
+    def embeds_features(self) -> bool:
+        """Whether it looks values of features up in a table of embeddings."""
+        return any(feature.embeds for feature in self.features)
 
     @property
     def embeds(self) -> bool:
@@ -102,12 +110,17 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.item_dim + self.category_dim
 
 
+def reads_features(spec: ModelSpec) -> bool:
+    """Return whether a model of this kind can read features of callers: all but `popularity` and `random`."""
+    return "features" not in _FIXED.get(spec.kind, {})
+
+
 def count_numbers(half_lives_s: Sequence[float]) -> int:
     """Return how many numbers `model.statistics` gives of each candidate, counted at so many half-lives and ever."""
     return 6 * (len(half_lives_s) + 1) - 2 if half_lives_s else 0
 
 
-_FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
+_FIXED: Mapping[Kind, Mapping[str, int | tuple[Any, ...]]] = {
     "counts": {"match": True},
     "popularity": {
         "length": 0,
@@ -116,8 +129,9 @@ _FIXED: Mapping[Kind, Mapping[str, int | tuple[float, ...]]] = {
         "category_dim": 1,
         "statistics": (),
         "cross": False,
+        "features": (),
     },
-    "random": {"length": 0, "match": False, "statistics": (), "cross": False},
+    "random": {"length": 0, "match": False, "statistics": (), "cross": False, "features": ()},
 }
 """Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 

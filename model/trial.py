@@ -1,18 +1,19 @@
 """Tries new parameters before they are served: finite parameters can still give answers that are not finite."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batch import GAP_BUCKETS, collate
+from model.batch import GAP_BUCKETS
 from model.embedding.key_index import Keys
 from model.embedding.table import EmbeddingTable
 from model.example import Example
 from model.network import ACTION_ROWS, Network
-from model.predict import batch_keys, embedded
+from model.predict import batch_keys, embedded, model_batch
 from model.spec import ModelSpec
 from state.behavior import BEHAVIOR
 
@@ -61,13 +62,11 @@ class Trial:
             tensor.copy_(dense[name])
         examples = self._probe(moved)
         if asked is not None:
-            few = slice(_MOST_ASKED)
-            numbers = None if asked.numbers is None else asked.numbers[few]
-            examples.append(Example(asked.sequence, asked.ts, asked.items[few], asked.categories[few], numbers=numbers))
-        batch = collate(examples, length=self._spec.length, numbers=self._spec.numbers, device=self._device)
+            examples.append(_first(asked, _MOST_ASKED))
+        batch = model_batch(self._spec, examples, self._device)
         keys = batch_keys(batch)
-        vectors = [_gathered(keys[name], table, *moved[name]) for name, table in tables.items()]
-        logits: Tensor = self._network(batch, *embedded(batch, vectors))
+        vectors = {name: _gathered(keys[name], table, *moved[name]) for name, table in tables.items()}
+        logits: Tensor = self._network(batch, embedded(batch, vectors))
         return bool(torch.isfinite(logits[batch.target_mask]).all())
 
     def _probe(self, moved: Moved) -> list[Example]:
@@ -90,6 +89,18 @@ class Trial:
             Example(history[start : start + step], _NOW_MS, *candidates, numbers=numbers)
             for start in range(0, len(place), step)
         ]
+
+
+def _first(asked: Example, count: int) -> Example:
+    """Return a request with its first candidates alone."""
+    few = slice(count)
+    return replace(
+        asked,
+        items=asked.items[few],
+        categories=asked.categories[few],
+        numbers=None if asked.numbers is None else asked.numbers[few],
+        attributes=None if asked.attributes is None else asked.attributes[few],
+    )
 
 
 def _largest(moved: Moved, table: str) -> Keys:

@@ -21,7 +21,7 @@ BEHAVIOR = np.dtype([("item", "<u8"), ("category", "<u4"), ("action", "<u2"), ("
 """A behaviour: 22 packed little-endian bytes. `ts` is milliseconds since the Unix epoch."""
 
 BehaviorArray = npt.NDArray[np.void]
-"""A one-dimensional array of dtype `BEHAVIOR`, oldest first."""
+"""A one-dimensional array of dtype `BEHAVIOR`, oldest first; features of callers may follow its fields."""
 
 
 def item_key(item: str) -> int:
@@ -58,13 +58,17 @@ def behaviors(rows: list[tuple[int, int, int, int]]) -> BehaviorArray:
     return np.array(rows, dtype=BEHAVIOR)
 
 
-def from_bytes(buffer: bytes | bytearray | memoryview) -> BehaviorArray:
+def from_bytes(buffer: bytes | bytearray | memoryview, record: np.dtype[np.void] = BEHAVIOR) -> BehaviorArray:
     """Read packed records without copying.
 
+    Args:
+        buffer: the records.
+        record: `BEHAVIOR`, perhaps with features after it.
+
     Raises:
-        ValueError: when the length is not a multiple of 22.
+        ValueError: when the length is not a multiple of the record's, 22 bytes or more.
     """
-    if len(buffer) % BEHAVIOR.itemsize:
-        raise ValueError(f"{len(buffer)} bytes are not whole behaviours of {BEHAVIOR.itemsize} bytes")
-    records: np.ndarray[Any, np.dtype[np.void]] = np.frombuffer(buffer, dtype=BEHAVIOR)
+    if len(buffer) % record.itemsize:
+        raise ValueError(f"{len(buffer)} bytes are not whole behaviours of {record.itemsize} bytes")
+    records: np.ndarray[Any, np.dtype[np.void]] = np.frombuffer(buffer, dtype=record)
     return records

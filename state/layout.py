@@ -3,6 +3,7 @@
 All keys begin with one byte that tells what they hold:
 
     m                        format version and parameters (JSON)
+    c                        how far records are converted to another layout (JSON); only meanwhile
     o                        topic -> next offset (JSON)
     O                        topic -> what that offset is an offset of (JSON)
     p <key>                  a pending value
@@ -19,16 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from state.behavior import BEHAVIOR
 
 META_KEY = b"m"
 OFFSETS_KEY = b"o"
 ORIGINS_KEY = b"O"
+CONVERSION_KEY = b"c"
 PENDING_PREFIX = b"p"
 SEQUENCE_PREFIX = b"s"
 
-RECORD = BEHAVIOR.itemsize
-"""Bytes of a record."""
 CHUNK = 64
 """Records of a chunk."""
 COUNT_BYTES = 8
@@ -45,9 +47,11 @@ class Ring:
     """
 
     chunks: int
+    record: np.dtype[np.void] = BEHAVIOR
+    """`BEHAVIOR`, perhaps with features of callers after it."""
 
     @classmethod
-    def holding(cls, records: int) -> "Ring":
+    def holding(cls, records: int, record: np.dtype[np.void] = BEHAVIOR) -> "Ring":
         """Return the smallest ring that always keeps the newest `records` records.
 
         Raises:
@@ -56,7 +60,7 @@ class Ring:
         chunks = -(-records // CHUNK)
         if not 1 <= chunks <= _MAX_CHUNKS:
             raise ValueError(f"a ring of {records} records: it must hold 1 to {_MAX_CHUNKS * CHUNK}")
-        return cls(chunks)
+        return cls(chunks, record)
 
     def oldest(self, count: int) -> int:
         """Return the index of the oldest record that is kept at running count `count`; a multiple of 64."""

@@ -10,23 +10,36 @@ import msgspec
 from msgspec import Struct
 from rocksdict import Checkpoint, DbClosedError, Rdict, WriteBatch
 
+from state.conversion import convert_behaviors, unfinished
 from state.errors import FormatError, LockedError, StateError, disk_error
 from state.layout import CHUNK, META_KEY, OFFSETS_KEY, ORIGINS_KEY, Ring
+from state.records import Fields, Record, fields_of, record_of
 from state.rocks import REBUILD, open_rocksdb, reading
 from state.sequences import Sequences
 from state.table import Table
 
 FORMAT = 1
 """Version of the layout on disk (`state.layout`)."""
+FORMAT_WITH_FEATURES = 2
+"""The same where behaviours have features: versions that know of none would misread it."""
 
 
 class Meta(Struct, frozen=True):
-    """What the bytes of a partition depend on: format version, `length` and `slack`, records of a chunk."""
+    """What the bytes of a partition depend on.
+
+    Attributes:
+        format: version of the layout.
+        length: as in `Partition.open`.
+        slack: as in `Partition.open`.
+        chunk: records of a chunk.
+        features: fields of a behaviour's record beyond those of `BEHAVIOR`.
+    """
 
     format: int
     length: int
     slack: int
     chunk: int
+    features: Fields = []
 
 
 class Partition:
@@ -46,7 +59,10 @@ class Partition:
         self._db = db
         self._path = path
         self.meta = meta
-        self.sequences = Sequences(db, length=meta.length, slack=meta.slack, cache_bytes=cache_bytes)
+        self.converted = 0
+        """Values of sequences that had another layout of features, and were converted when it was opened."""
+        record = record_of(meta.features, of_behavior=True)
+        self.sequences = Sequences(db, length=meta.length, slack=meta.slack, cache_bytes=cache_bytes, record=record)
         self.pending = Table(db)
         with reading(db):
             stored: bytes | None = db.get(OFFSETS_KEY)
@@ -55,14 +71,26 @@ class Partition:
         self._origins = msgspec.json.decode(origins, type=dict[str, str]) if origins is not None else {}
 
     @classmethod
-    def open(cls, path: Path, *, length: int = 1000, slack: int = 256, cache_bytes: int = 256 << 20) -> "Partition":
+    def open(
+        cls,
+        path: Path,
+        *,
+        length: int = 1000,
+        slack: int = 256,
+        cache_bytes: int = 256 << 20,
+        record: Record | None = None,
+    ) -> "Partition":
         """Open the state in a directory; a missing or empty directory becomes a new, empty state.
+
+        Behaviours with other features are converted first: that takes some seconds for each GB, once.
 
         Args:
             path: the directory.
             length: the most records that reading a sequence returns.
             slack: a sequence as it was is whole as long as no more than `slack` records came since.
             cache_bytes: bound of the memory for hot users, bytes.
+            record: of a behaviour: `BEHAVIOR`, perhaps with features after it (`state.records`); None to leave it as
+                it is.
 
         Raises:
             LockedError: when another process or object has it open.
@@ -73,13 +101,16 @@ class Partition:
         if length < 1 or slack < 0:
             raise ValueError(f"length {length} must be at least 1, slack {slack} at least 0")
         Ring.holding(length + slack)
-        wanted = Meta(format=FORMAT, length=length, slack=slack, chunk=CHUNK)
+        features = None if record is None else fields_of(record)
+        wanted = Meta(_format(features or []), length=length, slack=slack, chunk=CHUNK, features=features or [])
         fresh = not path.exists()
         try:
             db = open_rocksdb(path)
             try:
-                _check_meta(db, path, wanted)
-                return cls(db, path, wanted, cache_bytes=cache_bytes)
+                meta, converted = _check_meta(db, path, wanted, keep_record=record is None)
+                opened = cls(db, path, meta, cache_bytes=cache_bytes)
+                opened.converted = converted
+                return opened
             except BaseException:
                 with suppress(Exception):
                     db.close()
@@ -157,8 +188,15 @@ class Partition:
             raise disk_error("close", self._path, error, "Its last commit stands: open it again to go on.") from error
 
 
-def _check_meta(db: Rdict, path: Path, wanted: Meta) -> None:
-    """Mark a new database with its parameters, or check those of an old one."""
+def _format(features: Fields) -> int:
+    return FORMAT_WITH_FEATURES if features else FORMAT
+
+
+def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tuple[Meta, int]:
+    """Mark a new database with its parameters, or check those of an old one, and convert it to them.
+
+    Returns the parameters that it has now, and how many values were converted.
+    """
     with reading(db):
         stored: bytes | None = db.get(META_KEY)
         empty = stored is not None or next(iter(db.keys()), None) is None
@@ -169,16 +207,41 @@ def _check_meta(db: Rdict, path: Path, wanted: Meta) -> None:
             db.put(META_KEY, msgspec.json.encode(wanted))
         except Exception as error:  # rocksdict raises no narrower type
             raise disk_error("write to", path, error, REBUILD) from error
-        return
+        return wanted, 0
     try:
         found = msgspec.json.decode(stored, type=Meta)
     except msgspec.MsgspecError as error:
         raise FormatError(f"{path} holds state in an unknown format ({error}). {REBUILD}") from error
-    if found.format != FORMAT:
-        raise FormatError(f"{path} holds state in format {found.format}, this version reads format {FORMAT}. {REBUILD}")
-    if found != wanted:
+    if found.format != _format(found.features):
+        raise FormatError(
+            f"{path} holds state in format {found.format}, this version reads formats {FORMAT} and"
+            f" {FORMAT_WITH_FEATURES}. {REBUILD}"
+        )
+    if msgspec.structs.replace(found, format=wanted.format, features=wanted.features) != wanted:
         raise FormatError(
             f"{path} was made with length {found.length}, slack {found.slack}, chunk {found.chunk}; asked for"
             f" are length {wanted.length}, slack {wanted.slack}, chunk {wanted.chunk}. Set them as they were."
             f" Or: {REBUILD}"
         )
+    done = 0
+    # One that was interrupted goes on first: only then do all records have one layout.
+    if (begun := unfinished(db)) is not None:
+        found, done = _convert(db, path, found, begun)
+    if not keep_record and wanted.features != found.features:
+        found, more = _convert(db, path, found, wanted.features)
+        done += more
+    return found, done
+
+
+def _convert(db: Rdict, path: Path, found: Meta, features: Fields) -> tuple[Meta, int]:
+    """Bring behaviours into the layout with these features; returns what the database is now."""
+    now = msgspec.structs.replace(found, format=_format(features), features=features)
+    try:
+        done = convert_behaviors(
+            db, found.features, features, lambda batch: batch.put(META_KEY, msgspec.json.encode(now))
+        )
+    except StateError:
+        raise
+    except Exception as error:  # rocksdict raises no narrower type
+        raise disk_error("write to", path, error, "Make room there, then start again: it goes on.") from error
+    return now, done

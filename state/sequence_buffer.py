@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from state.behavior import BEHAVIOR, BehaviorArray
+from state.behavior import BehaviorArray
 from state.errors import StateError
-from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, RECORD, Ring
+from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, Ring
 
 _OVERHEAD = 800
 """Bytes of it besides the records: the object, its views, the key, its place in the cache."""
@@ -23,13 +23,14 @@ class SequenceBuffer:
         prefix: what the user's keys begin with.
         first: index of the first record, a multiple of 64.
         count: the running count, as it is on disk.
-        buffer: the records, `(count - first) * 22` bytes.
+        buffer: the records, count − first of them.
     """
 
-    __slots__ = ("_array", "_buffer", "_ring", "count", "first", "prefix", "saved", "whole")
+    __slots__ = ("_array", "_buffer", "_record", "_ring", "count", "first", "prefix", "saved", "whole")
 
     def __init__(self, ring: Ring, prefix: bytes, first: int, count: int, buffer: bytes) -> None:
         self._ring = ring
+        self._record = ring.record.itemsize
         self._buffer: bytes | bytearray = buffer
         self._array: BehaviorArray | None = None
         self.prefix = prefix
@@ -54,7 +55,7 @@ class SequenceBuffer:
         count = int.from_bytes(head[:COUNT_BYTES], "little")
         chunks = ring.unroll(slots, count) if slots is not None else []
         first = (count // CHUNK - len(chunks)) * CHUNK
-        return cls(ring, prefix, first, count, _join(prefix, (*chunks, head[COUNT_BYTES:]), count - first))
+        return cls(ring, prefix, first, count, _join(ring, prefix, (*chunks, head[COUNT_BYTES:]), count - first))
 
     @property
     def size(self) -> int:
@@ -68,9 +69,9 @@ class SequenceBuffer:
 
     def append(self, data: bytes) -> int:
         """Append packed records; returns by how many bytes the memory grew."""
-        begin = (self.count - self.first) * RECORD
+        begin = (self.count - self.first) * self._record
         end = begin + len(data)
-        self.count += len(data) // RECORD
+        self.count += len(data) // self._record
         buffer = self._buffer
         if end > len(buffer):
             return self._move(begin, data)
@@ -84,9 +85,9 @@ class SequenceBuffer:
             StateError: when one is not there.
         """
         before = len(self._buffer)
-        live = self._buffer[: (self.count - self.first) * RECORD]
+        live = self._buffer[: (self.count - self.first) * self._record]
         first = self.first - len(chunks) * CHUNK
-        self._buffer = _join(self.prefix, (*chunks, live), self.count - first)
+        self._buffer = _join(self._ring, self.prefix, (*chunks, live), self.count - first)
         self.first = first
         self._array = None
         self.whole = True
@@ -97,7 +98,7 @@ class SequenceBuffer:
         array = self._array
         if array is None:
             view = memoryview(self._buffer).toreadonly()
-            array = self._array = np.frombuffer(view, dtype=BEHAVIOR)
+            array = self._array = np.frombuffer(view, dtype=self._ring.record)
         oldest = self._ring.oldest(self.count)
         first = self.first
         return array[(start if start > oldest else oldest) - first : (stop if stop > oldest else oldest) - first]
@@ -107,10 +108,10 @@ class SequenceBuffer:
         count, ring, view = self.count, self._ring, memoryview(self._buffer)
         done = count // CHUNK
         for chunk in range(max(self.saved, ring.oldest(count)) // CHUNK, done):
-            begin = (chunk * CHUNK - self.first) * RECORD
-            yield self.prefix + ring.suffix(chunk), bytes(view[begin : begin + CHUNK * RECORD])
-        begin = (done * CHUNK - self.first) * RECORD
-        tail = view[begin : (count - self.first) * RECORD]
+            begin = (chunk * CHUNK - self.first) * self._record
+            yield self.prefix + ring.suffix(chunk), bytes(view[begin : begin + CHUNK * self._record])
+        begin = (done * CHUNK - self.first) * self._record
+        tail = view[begin : (count - self.first) * self._record]
         yield self.prefix + HEAD_SUFFIX, count.to_bytes(COUNT_BYTES, "little") + tail
         self.saved = count
 
@@ -119,12 +120,12 @@ class SequenceBuffer:
         old = self._buffer
         oldest = self._ring.oldest(self.count)
         first = max(self.first, oldest)
-        cut = (first - self.first) * RECORD
+        cut = (first - self.first) * self._record
         kept = max(0, begin - cut)
         # More may come at once than the ring holds: then nothing old is kept, and of the new only the end.
         fresh = data[cut - begin :] if cut > begin else data
         needed = kept + len(fresh)
-        buffer = bytearray(needed + max(needed // RECORD // 4, 16) * RECORD)
+        buffer = bytearray(needed + max(needed // self._record // 4, 16) * self._record)
         buffer[:kept] = memoryview(old)[cut : cut + kept]
         buffer[kept:needed] = fresh
         self.first = first
@@ -134,12 +135,12 @@ class SequenceBuffer:
         return len(buffer) - len(old)
 
 
-def _join(prefix: bytes, parts: Sequence[bytes | bytearray | None], records: int) -> bytes:
+def _join(ring: Ring, prefix: bytes, parts: Sequence[bytes | bytearray | None], records: int) -> bytes:
     there = [part for part in parts if part is not None]
     data = b"".join(there)
-    if len(there) < len(parts) or len(data) != records * RECORD:
+    if len(there) < len(parts) or len(data) != records * ring.record.itemsize:
         raise StateError(
             f"the sequence of user {prefix[1:].decode()!r} is damaged: {len(data)} bytes, not {records}"
-            f" records of {RECORD}. Move the partition's directory away to rebuild its state from Kafka."
+            f" records of {ring.record.itemsize}. Move the partition's directory away to rebuild its state from Kafka."
         )
     return data

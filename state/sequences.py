@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 from rocksdict import Rdict, WriteBatch
 
 from state.behavior import BEHAVIOR, BehaviorArray
@@ -23,12 +24,17 @@ class Sequences:
         length: the most records that a read returns.
         slack: a read of an older state is whole as long as no more than `slack` records came since.
         cache_bytes: bound of the memory for users, bytes.
+        record: of a behaviour: `BEHAVIOR`, perhaps with features after it.
     """
 
-    def __init__(self, db: Rdict, *, length: int, slack: int, cache_bytes: int) -> None:
+    def __init__(
+        self, db: Rdict, *, length: int, slack: int, cache_bytes: int, record: np.dtype[np.void] = BEHAVIOR
+    ) -> None:
         self.length = length
+        self.record = record
+        """Of a behaviour."""
         self._db = db
-        self._ring = Ring.holding(length + slack)
+        self._ring = Ring.holding(length + slack, record)
         self._suffixes = [HEAD_SUFFIX, *(self._ring.suffix(slot) for slot in range(self._ring.chunks))]
         self._limit = cache_bytes
         self._bytes = 0
@@ -47,14 +53,15 @@ class Sequences:
 
         Args:
             user: the user.
-            records: (N,) behaviours of dtype `BEHAVIOR`; they are copied.
+            records: (N,) behaviours of dtype `record`; they are copied.
 
         Raises:
             ValueError: when `records` has another dtype or more dimensions.
         """
-        if records.dtype != BEHAVIOR or records.ndim != 1:
+        if records.dtype != self.record or records.ndim != 1:
             raise ValueError(
-                f"records of dtype {records.dtype}, {records.ndim} dimensions: give a 1-d array of BEHAVIOR"
+                f"records of dtype {records.dtype}, {records.ndim} dimensions: give a 1-d array of BEHAVIOR and the"
+                f" features of behaviours: {self.record}"
             )
         buffer = self._dirty.get(user) or self._find(user)
         if len(records):

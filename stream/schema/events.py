@@ -2,8 +2,8 @@
 
 External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
 MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and `action`, a
-candidate's `category`, an impression's `slots`. Times are integer milliseconds since the Unix epoch; ids are strings of
-1 to 256 characters.
+candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the Unix epoch;
+ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
 """
 
 from collections.abc import Sequence, Set
@@ -11,7 +11,9 @@ from itertools import chain
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
+
+from stream.schema.features import Given
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 ShortText = Annotated[str, Meta(max_length=256)]
@@ -39,6 +41,7 @@ class Behavior(Struct, frozen=True, gc=False):
     ts: Millis
     category: ShortText = ""
     action: ShortText = "view"
+    features: Given = UNSET
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -46,6 +49,7 @@ class Candidate(Struct, frozen=True, gc=False):
 
     item: Id
     category: ShortText = ""
+    features: Given = UNSET
 
 
 class Impression(Struct, frozen=True):
@@ -56,6 +60,7 @@ class Impression(Struct, frozen=True):
     ts: Millis
     candidates: Annotated[list[Candidate], Meta(min_length=1)]
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
+    features: Given = UNSET
 
     @property
     def request(self) -> RequestKey:
@@ -153,6 +158,8 @@ class Sample(Struct, frozen=True, array_like=True):
     `positions` uint16 ranks in the answer, `probabilities` float32, `labels` uint8. `sequence` is packed `BEHAVIOR`.
     Those of an interleaved request come apart by team, under the arm that placed them. `numbers` holds what the stream
     knew of each item when it was scored, float16 (`model.statistics`); it is empty where no arm reads that.
+    `layout` says how features of callers lie in `sequence`, `context` (one record) and `attributes` (one an item), all
+    as they were when it was scored (`state.feature_layout`); it is empty where there are none.
     `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
     With early labels, an item that is clicked late comes twice: with label 0, then with label 1.
     """
@@ -171,6 +178,9 @@ class Sample(Struct, frozen=True, array_like=True):
     probabilities: bytes
     labels: bytes
     numbers: bytes = b""
+    layout: str = ""
+    context: bytes = b""
+    attributes: bytes = b""
 
     @property
     def request(self) -> RequestKey:

@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from model.spec import ModelSpec, OptimSpec, preset
+from model.spec import ModelSpec, OptimSpec, preset, reads_features
+from state.feature import Feature
+from state.feature_layout import FeatureLayout
 from stream.errors import SettingsError, TopicError
+from stream.schema.features import MAX_FEATURES, RESERVED_NAMES, FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.names import default_names
 
@@ -42,6 +45,9 @@ class Properties(dict[str, str]):
         return f"Properties({shown})"
 
 
+FeatureName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+_SEQUENCE_BYTES = 22 * 30_000
+"""Of a sequence in a sample, which must fit into a record of Kafka."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
@@ -114,6 +120,8 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_past_s: how far `ts` of an impression or a click may be behind the record's timestamp: one year. Behaviours
             may be of any age. Whoever sends impressions of long ago raises it, up to 1e11.
         max_candidates: of one impression.
+        unknown_features: what becomes of an event with features that `[features]` does not define: `ignore` them, or
+            `refuse` the event.
         micro_batch: impressions of one arm that are scored together.
         model_wait_s: how long a starting worker waits for a trainer's models before it serves untrained ones.
         standbys: how many other workers may die at once with their partitions going to workers that keep a copy of
@@ -135,6 +143,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_future_s: NotNegative = 5.0
     max_past_s: Annotated[float, Meta(gt=0, le=1e11)] = 31_536_000.0
     max_candidates: Annotated[int, Meta(ge=1, le=5000)] = 1000
+    unknown_features: Literal["ignore", "refuse"] = "ignore"
     micro_batch: Count = 16
     model_wait_s: NotNegative = 10.0
     standbys: Annotated[int, Meta(ge=0, le=16)] = 0
@@ -215,6 +224,7 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         learn_from: whose samples it learns from: those of its `own` users (in interleaved requests: the items that it
             placed), or `all`.
         optim: step sizes and table sizes.
+        features: which of `[features]` its model reads; all unless given.
         interleave: two other arms. Users of this one get lists that both have drafted in turn (see
             `stream.experiment.interleaving`); it has no model of its own.
     """
@@ -226,10 +236,11 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     learn: bool = True
     learn_from: Literal["own", "all"] = "own"
     optim: OptimSpec = OptimSpec()
+    features: tuple[FeatureName, ...] | None = None
     interleave: tuple[Name, ...] = ()
 
     def spec(self) -> ModelSpec:
-        """Return the model this arm runs.
+        """Return the model this arm runs, but for the features of callers: see `Settings.spec`.
 
         Raises:
             SettingsError: for an unknown preset or field, and for an arm that interleaves others.
@@ -281,6 +292,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         monitor: the monitor.
         statistics: decayed counts of items and categories.
         experiment: what the verdict rests on.
+        features: features of callers, by name; workers and trainer must have the same.
         arms: the arms; workers and trainer must have the same.
         salt: with the user's id, decides the arm.
         seed: of the initial parameters of every arm; workers and trainer must have the same.
@@ -294,6 +306,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     monitor: MonitorSettings = MonitorSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     experiment: ExperimentSettings = ExperimentSettings()
+    features: dict[FeatureName, FeatureDefinition] = {}
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
     salt: str = "samstream"
     seed: int = 0
@@ -322,6 +335,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
+        self._check_features()
         names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"arms need distinct names and at least one, got {names}")
@@ -342,6 +356,49 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"arms read statistics of different half-lives ({', '.join(map(str, sorted(counted)))} s): they are"
                 " counted once, so give all arms the same model.statistics, or none"
             )
+
+    def _check_features(self) -> None:
+        if len(self.features) > MAX_FEATURES:
+            raise SettingsError(f"features: {len(self.features)} of them; at most {MAX_FEATURES}")
+        if taken := sorted(RESERVED_NAMES & self.features.keys()):
+            raise SettingsError(f"features.{taken[0]}: events have a field of this name already")
+        for name, definition in self.features.items():
+            try:
+                definition.feature(name)
+            except ValueError as error:
+                raise SettingsError(f"features.{name}: {error}") from None
+        record = self.feature_layout.behavior.itemsize
+        if self.state.length * record > _SEQUENCE_BYTES:
+            raise SettingsError(
+                f"features: a behaviour takes {record} bytes with them, and {self.state.length} of them more than the"
+                f" {_SEQUENCE_BYTES} that fit into a sample; lower state.length, or have fewer features of items and"
+                " behaviours"
+            )
+        for arm in self.arms:
+            if unknown := sorted(set(arm.features or ()) - self.features.keys()):
+                raise SettingsError(f"arm {arm.name!r} reads feature {unknown[0]!r}; there are {sorted(self.features)}")
+
+    def spec(self, arm: ArmSettings) -> ModelSpec:
+        """Return the model an arm runs, with the features that it reads.
+
+        Raises:
+            SettingsError: as `ArmSettings.spec`.
+        """
+        spec = arm.spec()
+        if not reads_features(spec):
+            return spec
+        read = self.features if arm.features is None else arm.features
+        features: tuple[Feature, ...] = tuple(self.features[name].feature(name) for name in sorted(read))
+        return msgspec.structs.replace(spec, features=features)
+
+    @property
+    def feature_layout(self) -> FeatureLayout:
+        """How features lie in records."""
+        return FeatureLayout.of(definition.feature(name) for name, definition in self.features.items())
+
+    def feature_schema(self) -> FeatureSchema:
+        """Return what checks and packs features; it counts what is missing."""
+        return FeatureSchema(self.features, refuse_unknown=self.worker.unknown_features == "refuse")
 
     @property
     def half_lives_s(self) -> tuple[float, ...]:

@@ -9,12 +9,14 @@ import msgspec
 from stream.schema.events import (
     DECODE_ERRORS,
     Behavior,
+    Candidate,
     Click,
     Impression,
     decode_behavior,
     decode_click,
     decode_impression,
 )
+from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
@@ -53,10 +55,14 @@ class RecordDecoder:
     Args:
         topics: the topic names.
         settings: limits.
+        features: packs the features of callers.
         partitions: how many partitions the topics have.
     """
 
-    def __init__(self, topics: Topics, settings: WorkerSettings, *, partitions: int) -> None:
+    def __init__(
+        self, topics: Topics, settings: WorkerSettings, features: FeatureSchema = NO_FEATURES, *, partitions: int
+    ) -> None:
+        self._features = features
         self._max_candidates = settings.max_candidates
         self._max_future_ms = settings.max_future_s * 1000
         self._max_past_ms = settings.max_past_s * 1000
@@ -71,7 +77,7 @@ class RecordDecoder:
         }
 
     def decode(self, record: Record) -> Event:
-        """Return what a record says.
+        """Return what a record says, its features packed.
 
         Raises:
             ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
@@ -103,6 +109,8 @@ class RecordDecoder:
             )
         if isinstance(event, Impression):
             self._check_cost(record, event)
+        if self._features:
+            _pack_features(event, self._features)
         return event
 
     def _unit_words(self, record: Record, error: msgspec.ValidationError) -> str:
@@ -124,6 +132,20 @@ class RecordDecoder:
             raise ValueError(f"{len(candidates)} candidates; at most {self._max_candidates} are scored")
         if len({candidate.item for candidate in candidates}) < len(candidates):
             raise ValueError("a candidate is listed twice")
+
+
+def _pack_features(event: Event, schema: FeatureSchema) -> None:
+    """Put records in the place of the JSON of an event's features."""
+    if isinstance(event, Behavior):
+        _put(event, schema.pack_behavior(event.features))
+    elif isinstance(event, Impression):
+        _put(event, schema.pack_context(event.features))
+        for place, candidate in enumerate(event.candidates):
+            _put(candidate, schema.pack_item(candidate.features, place))
+
+
+def _put(event: Behavior | Impression | Candidate, packed: bytes) -> None:
+    msgspec.structs.force_setattr(event, "features", msgspec.Raw(packed))
 
 
 _read_ts = msgspec.json.Decoder(_Timed).decode

@@ -1,8 +1,9 @@
 """Behaviours folded into the sequences of one partition, appended user by user."""
 
-from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
+from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from state.sequences import Sequences
 from stream.schema.events import Behavior
+from stream.schema.features import packed_features
 
 
 class SequenceFold:
@@ -16,13 +17,17 @@ class SequenceFold:
 
     def __init__(self, sequences: Sequences) -> None:
         self._sequences = sequences
+        self._record = sequences.record
+        self._featured = self._record != BEHAVIOR
         self._waiting: dict[str, bytearray] = {}
         self.behaviors = 0
         """Behaviours folded so far."""
 
     def add(self, event: Behavior) -> None:
-        """Fold a behaviour."""
+        """Fold a behaviour, whose features are packed."""
         packed = pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+        if self._featured:
+            packed += packed_features(event.features)
         if waiting := self._waiting.get(event.user):
             waiting += packed
         else:
@@ -47,9 +52,9 @@ class SequenceFold:
     def flush(self) -> None:
         """Append everything that waits."""
         for user, packed in self._waiting.items():
-            self._sequences.append(user, from_bytes(packed))
+            self._sequences.append(user, from_bytes(packed, self._record))
         self._waiting.clear()
 
     def _append(self, user: str) -> None:
         if packed := self._waiting.pop(user, None):
-            self._sequences.append(user, from_bytes(packed))
+            self._sequences.append(user, from_bytes(packed, self._record))

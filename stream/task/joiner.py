@@ -34,7 +34,8 @@ class PendingImpression(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
-    answer (0 is the best), `clicked` 1 where a click came, `numbers` as in `Sample`. `opened` is the event time from
+    answer (0 is the best), `clicked` 1 where a click came; `numbers`, `layout`, `context` and `attributes` are as in
+    `Sample`, of all candidates. `opened` is the event time from
     which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed out to learn from
     before the window's end.
     """
@@ -56,6 +57,9 @@ class PendingImpression(Struct):
     teams: list[Team] = []
     numbers: bytes = b""
     learned: bool = False
+    layout: str = ""
+    context: bytes = b""
+    attributes: bytes = b""
 
     @property
     def request(self) -> RequestKey:

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from state.behavior import BehaviorArray, item_key
+from state.feature_layout import FeatureLayout
 from stream.schema.events import Outcome, RequestKey, Sample, Team
+from stream.schema.features import NO_FEATURES
+from stream.task.features import served_features
 from stream.task.joiner import LabelledItems, Use
 
 Result = tuple[Sample | None, Outcome | None]
@@ -25,12 +28,15 @@ def merge_labels(labelled_items: Iterable[LabelledItems]) -> list[LabelledItems]
     return list(merged.values())
 
 
-def samples_and_outcomes(labelled: LabelledItems, sequence: BehaviorArray | None) -> Iterator[Result]:
+def samples_and_outcomes(
+    labelled: LabelledItems, sequence: BehaviorArray | None, layout: FeatureLayout = NO_FEATURES.layout
+) -> Iterator[Result]:
     """Yield a sample and its outcome, as the label's use is; of an interleaved request, those of each team.
 
     Args:
         labelled: items of one request that got the same label.
         sequence: the user's behaviours as they stood when the request was scored; None where nothing is learned.
+        layout: how features of callers lie in records.
     """
     pending = labelled.pending
     teams = pending.teams or [Team(pending.arm, pending.epoch, pending.version, [])]
@@ -38,12 +44,15 @@ def samples_and_outcomes(labelled: LabelledItems, sequence: BehaviorArray | None
         members = set(team.members) if pending.teams else None
         indices = [index for index in labelled.indices if members is None or index in members]
         if indices:
-            sample = None if sequence is None else _sample(labelled, indices, team, sequence)
+            sample = None if sequence is None else _sample(labelled, indices, team, sequence, layout)
             yield sample, None if labelled.use == "learn" else _outcome(labelled, indices, team)
 
 
-def _sample(labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray) -> Sample:
+def _sample(
+    labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray, layout: FeatureLayout
+) -> Sample:
     pending = labelled.pending
+    context, attributes = served_features(pending, indices, layout)
     width = len(pending.numbers) // len(pending.items)
     return Sample(
         request_id=pending.request_id,
@@ -60,6 +69,9 @@ def _sample(labelled: LabelledItems, indices: list[int], by: Team, sequence: Beh
         probabilities=np.array([pending.probabilities[index] for index in indices], dtype="<f4").tobytes(),
         labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
         numbers=b"".join(pending.numbers[index * width : (index + 1) * width] for index in indices),
+        layout=layout.text,
+        context=context,
+        attributes=attributes,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from stream.errors import WorkerError
 from stream.schema.events import DECODE_ERRORS, Click, Impression
+from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.record import HasHeaders, Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
@@ -26,6 +27,7 @@ class RecordQueue:
         settings: limits, and how long a topic that lags is waited for.
         recovered: the answers that wait for their impressions.
         offsets: topic → the first offset that is expected.
+        features: packs the features of callers.
         partitions: how many partitions the topics have.
     """
 
@@ -35,13 +37,14 @@ class RecordQueue:
         settings: WorkerSettings,
         recovered: RecoveredAnswers[Entry],
         offsets: dict[str, int],
+        features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int,
     ) -> None:
         self._behaviors = topics.behaviors
         self._recovered = recovered
         self._next = dict(offsets)
-        self._decoder = RecordDecoder(topics, settings, partitions=partitions)
+        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
         self._last_ts: dict[str, int] = {}
         # An impression goes before a behaviour of the same millisecond: no model may see what came of its answer.
         self._merge: Merge[Entry] = Merge(

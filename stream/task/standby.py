@@ -4,6 +4,7 @@ from collections import deque
 
 from state.partition import Partition
 from stream.schema.events import DECODE_ERRORS, Behavior
+from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import LogIdentity, Origin
 from stream.schema.record import Record
 from stream.schema.topics import Topics
@@ -24,6 +25,7 @@ class StandbyCopy:
         settings: limits, as of the owner.
         log: which log `behaviors` is.
         begin: the offset to begin at where the state has none.
+        features: packs the features of callers, as of the owner.
         partitions: how many partitions the topics have.
     """
 
@@ -34,6 +36,7 @@ class StandbyCopy:
         settings: WorkerSettings,
         log: LogIdentity,
         begin: int,
+        features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int,
     ) -> None:
@@ -41,7 +44,7 @@ class StandbyCopy:
         self._topic = topics.behaviors
         self.log = log
         """Which log `behaviors` is."""
-        self._decoder = RecordDecoder(topics, settings, partitions=partitions)
+        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
         self._fold = SequenceFold(partition.sequences)
         self._waiting: deque[Record] = deque()
         self._timestamp = -1

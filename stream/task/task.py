@@ -16,12 +16,14 @@ from model.example import Example
 from state.behavior import BehaviorArray, category_key, item_key
 from state.partition import Partition
 from stream.schema.events import Behavior, Impression
+from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
 from stream.task.decode import UnitCensus
+from stream.task.features import features_of
 from stream.task.fold import SequenceFold
 from stream.task.labels import Result
 from stream.task.record_queue import Entry, RecordQueue
@@ -73,6 +75,7 @@ class Task:
         topics: the topic names.
         settings: windows and limits.
         resume: the offsets it begins at, and the answers that were given beyond what the state knows.
+        features: packs the features of callers.
         partitions: how many partitions the topics have.
     """
 
@@ -82,6 +85,7 @@ class Task:
         topics: Topics,
         settings: WorkerSettings,
         resume: ResumePoint,
+        features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int = 1,
     ) -> None:
@@ -94,12 +98,13 @@ class Task:
         self._recovered: RecoveredAnswers[Entry] = RecoveredAnswers(
             resume, behaviors_end=resume.ends[topics.behaviors], slack_ms=1000 * settings.max_future_s
         )
-        self._queue = RecordQueue(topics, settings, self._recovered, resume.offsets, partitions=partitions)
+        self._features = features
+        self._queue = RecordQueue(topics, settings, self._recovered, resume.offsets, features, partitions=partitions)
         if resume.stale_state:
             for key, _ in list(partition.pending.items()):
                 partition.pending.delete(key)
         self._fold = SequenceFold(partition.sequences)
-        self._windows = AttributionWindows(partition, self._fold, settings)
+        self._windows = AttributionWindows(partition, self._fold, settings, features.layout)
         self._refused: list[RefusedRecord] = []
         self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
@@ -162,6 +167,7 @@ class Task:
     def counts(self) -> Counter[str]:
         """What happened, by name; for logs and metrics."""
         own = Counter(behaviors=self._fold.behaviors, released_unaligned=self._queue.forced)
+        own.update({f"feature_missing:{name}": count for name, count in self._features.missing.items()})
         return self._counts + self._windows.counts + own
 
     @property
@@ -278,7 +284,8 @@ class Task:
         sequence = self._fold.read(event.user)
         state_ms = (time.perf_counter() - began) * 1000
         items = np.array([item_key(candidate.item) for candidate in event.candidates], dtype=np.uint64)
-        example = Example(sequence, event.ts, items, categories)
+        context, attributes = features_of(event, self._features.layout) if self._features else (None, None)
+        example = Example(sequence, event.ts, items, categories, context=context, attributes=attributes)
         self._counts["impressions"] += 1
         return [ScoringRequest(event, example, self._fold.count(event.user), self._folded(), record, state_ms)]
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from state.feature_layout import FeatureLayout
 from state.partition import Partition
 from stream.schema.events import Click, Impression
+from stream.schema.features import NO_FEATURES
 from stream.schema.record import Record, RefusedRecord
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
+from stream.task.features import features_of
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 from stream.task.labels import Result, merge_labels, samples_and_outcomes
@@ -28,9 +31,17 @@ class AttributionWindows:
         partition: keeps the open requests.
         fold: its sequences, which samples carry.
         settings: windows and limits.
+        layout: how features of callers lie in records.
     """
 
-    def __init__(self, partition: Partition, fold: SequenceFold, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        fold: SequenceFold,
+        settings: WorkerSettings,
+        layout: FeatureLayout = NO_FEATURES.layout,
+    ) -> None:
+        self._layout = layout
         self._length = partition.meta.length
         self._fold = fold
         self._joiner = Joiner(
@@ -95,6 +106,10 @@ class AttributionWindows:
             teams=list(answer.teams),
             numbers=answer.numbers,
         )
+        if self._layout.text:
+            context, attributes = features_of(impression, self._layout)
+            pending.layout = self._layout.text
+            pending.context, pending.attributes = context.tobytes(), attributes.tobytes()
         return self._collect(self._joiner.impression(pending))
 
     def click(self, click: Click, record: Record) -> list[RefusedRecord]:
@@ -143,10 +158,10 @@ class AttributionWindows:
 
     def _results(self, labelled: LabelledItems) -> Iterable[Result]:
         if labelled.use == "count":
-            return samples_and_outcomes(labelled, None)
+            return samples_and_outcomes(labelled, None, self._layout)
         pending = labelled.pending
         sequence = self._fold.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._length):
             self._counts["sequences_cut"] += 1
         self._counts["samples"] += len(labelled.indices)
-        return samples_and_outcomes(labelled, sequence)
+        return samples_and_outcomes(labelled, sequence, self._layout)

@@ -20,11 +20,14 @@ from model.serialization.update import unusable
 from model.spec import count_numbers
 from model.statistics.item_statistics import unpack_numbers
 from state.behavior import from_bytes
+from state.feature_layout import FeatureLayout, parse_layout
+from state.records import converted, read_records
 from stream.errors import TrainerError
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.schema.dedup import RecentIds, click_ids, sample_ids
 from stream.schema.events import Sample
+from stream.schema.features import NO_FEATURES
 from stream.settings import ArmSettings, Settings
 from stream.trainer.predictions import PREDICTION
 
@@ -54,7 +57,14 @@ class TrainingExample:
     ids: npt.NDArray[np.uint64]
 
 
-def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0, early: bool = False) -> TrainingExample | None:
+def unpack_sample(
+    sample: Sample,
+    seen: RecentIds,
+    *,
+    numbers: int = 0,
+    early: bool = False,
+    layout: FeatureLayout = NO_FEATURES.layout,
+) -> TrainingExample | None:
     """Unpack a sample, leaving out the items learned before; None when nothing is left.
 
     Args:
@@ -62,6 +72,7 @@ def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0, early: b
         seen: what was learned before.
         early: whether items come as unclicked before that is final. Then a click on one of those is new as well.
         numbers: how many numbers of each item arms read; those of a sample that has another number are left out.
+        layout: how features of callers lie in records; a sample of another layout is read as one of this.
 
     Raises:
         ValueError: when the packed arrays do not fit one another.
@@ -69,7 +80,12 @@ def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0, early: b
     items = np.frombuffer(sample.items, dtype="<u8")
     categories = np.frombuffer(sample.categories, dtype="<u4")
     labels = np.frombuffer(sample.labels, dtype="<u1")
-    sequence = from_bytes(sample.sequence)
+    theirs = parse_layout(sample.layout)
+    sequence = converted(from_bytes(sample.sequence, theirs.behavior), layout.behavior)
+    context = attributes = None
+    if layout.text:
+        context = converted(read_records(sample.context, theirs.context, 1), layout.context)
+        attributes = converted(read_records(sample.attributes, theirs.item, len(items)), layout.item)
     if not len(items) == len(categories) == len(labels) or (labels > 1).any():
         raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
     ids = sample_ids(sample.request, items)
@@ -84,6 +100,8 @@ def unpack_sample(sample: Sample, seen: RecentIds, *, numbers: int = 0, early: b
         categories[new],
         labels[new],
         numbers=None if known is None else known[new],
+        context=context,
+        attributes=None if attributes is None else attributes[new],
     )
     return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, added)
 
@@ -120,7 +138,7 @@ class ArmTrainer:
 
     def __init__(self, arm: ArmSettings, settings: Settings, *, device: str) -> None:
         self.arm = arm
-        self.learner = Learner(arm.spec(), arm.optim, seed=settings.seed, device=device)
+        self.learner = Learner(settings.spec(arm), arm.optim, seed=settings.seed, device=device)
         self.metrics = ProgressiveMetrics()
         self.predictions = 0
         """Rows of the progressive log so far."""
@@ -139,7 +157,8 @@ class ArmTrainer:
         Raises:
             CheckpointError: when it is of another model.
         """
-        self.learner.load_state(state.tensors)
+        if changed := self.learner.load_state(state.tensors):
+            log(_logger, "features_changed", logging.WARNING, arm=self.arm.name, **changed)
         self.metrics = ProgressiveMetrics.from_dict(state.progress["metrics"])
         self.predictions = state.progress["predictions"]
 
@@ -222,6 +241,7 @@ class Training:
         self._known = {arm.name for arm in settings.models}
         self._early = settings.worker.labels == "early"
         self._numbers = count_numbers(settings.half_lives_s)
+        self._layout = settings.feature_layout
         self._from_all = any(arm.arm.learn_from == "all" for arm in self.arms.values())
         self.unknown_arms: Counter[str] = Counter()
         """Arm that the settings do not have → samples of it; of the first few such arms."""
@@ -243,7 +263,7 @@ class Training:
         Raises:
             ValueError: when it is damaged.
         """
-        example = unpack_sample(sample, self.seen, numbers=self._numbers, early=self._early)
+        example = unpack_sample(sample, self.seen, numbers=self._numbers, early=self._early, layout=self._layout)
         if example is None:
             self.counts["repeated"] += 1
             return None

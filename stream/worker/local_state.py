@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from state.behavior import BEHAVIOR
 from state.errors import LockedError, StateError
 from state.partition import Partition
+from state.records import Record
 from stream.runtime.logs import log
 from stream.schema.position import Difference
 from stream.settings import StateSettings
@@ -21,12 +23,15 @@ _RETRY_S = 0.1
 _SMALL_CACHE = 1 << 20
 
 
-def open_state(settings: StateSettings, path: Path, *, cache_bytes: int | None = None) -> Partition:
+def open_state(
+    settings: StateSettings, path: Path, record: Record | None = None, *, cache_bytes: int | None = None
+) -> Partition:
     """Open a state as the settings have it.
 
     Args:
         settings: of the state.
         path: its directory.
+        record: of a behaviour; None to leave it as it is.
         cache_bytes: memory for hot users; as the settings say when None.
 
     Raises:
@@ -34,7 +39,11 @@ def open_state(settings: StateSettings, path: Path, *, cache_bytes: int | None =
         StateError: when it cannot be opened.
     """
     cache = settings.cache_mb << 20 if cache_bytes is None else cache_bytes
-    return Partition.open(path, length=settings.length, slack=settings.slack, cache_bytes=cache)
+    opened = Partition.open(path, length=settings.length, slack=settings.slack, cache_bytes=cache, record=record)
+    if opened.converted:
+        features = ",".join(name for name, *_ in opened.meta.features) or "none"
+        log(_logger, "features_changed", path=path, features_of_behaviors=features, values=opened.converted)
+    return opened
 
 
 def reached(state: Partition, behaviors: str) -> int:
@@ -49,9 +58,13 @@ class LocalState:
         settings: of the state.
         behaviors: the topic that states are a fold of.
         snapshotter: restores what is not on this machine.
+        record: of a behaviour.
     """
 
-    def __init__(self, settings: StateSettings, behaviors: str, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self, settings: StateSettings, behaviors: str, snapshotter: Snapshotter, record: Record = BEHAVIOR
+    ) -> None:
+        self._record = record
         self._settings = settings
         self._behaviors = behaviors
         self._snapshotter = snapshotter
@@ -81,7 +94,7 @@ class LocalState:
             self._adopt_standby(number, compare, check)
         if not path.exists():
             self._snapshotter.restore(number, path, compare=compare, check=check)
-        return self._open(path, check)
+        return self._open(path, check, self._record)
 
     def _adopt_standby(self, number: int, compare: Compare, check: Callable[[], None]) -> None:
         """Put a standby copy in the place of the state if it is further, or the only one; else remove it."""
@@ -130,6 +143,7 @@ class LocalState:
         self,
         path: Path,
         check: Callable[[], None],
+        record: Record | None = None,
         *,
         cache_bytes: int | None = None,
         wait_s: float = _LOCK_WAIT_S,
@@ -137,7 +151,7 @@ class LocalState:
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                return open_state(self._settings, path, cache_bytes=cache_bytes)
+                return open_state(self._settings, path, record, cache_bytes=cache_bytes)
             except LockedError:
                 check()
                 if time.monotonic() > deadline:

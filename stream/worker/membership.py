@@ -61,7 +61,7 @@ class Membership:
         self._topics = topics
         self._snapshotter = snapshotter
         self._standbys = standbys
-        self._states = LocalState(settings.state, topics.behaviors, snapshotter)
+        self._states = LocalState(settings.state, topics.behaviors, snapshotter, settings.feature_layout.behavior)
         self._catch_up = catch_up
         self._partitions = partitions
         self._before_revoke = before_revoke

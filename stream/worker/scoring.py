@@ -29,7 +29,9 @@ class ArmScorers:
         self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
         self._micro_batch = settings.worker.micro_batch
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
-        self.by_model = {arm.name: Scorer(arm.spec(), seed=settings.seed, device=device) for arm in settings.models}
+        self.by_model = {
+            arm.name: Scorer(settings.spec(arm), seed=settings.seed, device=device) for arm in settings.models
+        }
         """Arm → the scorer of its model; interleaved arms have none."""
         lives, length = settings.half_lives_s, settings.statistics_length
         self.statistics = StatisticsReplica(lives, length=length) if lives else None

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from state.behavior import BEHAVIOR
 from state.errors import LockedError, StateError
 from state.partition import Partition
+from state.records import Record
 from stream.settings import StateSettings
 from stream.worker.local_state import open_state, reached
 from stream.worker.snapshots import Compare, Snapshotter
@@ -25,9 +27,13 @@ class StandbyStore:
         settings: of the state.
         behaviors: the topic that states are a fold of.
         snapshotter: gives a copy its beginning where this machine has none.
+        record: of a behaviour.
     """
 
-    def __init__(self, settings: StateSettings, behaviors: str, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self, settings: StateSettings, behaviors: str, snapshotter: Snapshotter, record: Record = BEHAVIOR
+    ) -> None:
+        self._record = record
         self._settings = settings
         self._behaviors = behaviors
         self._snapshotter = snapshotter
@@ -55,7 +61,7 @@ class StandbyStore:
                 self._begin_with_own(number, own, copy, compare)
             if not copy.exists():
                 self._snapshotter.restore(number, copy, compare=compare, check=check)
-            partition = open_state(self._settings, copy)
+            partition = open_state(self._settings, copy, self._record)
         except LockedError:
             return None
         try:

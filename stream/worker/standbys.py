@@ -67,7 +67,8 @@ class Standbys:
         self._topics = topics
         self._metrics = metrics
         self._partitions = partitions
-        self._store = StandbyStore(settings.state, topics.behaviors, snapshotter)
+        record = settings.feature_layout.behavior
+        self._store = StandbyStore(settings.state, topics.behaviors, snapshotter, record)
         self._copies: dict[int, StandbyCopy] = {}
         self._current: set[int] = set()
         self._retry_at: dict[int, float] = {}
@@ -190,7 +191,13 @@ class Standbys:
             return
         if partition is not None:
             self._copies[number] = copy = StandbyCopy(
-                partition, self._topics, self._settings.worker, place.log, oldest, partitions=self._partitions
+                partition,
+                self._topics,
+                self._settings.worker,
+                place.log,
+                oldest,
+                self._settings.feature_schema(),
+                partitions=self._partitions,
             )
             log(_logger, "standby", partition=number, behaviors=copy.offset)
 

@@ -100,7 +100,14 @@ class TakeOver:
                     with Resources() as opened:
                         partition = opened.add(self._states.open(number, compare, self._check))
                         resume = planner.plan(number, partition.offsets, partition.origins)
-                        task = Task(partition, self._topics, self._settings.worker, resume, partitions=self._partitions)
+                        task = Task(
+                            partition,
+                            self._topics,
+                            self._settings.worker,
+                            resume,
+                            self._settings.feature_schema(),
+                            partitions=self._partitions,
+                        )
                         opened.keep()
                     self._ready.put((number, task))
         except _CancelledError:

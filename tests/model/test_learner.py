@@ -16,7 +16,7 @@ from model.example import LATE_CLICK, Example
 from model.interest.baselines import PRIOR
 from model.learner import WHOLE_BATCH, Learner
 from model.metrics import auc, normalised_entropy
-from model.network import Network
+from model.network import Embedded, Network
 from model.serialization.update import Update, Version
 from model.spec import OptimSpec
 from tests.model.learning import KINDS, batches, examples, small
@@ -99,7 +99,7 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
     for example in batch:
         one = collate([example], length=spec.length, numbers=spec.numbers)
         assert one.labels is not None
-        loss = functional.binary_cross_entropy_with_logits(network(one, None, None), one.labels, reduction="sum")
+        loss = functional.binary_cross_entropy_with_logits(network(one, Embedded()), one.labels, reduction="sum")
         (loss / max(total, WHOLE_BATCH)).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     dense = learner.base("a").tensors
@@ -186,7 +186,7 @@ def test_the_loss_of_a_late_click_is_that_of_a_click_less_that_of_none() -> None
         losses = []
         for example in batch:
             one = collate([example], length=spec.length, numbers=spec.numbers)
-            logits, labels = network(one, None, None)[0], torch.from_numpy(example.labels)
+            logits, labels = network(one, Embedded())[0], torch.from_numpy(example.labels)
             clicked, unclicked = (
                 functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
                 for label in (1.0, 0.0)

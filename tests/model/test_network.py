@@ -1,6 +1,9 @@
 """The contract of every network: one suite over every kind and option."""
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +12,14 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from model.batch import Batch, collate
+from model.example import Example
+from model.features.encoder import FEATURE_DIM
+from model.features.gather import FeatureBatch
 from model.interest.baselines import PRIOR
-from model.network import Network
+from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
-from tests.model.worlds import NOW, embed, example
+from state.records import NUMBERS, fields_of
+from tests.model.worlds import FEATURES, NOW, embed, embed_features, example, featured
 
 SMALL = ModelSpec(item_dim=3, category_dim=5, length=40)
 SPECS = {
@@ -32,6 +39,11 @@ SPECS = {
     "mean without match": replace(SMALL, kind="mean", match=False),
     "counts": replace(SMALL, kind="counts"),
     "linear counts": replace(SMALL, kind="counts", hidden=()),
+    "sam with features": replace(SMALL, features=FEATURES),
+    "din with features, without match": replace(SMALL, kind="din", match=False, features=FEATURES),
+    "mean with features": replace(SMALL, kind="mean", features=FEATURES),
+    "counts with features": replace(SMALL, kind="counts", features=FEATURES),
+    "din with numbers": replace(SMALL, kind="din", features=FEATURES[1:3]),
     "popularity": preset("popularity"),
     "random": preset("random"),
 }
@@ -49,18 +61,37 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def logits_of(net: Network, batch: Batch) -> Tensor:
-    embeddings = embed(batch, net.spec.width, torch.float64) if net.spec.embeds else (None, None)
-    logits: Tensor = net(batch, *embeddings)
+    logits: Tensor = net(batch, embedded(net, batch))
     return logits
 
 
-def unequal_batch(length: int = 40) -> Batch:
+def embedded(net: Network, batch: Batch) -> Embedded:
+    pair = embed(batch, net.spec.width, torch.float64) if net.spec.embeds else (None, None)
+    features = (None, None) if batch.features is None else embed_features(batch, FEATURE_DIM, torch.float64)
+    return Embedded(*pair, *features)
+
+
+def draw(net: Network) -> Callable[..., Example]:
+    return featured if net.spec.features else example
+
+
+def batch_of(net: Network, *examples: Example) -> Batch:
+    return collate(examples, length=40, features=net.spec.features)
+
+
+def unequal_batch(net: Network) -> Batch:
     rng = np.random.default_rng(5)
-    return collate([example(rng, n, c) for n, c in ((30, 6), (0, 1), (1, 3), (60, 2))], length=length)
+    return batch_of(net, *(draw(net)(rng, n, c) for n, c in ((30, 6), (0, 1), (1, 3), (60, 2))))
+
+
+def of_candidate(features: FeatureBatch, place: int) -> FeatureBatch:
+    numbers, keys = features.shown_numbers, features.shown_keys
+    here = slice(place, place + 1)
+    return dataclasses.replace(features, shown_numbers=numbers[:, here], shown_keys=keys[:, here])
 
 
 def test_candidates_together_equal_candidates_alone(network: Network) -> None:
-    batch = unequal_batch()
+    batch = unequal_batch(network)
     together = logits_of(network, batch)
     for c in range(batch.target_items.shape[1]):
         alone = dataclasses.replace(
@@ -68,6 +99,7 @@ def test_candidates_together_equal_candidates_alone(network: Network) -> None:
             target_items=batch.target_items[:, c : c + 1],
             target_categories=batch.target_categories[:, c : c + 1],
             target_mask=batch.target_mask[:, c : c + 1],
+            features=None if batch.features is None else of_candidate(batch.features, c),
         )
         rows = batch.target_mask[:, c]
         expected = logits_of(network, alone)[rows, 0]
@@ -76,15 +108,25 @@ def test_candidates_together_equal_candidates_alone(network: Network) -> None:
 
 def test_users_together_equal_users_alone(network: Network) -> None:
     rng = np.random.default_rng(6)
-    examples = [example(rng, n, c) for n, c in ((30, 4), (0, 2), (7, 1), (29, 1), (31, 5))]
-    together = logits_of(network, collate(examples, length=40))
+    examples = [draw(network)(rng, n, c) for n, c in ((30, 4), (0, 2), (7, 1), (29, 1), (31, 5))]
+    together = logits_of(network, batch_of(network, *examples))
     for row, one in enumerate(examples):
-        alone = logits_of(network, collate([one], length=40))
+        alone = logits_of(network, batch_of(network, one))
         torch.testing.assert_close(alone[0], together[row, : len(one.items)], rtol=1e-10, atol=1e-10)
 
 
+def noisy(features: FeatureBatch, mask: Tensor) -> FeatureBatch:
+    """Return features with something in the padding of the histories."""
+    there = mask.unsqueeze(-1)
+    return dataclasses.replace(
+        features,
+        past_numbers=features.past_numbers.where(there, 7.0),
+        past_keys=features.past_keys.where(there, 2**40 + 1),
+    )
+
+
 def test_the_content_of_padding_changes_nothing(network: Network) -> None:
-    batch = unequal_batch()
+    batch = unequal_batch(network)
     expected = logits_of(network, batch)
     noise = torch.arange(batch.mask.numel()).view_as(batch.mask)
     filled = dataclasses.replace(
@@ -93,33 +135,50 @@ def test_the_content_of_padding_changes_nothing(network: Network) -> None:
         history_categories=batch.history_categories.where(batch.mask, batch.target_categories[:, :1]),
         history_actions=batch.history_actions.where(batch.mask, noise % 7),
         gap_buckets=batch.gap_buckets.where(batch.mask, noise % 64),
+        features=None if batch.features is None else noisy(batch.features, batch.mask),
     )
     found = logits_of(network, filled)
     assert torch.equal(found[batch.target_mask], expected[batch.target_mask])
 
 
 def test_more_padding_changes_nothing(network: Network) -> None:
-    batch = unequal_batch()
+    batch = unequal_batch(network)
     expected = logits_of(network, batch)
 
     def widened(tensor: Tensor, by: int) -> Tensor:
         return torch.nn.functional.pad(tensor, (0, by)) if tensor.ndim > 1 else tensor
 
-    wider = Batch(
-        *(
-            widened(getattr(batch, field.name), 3 if field.name.startswith(("target", "labels")) else 9)
-            for field in dataclasses.fields(batch)
+    def wider_features(features: FeatureBatch) -> FeatureBatch:
+        def padded(tensor: Tensor, by: int, value: float) -> Tensor:
+            return torch.nn.functional.pad(tensor, (0, 0, 0, by), value=value)
+
+        return FeatureBatch(
+            padded(features.shown_numbers, 3, math.nan),
+            padded(features.shown_keys, 3, 0),
+            padded(features.past_numbers, 9, math.nan),
+            padded(features.past_keys, 9, 0),
         )
+
+    tensors: list[str] = [
+        field.name for field in dataclasses.fields(batch) if isinstance(getattr(batch, field.name), Tensor)
+    ]
+    changes: dict[str, Any] = dict(
+        features=None if batch.features is None else wider_features(batch.features),
+        **{name: widened(getattr(batch, name), 3 if name.startswith(("target", "labels")) else 9) for name in tensors},
     )
+    wider = dataclasses.replace(batch, **changes)
     found = logits_of(network, wider)[:, : expected.shape[1]]
     torch.testing.assert_close(found[batch.target_mask], expected[batch.target_mask], rtol=1e-10, atol=1e-10)
     assert logits_of(network, wider).isfinite().all()
 
 
 def test_gradients_reach_every_parameter_and_embedding(network: Network) -> None:
-    batch = unequal_batch()
+    batch = unequal_batch(network)
     embeddings = [tensor.requires_grad_() for tensor in embed(batch, network.spec.width, torch.float64)]
-    logits = network(batch, *embeddings)
+    of_features = []
+    if batch.features is not None:
+        of_features = [tensor.requires_grad_() for tensor in embed_features(batch, FEATURE_DIM, torch.float64)]
+    logits = network(batch, Embedded(*embeddings, *of_features))
     if not list(network.parameters()):
         assert not logits.requires_grad, "nothing to learn"
         return
@@ -136,27 +195,41 @@ def test_gradients_reach_every_parameter_and_embedding(network: Network) -> None
             assert history.grad[batch.mask].any(dim=-1).all()
             assert not history.grad[~batch.mask].any()
         assert targets.grad[batch.target_mask].any(dim=-1).all()
+    if batch.features is not None:
+        past, shown = of_features
+        assert (shown.grad is None) == (not shown.numel())
+        assert shown.grad is None or shown.grad[batch.features.shown_keys != 0].any(dim=-1).all()
+        if network.spec.embeds:
+            assert (past.grad is None) == (not past.numel())
+            assert (
+                past.grad is None
+                or past.grad[(batch.features.past_keys != 0) & batch.mask.unsqueeze(-1)].any(dim=-1).all()
+            )
 
 
 def test_only_the_newest_behaviours_count(network: Network) -> None:
     rng = np.random.default_rng(7)
-    whole = example(rng, 60, 3)
+    whole = draw(network)(rng, 60, 3)
     newest = dataclasses.replace(whole, sequence=whole.sequence[-40:])
-    outputs = [logits_of(network, collate([one], length=40)) for one in (whole, newest)]
+    outputs = [logits_of(network, batch_of(network, one)) for one in (whole, newest)]
     assert torch.equal(*outputs)
     other = dataclasses.replace(whole, sequence=whole.sequence[:40])
     reads = network.spec.length > 0
-    assert torch.allclose(logits_of(network, collate([other], length=40)), outputs[0]) != reads
+    assert torch.allclose(logits_of(network, batch_of(network, other)), outputs[0]) != reads
 
 
 def test_extreme_values_stay_finite(network: Network) -> None:
     rng = np.random.default_rng(8)
-    one = example(rng, 40, 3)
+    one = draw(network)(rng, 40, 3)
     sequence = one.sequence.copy()
     sequence["ts"] = np.linspace(0, 2**48, len(sequence))
     sequence["action"] = 2**16 - 1
     sequence["category"] = 2**32 - 1
-    batch = collate([dataclasses.replace(one, sequence=sequence, ts=NOW)], length=40)
+    for records in (sequence, one.context, one.attributes):
+        if records is not None:
+            for name, kind, _ in fields_of(records.dtype):
+                records[name] = 1e15 if kind == NUMBERS else 2**32 - 1
+    batch = batch_of(network, dataclasses.replace(one, sequence=sequence, ts=NOW))
     assert logits_of(network, batch).isfinite().all()
 
 
@@ -180,18 +253,19 @@ def test_an_untrained_network_starts_near_the_prior(name: str) -> None:
     batch = collate([example(rng, 300, 20) for _ in range(4)], length=1000, numbers=net.spec.numbers)
     history, targets = embed(batch, net.spec.width)
     with torch.no_grad():
-        probabilities = net(batch, 0.5 * history, 0.5 * targets).sigmoid()
+        probabilities = net(batch, Embedded(0.5 * history, 0.5 * targets)).sigmoid()
     assert abs(float(probabilities.mean()) - PRIOR) < 0.2
 
 
 def test_missing_embeddings_are_an_error() -> None:
+    net = Network(ModelSpec())
     with pytest.raises(ValueError, match="reads embeddings"):
-        Network(ModelSpec())(unequal_batch(), None, None)
+        net(unequal_batch(net), Embedded())
 
 
 def test_actions_and_gaps_start_without_effect_and_can_learn_one() -> None:
     net = Network(replace(SMALL, match=False)).double()
-    batch = unequal_batch()
+    batch = unequal_batch(net)
     moved = dataclasses.replace(
         batch, history_actions=batch.history_actions + 5, gap_buckets=(batch.gap_buckets + 9) % 64
     )

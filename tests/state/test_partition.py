@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from rocksdict import Options, Rdict
 
 from state.errors import FormatError, LockedError, StateError
 from state.layout import META_KEY
-from state.partition import FORMAT, Partition
+from state.partition import FORMAT, FORMAT_WITH_FEATURES, Partition
 from tests.state.support import dump, records
 
 
@@ -73,7 +74,7 @@ def test_a_closed_one_can_be_moved(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"length": 500}, {"slack": 100}])
-def test_other_parameters_are_refused_and_change_nothing(path: Path, other: dict[str, int]) -> None:
+def test_other_parameters_are_refused_and_change_nothing(path: Path, other: dict[str, Any]) -> None:
     Partition.open(path).close()
     before = dump(path)
     with pytest.raises(FormatError, match="Set them as they were"):
@@ -85,8 +86,8 @@ def test_other_parameters_are_refused_and_change_nothing(path: Path, other: dict
 @pytest.mark.parametrize(
     "meta",
     [
-        msgspec.json.encode({"format": FORMAT + 1, "length": 1000, "slack": 256, "chunk": 64}),
-        msgspec.json.encode({"format": FORMAT + 1}),
+        msgspec.json.encode({"format": FORMAT_WITH_FEATURES + 1, "length": 1000, "slack": 256, "chunk": 64}),
+        msgspec.json.encode({"format": FORMAT_WITH_FEATURES + 1}),
         b"\xff",
     ],
 )
@@ -116,7 +117,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parameters", [{"length": 0}, {"slack": -1}, {"length": 1 << 30}])
-def test_impossible_parameters_make_nothing(path: Path, parameters: dict[str, int]) -> None:
+def test_impossible_parameters_make_nothing(path: Path, parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Partition.open(path, **parameters)
     assert not path.exists()

@@ -29,6 +29,7 @@ def add_findings_command(
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help=f"the picture (default {command}-NAME.png)")
     parser.add_argument("--quick", action="store_true", help="small sizes and few repeats, to see that it runs")
+    parser.set_defaults(default_of=parser.get_default)
     return parser
 
 
@@ -65,10 +66,10 @@ def run_case(
 
 
 def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str:
-    """Return the command that was run, without addresses and paths."""
+    """Return the command that was run, without addresses, paths, and options that are as by default."""
     words = ["samstream", command, name]
     for key, value in sorted(vars(arguments).items()):
-        if key in _TOLD and value not in (None, False, ()):
+        if key in _TOLD and value != arguments.default_of(key):
             said = "HOST:PORT" if key == "broker" and ":" in value else value
             said = ",".join(said) if isinstance(said, tuple) else str(said)
             words += [f"--{key}"] if value is True else [f"--{key}", said]

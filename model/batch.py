@@ -35,6 +35,7 @@ class Batch:
         ts: (B,) int64, the moment of the request in milliseconds.
         numbers: (B, C, n) float32 of the candidates; zeros where an example has none.
         features: of callers; None where the model reads none.
+        positions: (B, C) int64 places at which candidates were shown; None when an example has none.
     """
 
     history_items: Tensor
@@ -49,6 +50,7 @@ class Batch:
     ts: Tensor
     numbers: Tensor
     features: FeatureBatch | None = None
+    positions: Tensor | None = None
 
 
 def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -98,6 +100,7 @@ def collate(
     target_items = np.zeros((B, C), np.uint64)
     target_categories = np.zeros((B, C), np.int64)
     labels = np.zeros((B, C), np.float32)
+    positions = np.zeros((B, C), np.int64)
     of_candidates = np.zeros((B, C, numbers), np.float32)
     for row, (example, sequence) in enumerate(zip(examples, sequences, strict=True)):
         n, c = len(sequence), len(example.items)
@@ -109,6 +112,8 @@ def collate(
         target_categories[row, :c] = example.categories
         if example.labels is not None:
             labels[row, :c] = example.labels
+        if example.positions is not None:
+            positions[row, :c] = example.positions
         if numbers and example.numbers is not None:
             of_candidates[row, :c] = _checked(example.numbers, numbers)
 
@@ -131,6 +136,7 @@ def collate(
         ts=tensor(np.array([example.ts for example in examples], np.int64)),
         numbers=tensor(of_candidates),
         features=gather_features(examples, sequences, features, (L, C), device) if features else None,
+        positions=tensor(positions) if all(example.positions is not None for example in examples) else None,
     )
 
 

@@ -22,6 +22,7 @@ class Example:
         items: (C,) uint64 item keys of the candidates.
         categories: (C,) uint32 category keys of the candidates, 0 for none.
         numbers: (C, n) float32, what is known of the candidates beside their keys, as it was at `ts`; None for nothing.
+        positions: (C,) places at which the candidates were shown, 0 the first; None when only scored.
         context: (1,) record of the request's features (`state.feature_layout`); None for none.
         attributes: (C,) records of the candidates' features; None for none.
         labels: (C,) float32, 1 clicked and 0 not, or `LATE_CLICK`; None when only scored.
@@ -33,5 +34,6 @@ class Example:
     categories: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.float32] | None = None
     numbers: npt.NDArray[np.float32] | None = None
+    positions: npt.NDArray[np.uint16] | None = None
     context: npt.NDArray[np.void] | None = None
     attributes: npt.NDArray[np.void] | None = None

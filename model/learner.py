@@ -129,7 +129,8 @@ class Learner:
             served = self._served(batch, embedded(batch, {name: each.embed() for name, each in taken.items()}))
         if batch.target_mask.any():
             vectors = {name: each.embed() for name, each in taken.items()}
-            if self._step(self._network(batch, embedded(batch, vectors)), batch, batch.labels, taken):
+            logits = self._network(batch, embedded(batch, vectors), shown=True)
+            if self._step(logits, batch, batch.labels, taken):
                 self._network.observe(batch)
                 self._follow(served[batch.target_mask], batch.labels[batch.target_mask])
         predicted = dict(zip(order, by_example(served, batch, examples), strict=True))

@@ -26,6 +26,10 @@ from model.match import (
 from model.spec import ModelSpec
 from model.standardise import Standardise
 
+POSITIONS = 64
+"""Places on a list that are told apart; those further down count as the last of these."""
+_POSITION_RATE = 10.0
+"""How much faster than the rest of the network the effect of a place is learned: else items learn it first."""
 ACTION_ROWS = 64
 """Rows of the action table: row 0 for no action, the other 63 shared by all action keys."""
 
@@ -82,6 +86,7 @@ class Network(nn.Module):
             self.standardise = Standardise(numbers) if numbers else None
             self.head = build_head(width, spec.hidden) if self.baseline is None else nn.Sequential()
             self.cross = Cross(width) if spec.cross else None
+            self.position = _zeros(POSITIONS, 1) if spec.position else None
 
     @property
     def intercept(self) -> nn.Parameter | None:
@@ -94,12 +99,14 @@ class Network(nn.Module):
         assert isinstance(last, nn.Linear)
         return last.bias
 
-    def forward(self, batch: Batch, embedded: Embedded) -> Tensor:
+    def forward(self, batch: Batch, embedded: Embedded, *, shown: bool = False) -> Tensor:
         """Return (B, C) logits; what stands at padded candidates means nothing.
 
         Args:
             batch: keys, masks and gaps.
             embedded: what was looked up for it.
+            shown: of the candidates at the places where they were shown, not of the candidates alone: a tower of its
+                own adds what the place explains (Zhao et al., RecSys 2019, sec. 4.3).
 
         Raises:
             ValueError: when embeddings are missing that this kind reads.
@@ -131,7 +138,12 @@ class Network(nn.Module):
             parts.append(self.features.texts(batch.features, embedded.shown_features))
         features = torch.cat(parts, dim=-1)
         logit = head_logits(self.head, features)
-        return logit if self.cross is None else logit + self.cross(features)
+        if self.cross is not None:
+            logit = logit + self.cross(features)
+        if shown and self.position is not None and batch.positions is not None:
+            places = _looked_up(self.position, batch.positions.clamp(max=POSITIONS - 1))
+            logit = logit + _POSITION_RATE * places.squeeze(-1)
+        return logit
 
     @property
     def axes(self) -> dict[str, tuple[list[str] | None, ...]]:

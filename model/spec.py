@@ -46,6 +46,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             model without. Events are counted for ever as well.
         pool: `sam` and `din`: the mean of all keys, and its product with the target, go to the head as well.
         cross: products of every two of the head's features add to its logit.
+        position: the place at which a candidate was shown explains a part of the logit while learning, and none when
+            serving, so that an item is not better for having stood first.
         features: of callers that it reads; set from `[features]`.
     """
 
@@ -64,6 +66,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     statistics: tuple[float, ...] = ()
     pool: bool = True
     cross: bool = True
+    position: bool = False
     features: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
@@ -129,9 +132,10 @@ _FIXED: Mapping[Kind, Mapping[str, int | tuple[Any, ...]]] = {
         "category_dim": 1,
         "statistics": (),
         "cross": False,
+        "position": False,
         "features": (),
     },
-    "random": {"length": 0, "match": False, "statistics": (), "cross": False, "features": ()},
+    "random": {"length": 0, "match": False, "statistics": (), "cross": False, "position": False, "features": ()},
 }
 """Fields that a kind leaves no choice in: `counts` reads match features alone, the last two nothing of the history."""
 

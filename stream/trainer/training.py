@@ -86,8 +86,11 @@ def unpack_sample(
     if layout.text:
         context = converted(read_records(sample.context, theirs.context, 1), layout.context)
         attributes = converted(read_records(sample.attributes, theirs.item, len(items)), layout.item)
-    if not len(items) == len(categories) == len(labels) or (labels > 1).any():
-        raise ValueError(f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1")
+    positions = np.frombuffer(sample.positions, dtype="<u2")
+    if not len(items) == len(categories) == len(labels) == len(positions) or (labels > 1).any():
+        raise ValueError(
+            f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1, {len(positions)} positions"
+        )
     ids = sample_ids(sample.request, items)
     new, labels, added = _learned(ids, labels, seen) if early else _unseen(ids, labels, seen)
     if not new.any():
@@ -100,6 +103,7 @@ def unpack_sample(
         categories[new],
         labels[new],
         numbers=None if known is None else known[new],
+        positions=positions[new],
         context=context,
         attributes=None if attributes is None else attributes[new],
     )

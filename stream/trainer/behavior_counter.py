@@ -10,7 +10,7 @@ from confluent_kafka import Message
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import Update
 from model.statistics.primary import StatisticsPrimary
-from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
+from state.behavior import BehaviorArray, action_key, category_key, from_bytes, item_key, pack
 from stream.kafka.reader import TopicReader
 from stream.runtime.progress import Progress
 from stream.schema.events import DECODE_ERRORS, Behavior, decode_behavior, decode_behaviors
@@ -21,6 +21,9 @@ _logger = logging.getLogger("samstream.trainer")
 _BATCH = 2000
 """Records that are counted at once; the trainer's own thread waits no longer than they take."""
 _POLL_S = 0.1
+_GATHER_S = 0.02
+"""How long the next records gather once all are counted: a few at a time cost many times as much each, and every turn
+takes the interpreter from the trainer's own thread."""
 
 
 class BehaviorCounter:
@@ -124,6 +127,8 @@ class BehaviorCounter:
                     if not left:
                         progress.close()
                         progress = None
+                if len(messages) < _BATCH:
+                    self._stop.wait(_GATHER_S)
         except Exception as error:  # the thread that trains raises it
             self._failure = error
         finally:
@@ -133,13 +138,12 @@ class BehaviorCounter:
     def _packed(self, messages: Sequence[Message]) -> BehaviorArray:
         """Return the behaviours in some records, packed."""
         events = decode_behaviors([message.value() or b"" for message in messages]) or map(_decoded, messages)
-        return behaviors(
-            [
-                (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
-                for event, message in zip(events, messages, strict=True)
-                if event is not None and event.ts <= message.timestamp()[1] + self._max_future_ms
-            ]
-        )
+        packed = [
+            pack(item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
+            for event, message in zip(events, messages, strict=True)
+            if event is not None and event.ts <= message.timestamp()[1] + self._max_future_ms
+        ]
+        return from_bytes(b"".join(packed))
 
 
 def _decoded(message: Message) -> Behavior | None:

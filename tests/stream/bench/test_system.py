@@ -2,15 +2,21 @@
 
 import argparse
 import io
+from functools import partial
 
 import pytest
 from rich.console import Console
 
 from stream.bench import counting, freshness, latency, state, sync
+from stream.bench.counting import Point
+from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
+from stream.errors import StreamError
 from stream.local.broker import Broker
-from stream.schema.events import Spent
+from stream.schema.dedup import RecentIds
+from stream.schema.events import Spent, decode_sample
 from stream.schema.update_headers import UpdateHeaders
+from stream.trainer.training import unpack_sample
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())
@@ -67,6 +73,22 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
         for row, rate in zip(findings.tables["results"], (20, 40), strict=True)
     )
     assert findings.picture().startswith(PNG)
+
+
+def test_rates_of_learning_are_those_between_the_warm_up_and_the_last_sample() -> None:
+    went = [Point(1.0, 0, 0), Point(2.0, 200, 50), Point(4.0, 600, 250), Point(9.0, 1000, 900)]
+    assert counting.rates_between(went, 1000) == pytest.approx((200, 100))
+    with pytest.raises(StreamError, match="too few"):
+        counting.rates_between(went, 300)
+
+
+def test_samples_that_repeat_an_item_count_as_the_trainer_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "example", partial(example, items=20))
+    samples, total = counting.encoded_samples(5)
+    seen = RecentIds(1000)
+    learned = [unpack_sample(decode_sample(sample), seen) for _, sample in samples]
+    assert total == sum(len(each.features.items) for each in learned if each)
+    assert total < 50
 
 
 def test_the_bench_of_counting_runs(broker: Broker) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -197,11 +198,21 @@ def _peer_rate(
     except subprocess.TimeoutExpired:
         return f"did not take {records} records within {_DEADLINE_S:.0f} s"
     if "ModuleNotFoundError" in done.stderr:
-        return f"not installed for {python}; name one that has it with --peer-python"
+        return f"not installed for {python}: {last_error(done.stderr)}; name one that has it with --peer-python"
     try:
         return 0.9 * records / float(json.loads(done.stdout.splitlines()[-1])["seconds"])
     except (IndexError, ValueError, KeyError):
-        return f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
+        return f"ended with {done.returncode}: {last_error(done.stderr)}"
+
+
+def last_error(stderr: str) -> str:
+    r"""Return the last line that names an error, else the last line: Faust's last one says only that it crashed.
+
+    >>> last_error("NameError: no x\n[CRITICAL] We experienced a crash!")
+    'NameError: no x'
+    """
+    lines = stderr.strip().splitlines() or [""]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*Error\b", line)), lines[-1]).strip()
 
 
 def _picture(summaries: Mapping[str, Summary | None], users: int, broker: str) -> bytes:

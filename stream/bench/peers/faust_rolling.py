@@ -1,7 +1,7 @@
 """A rolling sequence of 1000 behaviours for each user in a Faust table on RocksDB, with its changelog.
 
 Arguments: bootstrap servers, topic, partitions, group, records to take, directory. Prints seconds for all but the first
-tenth of the records. Needs `faust-streaming[rocksdict]`; knows nothing of samstream.
+tenth of the records. Needs `faust-streaming[rocksdict]` and `cramjam`; knows nothing of samstream.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 
+import cramjam  # noqa: F401  aiokafka needs it for lz4, which the records have, and would crash only when it meets them
 import faust
 
 BOOTSTRAP, TOPIC, PARTITIONS, GROUP, RECORDS, DIRECTORY = sys.argv[1:]

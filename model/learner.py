@@ -35,6 +35,8 @@ WHOLE_BATCH = 256
 """Samples of a step that has full weight."""
 _CORRECTION = 0.05
 """Share of a step's error in the mean prediction that the intercept of what predicts makes up for at once."""
+_PRIOR_SAMPLES = 200
+"""Samples that the prior is worth: at first the intercept is the click rate so far, as if these had come before."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -76,6 +78,7 @@ class Learner:
         self.skipped = 0
         self.changed = False
         self._unclicked = False
+        self._followed = 0
         self.fingerprint = model_fingerprint(spec, seed)
         self._spec = spec
         self._seed = seed
@@ -173,7 +176,7 @@ class Learner:
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return all that `load_state` needs to go on exactly as this learner would, as arrays by name."""
-        counters = [*self.version, self.steps, self.skipped, self.changed, self._unclicked]
+        counters = [*self.version, self.steps, self.skipped, self.changed, self._unclicked, self._followed]
         state: dict[str, npt.NDArray[Any]] = {
             "fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8),
             "features": np.frombuffer(msgspec.json.encode(self._spec.features), np.uint8),
@@ -212,7 +215,7 @@ class Learner:
                     )
                 changed_features = described(features, self._spec.features)
                 state = self._adapted(state, before)
-            epoch, version, self.steps, self.skipped, changed, unclicked = state["counters"].tolist()
+            epoch, version, self.steps, self.skipped, changed, unclicked, followed = state["counters"].tolist()
             for part, network in (("network", self._network), ("served", self._served)):
                 for name, tensor in network.state_dict().items():
                     tensor.copy_(torch.tensor(state[f"{part}/{name}"]))
@@ -227,6 +230,7 @@ class Learner:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
         self.version, self.changed, self._unclicked = Version(epoch, version), bool(changed), bool(unclicked)
+        self._followed = followed
         return changed_features
 
     def _adapted(self, state: Tensors, before: ModelSpec) -> dict[str, npt.NDArray[Any]]:
@@ -298,9 +302,11 @@ class Learner:
         predicted = torch.sigmoid(logits)
         # Of a late click, only the difference between its two labels is still missing.
         error = torch.where(labels == LATE_CLICK, 1.0, labels - predicted).sum() / len(labels)
+        self._followed += len(labels)
         weight = min(1.0, len(labels) / WHOLE_BATCH)
+        share = max(_CORRECTION * weight, len(labels) / (_PRIOR_SAMPLES + self._followed))
         slope = (predicted * (1 - predicted)).mean().clamp_min(1e-3)
-        intercept.add_(_CORRECTION * weight * error / slope)
+        intercept.add_(share * error / slope)
 
     def _dense(self) -> dict[str, npt.NDArray[Any]]:
         """Return the dense parameters that predict."""

@@ -206,7 +206,8 @@ class Learner:
         changed_features: dict[str, str] = {}
         try:
             fingerprint = state["fingerprint"].tobytes().decode()
-            features = msgspec.json.decode(state["features"].tobytes(), type=tuple[Feature, ...])
+            stored = state["features"].tobytes() if "features" in state else b"[]"
+            features = msgspec.json.decode(stored, type=tuple[Feature, ...])
             if fingerprint != self.fingerprint:
                 before = msgspec.structs.replace(self._spec, features=features)
                 if fingerprint != model_fingerprint(before, self._seed):

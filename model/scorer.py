@@ -80,8 +80,8 @@ class Scorer:
         if update.fingerprint != self.fingerprint:
             raise UpdateRefused(
                 "fingerprint",
-                f"of model {update.fingerprint}, not of {self.fingerprint}: worker and trainer need the same preset and"
-                " model of this arm, and the same seed",
+                f"of model {update.fingerprint}, not of {self.fingerprint}: worker and trainer need the same preset,"
+                " model and features of this arm, and the same seed",
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
         rows = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}

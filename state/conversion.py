@@ -29,13 +29,21 @@ def unfinished(db: Rdict) -> Fields | None:
     return None if stored is None else msgspec.json.decode(stored, type=_Progress).to
 
 
-def convert_behaviors(db: Rdict, before: Fields, to: Fields, finish: Callable[[WriteBatch], None]) -> int:
+def convert_behaviors(
+    db: Rdict,
+    before: Fields,
+    to: Fields,
+    *,
+    begin: Callable[[WriteBatch], None],
+    finish: Callable[[WriteBatch], None],
+) -> int:
     """Convert all behaviours from one layout to another; returns how many values were rewritten.
 
     Args:
         db: the partition's RocksDB.
         before: the fields of features that records have.
         to: those that they shall have; the same as before a crash in between.
+        begin: puts into a batch that is not the last that it is under way.
         finish: puts into the last batch that it is done.
     """
     old, new = (record_of(fields, of_behavior=True) for fields in (before, to))
@@ -48,6 +56,7 @@ def convert_behaviors(db: Rdict, before: Fields, to: Fields, finish: Callable[[W
         done, size = done + 1, size + len(value)
         if size >= _BATCH_BYTES:
             batch.put(CONVERSION_KEY, msgspec.json.encode(_Progress(to, key.hex())))
+            begin(batch)
             db.write(batch)
             batch, size = WriteBatch(raw_mode=True), 0
     batch.delete(CONVERSION_KEY)
@@ -58,12 +67,13 @@ def convert_behaviors(db: Rdict, before: Fields, to: Fields, finish: Callable[[W
 
 def _values(db: Rdict, after: bytes) -> Iterator[tuple[bytes, bytes]]:
     with reading(db):
-        values: Iterator[tuple[Any, Any]] = db.items(from_key=after or SEQUENCE_PREFIX)
-        for key, value in values:
-            if not key.startswith(SEQUENCE_PREFIX):
-                return
+        entries: Any = db.iter()
+        entries.seek(after or SEQUENCE_PREFIX)
+        while entries.valid() and (key := entries.key()).startswith(SEQUENCE_PREFIX):
             if key > after:
-                yield key, value
+                yield key, entries.value()
+            entries.next()
+        entries.status()  # an iterator also ends, and says nothing, at what it cannot read
 
 
 def _converted(key: bytes, value: bytes, old: Record, new: Record) -> bytes:

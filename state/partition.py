@@ -21,7 +21,7 @@ from state.table import Table
 FORMAT = 1
 """Version of the layout on disk (`state.layout`)."""
 FORMAT_WITH_FEATURES = 2
-"""The same where behaviours have features: versions that know of none would misread it."""
+"""The same where behaviours have features, or are being converted: versions that know of none would misread it."""
 
 
 class Meta(Struct, frozen=True):
@@ -212,7 +212,7 @@ def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tu
         found = msgspec.json.decode(stored, type=Meta)
     except msgspec.MsgspecError as error:
         raise FormatError(f"{path} holds state in an unknown format ({error}). {REBUILD}") from error
-    if found.format != _format(found.features):
+    if found.format not in (_format(found.features), FORMAT_WITH_FEATURES):
         raise FormatError(
             f"{path} holds state in format {found.format}, this version reads formats {FORMAT} and"
             f" {FORMAT_WITH_FEATURES}. {REBUILD}"
@@ -235,10 +235,15 @@ def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tu
 
 def _convert(db: Rdict, path: Path, found: Meta, features: Fields) -> tuple[Meta, int]:
     """Bring behaviours into the layout with these features; returns what the database is now."""
+    meanwhile = msgspec.structs.replace(found, format=FORMAT_WITH_FEATURES)
     now = msgspec.structs.replace(found, format=_format(features), features=features)
     try:
         done = convert_behaviors(
-            db, found.features, features, lambda batch: batch.put(META_KEY, msgspec.json.encode(now))
+            db,
+            found.features,
+            features,
+            begin=lambda batch: batch.put(META_KEY, msgspec.json.encode(meanwhile)),
+            finish=lambda batch: batch.put(META_KEY, msgspec.json.encode(now)),
         )
     except StateError:
         raise

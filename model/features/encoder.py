@@ -104,9 +104,9 @@ class FeatureEncoder(nn.Module):
 
 
 def names(features: Sequence[Feature], of: str = "") -> list[str]:
-    """Return the names of the columns of features (of something); another kind or size is another name."""
+    """Return the names of the columns of features (of something); what is defined otherwise has other names."""
     return [
-        f"{feature.name}:{feature.kind}/{place}"
+        f"{_defined(feature)}/{place}"
         for feature in features
         if of in ("", feature.of)
         for place in range(feature.size)
@@ -116,11 +116,15 @@ def names(features: Sequence[Feature], of: str = "") -> list[str]:
 def text_names(features: Sequence[Feature], of: str = "") -> list[str]:
     """Return the names of the columns of their embeddings."""
     return [
-        f"{feature.name}:{feature.kind}/embedding/{place}"
+        f"{_defined(feature)}/embedding/{place}"
         for feature in features
         if of in ("", feature.of)
         for place in range(FEATURE_DIM)
     ]
+
+
+def _defined(feature: Feature) -> str:
+    return f"{feature.name}:{feature.of}:{feature.kind}:{feature.size}"
 
 
 def _means(vectors: Tensor, keys: Tensor, features: Sequence[Feature], of: str = "") -> list[Tensor]:

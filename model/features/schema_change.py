@@ -32,20 +32,23 @@ def adapted(saved: Mapping[str, Array], initial: Mapping[str, Array], before: Ax
         elif name not in now or name not in before:
             result[name] = saved[name]
         else:
-            own, theirs = [], []
-            for size, new, old in zip(fresh.shape, now[name], before[name], strict=True):
-                common = (
-                    range(size) if new is None or old is None else [i for i, each in enumerate(new) if each in set(old)]
-                )
-                own.append(np.array(common, np.int64))
-                theirs.append(
-                    own[-1] if new is None or old is None else np.array([old.index(new[i]) for i in common], np.int64)
-                )
             # Weights of what is new begin at zero, whatever they are in a model that is all new.
             changed = fresh.copy() if fresh.ndim == 1 else np.zeros_like(fresh)
+            axes = zip(fresh.shape, now[name], before[name], strict=True)
+            own, theirs = zip(*(_common(size, new, old) for size, new, old in axes), strict=True)
             changed[np.ix_(*own)] = saved[name][np.ix_(*theirs)]
             result[name] = changed
     return result
+
+
+def _common(size: int, new: Sequence[str] | None, old: Sequence[str] | None) -> tuple[Array, Array]:
+    """Return where along an axis lies what both models have: in the new one, and in the old one."""
+    if new is None or old is None:
+        return np.arange(size), np.arange(size)
+    places = {name: place for place, name in enumerate(old)}
+    pairs = [(place, places[name]) for place, name in enumerate(new) if name in places]
+    own, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
+    return own, theirs
 
 
 def described(before: Sequence[Feature], now: Sequence[Feature]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,8 @@ _LARGEST = 1e15
 _Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 _Text = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NAN = float("nan")
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding them can raise."""
 
 Given = Raw | UnsetType
 """The JSON of `features` as it came."""
@@ -77,6 +80,8 @@ class FeatureSchema:
     def __init__(self, definitions: Mapping[str, FeatureDefinition], *, refuse_unknown: bool = False) -> None:
         self.features = tuple(definitions[name].feature(name) for name in sorted(definitions))
         self.layout = FeatureLayout.of(self.features)
+        self.reads = bool(self.features) or refuse_unknown
+        """Whether `features` in JSON are looked at."""
         self.missing: Counter[str] = Counter()
         """Feature → how often it was not given, or null."""
         defaults = {name: definition.default for name, definition in definitions.items()}
@@ -149,10 +154,8 @@ class _Group:
             if content != b"null":
                 try:
                     values = self._decode(content)
-                except msgspec.MsgspecError as error:
-                    raise ValueError(
-                        str(error).replace("`$", f"`{where}") if "`$" in str(error) else f"{error} - at `{where}`"
-                    ) from None
+                except _UNREADABLE as error:
+                    raise ValueError(_words(error, content, where)) from None
         packed = b""
         for name, pack in self._read:
             value = getattr(values, name)
@@ -160,6 +163,29 @@ class _Group:
                 self._missing[name] += 1
             packed += pack(value)
         return packed
+
+
+def _words(error: Exception, content: bytes, where: str) -> str:
+    """Return what is wrong with an object of features, and where in its event."""
+    what, at, path = str(error).rpartition(" - at `$")
+    if at and path.endswith("`"):
+        return f"{what} - at `{where}{path}"
+    return f"{error} - at `{where}{_unreadable(content)}`"
+
+
+def _unreadable(content: bytes) -> str:
+    """Return the path of the first value that is no text in UTF-8, or nested too deeply; empty when there is none."""
+    with suppress(*_UNREADABLE):
+        values = msgspec.json.decode(content, type=dict[str, Raw])
+        return next((f".{name}" for name, value in values.items() if not _is_readable(value)), "")
+    return ""
+
+
+def _is_readable(value: Raw) -> bool:
+    with suppress(*_UNREADABLE):
+        msgspec.json.decode(value)
+        return True
+    return False
 
 
 def _json_type(feature: Feature) -> Any:
@@ -197,7 +223,7 @@ def _packer(feature: Feature, default: float | str | None) -> Callable[[Any], by
 
 
 NO_FEATURES = FeatureSchema({})
-"""Where none are defined: `features` in JSON are not read."""
+"""Where none are defined, and any are ignored: `features` in JSON are not read."""
 
 
 def packed_features(features: Given) -> bytes:

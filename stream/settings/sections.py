@@ -46,8 +46,8 @@ class Properties(dict[str, str]):
 
 
 FeatureName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-_SEQUENCE_BYTES = 22 * 30_000
-"""Of a sequence in a sample, which must fit into a record of Kafka."""
+_SAMPLE_BYTES = 22 * 30_000
+"""Of a sequence and features in a sample, which must fit into a record of Kafka."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
@@ -367,12 +367,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 definition.feature(name)
             except ValueError as error:
                 raise SettingsError(f"features.{name}: {error}") from None
-        record = self.feature_layout.behavior.itemsize
-        if self.state.length * record > _SEQUENCE_BYTES:
+        layout, length, candidates = self.feature_layout, self.state.length, self.worker.max_candidates
+        behavior, item = layout.behavior.itemsize, layout.item.itemsize
+        if (total := length * behavior + candidates * item + layout.context.itemsize) > _SAMPLE_BYTES:
             raise SettingsError(
-                f"features: a behaviour takes {record} bytes with them, and {self.state.length} of them more than the"
-                f" {_SEQUENCE_BYTES} that fit into a sample; lower state.length, or have fewer features of items and"
-                " behaviours"
+                f"features: {length} behaviours of {behavior} bytes and {candidates} candidates of {item} bytes make"
+                f" samples of {total} bytes, more than the {_SAMPLE_BYTES} that fit into a record of Kafka; lower"
+                " state.length or worker.max_candidates, or have fewer features of items and behaviours"
             )
         for arm in self.arms:
             if unknown := sorted(set(arm.features or ()) - self.features.keys()):

@@ -1,8 +1,11 @@
 """Decodes records of the input topics into events, or says why a record cannot be used."""
 
+import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import msgspec
 
@@ -24,6 +27,7 @@ from stream.schema.units import DAY_MS, EARLIEST, LATEST, unit_hint, unit_of
 from stream.settings import WorkerSettings
 
 _USERS = 100_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _IMPRESSION_BYTES = RECORD_BYTES // 2
 
 Event = Behavior | Impression | Click
@@ -86,6 +90,8 @@ class RecordDecoder:
             event = self._decoders[record.topic](record.value or b"")
         except msgspec.ValidationError as error:
             raise ValueError(f"{error}{self._unit_words(record, error)}") from None
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{error}{_place_words(record.value or b'')}") from None
         self.units.note(record.topic, event.ts)
         if record.key != event.user.encode():
             raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
@@ -109,7 +115,7 @@ class RecordDecoder:
             )
         if isinstance(event, Impression):
             self._check_cost(record, event)
-        if self._features:
+        if self._features.reads:
             _pack_features(event, self._features)
         return event
 
@@ -132,6 +138,34 @@ class RecordDecoder:
             raise ValueError(f"{len(candidates)} candidates; at most {self._max_candidates} are scored")
         if len({candidate.item for candidate in candidates}) < len(candidates):
             raise ValueError("a candidate is listed twice")
+
+
+def _place_words(value: bytes) -> str:
+    """Return where NaN, Infinity or half a surrogate pair stands, which many languages write and JSON does not have.
+
+    Empty for what is no JSON for another reason.
+    """
+    try:
+        path = _path_of_none(json.loads(value, parse_constant=_Constant), "$")
+    except (ValueError, RecursionError):
+        return ""
+    return f" - at `{path}`" if path else ""
+
+
+class _Constant(str):
+    """NaN or Infinity in a text that is no JSON."""
+
+
+def _path_of_none(value: Any, path: str) -> str:
+    """Return where the first value stands that JSON does not have; empty when there is none."""
+    entries: list[tuple[str, Any]] = []
+    if isinstance(value, _Constant) or (isinstance(value, str) and _SURROGATE.search(value)):
+        return path
+    if isinstance(value, dict):
+        entries = [(f"{path}.{name}", each) for name, each in value.items()]
+    elif isinstance(value, list):
+        entries = [(f"{path}[{place}]", each) for place, each in enumerate(value)]
+    return next((found for where, each in entries if (found := _path_of_none(each, where))), "")
 
 
 def _pack_features(event: Event, schema: FeatureSchema) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from rocksdict import Options, Rdict
 
 from state.behavior import BEHAVIOR, BehaviorArray
+from state.records import Record, Records, fields_of, missing
 
 
 def records(start: int, stop: int) -> BehaviorArray:
@@ -28,3 +29,15 @@ def dump(path: Path) -> dict[bytes, bytes]:
     del entries
     db.close()
     return found
+
+
+def drawn(record: Record, start: int, stop: int) -> Records:
+    """Return `records` with features, each a pure function of the record's number and the feature's name."""
+    array = missing(stop - start, record)
+    numbers = np.arange(start, stop)[:, None]
+    if "item" in (record.names or ()):
+        for name in BEHAVIOR.names or ():
+            array[name] = records(start, stop)[name]
+    for name, _, size in fields_of(record):
+        array[name] = numbers * 8 + np.arange(size) + ord(name[0])
+    return array

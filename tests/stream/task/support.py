@@ -25,6 +25,7 @@ from stream.schema.events import (
     decode_score,
     encode_json,
 )
+from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record, RefusedRecord
 from stream.schema.topics import Topics
@@ -160,12 +161,14 @@ class Bench:
         *,
         version: int = 1,
         answering: Callable[[ScoringRequest, int], Answer] = reversing,
+        features: FeatureSchema = NO_FEATURES,
         **changes: Any,
     ) -> None:
-        self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000)
+        record = features.layout.behavior
+        self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000, record=record)
         self.start = start or beginning(offsets=beginning().offsets | dict(self.partition.offsets))
         changed = msgspec.structs.replace(SETTINGS, **changes)
-        self.task = Task(self.partition, TOPICS, changed, self.start, partitions=PARTITIONS)
+        self.task = Task(self.partition, TOPICS, changed, self.start, features, partitions=PARTITIONS)
         self.version, self.answering = version, answering
         self.scores: dict[RequestKey, Score] = {}
         self.given: dict[RequestKey, GivenAnswer] = {}

@@ -1,6 +1,6 @@
 """Tries new parameters before they are served: finite parameters can still give answers that are not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from model.network import ACTION_ROWS, Network
 from model.predict import batch_keys, embedded, model_batch
 from model.spec import ModelSpec
 from state.behavior import BEHAVIOR
+from state.feature import Feature
+from state.feature_layout import FeatureLayout
+from state.records import Records, converted, missing
 
 Moved = Mapping[str, tuple[Keys, Tensor]]
 """Table → (n,) keys and (n, dim) vectors of its new rows."""
@@ -27,14 +30,15 @@ _MOST_ASKED = 16
 """Candidates of the newest request that are tried."""
 _UNKNOWN = 0xFFFF_FFFF
 _EXTREME = 30.0
+_EXTREME_NUMBER = 1e15
 
 
 class Trial:
     """Scores a few requests with new parameters, on a network of its own.
 
     The requests have behaviours of every action and every age, the items and categories whose new rows have the largest
-    numbers, and the candidates of the newest request that was served. It touches nothing that serves, so it may run in
-    another thread.
+    numbers, features that are extreme, and the candidates of the newest request that was served. It touches nothing
+    that serves, so it may run in another thread.
 
     Args:
         spec: the model.
@@ -85,10 +89,37 @@ class Trial:
         # Logarithms of counts and of their ratios: hardly any, as many, and very many.
         extremes = np.array([-_EXTREME, 0.0, _EXTREME], np.float32)
         numbers = np.resize(extremes, (len(items), self._spec.numbers))
+        layout, keys = FeatureLayout.of(self._spec.features), _largest(moved, "feature")
+        history = _extreme(converted(history, layout.behavior), self._spec.features, keys)
+        attributes, contexts = (
+            _extreme(missing(count, record), self._spec.features, keys)
+            for count, record in ((len(items), layout.item), (len(place), layout.context))
+        )
         return [
-            Example(history[start : start + step], _NOW_MS, *candidates, numbers=numbers)
+            Example(
+                history[start : start + step],
+                _NOW_MS,
+                *candidates,
+                numbers=numbers,
+                context=contexts[start : start + 1],
+                attributes=attributes,
+            )
             for start in range(0, len(place), step)
         ]
+
+
+def _extreme(records: Records, features: Sequence[Feature], keys: Keys) -> Records:
+    """Return records with extreme numbers, and with the texts whose new rows have the largest numbers."""
+    result = records.copy()
+    for feature in features:
+        if feature.name not in (result.dtype.names or ()):
+            continue
+        values = np.array([-_EXTREME_NUMBER, 0.0, _EXTREME_NUMBER])
+        if feature.embeds:
+            own = keys[keys >> np.uint64(32) == feature.table_prefix >> 32] & np.uint64(_UNKNOWN)
+            values = np.append(own, np.uint64(_UNKNOWN)).astype(np.uint32)
+        result[feature.name] = np.resize(values, result[feature.name].shape)
+    return result
 
 
 def _first(asked: Example, count: int) -> Example:

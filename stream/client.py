@@ -30,6 +30,7 @@ from stream.schema.events import (
     decode_score,
     encode_json,
 )
+from stream.schema.features import encode_features
 from stream.schema.topics import Topics
 from stream.schema.units import unit_hint
 
@@ -109,14 +110,30 @@ class Client:
         """Close; after an error without waiting for Kafka, which may be what is wrong."""
         self.close(flush=kind is None)
 
-    def behavior(self, user: str, item: str, ts: int | None = None, category: str = "", action: str = "view") -> None:
+    def behavior(
+        self,
+        user: str,
+        item: str,
+        ts: int | None = None,
+        category: str = "",
+        action: str = "view",
+        features: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write that `user` did `action` with `item` at `ts` (ms; now when None).
+
+        Args:
+            user: who.
+            item: with what.
+            ts: when, ms; now when None.
+            category: of the item.
+            action: what was done.
+            features: of the item and of the behaviour, by name, as `[features]` of the settings defines them.
 
         Raises:
             EventError: for a field that no reader would accept.
             KafkaClientError: when Kafka did not take an earlier event.
         """
-        event = Behavior(user, item, self._time(ts), category, action)
+        event = Behavior(user, item, self._time(ts), category, action, encode_features(features))
         self._sender.send(self._topics.behaviors, _checked(event, decode_behavior), key=user)
 
     def impression(
@@ -126,15 +143,17 @@ class Client:
         slots: int = 10,
         request_id: str | None = None,
         ts: int | None = None,
+        features: Mapping[str, Any] | None = None,
     ) -> RequestKey:
         """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's key.
 
         Args:
             user: who asks.
-            candidates: what to rank.
+            candidates: what to rank; `Candidate.of` gives one its features.
             slots: how many will be shown.
             request_id: one that this user has for no other request; made here when None.
             ts: when, ms; now when None.
+            features: of the request and of its user, by name, as `[features]` of the settings defines them.
 
         Raises:
             EventError: for a field that no reader would accept.
@@ -142,7 +161,7 @@ class Client:
         """
         self._listen()
         request_id = uuid.uuid4().hex if request_id is None else request_id
-        event = Impression(request_id, user, self._time(ts), list(candidates), slots)
+        event = Impression(request_id, user, self._time(ts), list(candidates), slots, encode_features(features))
         value = _checked(event, decode_impression)
         with self._arrived:
             self._answers.pop(event.request, None)
@@ -160,6 +179,7 @@ class Client:
         ts: int | None = None,
         category: str = "",
         action: str = "click",
+        features: Mapping[str, Any] | None = None,
     ) -> None:
         """Write that the request's user clicked `item` as shown by it, and the behaviour that the click is.
 
@@ -169,6 +189,7 @@ class Client:
             ts: when, ms; now when None.
             category: of the item.
             action: of the behaviour.
+            features: of the item and of the behaviour, as in `behavior`.
 
         Raises:
             EventError: for a field that no reader would accept.
@@ -177,7 +198,8 @@ class Client:
         user, request_id = _checked_key(request)
         ts = self._time(ts)
         click = _checked(Click(request_id, user, item, ts), decode_click)
-        behavior = _checked(Behavior(user, item, ts, category, action), decode_behavior)
+        event = Behavior(user, item, ts, category, action, encode_features(features))
+        behavior = _checked(event, decode_behavior)
         self._sender.send(self._topics.clicks, click, key=user)
         self._sender.send(self._topics.behaviors, behavior, key=user)
 

@@ -65,7 +65,7 @@ def notes(experiment: "ExperimentPlan") -> Iterator[str]:
     for arm in arms:
         if not arm.learn:
             yield f"arm {arm.name} never learns: it keeps its initial parameters"
-        content = msgspec.json.encode((arm.settings().spec(), arm.learn, arm.learn_from, arm.optim))
+        content = msgspec.json.encode((arm.settings().spec(), arm.features, arm.learn, arm.learn_from, arm.optim))
         if same := seen.get(content):
             yield f"arms {same} and {arm.name} are identical: this is an A/A test, and should find no difference"
         seen.setdefault(content, arm.name)

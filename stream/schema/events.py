@@ -6,14 +6,14 @@ candidate's `category`, an impression's `slots`, any `features`. Times are integ
 ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import chain
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
-from stream.schema.features import Given
+from stream.schema.features import Given, encode_features
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 ShortText = Annotated[str, Meta(max_length=256)]
@@ -50,6 +50,15 @@ class Candidate(Struct, frozen=True, gc=False):
     item: Id
     category: ShortText = ""
     features: Given = UNSET
+
+    @classmethod
+    def of(cls, item: str, category: str = "", features: Mapping[str, Any] | None = None) -> "Candidate":
+        """Return an item to rank, with features of items by name, as `[features]` of the settings defines them.
+
+        Raises:
+            EventError: for features that JSON cannot say.
+        """
+        return cls(item, category, encode_features(features))
 
 
 class Impression(Struct, frozen=True):

@@ -1,5 +1,6 @@
 """Features of callers: the objects `features` in JSON, checked against `[features]` and packed as models read them."""
 
+import json
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ from msgspec import Meta, Raw, Struct, UnsetType, defstruct
 
 from state.feature import Feature, Kind, Of, value_key
 from state.feature_layout import FeatureLayout
+from stream.errors import EventError
 
 MAX_FEATURES = 64
 """Of a configuration."""
@@ -224,6 +226,26 @@ def _packer(feature: Feature, default: float | str | None) -> Callable[[Any], by
 
 NO_FEATURES = FeatureSchema({})
 """Where none are defined, and any are ignored: `features` in JSON are not read."""
+
+
+def encode_features(features: Mapping[str, Any] | None) -> Given:
+    """Return features as an event has them.
+
+    Args:
+        features: numbers, texts, and lists of them by name; a missing one may be None. None for no features.
+
+    Raises:
+        EventError: for what JSON cannot say, such as NaN, and for too much of it.
+    """
+    if features is None:
+        return msgspec.UNSET
+    try:
+        content = json.dumps(dict(features), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventError(f"features: {error}") from None
+    if len(content) > MAX_OBJECT_BYTES:
+        raise EventError(f"features: {len(content)} bytes of JSON; at most {MAX_OBJECT_BYTES}")
+    return Raw(content)
 
 
 def packed_features(features: Given) -> bytes:

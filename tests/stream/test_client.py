@@ -1,8 +1,10 @@
 """A front end's view: what it writes reaches Kafka as readers expect it, and answers find their request."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -122,6 +124,48 @@ def test_a_click_is_a_label_and_a_behavior(client: Client, kafka: dict[str, str]
     assert decode_click(_value(click)) == Click(request.request_id, "ann", "tea", ts)
     (behavior,) = _read(kafka, topics.behaviors)
     assert decode_behavior(_value(behavior)) == Behavior("ann", "tea", ts, "drinks", "buy")
+
+
+def test_features_travel_as_json(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    candidates = [Candidate.of("tea", "drinks", {"price": 2.5, "brand": "Œ"}), Candidate.of("bread")]
+    assert candidates[1] == Candidate("bread")
+    request = client.impression("ann", candidates, features={"hour": 7, "tier": None})
+    client.behavior("ann", "tea", features={"price": 2.5, "tags": ["a", 1], "picture": (0.5, -1e15)})
+    client.click(request, "tea", features={})
+    client.flush()
+    impression = json.loads(_value(_read(kafka, topics.impressions)[0]))
+    assert impression["features"] == {"hour": 7, "tier": None}
+    assert impression["candidates"] == [
+        {"item": "tea", "category": "drinks", "features": {"price": 2.5, "brand": "Œ"}},
+        {"item": "bread", "category": ""},
+    ]
+    behavior, click = (json.loads(_value(message)) for message in _read(kafka, topics.behaviors))
+    assert behavior["features"] == {"price": 2.5, "tags": ["a", 1], "picture": [0.5, -1e15]}
+    assert (click["action"], click["features"]) == ("click", {})
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"price": float("nan")},
+        {"price": float("inf")},
+        {"price": object()},
+        {"brand": "\ud800"},
+        {"tags": {"a"}},
+        {"text": "x" * 17_000},
+        {("a", "b"): 1},
+        [1, 2],
+    ],
+)
+def test_features_that_json_cannot_say_are_refused_before_they_are_written(client: Client, features: Any) -> None:
+    for write in (
+        lambda: client.behavior("ann", "tea", features=features),
+        lambda: client.impression("ann", CANDIDATES, features=features),
+        lambda: client.click(RequestKey("ann", "1"), "tea", features=features),
+        lambda: Candidate.of("tea", features=features),
+    ):
+        with pytest.raises(EventError, match="features: "):
+            write()
 
 
 def test_each_request_gets_its_answer(client: Client, answer: Answer) -> None:

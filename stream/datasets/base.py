@@ -1,12 +1,13 @@
 """The steps of a data set: visits, whose candidates are scored before their clicks are known, and observations."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from stream.errors import StreamError
 from stream.schema.events import Behavior, Click, Impression
+from stream.schema.features import FeatureDefinition
 
 
 class DatasetError(StreamError):
@@ -75,10 +76,15 @@ class Dataset(Protocol):
     Attributes:
         name: its name for `open_dataset`.
         totals: how much `steps` yields.
+        has_exposures: whether it says what was shown and not clicked; else negatives are drawn.
+        features: what its events say in `features`, by name: for `[features]`. All is known when it is sent: of an
+            impression nothing that only its outcome tells.
     """
 
     name: str
     totals: DatasetTotals
+    has_exposures: bool
+    features: Mapping[str, FeatureDefinition]
 
     def steps(self) -> Iterator[Step]:
         """Yield every visit and observation, in order of event time."""

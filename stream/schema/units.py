@@ -1,6 +1,7 @@
 """Guesses the unit of a `ts` from its size: it must be milliseconds since 1970, and is easily written in seconds."""
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 EARLIEST, LATEST = 5 * 10**11, 10**13
 """A time from EARLIEST on and before LATEST seems to be in milliseconds: 1985 to 2286."""

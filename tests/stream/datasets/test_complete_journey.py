@@ -1,5 +1,6 @@
 """The Complete Journey as a stream: the candidate protocol against a brute-force recount, and bad data."""
 
+import dataclasses
 import lzma
 import sys
 from collections import Counter
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import Raw
 
 from stream.datasets import open_dataset
 from stream.datasets.base import DatasetError, Observation, Step, Visit
 from stream.datasets.candidates import RULES, CandidateRules
 from stream.datasets.complete_journey import CompleteJourney, Purchases, read_files
 from stream.schema.events import Behavior, Candidate, Click, Impression
+from tests.stream.datasets.support import decoded, packed
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "complete_journey"
 
@@ -26,8 +29,8 @@ def write(directory: Path, rows: Iterable[Row], types: dict[int, str]) -> Path:
         out.write("user_id\titem_id\ttimestamp\tbasket_id\n")
         out.writelines("\t".join(map(str, row)) + "\n" for row in rows)
     with lzma.open(directory / "items.tsv.xz", "wt", encoding="utf-8") as out:
-        out.write("product_id\tdepartment\tproduct_type\n")
-        out.writelines(f'{item}\tFOOD "FRESH\t{kind}\n' for item, kind in types.items())
+        out.write("product_id\tdepartment\tproduct_type\tbrand\tmanufacturer_id\n")
+        out.writelines(f'{item}\tFOOD "FRESH\t{kind}\t\t77\n' for item, kind in types.items())
     return directory
 
 
@@ -97,21 +100,25 @@ def test_a_basket_is_asked_among_what_sold_often_and_then_revealed_whole(tmp_pat
 
     *history, last = dataset.steps()
 
+    known = '"department":"FOOD \\"FRESH","manufacturer":"77"'
+    featured, plain = Raw(f'{{{known},"basket_size":6}}'.encode()), Raw(b'{"basket_size":6}')
     assert history[0] == Observation(
         (
-            Behavior("1", "10", 0, "MILK", "purchase"),
-            Behavior("1", "11", 0, "TEA", "purchase"),
-            Behavior("1", "12", 0, "", "purchase"),
-            Behavior("1", "13", 0, "", "purchase"),
-            Behavior("1", "14", 0, "", "purchase"),
-            Behavior("1", "20", 0, "", "purchase"),
+            Behavior("1", "10", 0, "MILK", "purchase", featured),
+            Behavior("1", "11", 0, "TEA", "purchase", featured),
+            Behavior("1", "12", 0, "", "purchase", plain),
+            Behavior("1", "13", 0, "", "purchase", plain),
+            Behavior("1", "14", 0, "", "purchase", plain),
+            Behavior("1", "20", 0, "", "purchase", plain),
         )
     )
     assert all(isinstance(step, Observation) for step in history)
     assert isinstance(last, Visit)
     assert {candidate.item for candidate in last.impression.candidates} == {"10", "11", "12", "13", "14"}
-    assert Candidate("10", "MILK") in last.impression.candidates
-    assert last.impression == Impression("cj-300", "2", 100_000, last.impression.candidates, slots=5)
+    assert Candidate("10", "MILK", Raw(f"{{{known}}}".encode())) in last.impression.candidates
+    assert Candidate("12") in last.impression.candidates
+    when = Raw(b'{"hour":0,"weekday":3}')  # a Thursday: 1970-01-01
+    assert last.impression == Impression("cj-300", "2", 100_000, last.impression.candidates, slots=5, features=when)
     assert last.clicks == (Click("cj-300", "2", "10", 100_000),)
     assert [behavior.item for behavior in last.behaviors] == ["10", "20", "30"]
     assert (dataset.totals.visits, dataset.totals.samples, dataset.totals.positives) == (1, 5, 1)
@@ -176,6 +183,25 @@ def test_nothing_later_changes_what_was_asked_before() -> None:
     assert steps[: len(before)] == changed[: len(before)]
 
 
+def test_how_large_a_basket_was_is_known_after_it_alone() -> None:
+    """Of what is asked, features are those of an item, whatever the basket, and of the time."""
+    of_items = {item: {"department": f"D{item % 3}"} for item in range(60)}
+    described = dataclasses.replace(purchases(random_rows()), attributes=of_items)
+    for step in CompleteJourney(described).steps():
+        sizes = [decoded(behavior.features)["basket_size"] for behavior in step.behaviors]
+        assert sizes == [len(step.behaviors)] * len(step.behaviors)
+        if isinstance(step, Visit):
+            assert decoded(step.impression.features).keys() == {"hour", "weekday"}
+            for candidate in step.impression.candidates:
+                assert decoded(candidate.features) == of_items[int(candidate.item)]
+
+
+def test_its_events_fit_its_features(tmp_path: Path) -> None:
+    rows = random_rows()
+    schema = packed(CompleteJourney(read_files(write(tmp_path, rows, dict.fromkeys(range(60), "A")))))
+    assert set(schema.missing) == {"brand", "product_category"}
+
+
 def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None:
     early = [(1, 50, second, second) for second in range(1000)]
     early += [(1, item, second, second) for item in (51, 52) for second in range(100)]
@@ -232,7 +258,8 @@ def test_the_package_gives_the_whole_set() -> None:
     dataset = open_dataset("complete-journey")
     assert dataset.totals.behaviors == 1_469_307
     first = next(iter(dataset.steps())).behaviors[0]
-    assert first == Behavior("900", "1095275", 1_483_271_606_000, "ROLLS: BAGELS", "purchase")
+    assert decoded(first.features).keys() == {"department", "product_category", "brand", "manufacturer", "basket_size"}
+    assert first == Behavior("900", "1095275", 1_483_271_606_000, "ROLLS: BAGELS", "purchase", first.features)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data are not at {SHARED}")

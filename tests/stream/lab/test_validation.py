@@ -1,6 +1,6 @@
 """Progressive validation: nothing of a basket leaks into its own scores, and scorers follow at their intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from stream.experiment.statistics.auc import clustered_auc
 from stream.lab.freshness import NEVER, basket_rows
 from stream.lab.validation import WARM_UP, ProgressiveValidation
 from stream.schema.events import Behavior, Candidate, Click, Impression
+from stream.schema.features import FeatureDefinition
 
 HOUR_S = 3600
 START = 1_700_000_000_000
@@ -24,7 +25,9 @@ class Baskets:
     visits: int
     turns: bool = False
     name: str = "baskets"
+    has_exposures: bool = False
     totals: DatasetTotals = field(init=False)
+    features: Mapping[str, FeatureDefinition] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.totals = DatasetTotals(self.visits, self.visits, 5 * self.visits, self.visits)

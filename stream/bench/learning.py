@@ -17,6 +17,7 @@ from model.device import configure_torch
 from model.example import Example
 from model.learner import Learner
 from model.spec import HALF_LIVES_S, preset
+from state.feature import Feature
 from stream.bench.harness.rankers import PEERS, DecayedPopularity, OnlineRanker
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit, first_visits
@@ -25,6 +26,7 @@ from stream.errors import SettingsError
 from stream.experiment.statistics.auc import auc_difference, clustered_auc
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
+from stream.schema.features import NO_FEATURES, FeatureSchema
 
 WARM_UP = 0.4
 """Share of the visits before those that are judged."""
@@ -65,28 +67,38 @@ class Samples:
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Let all go through the same samples, in turns."""
-    dataset = open_dataset("complete-journey", arguments.data, seed=arguments.seed, negatives=arguments.negatives)
+    dataset = open_dataset(arguments.dataset, arguments.data, seed=arguments.seed, negatives=arguments.negatives)
     visits = _QUICK if arguments.quick else dataset.totals.visits
+    schema = FeatureSchema(dataset.features) if arguments.features else NO_FEATURES
     configure_torch(threads=1)
-    notes = [f"{dataset.name}, negatives {arguments.negatives}: {dataset.totals.behaviors:,} behaviours"]
-    contestants = _contestants(arguments.peers, dataset.totals.samples, arguments.seed, notes)
-    samples = contest(dataset, contestants, visits, console)
+    drawn = "real exposures" if dataset.has_exposures else f"negatives: {arguments.negatives}"
+    told = ", ".join(feature.name for feature in schema.features) or "none"
+    notes = [f"{dataset.name}, {drawn}, {dataset.totals.behaviors:,} behaviours; features: {told}"]
+    contestants = _contestants(arguments.peers, dataset.totals.samples, schema.features, arguments.seed, notes)
+    samples = contest(dataset, contestants, visits, console, schema)
     notes.append(
         f"{visits:,} visits, of which the last {1 - WARM_UP:.0%} are judged: {int(samples.judged.sum()):,} samples;"
         f" steps of {BATCH} visits; ± is a standard error over {len(np.unique(samples.users))} users, of differences"
         f" paired; one thread for the arms, as many as there are cores for LightGBM"
     )
     rows = rows_of(samples, contestants)
-    return Findings({"results": rows}, lambda: _picture(rows, arguments.negatives), _targets(rows), notes)
+    targets = [] if dataset.has_exposures else _targets(rows)
+    return Findings({"results": rows}, lambda: _picture(rows, drawn), targets, notes)
 
 
-def contest(dataset: Dataset, contestants: Mapping[str, Contestant], visits: int, console: Console) -> Samples:
+def contest(
+    dataset: Dataset,
+    contestants: Mapping[str, Contestant],
+    visits: int,
+    console: Console,
+    schema: FeatureSchema = NO_FEATURES,
+) -> Samples:
     """Have all contestants go through the first visits of a data set, a batch each in turn."""
     labels: list[npt.NDArray[np.float32]] = []
     numbers: dict[str, int] = {}
     users: list[int] = []
     sizes: list[int] = []
-    for batch in track(list_batches(dataset, visits), "batches", total=-(-visits // BATCH), console=console):
+    for batch in track(list_batches(dataset, visits, schema), "batches", total=-(-visits // BATCH), console=console):
         examples = [example for _, example in batch]
         for contestant in contestants.values():
             contestant.learn(examples)
@@ -99,9 +111,11 @@ def contest(dataset: Dataset, contestants: Mapping[str, Contestant], visits: int
     return Samples(np.concatenate(labels).astype(np.float64), np.array(users), judged)
 
 
-def list_batches(dataset: Dataset, visits: int) -> Iterator[list[tuple[str, Example]]]:
-    """Yield users and examples; each has the history and the statistics before its visit."""
-    histories = Histories(preset(_FIRST).length, HALF_LIVES_S)
+def list_batches(
+    dataset: Dataset, visits: int, schema: FeatureSchema = NO_FEATURES
+) -> Iterator[list[tuple[str, Example]]]:
+    """Yield users and examples; each has the history and the statistics before its visit, and these features."""
+    histories = Histories(preset(_FIRST).length, HALF_LIVES_S, schema)
     batch: list[tuple[str, Example]] = []
     for step in first_visits(dataset.steps(), visits):
         if isinstance(step, Visit):
@@ -142,17 +156,20 @@ def rows_of(samples: Samples, contestants: Mapping[str, Contestant]) -> list[dic
     return rows
 
 
-def _contestants(peers: Sequence[str], samples: int, seed: int, notes: list[str]) -> dict[str, Contestant]:
-    found: dict[str, Contestant] = {}
-    for name in ARMS:
-        found[name] = Contestant(Learner(preset(name), seed=seed))
-    blind = msgspec.structs.replace(preset(_FIRST), statistics=())
-    found[f"{_FIRST}, no statistics"] = Contestant(Learner(blind, seed=seed))
+def _contestants(
+    peers: Sequence[str], samples: int, features: tuple[Feature, ...], seed: int, notes: list[str]
+) -> dict[str, Contestant]:
+    first = msgspec.structs.replace(preset(_FIRST), features=features)
+    specs = {name: msgspec.structs.replace(preset(name), features=features) for name in ARMS}
+    if features:
+        specs[f"{_FIRST}, no features"] = msgspec.structs.replace(first, features=())
+    specs[f"{_FIRST}, no statistics"] = msgspec.structs.replace(first, statistics=())
+    found = {name: Contestant(Learner(spec, seed=seed)) for name, spec in specs.items()}
     for name in peers:
         if name not in PEERS:
             raise SettingsError(f"no peer is called {name!r}; there are {', '.join(PEERS)}")
         try:
-            found[name] = Contestant(PEERS[name](samples))
+            found[name] = Contestant(PEERS[name](samples, features))
         except ImportError as error:
             notes.append(f"{name} is not installed, so it is not compared: pip install 'samstream[peers]' ({error})")
     found["popularity, decayed"] = Contestant(DecayedPopularity())
@@ -175,13 +192,13 @@ def _targets(rows: Sequence[Mapping[str, Any]]) -> list[Target]:
     return targets
 
 
-def _picture(rows: Sequence[Mapping[str, Any]], negatives: str) -> bytes:
+def _picture(rows: Sequence[Mapping[str, Any]], drawn: str) -> bytes:
     ordered = sorted(rows, key=lambda row: float(row["AUC"]))
     best = ordered[-1]
     near = [row for row in ordered if row["AUC"] > best["AUC"] - _NEAR]
     far = [f"{row['arm']} {row['AUC']:.3f}" for row in ordered if row not in near]
     title = f"{best['arm']} ranks best: AUC {best['AUC']:.4f}"
-    subtitle = f"each sample predicted before it was learned from; negatives: {negatives}; bars: 2 standard errors"
+    subtitle = f"each sample predicted before it was learned from; {drawn}; bars: 2 standard errors"
     subtitle += f"; not shown: {', '.join(far)}" if far else ""
     with picture(title, subtitle, height=0.42 * len(near) + 2.0) as (axes, save):
         for place, row in enumerate(near):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from stream.bench import BENCHES
 from stream.cli.findings import add_findings_command, run_case
 from stream.cli.options import BROKER_HELP, Commands
+from stream.datasets import NAMES
 from stream.datasets.candidates import Negatives
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_learning_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="learning: folder of Complete Journey")
+    text = "learning: which data set (default %(default)s)"
+    parser.add_argument("--dataset", choices=NAMES, default="complete-journey", help=text)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="learning: folder with its files")
+    text = "learning: whether all get the features that the data set has"
+    parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)
     text = "learning: how negatives are drawn (default %(default)s)"
     parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
     text = "learning: what else goes through the samples, as lightgbm,vw,river; needs samstream[peers]"

@@ -72,9 +72,11 @@ def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str
         if key in _TOLD and value != arguments.default_of(key):
             said = "HOST:PORT" if key == "broker" and ":" in value else value
             said = ",".join(said) if isinstance(said, tuple) else str(said)
-            words += [f"--{key}"] if value is True else [f"--{key}", said]
+            words += [f"--{key}" if value else f"--no-{key}"] if isinstance(value, bool) else [f"--{key}", said]
     return " ".join(words)
 
 
-_TOLD = frozenset({"broker", "negatives", "peers", "processes", "quick", "seconds", "seed", "visits", "worlds"})
+_TOLD = frozenset(
+    ("broker", "dataset", "features", "negatives", "peers", "processes", "quick", "seconds", "seed", "visits", "worlds")
+)
 """The flags that a figure depends on."""

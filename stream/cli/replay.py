@@ -2,9 +2,11 @@
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,6 +24,7 @@ from stream.errors import SettingsError
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
 from stream.runtime import signals
+from stream.schema.features import FeatureDefinition
 from stream.settings import Settings
 
 REPLAY: dict[str, Any] = {
@@ -30,6 +33,8 @@ REPLAY: dict[str, Any] = {
     "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
 }
 """Defaults of a replay that differ from the general ones."""
+_TOLD = ("seed", "arms", "workers", "broker", "negatives", "features")
+"""Options that the report tells."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,6 +51,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--visits", type=positive_int, metavar="N", help="stop after N visits")
     text = "how negatives are drawn for data without: by popularity so far, of the last 14 days, of the same category"
     parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
+    text = "whether the arms read the features that the data set has (default: they do); settings can define more"
+    parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)
     text = "chooses the visits that are asked, and the initial parameters"
     parser.add_argument("--seed", type=int, default=0, help=text)
 
@@ -63,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)
         predictions = directory / "predictions"
-        settings = _settings(arguments, predictions)
+        settings = replay_settings(arguments, predictions, dataset.features if arguments.features else {})
         console.print(f"starting broker ({arguments.broker}), topics, {arguments.workers} worker(s) and trainer …")
         try:
             with (
@@ -80,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             {arm.name: predictions_path(settings, arm.name) for arm in settings.models},
             dataset=arguments.dataset,
             seconds=seconds,
-            settings={name: getattr(arguments, name) for name in ("seed", "arms", "workers", "broker", "negatives")},
+            settings={name: getattr(arguments, name) for name in _TOLD},
         )
     console.print(replay_headline(report), highlight=False, soft_wrap=True)
     for name, arm in report.arms.items():
@@ -94,10 +101,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace, predictions: Path) -> Settings:
+def replay_settings(
+    arguments: argparse.Namespace, predictions: Path, features: Mapping[str, FeatureDefinition]
+) -> Settings:
+    """Return the settings of a replay.
+
+    Args:
+        arguments: the parsed command line.
+        predictions: folder of the log of predictions.
+        features: of the data set; those that the user's settings define are as they say.
+
+    Raises:
+        SettingsError: as `load_settings`, and for early labels.
+    """
     arms = [{"name": name, "preset": name, "learn_from": "all"} for name in arguments.arms.split(",")]
     trainer = REPLAY["trainer"] | {"progressive_log": str(predictions)}
-    settings = load_settings(arguments, defaults=REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer})
+    defaults = REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer}
+    settings = load_settings(arguments, defaults=defaults | {"features": msgspec.to_builtins(features)})
     if settings.worker.labels != "window":
         raise SettingsError("a replay judges each prediction by its final label: it needs worker.labels=window")
     return settings

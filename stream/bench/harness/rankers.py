@@ -1,6 +1,7 @@
-"""What an engineer would pick instead: other rankers on the same samples and the same numbers, in one pass."""
+"""What an engineer would pick instead: other rankers on the same samples and the same features, in one pass."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,14 +10,30 @@ import torch
 
 from model.batch import Batch, collate
 from model.example import Example
+from model.features.gather import columns_of
 from model.interest.baselines import PRIOR
 from model.match import count_matches, find_matches, match_features
 from model.predict import Predictions
 from model.statistics.decayed_counts import DecayedCounts
+from state.feature import Feature
 
 _DAY_S = 86_400.0
 
 Matrix = npt.NDArray[np.float32]
+Features = tuple[Feature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """n candidates, one after another.
+
+    Attributes:
+        numbers: (n, k): of their matches, statistics, and features that are numbers; NaN where one is missing.
+        texts: (n, m) int64 keys of the values of features that are texts, no two features with the same; 0 for none.
+    """
+
+    numbers: Matrix
+    texts: npt.NDArray[np.int64]
 
 
 class OnlineRanker(Protocol):
@@ -46,28 +63,31 @@ class DecayedPopularity:
 
 
 class BoostedTrees:
-    """LightGBM on the numbers of the candidates and of their matches, refitted to all of the past now and then.
+    """LightGBM, refitted to all of the past now and then; texts are categorical.
 
     Args:
         samples: how many there will be.
+        features: of callers that it gets.
         refits: how often it is fitted.
     """
 
-    def __init__(self, samples: int, refits: int = 20) -> None:
+    def __init__(self, samples: int, features: Features = (), refits: int = 20) -> None:
         import lightgbm
 
         self._lightgbm = lightgbm
+        self._wanted = features
         self._every = max(1, samples // refits)
-        self._features: list[Matrix] = []
+        self._codes: list[dict[int, int]] = []
+        self._rows: list[Matrix] = []
         self._labels: list[npt.NDArray[np.float32]] = []
         self._waiting = 0
         self._model: Any = None
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
-        rows, labels = table(examples), np.concatenate([_labels(example) for example in examples])
+        rows, labels = self._encoded(table(examples, self._wanted)), _labels_of(examples)
         predicted = np.full(len(rows), PRIOR) if self._model is None else self._model.predict(rows)
-        self._features.append(rows)
+        self._rows.append(rows)
         self._labels.append(labels)
         self._waiting += len(rows)
         if self._waiting >= self._every:
@@ -75,71 +95,105 @@ class BoostedTrees:
             self._fit()
         return _apart(np.asarray(predicted, np.float32), examples)
 
+    def _encoded(self, found: Table) -> Matrix:
+        """Return the numbers, then each text as a number from 0, in the order in which they come; −1 for none."""
+        self._codes = self._codes or [{0: -1} for _ in range(found.texts.shape[1])]
+        texts = [
+            [codes.setdefault(key, len(codes) - 1) for key in column]
+            for codes, column in zip(self._codes, found.texts.T.tolist(), strict=True)
+        ]
+        return np.column_stack([found.numbers, *(np.array(column, np.float32) for column in texts)])
+
     def _fit(self) -> None:
-        data = self._lightgbm.Dataset(np.concatenate(self._features), np.concatenate(self._labels))
+        rows = np.concatenate(self._rows)
+        texts = list(range(rows.shape[1] - len(self._codes), rows.shape[1]))
+        data = self._lightgbm.Dataset(rows, np.concatenate(self._labels), categorical_feature=texts)
         options = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "verbosity": -1, "seed": 0}
         self._model = self._lightgbm.train(options, data, num_boost_round=200)
 
 
 class VowpalWabbit:
-    """Vowpal Wabbit's logistic regression: the same numbers, item and category, and the numbers crossed."""
+    """Vowpal Wabbit's logistic regression: numbers, item, category and texts, and the numbers crossed."""
 
-    def __init__(self, samples: int) -> None:  # noqa: ARG002
+    def __init__(self, samples: int, features: Features = ()) -> None:  # noqa: ARG002
         from vowpalwabbit import Workspace
 
         self._workspace = Workspace("--loss_function logistic --link logistic -b 22 -q nn --quiet --random_seed 0")
+        self._wanted = features
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
+        found = table(examples, self._wanted)
+        items = np.concatenate([example.items for example in examples]).tolist()
+        categories = np.concatenate([example.categories for example in examples]).tolist()
         lines = [
-            f"|n {' '.join(f'{place}:{value:.4g}' for place, value in enumerate(row))} |i {item} |c {category}"
-            for example, rows in zip(examples, _apart(table(examples), examples), strict=True)
-            for row, item, category in zip(rows, example.items.tolist(), example.categories.tolist(), strict=True)
+            f"|n {' '.join(f'{place}:{value:.4g}' for place, value in enumerate(row) if value == value)}"
+            f" |i {item} |c {category} |t {' '.join(f'k{key}' for key in texts if key)}"
+            for row, item, category, texts in zip(
+                found.numbers.tolist(), items, categories, found.texts.tolist(), strict=True
+            )
         ]
         predicted = np.array([self._workspace.predict(line) for line in lines], np.float32)
-        labels = np.concatenate([_labels(example) for example in examples])
-        for line, label in zip(lines, labels.tolist(), strict=True):
+        for line, label in zip(lines, _labels_of(examples).tolist(), strict=True):
             self._workspace.learn(f"{'1' if label else '-1'} {line}")
         return _apart(predicted, examples)
 
 
 class River:
-    """River's logistic regression with standardised numbers, learning online."""
+    """River's logistic regression with standardised numbers and texts as they are, learning online."""
 
-    def __init__(self, samples: int) -> None:  # noqa: ARG002
+    def __init__(self, samples: int, features: Features = ()) -> None:  # noqa: ARG002
         from river import linear_model, optim, preprocessing
 
-        self._model = preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.Adam(0.003))
+        self._scaler = preprocessing.StandardScaler()
+        self._model = linear_model.LogisticRegression(optim.Adam(0.003))
+        self._wanted = features
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
-        rows = [dict(enumerate(row)) for row in table(examples).tolist()]
-        labels = np.concatenate([_labels(example) for example in examples])
-        predicted = [self._model.predict_proba_one(row).get(True, PRIOR) for row in rows]
-        for row, label in zip(rows, labels.tolist(), strict=True):
-            self._model.learn_one(row, bool(label))
+        found, labels = table(examples, self._wanted), _labels_of(examples)
+        rows = [{place: value for place, value in enumerate(row) if value == value} for row in found.numbers.tolist()]
+        texts = [{f"k{key}": 1.0 for key in keys if key} for keys in found.texts.tolist()]
+        predicted = [
+            self._model.predict_proba_one(self._scaler.transform_one(row) | own).get(True, PRIOR)
+            for row, own in zip(rows, texts, strict=True)
+        ]
+        for row, own, label in zip(rows, texts, labels.tolist(), strict=True):
+            self._scaler.learn_one(row)
+            self._model.learn_one(self._scaler.transform_one(row) | own, bool(label))
         return _apart(np.array(predicted, np.float32), examples)
 
 
-PEERS: dict[str, Callable[[int], OnlineRanker]] = {"lightgbm": BoostedTrees, "vw": VowpalWabbit, "river": River}
-"""Name → makes the peer for so many samples; raises ImportError where it is not installed."""
+PEERS: dict[str, Callable[[int, Features], OnlineRanker]] = {
+    "lightgbm": BoostedTrees,
+    "vw": VowpalWabbit,
+    "river": River,
+}
+"""Name → makes the peer for so many samples and these features; raises ImportError where it is not installed."""
 
 
-def table(examples: Sequence[Example]) -> Matrix:
-    """Return (n, k): for each candidate, one after another, the numbers of its matches and its own."""
-    first = examples[0].numbers
+def table(examples: Sequence[Example], features: Features = ()) -> Table:
+    """Return what peers get of the candidates: all that the models' heads do, but for embeddings and attention."""
+    first, read = examples[0].numbers, columns_of(features)
     longest = max(1, *(len(example.sequence) for example in examples))
-    batch: Batch = collate(examples, length=longest, numbers=0 if first is None else first.shape[1])
-    with torch.inference_mode():
-        numbers = torch.cat([match_features(count_matches(find_matches(batch), batch), batch), batch.numbers], dim=-1)
-        rows: Matrix = numbers[batch.target_mask].numpy()
-    return rows
+    count = 0 if first is None else first.shape[1]
+    batch: Batch = collate(examples, length=longest, numbers=count, features=features)
+    counts = count_matches(find_matches(batch, features=read.matched_at), batch)
+    parts, texts = [match_features(counts, batch), batch.numbers], batch.target_items.unsqueeze(-1)[..., :0]
+    if batch.features is not None:
+        parts.append(batch.features.shown_numbers)
+        texts = batch.features.shown_keys
+    return Table(torch.cat(parts, dim=-1)[batch.target_mask].numpy(), texts[batch.target_mask].numpy())
 
 
 def _labels(example: Example) -> npt.NDArray[np.float32]:
     if example.labels is None:
         raise ValueError("every example to learn from needs labels")
     return example.labels
+
+
+def _labels_of(examples: Sequence[Example]) -> npt.NDArray[np.float32]:
+    return np.concatenate([_labels(example) for example in examples])
 
 
 def _apart(rows: Matrix, examples: Sequence[Example]) -> list[Matrix]:

@@ -12,13 +12,19 @@ import pytest
 from rich.console import Console
 
 from model.example import Example
+from model.features.gather import columns_of
 from model.interest.baselines import PRIOR
+from model.match import PER_KIND
 from model.predict import Predictions
-from stream.bench.harness.rankers import DecayedPopularity, table
+from state.behavior import action_key, category_key, item_key, pack
+from stream.bench.harness.rankers import PEERS, DecayedPopularity, table
 from stream.bench.learning import BATCH, Contestant, contest, list_batches
 from stream.cli.main import main
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit
+from stream.experiment.statistics.auc import clustered_auc
+from stream.schema.features import FeatureSchema
+from tests.stream.datasets.support import write_exposures
 
 QUIET = Console(file=io.StringIO())
 DAY = 86_400
@@ -37,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.write("user_id\titem_id\ttimestamp\tbasket_id\n")
         out.writelines("\t".join(map(str, row)) + "\n" for row in rows)
     with lzma.open(directory / "items.tsv.xz", "wt", encoding="utf-8") as out:
-        out.write("product_id\tproduct_type\n")
-        out.writelines(f"{item}\tkind-{item % 4}\n" for item in range(30))
+        out.write("product_id\tproduct_type\tmanufacturer_id\n")
+        out.writelines(f"{item}\tkind-{item % 4}\t{item % 9}\n" for item in range(30))
     return directory
 
 
@@ -96,10 +102,59 @@ def test_nothing_of_a_visit_is_in_its_own_history_and_numbers(dataset: Dataset) 
 
 def test_peers_get_the_matches_and_the_numbers_of_every_candidate(dataset: Dataset) -> None:
     batch = [example for _, example in next(list_batches(dataset, 3))]
-    rows = table(batch)
-    assert len(rows) == sum(len(example.items) for example in batch)
+    found = table(batch)
+    assert len(found.numbers) == len(found.texts) == sum(len(example.items) for example in batch)
     numbers = [example.numbers for example in batch if example.numbers is not None]
-    np.testing.assert_array_equal(rows[:, -numbers[0].shape[1] :], np.concatenate(numbers))
+    np.testing.assert_array_equal(found.numbers[:, -numbers[0].shape[1] :], np.concatenate(numbers))
+    assert found.texts.shape[1] == 0
+
+
+def test_with_features_examples_are_as_a_worker_has_them(dataset: Dataset) -> None:
+    schema = FeatureSchema(dataset.features)
+    visits = dataset.totals.visits
+    examples = [example for batch in list_batches(dataset, visits, schema) for _, example in batch]
+    plain = [example for batch in list_batches(dataset, visits) for _, example in batch]
+    asked = [step.impression for step in dataset.steps() if isinstance(step, Visit)]
+    bought: dict[str, list[bytes]] = {}
+    expected = []
+    for step in dataset.steps():
+        if isinstance(step, Visit):
+            expected.append(b"".join(bought.get(step.impression.user, ())))
+        for each in step.behaviors:
+            key, category = item_key(each.item), category_key(each.category)
+            packed = pack(key, category, action_key(each.action), each.ts) + schema.pack_behavior(each.features)
+            bought.setdefault(each.user, []).append(packed)
+    for example, other, impression, sequence in zip(examples, plain, asked, expected, strict=True):
+        assert example.sequence.tobytes() == sequence
+        assert example.context is not None
+        assert example.attributes is not None
+        assert example.context.tobytes() == schema.pack_context(impression.features)
+        of_items = [schema.pack_item(each.features, 0) for each in impression.candidates]
+        assert example.attributes.tobytes() == b"".join(of_items)
+        assert other.context is other.attributes is None
+        np.testing.assert_array_equal(example.numbers, other.numbers)
+
+
+def test_peers_get_the_features_and_how_often_they_match(dataset: Dataset) -> None:
+    schema = FeatureSchema(dataset.features)
+    batches = list(list_batches(dataset, dataset.totals.visits, schema))
+    batch = [example for _, example in batches[-1]]
+    found, plain = table(batch, schema.features), table(batch)
+    assert len(found.numbers) == len(plain.numbers)
+    texts = [feature for feature in schema.features if feature.embeds and feature.of != "behavior"]
+    assert found.texts.shape[1] == len(texts)
+    matched = sum(feature.of == "item" for feature in texts)
+    assert found.numbers.shape[1] == plain.numbers.shape[1] + PER_KIND * matched
+    makers = [
+        (example.attributes["manufacturer"][place, 0], example.sequence["manufacturer"][:, 0])
+        for example in batch
+        if example.attributes is not None
+        for place in range(len(example.items))
+    ]
+    place = [feature.name for feature in columns_of(schema.features).matched].index("manufacturer")
+    ever = found.numbers[:, PER_KIND * (2 + place) + 2]
+    np.testing.assert_allclose(ever, [np.log1p((own == past).sum()) for own, past in makers], rtol=1e-6)
+    assert len(set(ever.tolist())) > 2
 
 
 def test_decayed_popularity_predicts_the_click_rate_of_an_item(dataset: Dataset) -> None:
@@ -116,7 +171,8 @@ def test_the_command_leaves_figures_and_a_picture_and_says_what_is_not_installed
     assert main([*words, "--json", f"{tmp_path}/a.json", "--plot", f"{tmp_path}/a.png"]) == 0
     found = json.loads((tmp_path / "a.json").read_bytes())
     rows = {row["arm"]: row for row in found["results"]}
-    assert {"sam", "din", "mean", "counts", "sam, no statistics", "popularity, decayed"} <= set(rows)
+    variants = {"sam, no features", "sam, no statistics", "popularity, decayed"}
+    assert variants | {"sam", "din", "mean", "counts"} <= set(rows)
     installed = importlib.util.find_spec("lightgbm") is not None
     assert ("lightgbm" in rows) == installed
     assert any("lightgbm is not installed" in note for note in found["notes"]) == (not installed)
@@ -124,6 +180,30 @@ def test_the_command_leaves_figures_and_a_picture_and_says_what_is_not_installed
         assert 0 < row["AUC"] < 1
         assert row["± AUC"] > 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_takes_a_set_of_real_exposures_and_leaves_features_out(tmp_path: Path) -> None:
+    lines = [(user, video, 10 * video + user, (user + video) % 2, "39") for video in range(12) for user in range(6)]
+    data = write_exposures(tmp_path, lines, [(1, 0, 1)])
+    words = ["bench", "learning", "--quick", "--dataset", "kuairand", "--data", f"{data}", "--no-features"]
+    assert main([*words, "--json", f"{tmp_path}/a.json", "--plot", f"{tmp_path}/a.png"]) == 0
+    found = json.loads((tmp_path / "a.json").read_bytes())
+    assert "real exposures" in found["notes"][0]
+    assert "features: none" in found["notes"][0]
+    assert "--dataset kuairand --no-features" in found["run"]["command"]
+    assert not any("no features" in row["arm"] for row in found["results"])
+    assert found["targets"] == []
+
+
+@pytest.mark.parametrize("name", ["lightgbm", "vw", "river"])
+def test_peers_learn_with_features(name: str, dataset: Dataset) -> None:
+    schema = FeatureSchema(dataset.features)
+    try:
+        peer = PEERS[name](dataset.totals.samples, schema.features)
+    except ImportError as error:
+        pytest.skip(f"needs pip install 'samstream[peers]': {error}")
+    samples = contest(dataset, {name: (one := Contestant(peer))}, dataset.totals.visits, QUIET, schema)
+    assert clustered_auc(samples.labels, np.concatenate(one.predictions).astype(np.float64), samples.users).value > 0.6
 
 
 def test_an_unknown_peer_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ class Histories:
             packed = [self._schema.pack_item(each.features, place) for place, each in enumerate(candidates)]
             context = read_records(self._schema.pack_context(impression.features), layout.context, 1)
             attributes = read_records(b"".join(packed), layout.item, len(candidates))
-        return Example(sequence, ts, items, categories, labels, numbers, context, attributes)
+        return Example(sequence, ts, items, categories, labels, numbers, context=context, attributes=attributes)
 
     def observe(self, step: Step) -> None:
         """Append the behaviours of a step to its user's history, and count them."""

@@ -89,7 +89,8 @@ def unpack_sample(
     positions = np.frombuffer(sample.positions, dtype="<u2")
     if not len(items) == len(categories) == len(labels) == len(positions) or (labels > 1).any():
         raise ValueError(
-            f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1, {len(positions)} positions"
+            f"{len(items)} items, {len(categories)} categories, {len(labels)} labels of 0 or 1, and {len(positions)}"
+            " positions"
         )
     ids = sample_ids(sample.request, items)
     new, labels, added = _learned(ids, labels, seen) if early else _unseen(ids, labels, seen)

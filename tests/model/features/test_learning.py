@@ -164,7 +164,7 @@ def huge(update: Update) -> Iterator[tuple[str, Update]]:
             for part in (np.s_[:], np.s_[:1], np.s_[-1:]):
                 changed = tensor.copy()
                 changed.reshape(-1)[part] = value
-                yield f"{name} {part} {value:g}", dataclasses.replace(update, tensors=update.tensors | {name: changed})
+                yield f"{name} {part} {value:g}", dataclasses.replace(update, tensors={**update.tensors, name: changed})
 
 
 @pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])

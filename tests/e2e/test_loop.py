@@ -93,6 +93,13 @@ def test_early_labels_come_to_the_final_ones_when_worker_and_trainer_are_killed(
         found = load_newest(harness.directory / "checkpoints").checkpoint
         return len(late), found.counts.get("late_clicks", 0) if found else 0
 
+    def outcomes() -> dict[tuple[RequestKey, str], int]:
+        return {
+            (outcome.request, item): label
+            for outcome in map(decode_outcome, harness.read(topics.outcomes))
+            for item, label in zip(outcome.items, outcome.labels, strict=True)
+        }
+
     with harness:
         harness.processes.start("trainer", "trainer")
         harness.start_worker("worker-1", instance="one")
@@ -110,11 +117,9 @@ def test_early_labels_come_to_the_final_ones_when_worker_and_trainer_are_killed(
             return late == learned > 0
 
         wait_for(all_learned, "all late clicks to be learned", processes=harness.processes)
+        # What is learned early says nothing of how far a worker has come; what is counted at the windows' end does.
+        shown = harness.shown()
+        wait_for(lambda: len(outcomes()) >= len(shown), "all windows to close", processes=harness.processes)
         harness.settle()
         assert len(set(late_clicks())) == 1
-        outcomes = {
-            (outcome.request, item): label
-            for outcome in map(decode_outcome, harness.read(topics.outcomes))
-            for item, label in zip(outcome.items, outcome.labels, strict=True)
-        }
-        assert outcomes == harness.shown()
+        assert outcomes() == harness.shown()

@@ -135,7 +135,6 @@ class _Group:
         kind = defstruct("Features", fields, forbid_unknown_fields=refuse_unknown, frozen=True)
         self._decode = msgspec.json.Decoder(kind).decode
         self._empty = kind()
-        self._nothing: bytes | None = None
 
     def pack(self, given: Given, where: str) -> bytes:
         """Return the record of one object of features.

@@ -11,8 +11,9 @@ from model.spec import ModelSpec, OptimSpec, preset, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
 from stream.errors import SettingsError, TopicError
-from stream.schema.features import MAX_FEATURES, RESERVED_NAMES, FeatureDefinition, FeatureSchema
+from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
+from stream.settings.features import FeatureName, check_features, layout_of
 from stream.settings.names import default_names
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -45,9 +46,6 @@ class Properties(dict[str, str]):
         return f"Properties({shown})"
 
 
-FeatureName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-_SAMPLE_BYTES = 22 * 30_000
-"""Of a sequence and features in a sample, which must fit into a record of Kafka."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
@@ -335,7 +333,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
-        self._check_features()
+        check_features(self.features, length=self.state.length, candidates=self.worker.max_candidates)
         names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"arms need distinct names and at least one, got {names}")
@@ -344,6 +342,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if unknown := set(self.trainer.arms) - set(models):
             raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:
+            if unknown_features := sorted(set(arm.features or ()) - self.features.keys()):
+                raise SettingsError(
+                    f"arm {arm.name!r} reads feature {unknown_features[0]!r}; there are {sorted(self.features)}"
+                )
             if arm.interleave:
                 _check_interleaved(arm, models)
         for arm in self.models:
@@ -356,28 +358,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"arms read statistics of different half-lives ({', '.join(map(str, sorted(counted)))} s): they are"
                 " counted once, so give all arms the same model.statistics, or none"
             )
-
-    def _check_features(self) -> None:
-        if len(self.features) > MAX_FEATURES:
-            raise SettingsError(f"features: {len(self.features)} of them; at most {MAX_FEATURES}")
-        if taken := sorted(RESERVED_NAMES & self.features.keys()):
-            raise SettingsError(f"features.{taken[0]}: events have a field of this name already")
-        for name, definition in self.features.items():
-            try:
-                definition.feature(name)
-            except ValueError as error:
-                raise SettingsError(f"features.{name}: {error}") from None
-        layout, length, candidates = self.feature_layout, self.state.length, self.worker.max_candidates
-        behavior, item = layout.behavior.itemsize, layout.item.itemsize
-        if (total := length * behavior + candidates * item + layout.context.itemsize) > _SAMPLE_BYTES:
-            raise SettingsError(
-                f"features: {length} behaviours of {behavior} bytes and {candidates} candidates of {item} bytes make"
-                f" samples of {total} bytes, more than the {_SAMPLE_BYTES} that fit into a record of Kafka; lower"
-                " state.length or worker.max_candidates, or have fewer features of items and behaviours"
-            )
-        for arm in self.arms:
-            if unknown := sorted(set(arm.features or ()) - self.features.keys()):
-                raise SettingsError(f"arm {arm.name!r} reads feature {unknown[0]!r}; there are {sorted(self.features)}")
 
     def spec(self, arm: ArmSettings) -> ModelSpec:
         """Return the model an arm runs, with the features that it reads.
@@ -395,7 +375,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def feature_layout(self) -> FeatureLayout:
         """How features lie in records."""
-        return FeatureLayout.of(definition.feature(name) for name, definition in self.features.items())
+        return layout_of(self.features)
 
     def feature_schema(self) -> FeatureSchema:
         """Return what checks and packs features; it counts what is missing."""

@@ -79,7 +79,7 @@ def embedded(batch: Batch, vectors: Mapping[str, Tensor]) -> Embedded:
         return Embedded(history, targets)
     shapes = batch.features.past_keys.shape, batch.features.shown_keys.shape
     past, shown = torch.split(vectors["feature"], [shape.numel() for shape in shapes])
-    return Embedded(history, targets, past.view(*shapes[0], -1), shown.view(*shapes[1], -1))
+    return Embedded(history, targets, past.view(*shapes[0], FEATURE_DIM), shown.view(*shapes[1], FEATURE_DIM))
 
 
 def by_example(logits: Tensor, batch: Batch, examples: Sequence[Example]) -> Predictions:

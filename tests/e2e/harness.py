@@ -87,7 +87,7 @@ class Harness:
             ],
         }
         for section, change in changes.items():
-            values[section] = change if isinstance(change, list) else values[section] | change
+            values[section] = change if isinstance(change, list) else values.get(section, {}) | change
         self.settings: Settings = convert(values)
         self.processes = self.processes_type(directory, self.settings)
         self.client = Client(kafka, topics)

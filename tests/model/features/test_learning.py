@@ -143,6 +143,20 @@ def test_requests_with_features_together_equal_each_alone_to_the_bit(kind: str) 
             assert learner.predict([alone])[0][0] == expected[place]
 
 
+@pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+def test_any_feature_alone_is_read_learned_and_served(kind: str, feature: Feature) -> None:
+    spec = msgspec.structs.replace(small(kind), features=(feature,))
+    learner, scorer, probe = Learner(spec), Scorer(spec), drawn(10, 99)
+    learner.begin_epoch(1)
+    for number in range(3):
+        learner.learn(drawn(16, number))
+    scorer.apply(learner.base("a"))
+    for found, expected in zip(scorer.score(probe), learner.predict(probe), strict=True):
+        assert np.isfinite(found).all()
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
 @pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])
 def test_the_compiled_kernel_equals_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

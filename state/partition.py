@@ -82,7 +82,7 @@ class Partition:
     ) -> "Partition":
         """Open the state in a directory; a missing or empty directory becomes a new, empty state.
 
-        Behaviours with other features are converted first: that takes some seconds for each GB, once.
+        Behaviours with other features are converted first: that takes about half a minute for each GB, once.
 
         Args:
             path: the directory.

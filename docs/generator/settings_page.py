@@ -11,6 +11,7 @@ from msgspec import inspect as types
 
 from docs.generator.markdown import table
 from model import spec
+from stream.schema.features import FeatureDefinition
 from stream.settings import RESERVED, ArmSettings, Settings
 
 _HEAD = """# Settings
@@ -27,7 +28,7 @@ takes `--config FILE` and `--set`. An unknown key is an error that names it.
 | environment | `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`: the prefix, the section, two underscores, the key |
 | flag | `--set worker.commit_interval_s=0.2`; the value as in TOML, text needs no quotes |
 
-`salt`, `seed` and `arms` have no section: `--set salt=spring-test`, `SAMSTREAM__SALT=spring-test`.
+`salt`, `seed`, `features` and `arms` have no section: `--set salt=spring-test`, `SAMSTREAM__SALT=spring-test`.
 
 Groups and directories that are not set follow from `topics.prefix`. Below they are those without a prefix; with the
 prefix `shop.` the worker's group is `shop.samstream-worker`, and its state lies in `.samstream/prefix-shop./state`.
@@ -59,7 +60,7 @@ learn_from = "all"
 optim = { dense_lr = 0.002 }
 ```
 
-Worker and trainer must have the same `arms` and `seed`.
+Worker and trainer must have the same `features`, `arms` and `seed`.
 
 ## kafka
 
@@ -68,6 +69,25 @@ In the environment its dots are underscores: `SAMSTREAM_KAFKA__SASL_PASSWORD` ke
 of this section are never printed, but for the address. [TLS and SASL](operations.md#tls-and-sasl) shows the usual ones.
 
 These belong to samstream, since its promises rest on them; setting one is an error: """
+
+_FEATURES = """## features
+
+A table by name: letters, digits and `_`, at most 64 features, none unless set. What they are sent in is on
+[Kafka](kafka.md#features), what models do with them in [Models](models.md#features), how one is added on
+[Operations](operations.md#features-that-change).
+
+```toml
+[features.brand]
+of = "item"
+kind = "category"
+
+[features.price]
+of = "item"
+kind = "number"
+
+[features]
+hour = { of = "context", kind = "number" }
+```"""
 
 _ARMS = """## arms
 
@@ -85,13 +105,14 @@ def settings_page() -> str:
     for each in types.type_info(Settings).fields:  # type: ignore[attr-defined]
         if isinstance(each.type, types.StructType):
             sections.append(_section(each.name, each.type.cls))
-        elif each.name not in ("kafka", "arms"):
+        elif each.name not in ("kafka", "features", "arms"):
             plain.append(each.name)
     general = f"## General\n\n{_table(Settings, plain)}"
+    features = f"{_FEATURES}\n\n{_table(FeatureDefinition)}"
     arms = f"{_ARMS}\n\n{_table(ArmSettings)}"
     model = f"### arms.model\n\n{_lead(spec.ModelSpec)}\n\n{_table(spec.ModelSpec)}"
     optim = f"### arms.optim\n\n{_lead(spec.OptimSpec)}\n\n{_table(spec.OptimSpec)}"
-    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, arms, model, optim)) + "\n"
+    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, features, arms, model, optim)) + "\n"
 
 
 def _section(name: str, cls: type[Struct]) -> str:
@@ -153,8 +174,12 @@ def type_words(kind: types.Type) -> str:
 
     >>> type_words(types.FloatType(gt=0)), type_words(types.IntType(ge=1, le=9)), type_words(types.BoolType())
     ('number > 0', 'integer 1 to 9', 'true or false')
+    >>> type_words(types.UnionType((types.FloatType(), types.StrType(), types.NoneType())))
+    'number or text'
     """
     match kind:
+        case types.UnionType():
+            return " or ".join(type_words(each) for each in kind.types if not isinstance(each, types.NoneType))
         case types.IntType() | types.FloatType():
             return f"{'integer' if isinstance(kind, types.IntType) else 'number'}{_range(kind)}"
         case types.BoolType():
@@ -191,7 +216,7 @@ def _default(each: types.Field) -> str:
 
 
 def _default_words(value: Any) -> str:
-    if isinstance(value, Struct) or value in ({}, ()):
+    if isinstance(value, Struct) or value in ({}, (), None):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -342,6 +342,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if unknown := set(self.trainer.arms) - set(models):
             raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:
+            if "features" in arm.model:
+                raise SettingsError(f"arm {arm.name!r}: features are no field of its model: give the arm `features`")
             if unknown_features := sorted(set(arm.features or ()) - self.features.keys()):
                 raise SettingsError(
                     f"arm {arm.name!r} reads feature {unknown_features[0]!r}; there are {sorted(self.features)}"

@@ -132,6 +132,7 @@ NUMBER = {"of": "item", "kind": "number"}
             f"^features: {MAX_FEATURES + 1} of them; at most {MAX_FEATURES}",
         ),
         ({"arms": [{"name": "a", "features": ["price"]}]}, r"^arm 'a' reads feature 'price'; there are \[\]"),
+        ({"arms": [{"name": "a", "model": {"features": []}}]}, r"^arm 'a': features are no field of its model"),
         (
             {"features": {"price": NUMBER}, "arms": [{"name": "a", "features": ["price", "prize"]}]},
             r"^arm 'a' reads feature 'prize'; there are \['price'\]",

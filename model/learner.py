@@ -206,7 +206,8 @@ class Learner:
         changed_features: dict[str, str] = {}
         try:
             fingerprint = state["fingerprint"].tobytes().decode()
-            stored = state["features"].tobytes() if "features" in state else b"[]"
+            known = "features" in state or fingerprint == self.fingerprint  # versions without features wrote none
+            stored = state["features"].tobytes() if known else b"[]"
             features = msgspec.json.decode(stored, type=tuple[Feature, ...])
             if fingerprint != self.fingerprint:
                 before = msgspec.structs.replace(self._spec, features=features)

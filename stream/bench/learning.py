@@ -20,7 +20,7 @@ from model.spec import HALF_LIVES_S, preset
 from state.feature import Feature
 from stream.bench.harness.rankers import PEERS, DecayedPopularity, OnlineRanker
 from stream.datasets import open_dataset
-from stream.datasets.base import Dataset, Visit, first_visits
+from stream.datasets.base import Dataset, Visit, advised_features, first_visits
 from stream.datasets.histories import Histories
 from stream.errors import SettingsError
 from stream.experiment.statistics.auc import auc_difference, clustered_auc
@@ -31,7 +31,9 @@ from stream.schema.features import NO_FEATURES, FeatureSchema
 WARM_UP = 0.4
 """Share of the visits before those that are judged."""
 BATCH = 16
-"""Visits of a step."""
+"""Visits of a step, at least."""
+_SAMPLES = 64
+"""Samples of a step, at least: where a visit is one video, 16 of them are few."""
 ONE_ERROR = 0.6827
 """Confidence of an interval that is one standard error wide to either side."""
 ARMS = ("sam", "din", "mean", "counts")
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Let all go through the same samples, in turns."""
     dataset = open_dataset(arguments.dataset, arguments.data, seed=arguments.seed, negatives=arguments.negatives)
     visits = _QUICK if arguments.quick else dataset.totals.visits
-    schema = FeatureSchema(dataset.features) if arguments.features else NO_FEATURES
+    schema = FeatureSchema(advised_features(dataset)) if arguments.features else NO_FEATURES
     configure_torch(threads=1)
     drawn = "real exposures" if dataset.has_exposures else f"negatives: {arguments.negatives}"
     told = ", ".join(feature.name for feature in schema.features) or "none"
@@ -78,7 +80,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     samples = contest(dataset, contestants, visits, console, schema)
     notes.append(
         f"{visits:,} visits, of which the last {1 - WARM_UP:.0%} are judged: {int(samples.judged.sum()):,} samples;"
-        f" steps of {BATCH} visits; ± is a standard error over {len(np.unique(samples.users))} users, of differences"
+        f" steps of at least {BATCH} visits and {_SAMPLES} samples;"
+        f" ± is a standard error over {len(np.unique(samples.users))} users, of differences"
         f" paired; one thread for the arms, as many as there are cores for LightGBM"
     )
     rows = rows_of(samples, contestants)
@@ -98,7 +101,8 @@ def contest(
     numbers: dict[str, int] = {}
     users: list[int] = []
     sizes: list[int] = []
-    for batch in track(list_batches(dataset, visits, schema), "batches", total=-(-visits // BATCH), console=console):
+    total = min(-(-visits // BATCH), -(-dataset.totals.samples // _SAMPLES))
+    for batch in track(list_batches(dataset, visits, schema), "batches", total=total, console=console):
         examples = [example for _, example in batch]
         for contestant in contestants.values():
             contestant.learn(examples)
@@ -120,7 +124,7 @@ def list_batches(
     for step in first_visits(dataset.steps(), visits):
         if isinstance(step, Visit):
             batch.append((step.impression.user, histories.example(step)))
-            if len(batch) == BATCH:
+            if len(batch) >= BATCH and sum(len(example.items) for _, example in batch) >= _SAMPLES:
                 yield batch
                 batch = []
         histories.observe(step)

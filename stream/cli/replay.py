@@ -2,7 +2,6 @@
 
 import argparse
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,12 +18,12 @@ from stream.cli.options import (
     positive_int,
 )
 from stream.datasets import NAMES, open_dataset
+from stream.datasets.base import Dataset, advised_features
 from stream.datasets.candidates import Negatives
 from stream.errors import SettingsError
 from stream.local.system import keep_logs, local_system
 from stream.replay.driver import Replay
 from stream.runtime import signals
-from stream.schema.features import FeatureDefinition
 from stream.settings import Settings
 
 REPLAY: dict[str, Any] = {
@@ -51,7 +50,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--visits", type=positive_int, metavar="N", help="stop after N visits")
     text = "how negatives are drawn for data without: by popularity so far, of the last 14 days, of the same category"
     parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
-    text = "whether the arms read the features that the data set has (default: they do); settings can define more"
+    text = "whether features of the data set are defined (default: those that help); settings can define more"
     parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)
     text = "chooses the visits that are asked, and the initial parameters"
     parser.add_argument("--seed", type=int, default=0, help=text)
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)
         predictions = directory / "predictions"
-        settings = replay_settings(arguments, predictions, dataset.features if arguments.features else {})
+        settings = replay_settings(arguments, predictions, dataset)
         console.print(f"starting broker ({arguments.broker}), topics, {arguments.workers} worker(s) and trainer …")
         try:
             with (
@@ -101,25 +100,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def replay_settings(
-    arguments: argparse.Namespace, predictions: Path, features: Mapping[str, FeatureDefinition]
-) -> Settings:
+def replay_settings(arguments: argparse.Namespace, predictions: Path, dataset: Dataset) -> Settings:
     """Return the settings of a replay.
 
     Args:
         arguments: the parsed command line.
         predictions: folder of the log of predictions.
-        features: of the data set; those that the user's settings define are as they say.
+        dataset: the data; of its features, those are defined that are advised, and those that the user defines.
 
     Raises:
-        SettingsError: as `load_settings`, and for early labels.
+        SettingsError: as `load_settings`, for early labels, and when all events would be refused.
     """
     arms = [{"name": name, "preset": name, "learn_from": "all"} for name in arguments.arms.split(",")]
     trainer = REPLAY["trainer"] | {"progressive_log": str(predictions)}
     defaults = REPLAY | {"arms": arms, "seed": arguments.seed, "trainer": trainer}
-    settings = load_settings(arguments, defaults=defaults | {"features": msgspec.to_builtins(features)})
+    if arguments.features:
+        defaults |= {"features": msgspec.to_builtins(advised_features(dataset))}
+    settings = load_settings(arguments, defaults=defaults)
     if settings.worker.labels != "window":
         raise SettingsError("a replay judges each prediction by its final label: it needs worker.labels=window")
+    unknown = sorted(dataset.features.keys() - settings.features.keys())
+    if unknown and settings.worker.unknown_features == "refuse":
+        raise SettingsError(
+            f"the events say {', '.join(unknown)}: define these in [features], or set worker.unknown_features=ignore"
+        )
     return settings
 
 

@@ -1,6 +1,6 @@
 """The steps of a data set: visits, whose candidates are scored before their clicks are known, and observations."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -79,15 +79,22 @@ class Dataset(Protocol):
         has_exposures: whether it says what was shown and not clicked; else negatives are drawn.
         features: what its events say in `features`, by name: for `[features]`. All is known when it is sent: of an
             impression nothing that only its outcome tells.
+        advised: which of them arms rank better with, as measured; arms read these unless told otherwise.
     """
 
     name: str
     totals: DatasetTotals
     has_exposures: bool
     features: Mapping[str, FeatureDefinition]
+    advised: Sequence[str]
 
     def steps(self) -> Iterator[Step]:
         """Yield every visit and observation, in order of event time."""
+
+
+def advised_features(dataset: Dataset) -> dict[str, FeatureDefinition]:
+    """Return those of a data set's features that arms read unless told otherwise."""
+    return {name: dataset.features[name] for name in dataset.advised}
 
 
 def first_visits(steps: Iterable[Step], visits: int | None) -> Iterator[Step]:

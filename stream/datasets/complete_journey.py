@@ -7,7 +7,7 @@ how large a basket was is a feature of behaviours alone.
 
 import csv
 import lzma
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 ACTION = "purchase"
 
-_COLUMNS = {
-    "department": "department",
-    "product_category": "product_category",
-    "brand": "brand",
-    "manufacturer": "manufacturer_id",
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "department": ("department",),
+    "product_category": ("product_category",),
+    "brand": ("brand",),
+    "manufacturer": ("manufacturer_id",),
+    "product_line": ("manufacturer_id", "product_category"),
 }
-"""Feature of an item → its column in the table of products."""
+"""Feature of an item → the columns of the table of products that make its text together."""
 
 FEATURES: Mapping[str, FeatureDefinition] = {
     **{name: FeatureDefinition(of="item", kind="category") for name in _COLUMNS},
@@ -42,6 +43,7 @@ FEATURES: Mapping[str, FeatureDefinition] = {
     "weekday": FeatureDefinition(of="context", kind="category"),
     "basket_size": FeatureDefinition(of="behavior", kind="number"),
 }
+ADVISED: Sequence[str] = tuple(_COLUMNS)
 
 _THURSDAY = 3
 """The weekday of the first day of Unix time; Monday is 0."""
@@ -83,6 +85,7 @@ class CompleteJourney:
     name = "complete-journey"
     has_exposures = False
     features = FEATURES
+    advised = ADVISED
 
     def __init__(self, purchases: Purchases, rules: CandidateRules = RULES, *, seed: int = 0) -> None:
         if not len(purchases.items):
@@ -162,10 +165,7 @@ def read_files(directory: Path) -> Purchases:
                 int(row["product_id"]): row for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             }
             categories = {product: row["product_type"] or "" for product, row in products.items()}
-            attributes = {
-                product: {name: row[column] for name, column in _COLUMNS.items() if row.get(column)}
-                for product, row in products.items()
-            }
+            attributes = {product: _attributes(row) for product, row in products.items()}
     except (ValueError, KeyError, TypeError, EOFError, lzma.LZMAError) as error:
         raise DatasetError(f"{directory} is not a Complete Journey folder: {error}") from error
     users, items, seconds, baskets = table.reshape(-1, 4).T
@@ -193,7 +193,7 @@ def read_package() -> Purchases:
         times=transactions["transaction_timestamp"].to_numpy("datetime64[ms]").astype(np.int64),
         baskets=transactions["basket_id"].to_numpy(np.int64),
         categories=_texts(products, "product_type"),
-        attributes=_by_item({name: _texts(products, column) for name, column in _COLUMNS.items()}),
+        attributes={product: _attributes(row) for product, row in _rows(products).items()},
     )
 
 
@@ -203,9 +203,19 @@ def _texts(products: "pandas.DataFrame", column: str) -> dict[int, str]:
     return dict(zip(there["product_id"].tolist(), map(str, there[column].tolist()), strict=True))
 
 
-def _by_item(by_feature: Mapping[str, Mapping[int, str]]) -> dict[int, dict[str, str]]:
-    attributes: dict[int, dict[str, str]] = {}
-    for name, values in by_feature.items():
-        for product, value in values.items():
-            attributes.setdefault(product, {})[name] = value
-    return attributes
+def _rows(products: "pandas.DataFrame") -> dict[int, dict[str, str]]:
+    """Return product id → column → what stands in it; of the columns that features are made of."""
+    rows: dict[int, dict[str, str]] = {}
+    for column in {column for columns in _COLUMNS.values() for column in columns}:
+        for product, text in _texts(products, column).items():
+            rows.setdefault(product, {})[column] = text
+    return rows
+
+
+def _attributes(row: Mapping[str, str]) -> dict[str, str]:
+    """Return the features of a product that are known, from its row in the table of products."""
+    return {
+        name: " ".join(row[column] for column in columns)
+        for name, columns in _COLUMNS.items()
+        if all(row.get(column) for column in columns)
+    }

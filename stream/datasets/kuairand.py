@@ -38,6 +38,7 @@ FEATURES: Mapping[str, FeatureDefinition] = {
     "tab": FeatureDefinition(of="context", kind="category"),
     "long_view": FeatureDefinition(of="behavior", kind="number"),
 }
+ADVISED: Sequence[str] = ("author", "duration_s", "tags", "tab", "long_view")
 
 _CHINA_MS = 8 * HOUR_MS
 """What its clocks are ahead of UTC."""
@@ -93,6 +94,7 @@ class KuaiRand:
     name = "kuairand"
     has_exposures = True
     features = FEATURES
+    advised = ADVISED
 
     def __init__(
         self, impressions: Iterable[Exposure], history: npt.NDArray[np.int64], videos: Mapping[str, Video]

@@ -100,6 +100,12 @@ def test_nothing_of_a_visit_is_in_its_own_history_and_numbers(dataset: Dataset) 
             sold[behavior.item] = sold.get(behavior.item, 0) + 1
 
 
+def test_where_visits_are_of_one_item_a_step_is_of_more_of_them(tmp_path: Path) -> None:
+    lines = [(user, video, 10 * video + user, 0, "39") for video in range(12) for user in range(6)]
+    exposures = open_dataset("kuairand", write_exposures(tmp_path, lines, [(1, 0, 1)]))
+    assert [len(batch) for batch in list_batches(exposures, exposures.totals.visits)] == [64, 8]
+
+
 def test_peers_get_the_matches_and_the_numbers_of_every_candidate(dataset: Dataset) -> None:
     batch = [example for _, example in next(list_batches(dataset, 3))]
     found = table(batch)

@@ -199,7 +199,7 @@ def test_how_large_a_basket_was_is_known_after_it_alone() -> None:
 def test_its_events_fit_its_features(tmp_path: Path) -> None:
     rows = random_rows()
     schema = packed(CompleteJourney(read_files(write(tmp_path, rows, dict.fromkeys(range(60), "A")))))
-    assert set(schema.missing) == {"brand", "product_category"}
+    assert set(schema.missing) == {"brand", "product_category", "product_line"}
 
 
 def test_negatives_come_as_often_as_they_sold_and_anywhere_in_the_list() -> None:
@@ -258,7 +258,14 @@ def test_the_package_gives_the_whole_set() -> None:
     dataset = open_dataset("complete-journey")
     assert dataset.totals.behaviors == 1_469_307
     first = next(iter(dataset.steps())).behaviors[0]
-    assert decoded(first.features).keys() == {"department", "product_category", "brand", "manufacturer", "basket_size"}
+    assert decoded(first.features) == {
+        "department": "PASTRY",
+        "product_category": "ROLLS",
+        "brand": "National",
+        "manufacturer": "2",
+        "product_line": "2 ROLLS",
+        "basket_size": 1,
+    }
     assert first == Behavior("900", "1095275", 1_483_271_606_000, "ROLLS: BAGELS", "purchase", first.features)
 
 

@@ -1,6 +1,6 @@
 """Progressive validation: nothing of a basket leaks into its own scores, and scorers follow at their intervals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,7 @@ class Baskets:
     has_exposures: bool = False
     totals: DatasetTotals = field(init=False)
     features: Mapping[str, FeatureDefinition] = field(default_factory=dict)
+    advised: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.totals = DatasetTotals(self.visits, self.visits, 5 * self.visits, self.visits)

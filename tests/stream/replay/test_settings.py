@@ -3,38 +3,54 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stream.cli.options import Commands
 from stream.cli.replay import add_parser, replay_settings
-from stream.datasets import complete_journey, kuairand
+from stream.datasets.base import Dataset, advised_features
+from stream.datasets.kuairand import Exposure, KuaiRand, Video
+from stream.errors import SettingsError
 from stream.schema.features import FeatureDefinition
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    shown = [Exposure(5, 7, "1", "0", clicked=True, long_view=False)]
+    return KuaiRand(shown, np.zeros((0, 4), np.int64), {"1": Video(("3",), "9", 12.0)})
 
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return parser.parse_args(["replay", "complete-journey", *words])
+    commands: Commands = parser.add_subparsers()
+    add_parser(commands)
+    return parser.parse_args(["replay", "kuairand", *words])
 
 
-@pytest.mark.parametrize("features", [complete_journey.FEATURES, kuairand.FEATURES])
-def test_every_arm_reads_the_features_of_the_data_set(features: dict[str, FeatureDefinition], tmp_path: Path) -> None:
-    settings = replay_settings(arguments(), tmp_path, features)
-    assert settings.features == features
+def test_every_arm_reads_the_features_that_the_data_set_advises(dataset: Dataset, tmp_path: Path) -> None:
+    settings = replay_settings(arguments(), tmp_path, dataset)
+    assert settings.features == advised_features(dataset)
     for arm in settings.models:
-        assert [feature.name for feature in settings.spec(arm).features] == sorted(features)
-    assert replay_settings(arguments(), tmp_path, {}).features == {}
+        assert [feature.name for feature in settings.spec(arm).features] == sorted(dataset.advised)
+    assert replay_settings(arguments("--no-features"), tmp_path, dataset).features == {}
 
 
-def test_settings_define_a_feature_anew_and_add_to_those_of_the_data_set(tmp_path: Path) -> None:
+def test_settings_define_a_feature_anew_and_add_to_those_of_the_data_set(dataset: Dataset, tmp_path: Path) -> None:
     config = tmp_path / "settings.toml"
     config.write_text(
-        '[features]\nhour = { of = "context", kind = "number" }\nprice = { of = "item", kind = "number" }\n'
-        '[[arms]]\nname = "sam"\nfeatures = ["price"]\n'
+        '[features]\ntab = { of = "user", kind = "number" }\nhour = { of = "context", kind = "number" }\n'
+        '[[arms]]\nname = "sam"\nfeatures = ["hour"]\n'
     )
-    settings = replay_settings(arguments("--config", f"{config}"), tmp_path, complete_journey.FEATURES)
+    settings = replay_settings(arguments("--config", f"{config}"), tmp_path, dataset)
     own = {
+        "tab": FeatureDefinition(of="user", kind="number"),
         "hour": FeatureDefinition(of="context", kind="number"),
-        "price": FeatureDefinition(of="item", kind="number"),
     }
-    assert settings.features == {**complete_journey.FEATURES, **own}
-    assert [feature.name for feature in settings.spec(settings.arms[0]).features] == ["price"]
+    assert settings.features == advised_features(dataset) | own
+    assert [feature.name for feature in settings.spec(settings.arms[0]).features] == ["hour"]
+
+
+def test_what_workers_would_refuse_is_said_before_the_replay(dataset: Dataset, tmp_path: Path) -> None:
+    words = ["--set", "worker.unknown_features=refuse", "--no-features"]
+    with pytest.raises(SettingsError, match=r"the events say author, .*: define these in \[features\]"):
+        replay_settings(arguments(*words), tmp_path, dataset)

@@ -222,7 +222,7 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         learn_from: whose samples it learns from: those of its `own` users (in interleaved requests: the items that it
             placed), or `all`.
         optim: step sizes and table sizes.
-        features: which of `[features]` its model reads; all unless given.
+        features: names of those of `[features]` that its model reads, or `all`.
         interleave: two other arms. Users of this one get lists that both have drafted in turn (see
             `stream.experiment.interleaving`); it has no model of its own.
     """
@@ -234,7 +234,7 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     learn: bool = True
     learn_from: Literal["own", "all"] = "own"
     optim: OptimSpec = OptimSpec()
-    features: tuple[FeatureName, ...] | None = None
+    features: tuple[FeatureName, ...] | Literal["all"] = "all"
     interleave: tuple[Name, ...] = ()
 
     def spec(self) -> ModelSpec:
@@ -344,7 +344,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for arm in self.arms:
             if "features" in arm.model:
                 raise SettingsError(f"arm {arm.name!r}: features are no field of its model: give the arm `features`")
-            if unknown_features := sorted(set(arm.features or ()) - self.features.keys()):
+            named = () if arm.features == "all" else arm.features
+            if unknown_features := sorted(set(named) - self.features.keys()):
                 raise SettingsError(
                     f"arm {arm.name!r} reads feature {unknown_features[0]!r}; there are {sorted(self.features)}"
                 )
@@ -370,7 +371,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         spec = arm.spec()
         if not reads_features(spec):
             return spec
-        read = self.features if arm.features is None else arm.features
+        read = self.features if arm.features == "all" else arm.features
         features: tuple[Feature, ...] = tuple(self.features[name].feature(name) for name in sorted(read))
         return msgspec.structs.replace(spec, features=features)
 

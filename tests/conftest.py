@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -24,6 +25,10 @@ from tests.small_disk import SmallDisk, mounted
 
 # Before torch is imported, as the command does: its threads that wait keep no core from the other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A busy machine is no error: pytest's own timeout ends what hangs.
+hypothesis.settings.register_profile("samstream", deadline=None)
+hypothesis.settings.load_profile("samstream")
 
 PARTITIONS = 4
 """Of the topics keyed by user that the fixture `topics` makes."""

@@ -88,7 +88,7 @@ def test_the_kernel_is_the_one_that_is_meant() -> None:
     even=st.booleans(),
     count=st.integers(1, 3),
 )
-@settings(max_examples=20 if EXPECTED is None else 8, deadline=None)
+@settings(max_examples=20 if EXPECTED is None else 8)
 def test_a_candidates_score_depends_on_nothing_beside_it(
     name: str, seed: int, lengths: list[int], candidates: int, even: bool, count: int
 ) -> None:
@@ -112,7 +112,7 @@ def test_so_it_is_in_lists_that_threads_divide(name: str) -> None:
 
 
 @given(seed=st.integers(0, 2**32), length=st.integers(0, 90), candidates=st.integers(2, 60))
-@settings(max_examples=40 if EXPECTED is None else 10, deadline=None)
+@settings(max_examples=40 if EXPECTED is None else 10)
 def test_items_with_equal_features_are_equally_good(seed: int, length: int, candidates: int) -> None:
     one = example(np.random.default_rng(seed), length, candidates, labelled=False)
     unknown = item_keys(np.arange(1000, 1000 + candidates))

@@ -30,7 +30,7 @@ def plain_features(one: Example, candidate: int) -> list[float]:
 
 
 @given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_features_equal_a_plain_loop(seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)
     examples = [example(rng, length, int(rng.integers(1, 5))) for length in lengths]

@@ -121,7 +121,7 @@ def refusal(scorer: Scorer, update: Update) -> str | None:
     st.integers(0, 3),
     st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_order_rule(
     kind: Literal["base", "delta"], epoch: int, version: int, at_epoch: int, at_version: int
 ) -> None:

@@ -91,7 +91,7 @@ Steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(Steps)
 def test_any_sequence_of_layouts_equals_folding_in_the_new_one_wherever_features_stand_in_both(
     steps: list[tuple[Record, int | None, list[tuple[str, int]]]],

@@ -119,7 +119,7 @@ class Fold(RuleBasedStateMachine):
 
 
 TestFold = Fold.TestCase
-TestFold.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestFold.settings = settings(max_examples=20, stateful_step_count=25)
 
 
 @pytest.fixture

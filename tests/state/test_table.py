@@ -18,7 +18,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=_steps)
 def test_it_is_a_dict_that_goes_back_to_its_last_commit(
     steps: list[tuple[str, str, bytes]], tmp_path_factory: object

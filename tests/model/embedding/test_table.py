@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.embedding.initial import Initial, initial_vectors
@@ -73,7 +73,6 @@ def test_assigned_vectors_are_served_and_others_stay() -> None:
 batches = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(batches, st.integers(0, 12), st.integers(0, 2**16))
 def test_steps_are_those_of_a_loop_over_keys(batches: list[list[int]], max_rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

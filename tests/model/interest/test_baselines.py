@@ -65,7 +65,7 @@ def test_neither_looks_at_the_user() -> None:
 
 
 @given(st.integers(0, 2**48), st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=30, unique=True))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_lot_is_the_same_whenever_it_is_asked_and_strictly_a_probability(ts: int, items: list[int]) -> None:
     scorer, other = Scorer(preset("random")), Scorer(preset("random"))
     [first] = scorer.score([asked(items, ts=ts)])

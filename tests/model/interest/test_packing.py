@@ -12,7 +12,7 @@ from model.interest.packing import packed
     sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=7),
     matched=st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_packed_equals_padded_with_gradients(sizes: list[tuple[int, int]], matched: bool) -> None:
     generator = torch.Generator().manual_seed(len(sizes))
     B, L, C, d = len(sizes), 10, 6, 3

@@ -72,7 +72,7 @@ def assert_equal(model: SparseAttentiveMemory, inputs: tuple[Any, ...], toleranc
     matched=st.booleans(),
     together=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_factored_equals_literal_in_double_precision(
     options: dict[str, Any], sizes: tuple[int, int, int, int], seed: int, scale: float, matched: bool, together: bool
 ) -> None:

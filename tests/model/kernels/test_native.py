@@ -54,7 +54,7 @@ def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.M
     seed=st.integers(0, 2**32),
     matched=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_kernel_equals_the_literal_form(
     sizes: tuple[int, int, int, int], hidden: int, options: dict[str, Any], seed: int, matched: bool
 ) -> None:
@@ -104,7 +104,7 @@ with torch.inference_mode():
 
 @built
 @given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)
     batch = collate([example(rng, length, int(rng.integers(1, 5))) for length in lengths], length=200)

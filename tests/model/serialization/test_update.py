@@ -99,7 +99,7 @@ def test_bytes_that_are_no_update_are_refused(payload: bytes) -> None:
     assert refusal(lambda: decode(payload)) == "malformed"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_bytes_decode_or_are_refused_and_nothing_else(data: st.DataObject) -> None:
     payload = bytearray(encode(update(rows=2)))
@@ -110,7 +110,7 @@ def test_damaged_bytes_decode_or_are_refused_and_nothing_else(data: st.DataObjec
     assert refusal(lambda: decode(bytes(payload))) in (None, "malformed")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.integers(0, 2**16))
 def test_damaged_parts_are_refused_or_wait(noise: bytes, seed: int) -> None:
     rng = np.random.default_rng(seed)

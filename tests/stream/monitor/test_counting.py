@@ -243,7 +243,7 @@ def test_values_from_before_it_was_kept_when_counting_began_are_read() -> None:
     assert records.decode_moments(encoder.encode(msgspec.msgpack.decode(moments)[:3])).begun == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     cuts=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(0, 12), st.booleans()), max_size=40),

@@ -139,7 +139,7 @@ def test_interest_decides_and_dormant_weighs() -> None:
     assert np.allclose(odds, expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(user=st.integers(0, SMALL.users - 1), seconds=st.integers(0, 10_000), seed=st.integers(0, 100))
 def test_candidates_are_distinct_and_alive_and_some_are_of_interest(user: int, seconds: int, seed: int) -> None:
     world = World(SMALL, seed=seed, start=START)
@@ -217,7 +217,7 @@ def test_shifts_come_once_in_each_period_at_moments_that_the_seed_decides() -> N
     assert World(SMALL).catalogue.shifts.moments(10**12) == [], "none unless asked for"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), share=st.sampled_from([0.1, 0.3, 1.0]), number=st.integers(0, 8))
 def test_a_shift_makes_fashion_jump_and_interests_give_way(seed: int, share: float, number: int) -> None:
     config = changed(SMALL, categories=200, users=200, shift_s=100.0, shift_share=share, fashion=0.5)

@@ -92,7 +92,7 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
     assert lives[0] == lives[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     requests=st.lists(
         st.tuples(

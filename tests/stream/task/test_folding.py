@@ -27,7 +27,7 @@ def by_hand(records: list[Record]) -> dict[str, tuple[int, bytes]]:
     return {user: (len(rows), b"".join(rows[-LENGTH:])) for user, rows in every.items()}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     events=st.lists(
         st.tuples(st.sampled_from(["behavior"] * 8 + ["impression", "click", "bad"]), st.integers(0, 3)), max_size=120

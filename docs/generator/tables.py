@@ -392,6 +392,7 @@ _SUMMARY = (
     ("training", "literal / learner,", "a step of the learner against autograd, {}"),
     ("sync", "pause", "pause of a worker {}"),
     ("state", "read", "1000 behaviours of a user, {}"),
+    ("learning", "AUC of sam less", "AUC of `sam` less {} with the same features, on real visits"),
 )
 """Benchmark, how the names of its targets begin, and how they are called in README; {} is the rest of the name."""
 
@@ -404,6 +405,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "sync": lambda measured: _bench(measured, "sync"),
     "state": lambda measured: _bench(measured, "state"),
     "takeover": lambda measured: _bench(measured, "takeover"),
+    "counting": lambda measured: _bench(measured, "counting"),
     "experiment": _experiment,
     "interleaving": _interleaving,
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),

@@ -21,8 +21,8 @@ help:  ## show this list
 demo: $(READY)  ## run the whole system on this machine (ARGS='--seconds 30 --plain' goes to samstream demo)
 	@$(BIN)/samstream demo $(ARGS)
 
-check: lint  ## lint, types and the tests that start neither a broker nor a system: what to run before each commit
-	@$(PYTEST) -m 'not slow and not broker' --ignore=tests/e2e --ignore=tests/stream/bench $(ARGS)
+check: lint  ## lint, types and the quick tests that start neither a broker nor a system: what to run before each commit
+	@$(PYTEST) -m 'not slow and not broker and not long' --ignore=tests/e2e --ignore=tests/stream/bench $(ARGS)
 
 test: $(READY)  ## run the tests (ARGS='-k joiner' goes to pytest; JOBS=2 for two processes in place of four)
 	@$(PYTEST) $(ARGS)

@@ -98,6 +98,7 @@ def judged(spec: ModelSpec, world: str, steps: int) -> float:
     return auc(np.concatenate(labels), np.concatenate(predicted))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sam", "din", "counts"])
 @pytest.mark.parametrize("world", WORLDS)
 def test_what_only_features_tell_is_learned(kind: str, world: str) -> None:

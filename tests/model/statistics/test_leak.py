@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from model.example import Example
 from model.learner import Learner
@@ -49,6 +50,7 @@ def looked_up(statistics: ItemStatistics, served: Example) -> Example:
     return replace(served, numbers=statistics.features(*asked))
 
 
+@pytest.mark.long
 def test_numbers_that_are_looked_up_with_the_label_tell_it_and_those_that_were_served_do_not() -> None:
     assert validated(looked_up) > 0.95
     assert validated(lambda _, served: served) < 0.55

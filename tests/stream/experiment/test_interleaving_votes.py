@@ -95,6 +95,7 @@ def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> Non
     assert (found.requests, found.users, found.share.value) == (2, 1, 0.5), "r1 for sam, r3 for din"
 
 
+@pytest.mark.long
 def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_peeking() -> None:
     named = 0
     for seed in range(60):
@@ -156,6 +157,7 @@ def test_users_of_an_interleaved_arm_are_divided_as_others_and_compared_with_not
     assert apart.mismatch_p == plain.mismatch_p
 
 
+@pytest.mark.long
 def test_where_users_differ_interleaving_decides_sooner_than_ab_and_alike() -> None:
     """The ranking that looks at 1000 behaviours is better than the one that looks at 200 of them."""
     found = [

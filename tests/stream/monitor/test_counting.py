@@ -243,6 +243,7 @@ def test_values_from_before_it_was_kept_when_counting_began_are_read() -> None:
     assert records.decode_moments(encoder.encode(msgspec.msgpack.decode(moments)[:3])).begun == 0
 
 
+@pytest.mark.long
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),

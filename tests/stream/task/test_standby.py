@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,7 @@ def items_in(path: Path, user: str) -> list[int]:
 Written = st.lists(st.tuples(st.sampled_from([*USERS, STRANGER]), st.integers(0, 9)), max_size=60)
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(Written, st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60), st.booleans()), max_size=30))
 def test_a_copy_equals_the_owners_state_whatever_the_batches_commits_and_restarts(

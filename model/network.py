@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import GAP_BUCKETS, Batch
-from model.features.encoder import FeatureEncoder, names, text_names
+from model.features.encoder import FeatureEncoder, names
 from model.features.gather import columns_of
 from model.interest import build_interest
 from model.interest.baselines import PRIOR_LOGIT, Popularity, build_baseline
@@ -156,7 +156,7 @@ class Network(nn.Module):
         numbers += [f"statistics/{place}" for place in range(self.spec.numbers)]
         numbers += names(read.shown_numbers)
         own = (self.interest.width if self.interest else 0) + (2 * self.spec.width if self.pool is not None else 0)
-        head = [*(f"interest/{place}" for place in range(own)), *numbers, *text_names(read.shown_keys)]
+        head = [*(f"interest/{place}" for place in range(own)), *numbers, *names(read.shown_keys, embedded=True)]
         features = {} if self.features is None else self.features.axes
         return {
             "head.0.weight": (None, head),

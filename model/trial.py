@@ -16,7 +16,7 @@ from model.network import ACTION_ROWS, Network
 from model.predict import batch_keys, embedded, model_batch
 from model.spec import ModelSpec
 from state.behavior import BEHAVIOR
-from state.feature import Feature
+from state.feature import LARGEST_NUMBER, Feature
 from state.feature_layout import FeatureLayout
 from state.records import Records, converted, missing
 
@@ -30,7 +30,6 @@ _MOST_ASKED = 16
 """Candidates of the newest request that are tried."""
 _UNKNOWN = 0xFFFF_FFFF
 _EXTREME = 30.0
-_EXTREME_NUMBER = 1e15
 
 
 class Trial:
@@ -114,7 +113,7 @@ def _extreme(records: Records, features: Sequence[Feature], keys: Keys) -> Recor
     for feature in features:
         if feature.name not in (result.dtype.names or ()):
             continue
-        values = np.array([-_EXTREME_NUMBER, 0.0, _EXTREME_NUMBER])
+        values = np.array([-LARGEST_NUMBER, 0.0, LARGEST_NUMBER])
         if feature.embeds:
             own = keys[keys >> np.uint64(32) == feature.table_prefix >> 32] & np.uint64(_UNKNOWN)
             values = np.append(own, np.uint64(_UNKNOWN)).astype(np.uint32)

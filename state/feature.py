@@ -3,12 +3,16 @@
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
-from xxhash import xxh3_64_intdigest
+
+from state.behavior import category_key
 
 Of = Literal["context", "user", "item", "behavior"]
 """What it describes: a request (context) or its user, a candidate, or a behaviour."""
 Kind = Literal["number", "category", "categories", "vector"]
 """What its value is: a number, a text, up to `size` texts, or `size` numbers."""
+
+LARGEST_NUMBER = 1e15
+"""Of a feature, either way: sums of squares of such numbers are finite in float32."""
 
 
 class Feature(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,10 +37,5 @@ class Feature(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def table_prefix(self) -> int:
-        """The upper 32 bits of its keys in that table; the lower ones are of the value (`value_key`)."""
-        return (xxh3_64_intdigest(self.name.encode()) & 0xFFFF_FFFF or 1) << 32
-
-
-def value_key(value: str) -> int:
-    """Return the 32-bit key of a value; 0 of the empty text, which means "missing"."""
-    return (xxh3_64_intdigest(value.encode()) & 0xFFFF_FFFF or 1) if value else 0
+        """The upper 32 bits of its keys in that table; the lower ones are of the value (`category_key`)."""
+        return category_key(self.name) << 32

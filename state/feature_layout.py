@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -10,7 +10,7 @@ from state.feature import Feature, Of
 from state.records import KEYS, NUMBERS, Fields, Record, fields_of, record_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FeatureLayout:
     """The three kinds of records; see `state.records`.
 
@@ -34,7 +34,7 @@ class FeatureLayout:
             record_of(_fields(known, "item", "behavior"), of_behavior=True),
         )
 
-    @property
+    @cached_property  # every impression and every sample asks for it
     def text(self) -> str:
         """The layout as short text; empty without features."""
         groups = [fields_of(record) for record in (self.context, self.item, self.behavior)]

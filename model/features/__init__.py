@@ -1,1 +1,1 @@
-"""Features that callers bring: what they are, how they lie in records, and how a network reads them."""
+"""Features of callers as tensors, as a network reads them, and what becomes of a model whose features change."""

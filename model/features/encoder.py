@@ -28,7 +28,7 @@ class FeatureEncoder(nn.Module):
     def __init__(self, features: tuple[Feature, ...], d: int) -> None:
         super().__init__()
         read = columns_of(features)
-        self._read, self._shown_keys, self._past_keys = read, read.shown_keys, read.past_keys
+        self._read = read
         self.numbers = width(read.shown_numbers)
         """Numbers of a candidate."""
         self.embedded = FEATURE_DIM * len(read.shown_keys)
@@ -45,8 +45,8 @@ class FeatureEncoder(nn.Module):
     def axes(self) -> dict[str, tuple[list[str] | None, ...]]:
         """What lies along the axes of its parameters, as in `model.features.schema_change`."""
         read = self._read
-        own = [*names(read.past_numbers, of="behavior"), *text_names(read.past_keys, of="behavior")]
-        item = [*names(read.past_numbers, of="item"), *text_names(read.past_keys, of="item")]
+        own = [*names(read.past_numbers, of="behavior"), *names(read.past_keys, of="behavior", embedded=True)]
+        item = [*names(read.past_numbers, of="item"), *names(read.past_keys, of="item", embedded=True)]
         numbers = names(read.past_numbers, of="behavior")
         return {
             "item.weight": (None, item),
@@ -61,7 +61,7 @@ class FeatureEncoder(nn.Module):
             batch: the features.
             vectors: (B, C, m, `FEATURE_DIM`) embeddings of `shown_keys`.
         """
-        return torch.cat(_means(vectors, batch.shown_keys, self._shown_keys), dim=-1)
+        return torch.cat(_means(vectors, batch.shown_keys, self._read.shown_keys), dim=-1)
 
     def move_targets(self, standardised: Tensor, batch: FeatureBatch, vectors: Tensor) -> Tensor | None:
         """Return what (B, C, d) targets are moved by; None for nothing.
@@ -74,7 +74,7 @@ class FeatureEncoder(nn.Module):
         if self.item is None:
             return None
         numbers = standardised[..., standardised.shape[-1] - self._item_numbers :]
-        parts = [numbers, *_means(vectors, batch.shown_keys, self._shown_keys, "item")]
+        parts = [numbers, *_means(vectors, batch.shown_keys, self._read.shown_keys, "item")]
         return batch_invariant.matmul(torch.cat(parts, dim=-1), self.item.weight.T)
 
     def move_keys(self, scale: Standardise | None, batch: FeatureBatch, vectors: Tensor) -> Tensor | None:
@@ -89,11 +89,11 @@ class FeatureEncoder(nn.Module):
         of_items, own = batch.past_numbers.tensor_split([self._item_numbers], dim=-1)
         if self.item is not None:
             numbers = of_items if scale is None else scale.by_last(of_items)
-            parts = [numbers, *_means(vectors, batch.past_keys, self._past_keys, "item")]
+            parts = [numbers, *_means(vectors, batch.past_keys, self._read.past_keys, "item")]
             moves.append(batch_invariant.matmul(torch.cat(parts, dim=-1), self.item.weight.T))
         if self.behavior is not None:
             numbers = own if self.standardise is None else self.standardise(own)
-            parts = [numbers, *_means(vectors, batch.past_keys, self._past_keys, "behavior")]
+            parts = [numbers, *_means(vectors, batch.past_keys, self._read.past_keys, "behavior")]
             moves.append(batch_invariant.matmul(torch.cat(parts, dim=-1), self.behavior.weight.T))
         return sum(moves[1:], moves[0]) if moves else None
 
@@ -103,23 +103,16 @@ class FeatureEncoder(nn.Module):
             self.standardise.observe(batch.past_numbers[..., self._item_numbers :][mask])
 
 
-def names(features: Sequence[Feature], of: str = "") -> list[str]:
-    """Return the names of the columns of features (of something); what is defined otherwise has other names."""
+def names(features: Sequence[Feature], of: str = "", *, embedded: bool = False) -> list[str]:
+    """Return the names of the columns of features (of something), or of their embeddings.
+
+    One that is defined otherwise has other names.
+    """
     return [
-        f"{_defined(feature)}/{place}"
+        f"{_defined(feature)}/{'embedding/' * embedded}{place}"
         for feature in features
         if of in ("", feature.of)
-        for place in range(feature.size)
-    ]
-
-
-def text_names(features: Sequence[Feature], of: str = "") -> list[str]:
-    """Return the names of the columns of their embeddings."""
-    return [
-        f"{_defined(feature)}/embedding/{place}"
-        for feature in features
-        if of in ("", feature.of)
-        for place in range(FEATURE_DIM)
+        for place in range(FEATURE_DIM if embedded else feature.size)
     ]
 
 

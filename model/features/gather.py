@@ -112,12 +112,13 @@ def gather_features(
     shown_keys = np.zeros((B, C, width(read.shown_keys)), np.uint64)
     past_numbers = np.full((B, L, width(read.past_numbers)), np.nan, np.float32)
     past_keys = np.zeros((B, L, width(read.past_keys)), np.uint64)
+    shown, past = _placed(read.shown_numbers, read.shown_keys), _placed(read.past_numbers, read.past_keys)
     for row, (example, sequence) in enumerate(zip(examples, sequences, strict=True)):
         c, n = len(example.items), len(sequence)
         for records in (example.context, example.attributes):
             if records is not None:
-                _fill(shown_numbers[row, :c], shown_keys[row, :c], records, read.shown_numbers, read.shown_keys)
-        _fill(past_numbers[row, :n], past_keys[row, :n], sequence, read.past_numbers, read.past_keys)
+                _fill(shown_numbers[row, :c], shown_keys[row, :c], records, shown)
+        _fill(past_numbers[row, :n], past_keys[row, :n], sequence, past)
 
     def tensor(array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -130,21 +131,27 @@ def gather_features(
     )
 
 
-def _fill(
-    numbers: npt.NDArray[np.float32],
-    keys: npt.NDArray[np.uint64],
-    records: Records,
-    of_numbers: Sequence[Feature],
-    of_keys: Sequence[Feature],
-) -> None:
+_Placed = Sequence[tuple[Feature, slice, np.uint64]]
+"""Features with their columns, and what their keys begin with."""
+
+
+def _placed(numbers: Sequence[Feature], keys: Sequence[Feature]) -> _Placed:
+    return [
+        (feature, at, np.uint64(feature.table_prefix))
+        for features in (numbers, keys)
+        for feature, at in zip(features, columns(features).values(), strict=True)
+    ]
+
+
+def _fill(numbers: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64], records: Records, placed: _Placed) -> None:
     """Write what records have into their columns; one record of a request is that of all its candidates."""
     there = records.dtype.names or ()
-    for feature, at in zip(of_numbers, columns(of_numbers).values(), strict=True):
-        if feature.name in there:
+    for feature, at, prefix in placed:
+        if feature.name not in there:
+            continue
+        values = records[feature.name]
+        if feature.embeds:
+            keys[:, at] = np.where(values == 0, np.uint64(0), values | prefix)
+        else:
             # Of prices, durations and counts the order of magnitude tells; and one that is far off stays near.
-            values = records[feature.name]
             numbers[:, at] = np.arcsinh(values) if feature.kind == "number" else values
-    for feature, at in zip(of_keys, columns(of_keys).values(), strict=True):
-        if feature.name in there:
-            values = records[feature.name].astype(np.uint64)
-            keys[:, at] = np.where(values == 0, np.uint64(0), values | np.uint64(feature.table_prefix))

@@ -79,7 +79,7 @@ class Dataset(Protocol):
         has_exposures: whether it says what was shown and not clicked; else negatives are drawn.
         features: what its events say in `features`, by name: for `[features]`. All is known when it is sent: of an
             impression nothing that only its outcome tells.
-        advised: which of them arms rank better with, as measured; arms read these unless told otherwise.
+        advised: which of them arms read unless told otherwise.
     """
 
     name: str

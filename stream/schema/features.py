@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw, Struct, UnsetType, defstruct
 
-from state.feature import Feature, Kind, Of, value_key
+from state.behavior import category_key
+from state.feature import LARGEST_NUMBER, Feature, Kind, Of
 from state.feature_layout import FeatureLayout
 from stream.errors import EventError
 
@@ -21,9 +22,7 @@ MAX_OBJECT_BYTES = 16_384
 RESERVED_NAMES = frozenset({"item", "category", "action", "ts"})
 """What records have already."""
 
-_LARGEST = 1e15
-"""Of a number: its square, and sums of squares, are finite in float32."""
-_Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
+_Number = Annotated[float, Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 _Text = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NAN = float("nan")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -66,8 +65,8 @@ class FeatureDefinition(Struct, frozen=True, forbid_unknown_fields=True, kw_only
         wanted = {"number": float, "category": str}.get(self.kind)
         if self.default is not None and (wanted is None or not isinstance(self.default, wanted)):
             raise ValueError(f"a default of {self.default!r} is none for kind {self.kind!r}")
-        if isinstance(self.default, float) and not abs(self.default) <= _LARGEST:
-            raise ValueError(f"the default must be within ±{_LARGEST:g}")
+        if isinstance(self.default, float) and not abs(self.default) <= LARGEST_NUMBER:
+            raise ValueError(f"the default must be within ±{LARGEST_NUMBER:g}")
         return Feature(name, self.of, self.kind, self.size or (4 if self.kind == "categories" else 1))
 
 
@@ -208,11 +207,11 @@ def _packer(feature: Feature, default: float | str | None) -> Callable[[Any], by
         pack_keys = struct.Struct(f"<{size}I").pack
         nothing = pack_keys(*[0] * size)
         if feature.kind == "category":
-            instead = nothing if default is None else pack_keys(value_key(str(default)))
-            return lambda value: instead if value is None else pack_keys(value_key(str(value)))
+            instead = nothing if default is None else pack_keys(category_key(str(default)))
+            return lambda value: instead if value is None else pack_keys(category_key(str(value)))
 
         def pack_several(value: list[str | int] | None) -> bytes:
-            keys = [value_key(str(each)) for each in value or ()]
+            keys = [category_key(str(each)) for each in value or ()]
             return pack_keys(*keys, *[0] * (size - len(keys)))
 
         return pack_several

@@ -9,11 +9,16 @@ from stream.schema.features import packed_features
 from stream.task.joiner import PendingImpression
 
 
+def packed_features_of(impression: Impression) -> tuple[bytes, bytes]:
+    """Return the record of an impression's features, and those of its candidates one after another."""
+    attributes = b"".join(packed_features(candidate.features) for candidate in impression.candidates)
+    return packed_features(impression.features), attributes
+
+
 def features_of(impression: Impression, layout: FeatureLayout) -> tuple[Records, Records]:
-    """Return the (1,) record of an impression's features, and the (C,) records of its candidates'; they are packed."""
-    packed = b"".join(packed_features(candidate.features) for candidate in impression.candidates)
-    context = read_records(packed_features(impression.features), layout.context, 1)
-    return context, read_records(packed, layout.item, len(impression.candidates))
+    """Return the (1,) record of an impression's features, and the (C,) records of its candidates'."""
+    context, attributes = packed_features_of(impression)
+    return read_records(context, layout.context, 1), read_records(attributes, layout.item, len(impression.candidates))
 
 
 def served_features(pending: PendingImpression, indices: Sequence[int], layout: FeatureLayout) -> tuple[bytes, bytes]:

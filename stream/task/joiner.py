@@ -35,9 +35,8 @@ class PendingImpression(Struct):
 
     `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
     answer (0 is the best), `clicked` 1 where a click came; `numbers`, `layout`, `context` and `attributes` are as in
-    `Sample`, of all candidates. `opened` is the event time from
-    which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed out to learn from
-    before the window's end.
+    `Sample`, of all candidates. `opened` is the event time from which its window runs, `teams` as in `Score`. `learned`
+    says that what was not clicked was handed out to learn from before the window's end.
     """
 
     request_id: str

@@ -13,7 +13,7 @@ from stream.schema.features import NO_FEATURES
 from stream.schema.record import Record, RefusedRecord
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
-from stream.task.features import features_of
+from stream.task.features import packed_features_of
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 from stream.task.labels import Result, merge_labels, samples_and_outcomes
@@ -107,9 +107,8 @@ class AttributionWindows:
             numbers=answer.numbers,
         )
         if self._layout.text:
-            context, attributes = features_of(impression, self._layout)
             pending.layout = self._layout.text
-            pending.context, pending.attributes = context.tobytes(), attributes.tobytes()
+            pending.context, pending.attributes = packed_features_of(impression)
         return self._collect(self._joiner.impression(pending))
 
     def click(self, click: Click, record: Record) -> list[RefusedRecord]:
@@ -158,7 +157,7 @@ class AttributionWindows:
 
     def _results(self, labelled: LabelledItems) -> Iterable[Result]:
         if labelled.use == "count":
-            return samples_and_outcomes(labelled, None, self._layout)
+            return samples_and_outcomes(labelled, None)
         pending = labelled.pending
         sequence = self._fold.read(pending.user, pending.seen)
         if len(sequence) < min(pending.seen, self._length):

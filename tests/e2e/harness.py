@@ -155,6 +155,14 @@ class Harness:
         self.kill(name)
         self.start_worker(successor, *arguments, instance="one")
 
+    def replace_worker_after_an_answer(self, name: str, successor: str) -> None:
+        """Replace a worker that has given answers which no commit knows; its successor answers the rest."""
+        for _ in range(10):
+            self.ask()
+        wait_for(lambda: bool(self.react(0.05)), "an answer that no commit knows", processes=self.processes)
+        self.replace_worker(name, successor)
+        self.await_answers()
+
     def close_windows(self) -> None:
         """Move event time past every window, once all clicks are processed: every user does one more thing, later."""
         self.client.flush()

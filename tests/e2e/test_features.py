@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from state.behavior import item_key
-from state.feature import value_key
+from state.behavior import category_key, item_key
 from state.feature_layout import parse_layout
 from state.partition import Partition
 from state.records import Records
@@ -70,7 +69,7 @@ def check_items(keys: list[int], records: Records) -> int:
         for name in expected.keys() & set(names):
             assert np.isnan(record[name]) or record[name] == expected[name]
         if "brand" in names:
-            assert record["brand"] in (0, value_key(f"brand-{number % 7}"))
+            assert record["brand"] in (0, category_key(f"brand-{number % 7}"))
         known += not np.isnan(record["price"])
     return known
 
@@ -85,7 +84,7 @@ def check_samples(harness: Harness) -> Counter[str]:
         [context] = np.frombuffer(sample.context, layout.context)
         visit = int(sample.request_id)
         assert context["visit"] == visit
-        assert context["tier"] == value_key(f"tier-{sample.user}" if visit % 2 else "basic")
+        assert context["tier"] == category_key(f"tier-{sample.user}" if visit % 2 else "basic")
         keys = np.frombuffer(sample.items, "<u8").tolist()
         assert check_items(keys, np.frombuffer(sample.attributes, layout.item)) == len(keys)
         behaviors = np.frombuffer(sample.sequence, layout.behavior)
@@ -125,11 +124,7 @@ def test_what_was_served_is_learned_whatever_is_killed_and_when_features_change(
         harness.wander(300)
         harness.start_worker("worker-1", instance="one")
         harness.traffic(20)
-        for _ in range(10):
-            harness.ask()
-        wait_for(lambda: bool(harness.react(0.05)), "an answer that no commit knows", processes=harness.processes)
-        harness.replace_worker("worker-1", "worker-2")
-        harness.await_answers()
+        harness.replace_worker_after_an_answer("worker-1", "worker-2")
         wait_for(lambda: harness.trained() > 0, "a checkpoint of what was learned", processes=harness.processes)
         harness.end("trainer")
         # What is clicked from now on is in flight until a trainer of other features reads it; the rest is still open.

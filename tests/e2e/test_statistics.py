@@ -69,11 +69,7 @@ def test_what_was_served_is_learned_also_when_a_killed_worker_had_served_it(harn
         harness.wander(400)
         harness.start_worker("worker-1", instance="one")
         harness.traffic(20)
-        for _ in range(10):
-            harness.ask()
-        wait_for(lambda: bool(harness.react(0.05)), "an answer that no commit knows", processes=harness.processes)
-        harness.replace_worker("worker-1", "worker-2")
-        harness.await_answers()
+        harness.replace_worker_after_an_answer("worker-1", "worker-2")
         harness.traffic(20)
         harness.come_to_rest()
         harness.check_samples()

@@ -14,8 +14,8 @@ from model.metrics import auc
 from model.scorer import Scorer
 from model.serialization.update import Update
 from model.spec import ModelSpec
-from state.behavior import BEHAVIOR
-from state.feature import Feature, value_key
+from state.behavior import BEHAVIOR, category_key
+from state.feature import Feature
 from state.feature_layout import FeatureLayout
 from state.records import converted, missing
 from tests.model.learning import small
@@ -29,9 +29,9 @@ BRAND, TIER, PRICE = (
 )
 READ = (BRAND, TIER, PRICE)
 LAYOUT = FeatureLayout.of(READ)
-FEW = np.array([value_key(f"brand-{number}") for number in range(6)], np.uint32)
-MANY = np.array([value_key(f"brand-{number}") for number in range(3000)], np.uint32)
-GOLD, BASIC = value_key("gold"), value_key("basic")
+FEW = np.array([category_key(f"brand-{number}") for number in range(6)], np.uint32)
+MANY = np.array([category_key(f"brand-{number}") for number in range(3000)], np.uint32)
+GOLD, BASIC = category_key("gold"), category_key("basic")
 
 
 def request(rng: np.random.Generator, brands: np.ndarray, clicked: Callable[..., np.ndarray]) -> Example:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.behavior import BEHAVIOR
-from state.feature import value_key
+from state.behavior import BEHAVIOR, category_key
 from state.feature_layout import FeatureLayout, parse_layout
 from state.records import fields_of
 from stream.schema.features import MAX_OBJECT_BYTES, NO_FEATURES, FeatureDefinition, FeatureSchema, Given
@@ -66,7 +65,7 @@ def expected(name: str, values: dict[str, Any]) -> Sequence[float]:
             return [float(np.float32(number)) for number in numbers]
         case _:
             texts = [] if value is None else value if isinstance(value, list) else [value]
-            return [value_key(str(text)) for text in texts] + [0] * (size - len(texts))
+            return [category_key(str(text)) for text in texts] + [0] * (size - len(texts))
 
 
 def check(packed: bytes, record: np.dtype[np.void], values: dict[str, Any]) -> None:
@@ -95,7 +94,7 @@ def test_what_is_not_given_is_missing_or_the_default_and_is_counted(nothing: Giv
     check(schema.pack_context(nothing), LAYOUT.context, {})
     check(schema.pack_behavior(nothing), without_behavior(), {})
     [context] = np.frombuffer(schema.pack_context(nothing), LAYOUT.context)
-    assert context["tier"] == value_key("basic")
+    assert context["tier"] == category_key("basic")
     both = dict.fromkeys(("brand", "picture", "price", "tags"), 2)
     assert schema.missing == both | {"hour": 2, "tier": 2, "dwell": 1}
     schema.pack_context(raw({"hour": 3}))

@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from state.behavior import item_key
-from state.feature import value_key
+from state.behavior import category_key, item_key
 from state.feature_layout import parse_layout
 from state.partition import Partition
 from state.records import Records
@@ -73,7 +72,7 @@ def check(sample: Sample, *, hour: float = 7) -> None:
     assert context["hour"] == hour
     expected = {item_key(f"c{place}"): place for place in range(8)}
     for key, record in attributes(sample).items():
-        assert (record["price"], record["brand"]) == (expected[key], value_key(f"b{expected[key]}"))
+        assert (record["price"], record["brand"]) == (expected[key], category_key(f"b{expected[key]}"))
 
 
 def test_features_reach_the_model_and_the_sample(path: Path) -> None:
@@ -82,7 +81,7 @@ def test_features_reach_the_model_and_the_sample(path: Path) -> None:
         [request] = bench.turn(*log.records)
         asked = request.example
         assert asked.sequence["price"].tolist()[0] == [3.5]
-        assert asked.sequence["brand"].tolist() == [[value_key("x")], [0]]
+        assert asked.sequence["brand"].tolist() == [[category_key("x")], [0]]
         assert np.isnan(asked.sequence["dwell"][1]).all()
         assert asked.context is not None
         assert asked.attributes is not None

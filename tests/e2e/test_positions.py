@@ -175,8 +175,7 @@ def test_more_partitions_end_each_of_several_workers_whichever_partitions_it_is_
         harness.client.flush()
         answered = len(harness.answers)
         for name in ("a", "b"):
-            own = ("--set", f"state.directory={harness.directory / name}")
-            harness.processes.start(name, "worker", "--set", f"kafka.group.instance.id={name}", *own)
+            harness.processes.start(name, "worker", "--set", f"state.directory={harness.directory / name}")
         for name in ("a", "b"):
             assert f"had {PARTITIONS} partitions; now it has {2 * PARTITIONS}" in harness.last_words(name)
         assert len(harness.read(topics.scores)) == answered

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -166,9 +167,8 @@ class Harness:
     def close_windows(self) -> None:
         """Move event time past every window, once all clicks are processed: every user does one more thing, later."""
         self.client.flush()
-        lag = GroupLag(self.settings.kafka, self.settings.worker.group)
-        wait_for(lambda: not lag.of(self.topics.clicks, 4), "all clicks to be processed", processes=self.processes)
-        lag.close()
+        with closing(GroupLag(self.settings.kafka, self.settings.worker.group)) as lag:
+            wait_for(lambda: not lag.of(self.topics.clicks, 4), "all clicks to be processed", processes=self.processes)
         later = round(1000 * (time.time() + 2 * WINDOW_S))
         for user in self.users:
             self.client.behavior(user, "item-0", later)
@@ -180,10 +180,10 @@ class Harness:
             item = self.random.choice(ITEMS)
             self.client.behavior(self.random.choice(self.users), item, category=f"category-{item[-1]}")
 
-    def ask(self) -> RequestKey:
-        """Let a user visit; each one's requests are numbered from 1."""
+    def ask(self, user: str | None = None) -> RequestKey:
+        """Let a user visit, or one at random; each one's requests are numbered from 1."""
         offered = [Candidate(item, f"category-{item[-1]}") for item in self.random.sample(ITEMS, 8)]
-        user = self.random.choice(self.users)
+        user = user or self.random.choice(self.users)
         self._visits[user] += 1
         request = self.client.impression(user, offered, SLOTS, request_id=str(self._visits[user]))
         self.asked.append(request)
@@ -267,14 +267,15 @@ class Harness:
         return [record.value or b"" for record in self.records(topic) if record[:3] not in self.unusable]
 
     def come_to_rest(self, deadline_s: float = DEADLINE_S) -> None:
-        """Close all windows, wait until every shown item is trained, and stop everything in order."""
+        """Close all windows, wait until every behaviour is folded and every shown item trained, and stop in order."""
         self.close_windows()
-        wait_for(
-            lambda: self.trained() >= len(self.shown()),
-            "all samples to be trained",
-            processes=self.processes,
-            deadline_s=deadline_s,
-        )
+        with closing(GroupLag(self.settings.kafka, self.settings.worker.group)) as lag:
+            wait_for(
+                lambda: self.trained() >= len(self.shown()) and not lag.of(self.topics.behaviors, 4),
+                "all behaviours to be folded, and all samples to be trained",
+                processes=self.processes,
+                deadline_s=deadline_s,
+            )
         self.processes.stop()
 
     def settle(self, state: str = "state") -> None:

@@ -44,9 +44,9 @@ class FeaturedHarness(Harness):
             dwell = {"dwell": NUMBERS[item_key(item)] * 2}
             self.client.behavior(self.random.choice(self.users), item, features=of_item(item) | dwell)
 
-    def ask(self) -> RequestKey:
+    def ask(self, user: str | None = None) -> RequestKey:
         offered = [Candidate.of(item, features=of_item(item)) for item in self.random.sample(ITEMS, 8)]
-        user = self.random.choice(self.users)
+        user = user or self.random.choice(self.users)
         self._visits[user] += 1
         visit = self._visits[user]
         features = {"visit": visit, "tier": f"tier-{user}" if visit % 2 else None}

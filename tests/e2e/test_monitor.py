@@ -391,7 +391,7 @@ def test_runs_as_faust_applications_do_with_settings_of_the_environment(
         try:
             wait_for(answers, "the page")
         finally:
-            process.terminate()
+            process.kill()  # asked to end while it joins its group, Faust's own command takes more than a minute
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from model.batch import Batch
 from model.embedding.learned import Gathered, LearnedTable
 from model.errors import CheckpointError
 from model.example import LATE_CLICK, Example
 from model.features.schema_change import adapted, described
+from model.interest.base import ExtraLoss, Outcome
+from model.losses import log_losses
 from model.network import Network
 from model.predict import (
     Predictions,
@@ -132,9 +132,10 @@ class Learner:
             served = self._served(batch, embedded(batch, {name: each.embed() for name, each in taken.items()}))
         if batch.target_mask.any():
             vectors = {name: each.embed() for name, each in taken.items()}
-            logits = self._network(batch, embedded(batch, vectors), shown=True)
-            if self._step(logits, batch, batch.labels, taken):
-                self._network.observe(batch)
+            found = embedded(batch, vectors)
+            logits, extra = self._network.learn(batch, found)
+            if self._step(Outcome(logits, batch.labels, batch.target_mask), extra, taken):
+                self._network.observe(batch, found)
                 self._follow(served[batch.target_mask], batch.labels[batch.target_mask])
         predicted = dict(zip(order, by_example(served, batch, examples), strict=True))
         return [predicted[place] for place in range(len(order))]
@@ -253,10 +254,13 @@ class Learner:
             result |= {f"feature/{part}": array for part, array in self._tables["feature"].state().items()}
         return result
 
-    def _step(self, logits: Tensor, batch: Batch, labels: Tensor, taken: Mapping[str, Gathered]) -> bool:
+    def _step(self, outcome: Outcome, extra: ExtraLoss | None, taken: Mapping[str, Gathered]) -> bool:
         """Take a step, and return whether it was taken: not when it is not finite."""
-        valid = batch.target_mask
-        loss = _losses(logits[valid], labels[valid]) / valid.sum().clamp(min=WHOLE_BATCH)
+        valid = outcome.mask
+        losses = log_losses(outcome.logits[valid], outcome.labels[valid])
+        loss = losses.sum() / max(len(losses), WHOLE_BATCH)
+        if extra is not None:
+            loss = loss + extra(outcome) * (len(losses) / max(len(losses), WHOLE_BATCH))
         self._adam.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -318,15 +322,6 @@ class Learner:
         for table in self._tables.values():
             table.clear_touched()
         self.changed = False
-
-
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of the log losses; of a late click, how much more it is than that of no click: −logit."""
-    late = labels == LATE_CLICK
-    if not late.any():
-        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-    losses = functional.binary_cross_entropy_with_logits(logits[~late], labels[~late], reduction="sum")
-    return losses - logits[late].sum()
 
 
 def _under(prefix: str, state: Tensors) -> dict[str, npt.NDArray[Any]]:

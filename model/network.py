@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from model.batch import GAP_BUCKETS, Batch
 from model.features.encoder import FeatureEncoder, names
 from model.features.gather import columns_of
-from model.interest import build_interest
+from model.interest.base import ExtraLoss, Known, build_interest
 from model.interest.baselines import PRIOR_LOGIT, Popularity, build_baseline
 from model.interest.mean import MeanPooling
+from model.interest.options import Mean
 from model.interest.packing import packed
 from model.kernels import batch_invariant, native
 from model.match import (
@@ -70,14 +71,14 @@ class Network(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.baseline = build_baseline(spec, seed)
-            self.interest = build_interest(spec)
+            self.interest = build_interest(spec.width, spec.interest)
             self.actions = _zeros(ACTION_ROWS, spec.width) if self.interest is not None else None
             self.gaps = _zeros(GAP_BUCKETS, spec.width) if self.interest is not None else None
-            attends = spec.match and spec.kind in ("sam", "din")
+            attends = spec.match and spec.interest.attends
             self._matched_columns = columns_of(spec.features).matched_at if spec.match else ()
             self.match_logits = MatchLogits(len(self._matched_columns)) if attends else None
-            pools = spec.pool and spec.kind in ("sam", "din")
-            self.pool = MeanPooling(spec.width) if pools else None
+            pools = spec.pool and spec.interest.pools
+            self.pool = MeanPooling(spec.width, Mean()) if pools else None
             self.features = FeatureEncoder(spec.features, spec.width if self.interest else 0) if spec.features else None
             brought, texts = (self.features.numbers, self.features.embedded) if self.features else (0, 0)
             matches = (MATCH_FEATURES + PER_KIND * len(self._matched_columns)) * spec.match
@@ -99,34 +100,47 @@ class Network(nn.Module):
         assert isinstance(last, nn.Linear)
         return last.bias
 
-    def forward(self, batch: Batch, embedded: Embedded, *, shown: bool = False) -> Tensor:
-        """Return (B, C) logits; what stands at padded candidates means nothing.
+    def forward(self, batch: Batch, embedded: Embedded) -> Tensor:
+        """Return (B, C) logits of the candidates alone; what stands at padded candidates means nothing.
 
         Args:
             batch: keys, masks and gaps.
             embedded: what was looked up for it.
-            shown: of the candidates at the places where they were shown, not of the candidates alone: a tower of its
-                own adds what the place explains (Zhao et al., RecSys 2019, sec. 4.3).
 
         Raises:
             ValueError: when embeddings are missing that this kind reads.
         """
+        logits, _ = self._logits(batch, embedded, learning=False)
+        return logits
+
+    def learn(self, batch: Batch, embedded: Embedded) -> tuple[Tensor, ExtraLoss | None]:
+        """Return (B, C) logits of the candidates where they were shown, and what the interest model adds to the loss.
+
+        A tower of its own adds what the place explains (Zhao et al., RecSys 2019, sec. 4.3).
+
+        Raises:
+            ValueError: when embeddings are missing that this kind reads.
+        """
+        logits, extra = self._logits(batch, embedded, learning=True)
+        if self.position is not None and batch.positions is not None:
+            places = _looked_up(self.position, batch.positions.clamp(max=POSITIONS - 1))
+            logits = logits + _POSITION_RATE * places.squeeze(-1)
+        return logits, extra
+
+    def _logits(self, batch: Batch, embedded: Embedded, *, learning: bool) -> tuple[Tensor, ExtraLoss | None]:
         if self.baseline is not None:
-            alone: Tensor = self.baseline(batch, embedded.targets)
-            return alone
+            return self.baseline(batch, embedded.targets), None
         counts, logits = self._matched(batch)
         numbers = None if self.standardise is None else self.standardise(self._numbers(batch, counts))
-        parts = []
+        parts, extra = [], None
         if self.interest is not None:
-            if embedded.history is None or embedded.targets is None:
-                raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
-            keys, targets = self._keys(batch, embedded.history), embedded.targets
-            if self.features is not None:
-                keys, targets = self._moved(batch, embedded, keys, targets, numbers)
-            if keys.device.type == "cpu":
-                parts.append(packed(self.interest, keys, batch.mask, targets, batch.target_mask, logits))
+            keys, targets = self._sequence(batch, embedded, numbers)
+            read = keys, batch.mask, targets, logits, Known.of(batch)
+            if learning and self.interest.adds_to_loss:
+                vectors, extra = self.interest.learn(*read)
             else:
-                parts.append(self.interest(keys, batch.mask, targets, logits))
+                vectors = packed(self.interest, *read)
+            parts.append(vectors)
             if self.pool is not None:  # the target itself is in the interest already
                 parts.append(self.pool(keys, batch.mask, targets)[..., self.spec.width :])
         if numbers is not None:
@@ -138,12 +152,7 @@ class Network(nn.Module):
             parts.append(self.features.texts(batch.features, embedded.shown_features))
         features = torch.cat(parts, dim=-1)
         logit = head_logits(self.head, features)
-        if self.cross is not None:
-            logit = logit + self.cross(features)
-        if shown and self.position is not None and batch.positions is not None:
-            places = _looked_up(self.position, batch.positions.clamp(max=POSITIONS - 1))
-            logit = logit + _POSITION_RATE * places.squeeze(-1)
-        return logit
+        return logit if self.cross is None else logit + self.cross(features), extra
 
     @property
     def axes(self) -> dict[str, tuple[list[str] | None, ...]]:
@@ -169,13 +178,26 @@ class Network(nn.Module):
         }
 
     @torch.no_grad()
-    def observe(self, batch: Batch) -> None:
-        """Take the numbers of a batch into the means and variances by which they are standardised."""
+    def observe(self, batch: Batch, embedded: Embedded) -> None:
+        """Take a batch into what no gradient moves: means and variances of numbers, state of the interest model."""
+        numbers = None
         if self.standardise is not None:
             counts, _ = self._matched(batch)
-            self.standardise.observe(self._numbers(batch, counts)[batch.target_mask])
+            found = self._numbers(batch, counts)
+            numbers = self.standardise(found)
+            self.standardise.observe(found[batch.target_mask])
+        if self.interest is not None and self.interest.observes:
+            keys, _ = self._sequence(batch, embedded, numbers)
+            self.interest.observe(keys, batch.mask)
         if self.features is not None and batch.features is not None:
             self.features.observe(batch.features, batch.mask)
+
+    def _sequence(self, batch: Batch, embedded: Embedded, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the (B, L, d) keys and (B, C, d) targets that the interest model reads."""
+        if embedded.history is None or embedded.targets is None:
+            raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
+        keys, targets = self._keys(batch, embedded.history), embedded.targets
+        return (keys, targets) if self.features is None else self._moved(batch, embedded, keys, targets, numbers)
 
     def _moved(
         self, batch: Batch, embedded: Embedded, keys: Tensor, targets: Tensor, numbers: Tensor | None

@@ -18,6 +18,10 @@ from model.kernels import batch_invariant
 from model.network import Embedded, Network
 from model.spec import ModelSpec, fingerprint
 
+_OWN = "item", "category"
+_FURTHER = "item_attention", "category_attention"
+"""Tables of item and category: all kinds' own, and those for `Options.attention_dims`."""
+
 Predictions = list[npt.NDArray[np.float32]]
 """For each example the (C,) click probabilities of its candidates."""
 
@@ -30,16 +34,18 @@ def model_batch(spec: ModelSpec, examples: Sequence[Example], device: torch.devi
 def table_dims(spec: ModelSpec) -> dict[str, int]:
     """Return the width of each embedding table by name; nothing for a model without embeddings."""
     own = {"item": spec.item_dim, "category": spec.category_dim} if spec.embeds else {}
-    return own | ({"feature": FEATURE_DIM} if spec.embeds_features else {})
+    of_features = {"feature": FEATURE_DIM} if spec.embeds_features else {}
+    further = (
+        dict(zip(_FURTHER, spec.interest.attention_dims, strict=True)) if any(spec.interest.attention_dims) else {}
+    )
+    return own | of_features | further
 
 
 def table_initials(spec: ModelSpec, seed: int) -> dict[str, Initial | None]:
     """Return what each table's initial vectors come from; None for `popularity`, whose new keys all start at zero."""
     fixed = spec.kind == "popularity"
-    return {
-        name: None if fixed else Initial(2 * seed + number, spec.initial_std)
-        for number, name in enumerate(table_dims(spec))
-    }
+    numbers = {name: number for number, name in enumerate((*_OWN, "feature", *_FURTHER))}
+    return {name: None if fixed else Initial(2 * seed + numbers[name], spec.initial_std) for name in table_dims(spec)}
 
 
 def model_fingerprint(spec: ModelSpec, seed: int) -> str:
@@ -52,27 +58,28 @@ def model_fingerprint(spec: ModelSpec, seed: int) -> str:
 
 def batch_keys(batch: Batch) -> dict[str, Keys]:
     """Return for each table the keys of a batch, one-dimensional: all of the histories, then the targets."""
-    pairs = {
-        "item": (batch.history_items, batch.target_items),
-        "category": (batch.history_categories, batch.target_categories),
+    keys = {
+        "item": _one_dimensional(batch.history_items, batch.target_items),
+        "category": _one_dimensional(batch.history_categories, batch.target_categories),
     }
     if batch.features is not None:
-        pairs["feature"] = batch.features.past_keys, batch.features.shown_keys
-    return {
-        name: torch.cat([history.flatten(), targets.flatten()]).cpu().numpy().view(np.uint64)
-        for name, (history, targets) in pairs.items()
-    }
+        keys["feature"] = _one_dimensional(batch.features.past_keys, batch.features.shown_keys)
+    return keys | dict(zip(_FURTHER, (keys[name] for name in _OWN), strict=True))
+
+
+def _one_dimensional(history: Tensor, targets: Tensor) -> Keys:
+    return torch.cat([history.flatten(), targets.flatten()]).cpu().numpy().view(np.uint64)
 
 
 def embedded(batch: Batch, vectors: Mapping[str, Tensor]) -> Embedded:
-    """Return what was looked up for a batch, item and category side by side.
+    """Return what was looked up for a batch, all tables of item and category side by side.
 
     Args:
         batch: whose keys were looked up.
         vectors: for each table (n, dim) vectors in the order of `batch_keys`.
     """
     (B, L), C = batch.mask.shape, batch.target_mask.shape[1]
-    halves = [torch.split(vectors[name], [B * L, B * C]) for name in ("item", "category") if name in vectors]
+    halves = [torch.split(vectors[name], [B * L, B * C]) for name in (*_OWN, *_FURTHER) if name in vectors]
     history = torch.cat([history.view(B, L, -1) for history, _ in halves], dim=-1) if halves else None
     targets = torch.cat([targets.view(B, C, -1) for _, targets in halves], dim=-1) if halves else None
     if batch.features is None or "feature" not in vectors:

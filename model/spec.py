@@ -4,18 +4,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 from xxhash import xxh3_128_hexdigest
 
 from model.errors import SpecError
+from model.interest.options import KINDS, Interest, Popularity, Random, Sam
 from state.feature import Feature
-
-Kind = Literal["sam", "din", "mean", "counts", "popularity", "random"]
-"""Sparse Attentive Memory, Deep Interest Network, average pooling, match features without embeddings; and two that know
-nothing of the user: the popularity of items, and a random order."""
 
 PARAMETER_FORMAT = 4
 """Raised when the same specification comes to mean other parameters; part of every fingerprint."""
@@ -25,44 +22,28 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that fixes a network's parameters and mathematics.
 
     Attributes:
-        kind: interest model between the sequence and the head, or what replaces both.
+        interest: model between the sequence and the head, or what replaces both: its kind, and what is chosen of it.
         length: newest behaviours that are read; 0 for `popularity` and `random`, which read none.
         item_dim: width of an item's embedding.
         category_dim: width of a category's embedding; both are concatenated.
         match: exact matches of item and category between candidate and history: two learned attention logits,
             and counts and recencies for the head.
         hidden: widths of the head's hidden layers.
-        attention_hidden: hidden width of the attention unit of `sam` and `din`.
-        normalise_readout: LayerNorm on the attention readout. Unnormalised sigmoid sums grow with the length:
-            SAM does not learn from long histories without it.
-        passes: `sam`: passes over the sequence.
-        feedback: `sam`: whether a pass's memory becomes the next pass's query ("iter", the paper's text) or
-            the query stays the target ("stk", what the released code does).
-        output: `sam`: "ends" hands the head [q, r_1, m_P]; "readouts" [q, r_1, m_1, …, r_P, m_P]; "paper" the
-            memories alone, [m_1, …, m_P].
-        enhancement: `sam`: the paper's memory enhancement ("3P+"); the head then gets [q, s] and `output` is
-            not used.
         statistics: half-lives (s), ascending, of the counts of items and categories that the head gets; none for a
             model without. Events are counted for ever as well.
-        pool: `sam` and `din`: the mean of all keys, and its product with the target, go to the head as well.
+        pool: the mean of all keys, and its product with the target, go to the head as well; of `mean` they do anyway.
         cross: products of every two of the head's features add to its logit.
         position: the place at which a candidate was shown explains a part of the logit while learning, and none when
             serving, so that an item is not better for having stood first.
         features: of callers that it reads; set from `[features]`.
     """
 
-    kind: Kind = "sam"
+    interest: Interest = Sam()
     length: int = 1000
     item_dim: int = 16
     category_dim: int = 16
     match: bool = True
     hidden: tuple[int, ...] = (128, 64)
-    attention_hidden: int = 8
-    normalise_readout: bool = True
-    passes: int = 2
-    feedback: Literal["iter", "stk"] = "iter"
-    output: Literal["ends", "readouts", "paper"] = "ends"
-    enhancement: bool = False
     statistics: tuple[float, ...] = ()
     pool: bool = True
     cross: bool = True
@@ -74,7 +55,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for name, value in fixed.items():
             if getattr(self, name) != value:
                 raise SpecError(f"{name} of kind {self.kind!r} is {value}, it cannot be {getattr(self, name)}")
-        for name in ("length", "item_dim", "category_dim", "attention_hidden", "passes"):
+        for name in ("length", "item_dim", "category_dim"):
             if name not in fixed and getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if any(width < 1 for width in self.hidden):
@@ -82,6 +63,12 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         lives = self.statistics
         if list(lives) != sorted(set(lives)) or not all(life > 0 and math.isfinite(life) for life in lives):
             raise SpecError(f"statistics are {lives}, but half-lives must be ascending, finite and above 0")
+        self.interest.check(self.length)
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of its interest model."""
+        return self.interest.kind
 
     @property
     def embeds_features(self) -> bool:
@@ -109,8 +96,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def width(self) -> int:
-        """Width d of a key and of a target: item and category side by side."""
-        return self.item_dim + self.category_dim
+        """Width d of a key and of a target: all embeddings of item and category side by side."""
+        return self.item_dim + self.category_dim + sum(self.interest.attention_dims)
 
 
 def reads_features(spec: ModelSpec) -> bool:
@@ -123,7 +110,7 @@ def count_numbers(half_lives_s: Sequence[float]) -> int:
     return 6 * (len(half_lives_s) + 1) - 2 if half_lives_s else 0
 
 
-_FIXED: Mapping[Kind, Mapping[str, int | tuple[Any, ...]]] = {
+_FIXED: Mapping[str, Mapping[str, int | tuple[Any, ...]]] = {
     "counts": {"match": True},
     "popularity": {
         "length": 0,
@@ -142,18 +129,20 @@ _FIXED: Mapping[Kind, Mapping[str, int | tuple[Any, ...]]] = {
 HALF_LIVES_S = tuple(86_400.0 * days for days in (3, 14, 60))
 """Of the statistics that presets read."""
 
+
+def _preset(interest: Interest) -> ModelSpec:
+    return ModelSpec(interest=interest, statistics=HALF_LIVES_S)
+
+
 PRESETS: Mapping[str, ModelSpec] = MappingProxyType(
     {
-        "sam": ModelSpec(statistics=HALF_LIVES_S),
+        **{kind: _preset(options()) for kind, options in KINDS.items() if kind not in _FIXED or kind == "counts"},
         "sam-paper": ModelSpec(
-            passes=3, match=False, normalise_readout=False, enhancement=True, pool=False, cross=False
+            interest=Sam(passes=3, normalise_readout=False, enhancement=True), match=False, pool=False, cross=False
         ),
-        "sam-3p+": ModelSpec(passes=3, enhancement=True, statistics=HALF_LIVES_S),
-        "din": ModelSpec(kind="din", statistics=HALF_LIVES_S),
-        "mean": ModelSpec(kind="mean", statistics=HALF_LIVES_S),
-        "counts": ModelSpec(kind="counts", statistics=HALF_LIVES_S),
-        "popularity": ModelSpec(kind="popularity", length=0, match=False, item_dim=1, category_dim=1, cross=False),
-        "random": ModelSpec(kind="random", length=0, match=False, cross=False),
+        "sam-3p+": _preset(Sam(passes=3, enhancement=True)),
+        "popularity": ModelSpec(interest=Popularity(), length=0, match=False, item_dim=1, category_dim=1, cross=False),
+        "random": ModelSpec(interest=Random(), length=0, match=False, cross=False),
     }
 )
 """Named specifications; `preset` also understands "<name>-<length>", such as "din-50"."""
@@ -175,6 +164,37 @@ def preset(name: str) -> ModelSpec:
         known = ", ".join(PRESETS)
         raise SpecError(f"no model preset is called {name!r}; known: {known}; each also with a length, as in 'din-50'")
     return msgspec.structs.replace(PRESETS[found["base"]], length=int(found["length"]))
+
+
+def overridden(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
+    """Return a specification with some fields changed, and of `interest` some options, or all with another `kind`.
+
+    >>> overridden(preset("sam"), {"length": 50, "interest": {"passes": 3}}).interest.passes
+    3
+
+    Raises:
+        SpecError: for a field, a kind or an option that is unknown, with those that are known, and for one that cannot
+            have this value.
+    """
+    fields = msgspec.to_builtins(spec)
+    _known("model", changes, fields)
+    interest = changes.get("interest", {})
+    if not isinstance(interest, Mapping):
+        raise SpecError(f"model.interest is {interest!r}, but must be a table: {{ kind = ..., ... }}")
+    kind = interest.get("kind", spec.kind)
+    if kind not in KINDS:
+        raise SpecError(f"model.interest.kind is {kind!r}; known: {', '.join(KINDS)}")
+    options = fields["interest"] if kind == spec.kind else msgspec.to_builtins(KINDS[kind]())
+    _known(f"model.interest of kind {kind!r}", interest, options)
+    try:
+        return msgspec.convert({**fields, **changes, "interest": {**options, **interest}}, ModelSpec, strict=False)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"model: {error}") from None
+
+
+def _known(what: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if unknown := given.keys() - known.keys():
+        raise SpecError(f"{what} has no {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
 
 
 def fingerprint(spec: ModelSpec) -> str:

@@ -11,6 +11,7 @@ from msgspec import inspect as types
 
 from docs.generator.markdown import table
 from model import spec
+from model.interest.options import KINDS, Options
 from stream.schema.features import FeatureDefinition
 from stream.settings import RESERVED, ArmSettings, Settings
 
@@ -94,6 +95,13 @@ _ARMS = """## arms
 A list; the first one and the only one is `sam` unless set. [Models](models.md) says which presets there are."""
 
 
+_INTEREST = """### arms.model.interest
+
+The kind of model, and what is chosen of it: `model = { interest = { kind = "sam", passes = 3 } }`. Options of the
+preset's own kind are overridden one by one; with another `kind`, all others are that kind's defaults. An option of one
+kind is an error for another."""
+
+
 def settings_page() -> str:
     """Return the page.
 
@@ -111,8 +119,14 @@ def settings_page() -> str:
     features = f"{_FEATURES}\n\n{_table(FeatureDefinition)}"
     arms = f"{_ARMS}\n\n{_table(ArmSettings)}"
     model = f"### arms.model\n\n{_lead(spec.ModelSpec)}\n\n{_table(spec.ModelSpec)}"
+    interest = "\n\n".join((_INTEREST, *(_kind(name, options) for name, options in KINDS.items())))
     optim = f"### arms.optim\n\n{_lead(spec.OptimSpec)}\n\n{_table(spec.OptimSpec)}"
-    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, features, arms, model, optim)) + "\n"
+    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, features, arms, model, interest, optim)) + "\n"
+
+
+def _kind(name: str, options: type[Struct]) -> str:
+    table_of_options = f"\n\n{_table(options)}" if types.type_info(options).fields else ""  # type: ignore[attr-defined]
+    return f"#### {name}\n\n{_lead(options)}{table_of_options}"
 
 
 def _section(name: str, cls: type[Struct]) -> str:
@@ -179,7 +193,8 @@ def type_words(kind: types.Type) -> str:
     """
     match kind:
         case types.UnionType():
-            return " or ".join(type_words(each) for each in kind.types if not isinstance(each, types.NoneType))
+            words = (type_words(each) for each in kind.types if not isinstance(each, types.NoneType))
+            return " or ".join(dict.fromkeys(words))
         case types.IntType() | types.FloatType():
             return f"{'integer' if isinstance(kind, types.IntType) else 'number'}{_range(kind)}"
         case types.BoolType():
@@ -216,6 +231,8 @@ def _default(each: types.Field) -> str:
 
 
 def _default_words(value: Any) -> str:
+    if isinstance(value, Options):
+        return f"`{value.kind}`"
     if isinstance(value, Struct) or value in ({}, (), None):
         return "none"
     if isinstance(value, bool):

@@ -1,10 +1,13 @@
 """Deep Interest Network: one attention of the target over the sequence, at any length."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from model.interest.attention import AttentionUnit, Behaviours
-from model.interest.base import InterestModel
+from model.interest.base import InterestModel, Known
+from model.interest.options import Din
 from model.kernels import native
 
 
@@ -15,21 +18,29 @@ class DeepInterest(InterestModel):
 
     Args:
         d: width of keys and targets.
-        hidden: hidden width of the attention network.
-        normalise: LayerNorm on the readout.
+        options: hidden width and normalisation of the attention.
     """
 
-    def __init__(self, d: int, *, hidden: int = 8, normalise: bool = True) -> None:
+    batch_invariant: ClassVar[bool] = True
+
+    def __init__(self, d: int, options: Din) -> None:
         super().__init__()
         self.d = d
-        self.attention = AttentionUnit(d, hidden, queries=1, normalise=normalise)
+        self.attention = AttentionUnit(d, options.attention_hidden, queries=1, normalise=options.normalise_readout)
 
     @property
     def width(self) -> int:
         """2d."""
         return 2 * self.d
 
-    def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        keys: Tensor,
+        mask: Tensor,
+        targets: Tensor,
+        match: Tensor | None = None,
+        known: Known | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """Return (B, C, 2d); see `InterestModel.forward`."""
         if native.usable(keys):
             unit = [self.attention.parameters_for_kernel()]

@@ -1,9 +1,12 @@
 """Average pooling: the sequence as one mean, the same for every candidate. The baseline without attention."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from model.interest.base import InterestModel, masked_keys
+from model.interest.base import InterestModel, Known, masked_keys
+from model.interest.options import Mean
 
 
 class MeanPooling(InterestModel):
@@ -11,9 +14,12 @@ class MeanPooling(InterestModel):
 
     Args:
         d: width of keys and targets.
+        options: there are none.
     """
 
-    def __init__(self, d: int) -> None:
+    batch_invariant: ClassVar[bool] = True
+
+    def __init__(self, d: int, options: Mean) -> None:  # noqa: ARG002
         super().__init__()
         self.d = d
 
@@ -22,7 +28,14 @@ class MeanPooling(InterestModel):
         """3d."""
         return 3 * self.d
 
-    def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        keys: Tensor,
+        mask: Tensor,
+        targets: Tensor,
+        match: Tensor | None = None,  # noqa: ARG002
+        known: Known | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """Return (B, C, 3d); see `InterestModel.forward`."""
         counts = mask.sum(dim=1, keepdim=True).clamp_min(1)
         mean = masked_keys(keys, mask).sum(dim=1) / counts

@@ -1,37 +1,55 @@
-"""Users of equal candidate counts side by side: on a CPU, work on padding costs as much as work on candidates."""
+"""How a model reads a batch: on a CPU, work on padding costs as much as work on candidates."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.interest.base import InterestModel
+from model.interest.base import InterestModel, Known
+from model.kernels import batch_invariant
 
 
 def packed(
-    model: InterestModel,
-    keys: Tensor,
-    mask: Tensor,
-    targets: Tensor,
-    target_mask: Tensor,
-    match: Tensor | None,
+    model: InterestModel, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None, known: Known
 ) -> Tensor:
-    """Return the (B, C, k) of `model`, computed in runs of users that follow one another with as many candidates.
+    """Return the (B, C, k) of `model`; zero at padded candidates.
 
-    Padded behaviours cost nothing on a CPU: there, every user is attended to by itself, at its own length.
+    On a GPU, all users at once. On a CPU with gradients, in runs of users that follow one another with as many
+    candidates. On a CPU without, user by user at its own length, since what stands beside a user must not change its
+    bits; models that see to that themselves get runs, too.
 
-    Shapes as in `InterestModel.forward`, all left-aligned; `target_mask` (B, C) tells candidates from padding,
-    where the result is zero.
+    Shapes as in `InterestModel.forward`, all left-aligned.
     """
     C = targets.shape[1]
-    counts = target_mask.sum(dim=1).clamp_min(1)
-    distinct, sizes = (found.tolist() for found in torch.unique_consecutive(counts, return_counts=True))
-    if distinct == [C]:
-        whole: Tensor = model(keys, mask, targets, match)
+    if keys.device.type != "cpu":
+        whole: Tensor = model(keys, mask, targets, match, known)
         return whole
-    runs = [torch.split(tensor, sizes) for tensor in (keys, mask, targets)]
-    matches = [None] * len(sizes) if match is None else torch.split(match, sizes)
-    outputs = [
-        functional.pad(model(k, m, q[:, :c], None if bonus is None else bonus[:, :c]), (0, 0, 0, C - c))
-        for c, k, m, q, bonus in zip(distinct, *runs, matches, strict=True)
-    ]
+    counts = known.target_mask.sum(dim=1).clamp_min(1)
+    alone = batch_invariant.usable(keys) and not model.batch_invariant
+    if alone:
+        distinct, sizes = counts.tolist(), [1] * len(counts)
+    else:
+        distinct, sizes = (found.tolist() for found in torch.unique_consecutive(counts, return_counts=True))
+    lengths = mask.sum(dim=1).clamp_min(1).tolist() if alone else [keys.shape[1]] * len(sizes)
+    outputs, start = [], 0
+    for c, size, length in zip(distinct, sizes, lengths, strict=True):
+        users = slice(start, start + size)
+        start += size
+        outputs.append(
+            functional.pad(model(*_part(users, length, c, keys, mask, targets, match, known)), (0, 0, 0, C - c))
+        )
     return torch.cat(outputs)
+
+
+def _part(
+    users: slice, length: int, c: int, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None, known: Known
+) -> tuple[Any, ...]:
+    """Return what `forward` takes for some users, of the first behaviours and candidates."""
+    return (
+        keys[users, :length],
+        mask[users, :length],
+        targets[users, :c],
+        None if match is None else match[users, :c, :length],
+        known.part(users, length, c),
+    )

@@ -1,12 +1,13 @@
 """Sparse Attentive Memory: attention passes over a long sequence, the memory of one querying the next."""
 
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from model.interest.attention import AttentionUnit, Behaviours
-from model.interest.base import InterestModel
+from model.interest.base import InterestModel, Known
+from model.interest.options import Sam
 from model.kernels import batch_invariant, native
 
 
@@ -57,33 +58,22 @@ class SparseAttentiveMemory(InterestModel):
 
     Args:
         d: width of keys and targets.
-        hidden: hidden width of the attention network.
-        passes: P.
-        feedback: "iter": the memory is the next pass's second query; "stk": the second query stays the
-            target.
-        normalise: LayerNorm on the readout.
-        output: "ends": [q, r_1, m_P]; "readouts": [q, r_1, m_1, …, r_P, m_P]; "paper": [m_1, …, m_P].
-        enhancement: return [q, s] in place of `output`, s the enhanced last memory.
+        options: passes P, what a pass's second query is, and what leaves the block.
     """
 
-    def __init__(
-        self,
-        d: int,
-        *,
-        hidden: int = 8,
-        passes: int = 3,
-        feedback: Literal["iter", "stk"] = "iter",
-        normalise: bool = True,
-        output: Literal["ends", "readouts", "paper"] = "readouts",
-        enhancement: bool = False,
-    ) -> None:
+    batch_invariant: ClassVar[bool] = True
+
+    def __init__(self, d: int, options: Sam) -> None:
         super().__init__()
         self.d = d
-        self.feedback = feedback
-        self.output = output
-        self.attentions = nn.ModuleList(AttentionUnit(d, hidden, queries=2, normalise=normalise) for _ in range(passes))
+        self.feedback = options.feedback
+        self.output = options.output
+        self.attentions = nn.ModuleList(
+            AttentionUnit(d, options.attention_hidden, queries=2, normalise=options.normalise_readout)
+            for _ in range(options.passes)
+        )
         self.cell = nn.GRUCell(d, d)
-        self.enhancement = MemoryEnhancement(d) if enhancement else None
+        self.enhancement = MemoryEnhancement(d) if options.enhancement else None
 
     @property
     def width(self) -> int:
@@ -93,7 +83,14 @@ class SparseAttentiveMemory(InterestModel):
         passes = len(self.attentions)
         return self.d * {"ends": 3, "readouts": 1 + 2 * passes, "paper": passes}[self.output]
 
-    def forward(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        keys: Tensor,
+        mask: Tensor,
+        targets: Tensor,
+        match: Tensor | None = None,
+        known: Known | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """Return (B, C, width); see `InterestModel.forward`."""
         if native.usable(keys):
             return self._compiled(keys, mask, targets, match)

@@ -65,6 +65,13 @@ def matmul(x: Tensor, weight: Tensor) -> Tensor:
     return product(x.flatten(0, -2), weight).view(*x.shape[:-1], weight.shape[1])
 
 
+def bmm(left: Tensor, right: Tensor) -> Tensor:
+    """Return the (B, M, N) products of (B, M, K) and (B, K, N)."""
+    if not usable(left):
+        return torch.bmm(left, right)
+    return torch.stack([product(*pair) for pair in zip(left, right, strict=True)])
+
+
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Return `layer(x)`."""
     if not usable(x):
@@ -89,13 +96,13 @@ def gru(cell: nn.GRUCell, x: Tensor, state: Tensor) -> Tensor:
     from_input = product(x, cell.weight_ih.T) + cell.bias_ih
     from_state = product(state, cell.weight_hh.T) + cell.bias_hh
     gates = sigmoid(from_input[:, : 2 * d] + from_state[:, : 2 * d])
-    fresh = _whole(torch.tanh, from_input[:, 2 * d :] + gates[:, :d] * from_state[:, 2 * d :])
+    fresh = elementwise(torch.tanh, from_input[:, 2 * d :] + gates[:, :d] * from_state[:, 2 * d :])
     return fresh + gates[:, d:] * (state - fresh)
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """Return `torch.sigmoid(x)`."""
-    return _whole(torch.sigmoid, x) if usable(x) else torch.sigmoid(x)
+    return elementwise(torch.sigmoid, x)
 
 
 def sigmoid_(x: Tensor) -> Tensor:
@@ -105,8 +112,16 @@ def sigmoid_(x: Tensor) -> Tensor:
     return x
 
 
-def _whole(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """Return what an elementwise function makes of x, each element in a whole vector."""
+def elementwise(function: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Return what an elementwise function makes of x, each element in a whole vector.
+
+    Args:
+        function: such as `torch.tanh`; takes `out`.
+        x: of any shape.
+    """
+    if not usable(x):
+        out: Tensor = function(x)
+        return out
     flat = functional.pad(x.reshape(-1), (0, padded_size(x.numel()) - x.numel()))
     for part in _parts(flat):
         function(part, out=part)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from model.device import configure_torch
 from model.example import Example
-from model.interest import SparseAttentiveMemory, build_interest
-from model.interest.packing import packed
+from model.interest.base import build_interest
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
 from model.learner import Learner
@@ -66,14 +66,14 @@ class _Case:
         generator = torch.Generator().manual_seed(0)
         keys, targets = (0.5 * torch.randn(B, rows, d, generator=generator) for rows in (L, C))
         match = (torch.rand(B, C, L, generator=generator) < 0.01).float()
-        self.inputs = keys, torch.ones(B, L, dtype=torch.bool), targets, torch.ones(B, C, dtype=torch.bool), match
+        self.inputs = keys, torch.ones(B, L, dtype=torch.bool), targets, match
 
     def served(self) -> torch.Tensor:
-        return packed(self.model, *self.inputs)
+        vectors: torch.Tensor = self.model(*self.inputs)
+        return vectors
 
     def literal(self) -> torch.Tensor:
-        keys, mask, targets, _, match = self.inputs
-        return literal_sam(self.model, keys, mask, targets, match)
+        return literal_sam(self.model, *self.inputs)
 
     @property
     def literal_bytes(self) -> int:
@@ -141,7 +141,7 @@ def _measure_sizes(
 ) -> tuple[list[dict[str, Any]], dict[str, Summary]]:
     """Return a row for each size, and the summaries of the main size, with `peak` in GFLOP/s."""
     torch.manual_seed(0)
-    model = cast("SparseAttentiveMemory", build_interest(spec))
+    model = cast("SparseAttentiveMemory", build_interest(spec.width, spec.interest))
     matrix = torch.randn(sizes.matrix, sizes.matrix)
     shapes = [(1, C, L) for C in sizes.candidates for L in sizes.lengths] + [(USERS, *sizes.main)]
     rows, main = [], {}

@@ -21,7 +21,8 @@ from model.device import configure_torch
 from model.embedding.initial import Initial
 from model.embedding.learned import LearnedTable
 from model.example import Example
-from model.interest import SparseAttentiveMemory
+from model.interest.base import Known
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.learner import Learner
 from model.spec import preset
@@ -133,7 +134,12 @@ def _sides(drawn: Batches) -> dict[str, Callable[[], object]]:
 
 
 def _literal(
-    model: SparseAttentiveMemory, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None = None
+    model: SparseAttentiveMemory,
+    keys: Tensor,
+    mask: Tensor,
+    targets: Tensor,
+    match: Tensor | None = None,
+    known: Known | None = None,  # noqa: ARG001
 ) -> Tensor:
     """Compute the literal form user by user, which is faster than all at once: that does not fit into caches."""
     parts = (torch.split(tensor, 1) for tensor in (keys, mask, targets))

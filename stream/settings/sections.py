@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from model.spec import ModelSpec, OptimSpec, preset, reads_features
+from model.errors import SpecError
+from model.spec import ModelSpec, OptimSpec, overridden, preset, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
 from stream.errors import SettingsError, TopicError
@@ -246,10 +247,9 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if self.interleave:
             raise SettingsError(f"arm {self.name!r} interleaves {' and '.join(self.interleave)}: it has no model")
         try:
-            spec = msgspec.convert(msgspec.to_builtins(preset(self.preset)) | self.model, ModelSpec, strict=False)
-        except (ValueError, msgspec.ValidationError) as error:
+            return overridden(preset(self.preset), self.model)
+        except SpecError as error:
             raise SettingsError(f"arm {self.name!r}: {error}") from None
-        return spec
 
 
 class StatisticsSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -220,7 +220,7 @@ def test_the_loss_of_a_late_click_is_that_of_a_click_less_that_of_none() -> None
         optimizer.zero_grad()
         (torch.stack(losses).sum() / max(total, WHOLE_BATCH)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        network.observe(collate(batch, length=spec.length, numbers=spec.numbers))
+        network.observe(collate(batch, length=spec.length, numbers=spec.numbers), Embedded())
     dense = learner.base("a").tensors
     for name, tensor in network.state_dict().items():
         np.testing.assert_allclose(dense[name], tensor.numpy(), atol=5e-5)

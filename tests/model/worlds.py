@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.example import Example
+from model.interest.base import Known
 from model.spec import HALF_LIVES_S, count_numbers
 from state.behavior import BEHAVIOR
 from state.feature import Feature
@@ -67,6 +68,12 @@ def featured(rng: np.random.Generator, length: int, candidates: int, *, labelled
             drawn = rng.integers(1, 5, (len(array), size)) if kind == KEYS else rng.normal(2.0, 3.0, (len(array), size))
             array[name][there] = drawn[there]
     return replace(plain, sequence=sequence, context=records[0], attributes=records[1])
+
+
+def nothing_known(mask: Tensor, target_mask: Tensor) -> Known:
+    """Return what is known of behaviours and candidates without any key: which of them are there."""
+    keys, of_targets = torch.zeros_like(mask, dtype=torch.int64), torch.zeros_like(target_mask, dtype=torch.int64)
+    return Known(keys, keys, keys, keys, of_targets, of_targets, target_mask)
 
 
 def embed_features(batch: Batch, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

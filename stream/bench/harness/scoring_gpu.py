@@ -8,7 +8,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from model.interest import SparseAttentiveMemory, build_interest
+from model.interest.base import build_interest
+from model.interest.sam import SparseAttentiveMemory
 from model.kernels import gpu
 from model.network import build_head
 from model.spec import ModelSpec
@@ -65,7 +66,7 @@ def measure(
         return None
     B, C, L = sizes
     torch.manual_seed(0)
-    model = cast("SparseAttentiveMemory", build_interest(spec))
+    model = cast("SparseAttentiveMemory", build_interest(spec.width, spec.interest))
     head = build_head(model.width, spec.hidden).to(device)
     shapes = ((B, L, model.d), (B, C, model.d))
     keys, targets = (0.5 * torch.randn(*shape) for shape in shapes)
@@ -92,7 +93,7 @@ def measure(
             exact = head(in_torch()).sigmoid()
         deviation = (head(served().float()).sigmoid() - exact).abs().max()
         summaries = time_alternately_for({"kernel": served, "torch": in_torch}, seconds)
-        passes, hidden = len(model.attentions), spec.attention_hidden
+        passes, hidden = len(model.attentions), cast("Any", model.attentions[0]).second.in_features
         pairs = passes * B * C * L
         moved = inputs[0].numel() + inputs[2].numel() + B * C * (hidden * (model.d + 1) + model.d)
         found[name] = GpuTiming(

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.interest import DeepInterest, SparseAttentiveMemory
+from model.interest.din import DeepInterest
+from model.interest.options import Din, Sam
 from model.interest.packing import packed
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
+from tests.model.worlds import nothing_known
 
 LENGTHS, COUNTS = torch.tensor([0, 1, 24, 25, 70]), torch.tensor([3, 1, 1, 2, 3])
 
@@ -23,7 +26,7 @@ def inputs(B: int, C: int, L: int, d: int) -> list[Tensor]:
 
 def test_the_hidden_layer_is_not_kept_for_the_backward() -> None:
     C, L, d, hidden = 10, 200, 4, 16
-    model = DeepInterest(d, hidden=hidden).double()
+    model = DeepInterest(d, Din(attention_hidden=hidden)).double()
     keys, targets, match = inputs(2, C, L, d)
     kept: list[int] = []
 
@@ -39,7 +42,7 @@ def test_the_hidden_layer_is_not_kept_for_the_backward() -> None:
 
 def test_users_of_unequal_size_learn_what_each_would_alone() -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(8).double()
+    model = SparseAttentiveMemory(8, Sam(passes=3, output="readouts")).double()
     keys, targets, match = inputs(5, 3, 70, 8)
     mask, target_mask = torch.arange(70) < LENGTHS[:, None], torch.arange(3) < COUNTS[:, None]
     wanted = [keys, targets, match, *model.parameters()]
@@ -48,7 +51,7 @@ def test_users_of_unequal_size_learn_what_each_would_alone() -> None:
         real = outputs * target_mask.unsqueeze(-1)
         return torch.autograd.grad((real * torch.cos(torch.arange(real.numel())).view_as(real)).sum(), wanted)
 
-    together = gradients(packed(model, keys, mask, targets, target_mask, match))
+    together = gradients(packed(model, keys, mask, targets, match, nothing_known(mask, target_mask)))
     literally = gradients(literal_sam(model, keys, mask, targets, match))
     for one, other in zip(together, literally, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -56,7 +59,7 @@ def test_users_of_unequal_size_learn_what_each_would_alone() -> None:
 
 def test_padding_is_neither_read_nor_moved() -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(4).double()
+    model = SparseAttentiveMemory(4, Sam(passes=3, output="readouts")).double()
     keys, targets, match = inputs(1, 2, 30, 4)
     mask = torch.arange(30)[None] < 20
     with torch.no_grad():
@@ -70,7 +73,7 @@ def test_padding_is_neither_read_nor_moved() -> None:
 
 
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
-    model = DeepInterest(4).double()
+    model = DeepInterest(4, Din()).double()
     keys, targets, match = inputs(1, 2, 5, 4)
     given: Any = keys, torch.ones(1, 5, dtype=torch.bool), targets, match
     [gradient] = torch.autograd.grad(model(*given).sum(), keys, create_graph=True)

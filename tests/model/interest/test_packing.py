@@ -4,8 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.interest import DeepInterest
+from model.interest.din import DeepInterest
+from model.interest.options import Din
 from model.interest.packing import packed
+from tests.model.worlds import nothing_known
 
 
 @given(
@@ -20,14 +22,15 @@ def test_packed_equals_padded_with_gradients(sizes: list[tuple[int, int]], match
     mask = torch.arange(L) < lengths.unsqueeze(1)
     target_mask = torch.arange(C) < counts.unsqueeze(1)
     torch.manual_seed(0)
-    model = DeepInterest(d).double()
+    model = DeepInterest(d, Din()).double()
 
     def leaf(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     keys, targets, match = leaf(B, L, d), leaf(B, C, d), leaf(B, C, L) if matched else None
     leaves = [keys, targets, *([] if match is None else [match]), *model.parameters()]
-    outputs = (packed(model, keys, mask, targets, target_mask, match), model(keys, mask, targets, match))
+    known = nothing_known(mask, target_mask)
+    outputs = packed(model, keys, mask, targets, match, known), model(keys, mask, targets, match)
     (one, other) = (
         (output[target_mask], torch.autograd.grad(output[target_mask].square().sum(), leaves)) for output in outputs
     )

@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.interest import SparseAttentiveMemory
+from model.interest.options import Sam
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import by_user
 
 OPTIONS = st.fixed_dictionaries(
     {
-        "hidden": st.integers(1, 9),
+        "attention_hidden": st.integers(1, 9),
         "passes": st.integers(1, 4),
         "feedback": st.sampled_from(["iter", "stk"]),
-        "normalise": st.booleans(),
+        "normalise_readout": st.booleans(),
         "output": st.sampled_from(["readouts", "paper"]),
         "enhancement": st.booleans(),
     }
@@ -78,9 +79,9 @@ def test_factored_equals_literal_in_double_precision(
 ) -> None:
     """User by user, as on a CPU, and all together, as where there is neither a CPU nor a kernel for the GPU."""
     # LayerNorm of one or two components is a step function: its gradient has no tight tolerance.
-    width = max(sizes[3], 3) if options["normalise"] else sizes[3]
+    width = max(sizes[3], 3) if options["normalise_readout"] else sizes[3]
     sizes = (*sizes[:3], width)
-    model = SparseAttentiveMemory(width, **options).double()
+    model = SparseAttentiveMemory(width, Sam(**options)).double()
     randomise(model, seed + 1, scale)
     with pytest.MonkeyPatch.context() as patch:
         if together:
@@ -92,7 +93,7 @@ def test_factored_equals_literal_in_double_precision(
 @pytest.mark.parametrize("normalise", [True, False])
 def test_factored_equals_literal_in_single_precision(feedback: Any, normalise: bool) -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(32, feedback=feedback, normalise=normalise)
+    model = SparseAttentiveMemory(32, Sam(passes=3, feedback=feedback, normalise_readout=normalise, output="readouts"))
     keys, mask, targets, match = random_inputs((2, 10, 300, 32), 1, 0.5, torch.float32, True)
     with torch.no_grad():
         factored = model(keys, mask, targets, match)
@@ -101,7 +102,9 @@ def test_factored_equals_literal_in_single_precision(feedback: Any, normalise: b
 
 
 def test_one_pass_is_what_one_computes_by_hand() -> None:
-    model = SparseAttentiveMemory(1, hidden=1, passes=1, normalise=False).double()
+    model = SparseAttentiveMemory(
+        1, Sam(attention_hidden=1, passes=1, normalise_readout=False, output="readouts")
+    ).double()
     unit = model.attentions[0]
     state = {
         "first.weight": [[0.1, 0.2, 0.3, 0.4]],
@@ -133,7 +136,7 @@ def test_feedback_changes_what_leaves_and_one_pass_has_none() -> None:
     for passes in (1, 2):
         for feedback in ("iter", "stk"):
             torch.manual_seed(0)
-            model = SparseAttentiveMemory(4, passes=passes, feedback=feedback)
+            model = SparseAttentiveMemory(4, Sam(passes=passes, feedback=feedback, output="readouts"))
             outputs[passes, feedback] = model(keys, mask, targets)
     torch.testing.assert_close(outputs[1, "iter"], outputs[1, "stk"], rtol=0, atol=0)
     assert not torch.allclose(outputs[2, "iter"], outputs[2, "stk"])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.interest import DeepInterest, SparseAttentiveMemory
+from model.interest.din import DeepInterest
+from model.interest.options import Din, Sam
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import gpu, native
 
@@ -51,7 +53,9 @@ def inputs(B: int, C: int, L: int, d: int, *, matched: bool, seed: int = 0) -> t
 )
 def test_the_kernel_equals_the_literal_form(B: int, C: int, L: int, d: int, hidden: int, matched: bool) -> None:
     torch.manual_seed(B + C + L)
-    model = SparseAttentiveMemory(d, hidden=hidden, normalise=False).to(DEVICE)
+    model = SparseAttentiveMemory(
+        d, Sam(passes=3, attention_hidden=hidden, normalise_readout=False, output="readouts")
+    ).to(DEVICE)
     given = inputs(B, C, L, d, matched=matched)
     with torch.inference_mode():
         torch.testing.assert_close(model(*given), literal_sam(model, *given), rtol=3e-5, atol=3e-5)
@@ -59,7 +63,7 @@ def test_the_kernel_equals_the_literal_form(B: int, C: int, L: int, d: int, hidd
 
 def test_in_bfloat16_the_deviation_is_that_of_its_inputs() -> None:
     torch.manual_seed(0)
-    model = DeepInterest(32).to(DEVICE)
+    model = DeepInterest(32, Din()).to(DEVICE)
     keys, mask, targets, match = inputs(2, 9, 100, 32, matched=True)
     with torch.inference_mode():
         coarse = model.bfloat16()(keys.bfloat16(), mask, targets.bfloat16(), match.bfloat16())
@@ -71,7 +75,7 @@ def test_in_bfloat16_the_deviation_is_that_of_its_inputs() -> None:
 
 def test_what_lies_beyond_a_users_last_behaviour_is_not_read() -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(8).to(DEVICE)
+    model = SparseAttentiveMemory(8, Sam(passes=3, output="readouts")).to(DEVICE)
     keys, mask, targets, match = inputs(2, 3, 70, 8, matched=True)
     mask[:] = torch.arange(70, device=DEVICE) < torch.tensor([[66], [0]], device=DEVICE)
     with torch.inference_mode():

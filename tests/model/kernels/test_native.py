@@ -13,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import collate
-from model.interest import DeepInterest, InterestModel, SparseAttentiveMemory
+from model.interest.base import InterestModel
+from model.interest.din import DeepInterest
+from model.interest.options import Din, Sam
 from model.interest.packing import packed
+from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
 from model.match import MatchLogits, compiled_matches, count_matches, find_matches
 from model.network import Cross, build_head, head_logits
-from tests.model.worlds import example
+from tests.model.worlds import example, nothing_known
 
 built = pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
 
@@ -46,7 +49,7 @@ def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.M
         {
             "passes": st.integers(1, 3),
             "feedback": st.sampled_from(["iter", "stk"]),
-            "normalise": st.booleans(),
+            "normalise_readout": st.booleans(),
             "output": st.sampled_from(["readouts", "paper"]),
             "enhancement": st.booleans(),
         }
@@ -59,7 +62,7 @@ def test_the_kernel_equals_the_literal_form(
     sizes: tuple[int, int, int, int], hidden: int, options: dict[str, Any], seed: int, matched: bool
 ) -> None:
     torch.manual_seed(seed)
-    model = SparseAttentiveMemory(sizes[3], hidden=hidden, **options)
+    model = SparseAttentiveMemory(sizes[3], Sam(attention_hidden=hidden, **options))
     given = inputs(*sizes, seed, matched=matched)
     with torch.inference_mode():
         assert native.usable(given[0])
@@ -70,7 +73,7 @@ def test_the_kernel_equals_the_literal_form(
 @pytest.mark.parametrize("normalise", [False, True])
 def test_the_kernel_equals_the_factored_form_of_din(normalise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = DeepInterest(12, hidden=5, normalise=normalise)
+    model = DeepInterest(12, Din(attention_hidden=5, normalise_readout=normalise))
     given = inputs(3, 33, 130, 12, 1, matched=True)
     with torch.inference_mode():
         torch.testing.assert_close(model(*given), in_torch(model, given, monkeypatch), rtol=1e-4, atol=1e-4)
@@ -80,7 +83,7 @@ def test_the_kernel_equals_the_factored_form_of_din(normalise: bool, monkeypatch
 def test_every_build_that_runs_here_says_the_same() -> None:
     """The narrower build, which other machines use, in a process of its own."""
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(12, hidden=9, enhancement=True)
+    model = SparseAttentiveMemory(12, Sam(passes=3, attention_hidden=9, enhancement=True))
     with torch.inference_mode():
         here = model(*inputs(2, 21, 130, 12, 1, matched=True))
     root, environment = Path(__file__).parents[3], {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
@@ -91,12 +94,13 @@ def test_every_build_that_runs_here_says_the_same() -> None:
 
 _NARROW = """
 import sys, torch
-from model.interest import SparseAttentiveMemory
+from model.interest.options import Sam
+from model.interest.sam import SparseAttentiveMemory
 from model.kernels import native
 from tests.model.kernels.test_native import inputs
 assert native.library() is not None
 torch.manual_seed(0)
-model = SparseAttentiveMemory(12, hidden=9, enhancement=True)
+model = SparseAttentiveMemory(12, Sam(passes=3, attention_hidden=9, enhancement=True))
 with torch.inference_mode():
     sys.stdout.buffer.write(model(*inputs(2, 21, 130, 12, 1, matched=True)).numpy().tobytes())
 """
@@ -161,7 +165,7 @@ def test_the_cross_layer_equals_its_equation(width: int, candidates: int) -> Non
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
 def test_weights_of_any_size_stay_within_a_hundred_thousandth(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = DeepInterest(8, normalise=False)
+    model = DeepInterest(8, Din(normalise_readout=False))
     given = inputs(2, 9, 50, 8, 1, matched=True)
     with torch.inference_mode():
         model.attention.first.weight *= scale
@@ -172,7 +176,7 @@ def test_weights_of_any_size_stay_within_a_hundred_thousandth(scale: float, monk
 @built
 def test_threads_share_the_candidates_and_change_nothing() -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(8)
+    model = SparseAttentiveMemory(8, Sam(passes=3, output="readouts"))
     given = inputs(1, 101, 1100, 8, 2, matched=True)
     given[1][:] = True
     assert 101 * int(given[1].sum()) >= native.THREADED
@@ -192,12 +196,12 @@ def test_threads_share_the_candidates_and_change_nothing() -> None:
 @built
 def test_packed_users_get_what_each_gets_alone() -> None:
     torch.manual_seed(0)
-    model = SparseAttentiveMemory(8)
+    model = SparseAttentiveMemory(8, Sam(passes=3, output="readouts"))
     lengths, counts = torch.tensor([0, 1, 24, 25, 70]), torch.tensor([3, 1, 5, 2, 4])
     keys, targets, match = torch.randn(5, 70, 8), torch.randn(5, 5, 8), torch.randn(5, 5, 70)
     mask, target_mask = torch.arange(70) < lengths[:, None], torch.arange(5) < counts[:, None]
     with torch.inference_mode():
-        together = packed(model, keys, mask, targets, target_mask, match)
+        together = packed(model, keys, mask, targets, match, nothing_known(mask, target_mask))
         for b, (n, c) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
             alone = literal_sam(model, *(x[b : b + 1] for x in (keys, mask, targets, match)))
             torch.testing.assert_close(together[b, :c], alone[0, :c], rtol=1e-5, atol=1e-5)
@@ -206,7 +210,7 @@ def test_packed_users_get_what_each_gets_alone() -> None:
 
 @built
 def test_what_is_not_a_number_does_not_become_one() -> None:
-    model = SparseAttentiveMemory(4)
+    model = SparseAttentiveMemory(4, Sam(passes=3, output="readouts"))
     keys, mask, targets, _ = inputs(1, 2, 30, 4, 3, matched=False)
     mask[:] = True
     keys[0, 7, 2] = float("nan")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.example import Example
+from model.interest.options import Counts
 from model.learner import Learner
 from model.metrics import auc
 from model.spec import ModelSpec
@@ -26,7 +27,7 @@ def validated(fed: Callable[[ItemStatistics, Example], Example]) -> float:
         fed: makes an example of a request, of which it has the numbers as they were served, when its labels are known.
     """
     rng = np.random.default_rng(5)
-    learner, statistics = Learner(ModelSpec(kind="counts", statistics=LIVES)), ItemStatistics(LIVES)
+    learner, statistics = Learner(ModelSpec(interest=Counts(), statistics=LIVES)), ItemStatistics(LIVES)
     labels, predictions = [], []
     for visit in range(600):
         ts = NOW + 1000 * visit

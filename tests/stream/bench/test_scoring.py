@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from model.interest.options import Sam
 from model.spec import preset
 from stream.bench.harness import scoring_gpu
 from stream.cli.main import main
@@ -35,5 +36,5 @@ def test_the_side_of_the_gpu_counts_what_it_says_and_sees_a_deviation() -> None:
     assert found["fp32"].deviation < 1e-5 < found["bf16"].deviation < 0.05
     for each in found.values():
         assert each.candidates == 6
-        assert each.sigmoids == preset("sam").passes * 6 * 20 * 9
+        assert each.sigmoids == Sam().passes * 6 * 20 * 9
         assert f"{each.millions:.2f} million candidates/s" in str(each)

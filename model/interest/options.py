@@ -1,0 +1,137 @@
+"""The kinds of models, and what can be chosen of each: the registry. It imports no torch, so that settings need none.
+
+Adding a kind takes a class here, its name in `Interest`, and the file that `model` names; see docs/models.md.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Literal, get_args
+
+from msgspec import Struct
+
+from model.errors import SpecError
+
+
+class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """What the network has to know of every kind.
+
+    Attributes:
+        model: "module:class" of its interest model; empty for a kind that has none.
+        attends: whether exact matches of item and category add to the logits of its attention.
+        pools: whether the mean of all keys may stand beside it in the head.
+    """
+
+    model: ClassVar[str] = ""
+    attends: ClassVar[bool] = False
+    pools: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def attention_dims(self) -> tuple[int, int]:
+        """Widths of further embeddings of item and of category, in tables of their own; (0, 0) for none.
+
+        Keys and targets have them behind the others: [item, category, further item, further category].
+        """
+        return 0, 0
+
+    def check(self, length: int) -> None:
+        """See that such a model can be built, and can read so many behaviours.
+
+        Raises:
+            SpecError: when it cannot, with what to choose instead.
+        """
+
+    def at_least(self, least: int, *names: str) -> None:
+        """See that some options are no smaller than that.
+
+        Raises:
+            SpecError: when one is.
+        """
+        for name in names:
+            if (value := getattr(self, name)) < least:
+                raise SpecError(f"interest.{name} is {value}, but must be at least {least}")
+
+
+class Sam(Options, frozen=True, kw_only=True, tag="sam"):
+    """Sparse Attentive Memory.
+
+    Attributes:
+        passes: over the sequence.
+        feedback: whether a pass's memory becomes the next pass's query ("iter", the paper's text) or the query stays
+            the target ("stk", what the released code does).
+        output: "ends" hands the head [q, r_1, m_P]; "readouts" [q, r_1, m_1, …, r_P, m_P]; "paper" the memories alone,
+            [m_1, …, m_P].
+        enhancement: the paper's memory enhancement ("3P+"); the head then gets [q, s] and `output` is not used.
+        attention_hidden: hidden width of the attention unit.
+        normalise_readout: LayerNorm on the attention readout. Unnormalised sigmoid sums grow with the length: SAM does
+            not learn from long histories without it.
+    """
+
+    model: ClassVar[str] = "model.interest.sam:SparseAttentiveMemory"
+    attends: ClassVar[bool] = True
+
+    passes: int = 2
+    feedback: Literal["iter", "stk"] = "iter"
+    output: Literal["ends", "readouts", "paper"] = "ends"
+    enhancement: bool = False
+    attention_hidden: int = 8
+    normalise_readout: bool = True
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "passes", "attention_hidden")
+
+
+class Din(Options, frozen=True, kw_only=True, tag="din"):
+    """Deep Interest Network.
+
+    Attributes:
+        attention_hidden: hidden width of the attention unit.
+        normalise_readout: LayerNorm on the attention readout.
+    """
+
+    model: ClassVar[str] = "model.interest.din:DeepInterest"
+    attends: ClassVar[bool] = True
+
+    attention_hidden: int = 8
+    normalise_readout: bool = True
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "attention_hidden")
+
+
+class Mean(Options, frozen=True, kw_only=True, tag="mean"):
+    """Average pooling."""
+
+    model: ClassVar[str] = "model.interest.mean:MeanPooling"
+    pools: ClassVar[bool] = False
+
+
+class Counts(Options, frozen=True, kw_only=True, tag="counts"):
+    """Match features and statistics alone, no embeddings."""
+
+    pools: ClassVar[bool] = False
+
+
+class Popularity(Options, frozen=True, kw_only=True, tag="popularity"):
+    """Knows nothing of the user: one learned number an item and one a category."""
+
+    pools: ClassVar[bool] = False
+
+
+class Random(Options, frozen=True, kw_only=True, tag="random"):
+    """A random order; learns nothing."""
+
+    pools: ClassVar[bool] = False
+
+
+Interest = Sam | Din | Mean | Counts | Popularity | Random
+"""Every kind. In settings, `kind` tells which one is meant."""
+
+KINDS: Mapping[str, type[Interest]] = MappingProxyType(
+    {str(kind.__struct_config__.tag): kind for kind in get_args(Interest)}
+)
+"""Name → options of every kind."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from model.match import count_matches, find_matches, match_features
 from model.predict import Predictions
 from model.statistics.decayed_counts import DecayedCounts
 from state.feature import Feature
+from stream.validation.contest import OnlineRanker
 
 _DAY_S = 86_400.0
 
@@ -34,13 +35,6 @@ class Table:
 
     numbers: Matrix
     texts: npt.NDArray[np.int64]
-
-
-class OnlineRanker(Protocol):
-    """Goes through a stream of samples once."""
-
-    def learn(self, examples: Sequence[Example]) -> Predictions:
-        """Predict the labels of examples, then learn from them."""
 
 
 class DecayedPopularity:

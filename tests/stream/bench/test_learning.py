@@ -18,12 +18,12 @@ from model.match import PER_KIND
 from model.predict import Predictions
 from state.behavior import action_key, category_key, item_key, pack
 from stream.bench.harness.rankers import PEERS, DecayedPopularity, table
-from stream.bench.learning import BATCH, Contestant, contest, list_batches
 from stream.cli.main import main
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit
 from stream.experiment.statistics.auc import clustered_auc
 from stream.schema.features import FeatureSchema
+from stream.validation.contest import BATCH, Contestant, contest, list_batches
 from tests.stream.datasets.support import write_exposures
 
 QUIET = Console(file=io.StringIO())

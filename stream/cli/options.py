@@ -89,6 +89,18 @@ def positive_int(text: str) -> int:
     return value
 
 
+def positive_ints(text: str) -> tuple[int, ...]:
+    """Return whole numbers above 0, between commas.
+
+    >>> positive_ints("50,1000")
+    (50, 1000)
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    return tuple(map(positive_int, text.split(",")))
+
+
 def natural_int(text: str) -> int:
     """Read an integer of at least 0.
 

@@ -1,9 +1,10 @@
 """The pictures of `samstream lab`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stream.experiment.wording import signed_percent
-from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
+from stream.report.plots.figure import INK, PALETTE, QUIET, picture, pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,3 +98,21 @@ def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[st
     axes.set_xticks(places, [row["updates every"] for row in rows])
     axes.margins(x=0.12, y=0.12)
     axes.set_xlabel("time between updates")
+
+
+def models_picture(figures: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Draw how well each model ranks over how long a request takes it, with two standard errors."""
+    best, found = max(figures.items(), key=lambda each: float(each[1]["auc"]))
+    title = f"{best} ranks best: AUC {found['auc']:.4f}, {found['ms_p50']:.1f} ms a request"
+    subtitle = "real visits, each sample predicted before it is learned; 100 candidates; bars: 2 standard errors"
+    with picture(title, subtitle, height=5.6) as (axes, save):
+        for arm, row in figures.items():
+            colour = PALETTE[1] if arm.split(":")[0] == "sam" else PALETTE[0]
+            place = row["ms_p50"], row["auc"]
+            axes.errorbar(*place, yerr=2 * row["auc_error"], fmt="o", color=colour, capsize=2, alpha=0.8)
+            axes.annotate(arm, place, xytext=(6, 4), textcoords="offset points", fontsize=9, color=INK)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("milliseconds a request (p50, one thread)")
+        axes.set_ylabel("AUC")
+        return save()

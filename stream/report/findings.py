@@ -1,7 +1,7 @@
 """What a benchmark or a lab experiment found: tables, targets, a picture, and how they are printed and written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -50,12 +50,14 @@ class Findings:
         picture: draws the PNG.
         targets: values with a target.
         notes: what a reader must know, such as a system that is not installed.
+        fields: what the JSON has beside the tables.
     """
 
     tables: Mapping[str, Rows]
     picture: Callable[[], bytes]
     targets: Sequence[Target] = ()
     notes: Sequence[str] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def print_findings(console: Console, findings: Findings, machine: Machine) -> None:

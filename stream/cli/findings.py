@@ -71,7 +71,7 @@ def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str
     for key, value in sorted(vars(arguments).items()):
         if key in _TOLD and value != arguments.default_of(key):
             said = "HOST:PORT" if key == "broker" and ":" in value else value
-            said = ",".join(map(str, said)) if isinstance(said, tuple) else str(said)
+            said = ",".join(map(str, said)) if isinstance(said, list | tuple) else str(said)
             words += [f"--{key}" if value else f"--no-{key}"] if isinstance(value, bool) else [f"--{key}", said]
     return " ".join(words)
 
@@ -79,7 +79,7 @@ def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str
 _TOLD = frozenset(
     (
         *("arms", "broker", "dataset", "features", "lengths", "negatives", "peers", "processes", "quick", "seconds"),
-        *("seed", "seeds", "visits", "worlds"),
+        *("seed", "seeds", "visits", "world", "worlds"),
     )
 )
 """The flags that a figure depends on."""

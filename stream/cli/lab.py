@@ -28,7 +28,9 @@ def add_parser(commands: Commands) -> None:
     text = "models: how many seeds of the initial parameters (default %(default)s)"
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="N", help=text)
     text = "models: which data set (default %(default)s)"
-    parser.add_argument("--dataset", choices=NAMES, default="complete-journey", help=text)
+    parser.add_argument("--dataset", choices=(*NAMES, "world"), default="complete-journey", help=text)
+    text = "models: a key of the simulated world to change, for --dataset world; may be repeated"
+    parser.add_argument("--world", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "models: whether all get the features that the data set has"
     parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)
     text = "models: folder of what a run that was stopped has done (default %(default)s); removed at the end"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from model.learner import Learner
 from model.predict import table_dims
 from model.spec import ModelSpec
 from stream.datasets import open_dataset
-from stream.datasets.base import advised_features
+from stream.datasets.base import Dataset, advised_features
 from stream.lab.engine import OnProgress
+from stream.lab.world_dataset import NAME, WorldDataset
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.simulation.config import WorldConfig
 from stream.validation.contest import Samples, VisitBatch, list_batches, samples_of
 
 
@@ -32,22 +34,26 @@ class Visits:
         data: folder of its files; None for where it is installed.
         visits: how many; None for all.
         features: whether events have the features that arms read unless told otherwise.
+        world: of the data set `world`.
+        seed: of the choice of visits, or of the world.
     """
 
     dataset: str
     data: Path | None
     visits: int | None
     features: bool
+    world: WorldConfig = field(default_factory=WorldConfig)
+    seed: int = 0
 
     @property
     def schema(self) -> FeatureSchema:
         """The features of events."""
-        return FeatureSchema(advised_features(_opened(self.dataset, self.data))) if self.features else NO_FEATURES
+        return FeatureSchema(advised_features(_opened(self))) if self.features else NO_FEATURES
 
     @property
     def count(self) -> int:
         """How many visits there are."""
-        total = _opened(self.dataset, self.data).totals.visits
+        total = _opened(self).totals.visits
         return min(self.visits or total, total)
 
     def batches(self) -> Sequence[VisitBatch]:
@@ -131,8 +137,8 @@ class ModelPass:
         return PassResult(np.concatenate(predictions), seconds, dense, rows, 4 * numbers / 1e6)
 
     def _key(self) -> str:
-        parts = self.spec, self.visits.dataset, str(self.visits.data), self.visits.visits, self.visits.features
-        return xxh3_128_hexdigest(msgspec.json.encode((parts, self.seed, _sources()), order="sorted"))
+        parts = self.spec, self.visits, self.seed, _sources()
+        return xxh3_128_hexdigest(msgspec.json.encode(parts, order="sorted", enc_hook=str))
 
 
 @cache
@@ -142,9 +148,13 @@ def _sources() -> str:
     return xxh3_128_hexdigest(b"".join(file.read_bytes() for each in folders for file in sorted(each.rglob("*.py"))))
 
 
-_opened = cache(open_dataset)
+@cache
+def _opened(visits: Visits) -> Dataset:
+    if visits.dataset == NAME:
+        return WorldDataset(visits.world, seed=visits.seed)
+    return open_dataset(visits.dataset, visits.data, seed=visits.seed)
 
 
 @cache
 def _batches(visits: Visits) -> Sequence[VisitBatch]:
-    return list(list_batches(_opened(visits.dataset, visits.data), visits.count, visits.schema))
+    return list(list_batches(_opened(visits), visits.count, visits.schema))

@@ -23,6 +23,7 @@ from stream.lab.model_pass import ModelPass, PassResult, Visits
 from stream.lab.plots import models_picture
 from stream.lab.runs import run_all
 from stream.report.findings import Findings, Rows
+from stream.simulation.config import WorldConfig, with_changes
 from stream.validation.contest import Judgement, judge
 
 REFERENCE = "din"
@@ -54,7 +55,9 @@ class Arm:
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Let all arms go through the same visits, time their answers, and compare them with the first reference."""
     data = arguments.data or (DATA if arguments.dataset == "complete-journey" and DATA.is_dir() else None)
-    visits = Visits(arguments.dataset, data, QUICK_VISITS if arguments.quick else arguments.visits, arguments.features)
+    most = QUICK_VISITS if arguments.quick else arguments.visits
+    world = with_changes(WorldConfig(), arguments.world)
+    visits = Visits(arguments.dataset, data, most, arguments.features, world, arguments.seed)
     arms = choose(arguments.arms, arguments.lengths, visits)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     kept: Path = arguments.kept

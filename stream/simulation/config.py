@@ -24,9 +24,9 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """How many users and items there are, what users care about, and how fast that changes.
 
     The log odds of a click are the sum of `base`, what the user is like (`user_effect_sd`), whether the item's
-    category is among the user's interests (`interest`), how the item suits the user's taste (`taste`), how
-    good the item is (`quality`) and how fashionable its category is right now (`fashion`). That is the click on an item
-    that is looked at; with `position_bias`, items further down are looked at less often.
+    category is among the user's interests (`interest`) or the sequel of two of them (`sequel`), how the item suits the
+    user's taste (`taste`), how good the item is (`quality`) and how fashionable its category is right now (`fashion`).
+    That is the click on an item that is looked at; with `position_bias`, items further down are looked at less often.
 
     Attributes:
         users: number of users.
@@ -41,6 +41,8 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             alike; at 0 only the current one does, and a long history tells nothing that a short one does not.
         base: log odds of a click on an average item outside the user's interests.
         interest: what the current interest adds to the log odds.
+        sequel: what is added to the log odds of an item whose category is the sequel of two others, where the user
+            follows both of these and came to the second one after the first. Neither tells it alone.
         taste: standard deviation of the part that depends on user and item together.
         quality: standard deviation of the items' own quality.
         fashion: standard deviation of the categories' appeal, which drifts.
@@ -73,6 +75,7 @@ class WorldConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     dormant: Share = 0.9
     base: float = -4.0
     interest: NotNegative = 2.4
+    sequel: NotNegative = 0.0
     taste: NotNegative = 0.5
     quality: NotNegative = 0.4
     fashion: NotNegative = 0.5

@@ -64,6 +64,7 @@ class World:
 
     Attributes:
         interests: (users, interests) categories each user goes round through at the start.
+        forerunners: (categories, 2) of each category, the first and the second.
     """
 
     def __init__(self, config: WorldConfig, *, seed: int = 0, start: int = 0) -> None:
@@ -78,6 +79,8 @@ class World:
         activity = traits.lognormal(sigma=0.5, size=users)
         self._activity = activity / activity.sum()
         self._uniforms = traits.random(users)
+        strangeness = np.random.default_rng([seed, 4]).random((categories, categories)) + np.eye(categories)
+        self.forerunners: Ints = strangeness.argsort(axis=1)[:, :2]
         self._rng = np.random.default_rng([seed, 3])
         self._turn = self._rng.integers(config.interests, size=users)
         self._left = self._blocks(users)
@@ -104,6 +107,17 @@ class World:
         current: Ints = self.interests_at(users, now)[np.arange(len(users)), self._turn[users]]
         return current
 
+    def sequels(self, users: Ints, ts: int) -> npt.NDArray[np.bool_]:
+        """Return (n, categories) whether a user came to the second forerunner of a category after the first."""
+        interests = self.interests_at(users, ts)
+        rows = np.arange(len(users))[:, None]
+        since = (self._turn[users][:, None] - np.arange(self.config.interests)) % self.config.interests
+        age = np.full((len(users), self.config.categories), -1)
+        age[rows, interests] = since
+        first, second = (age[:, of] for of in self.forerunners.T)
+        came: npt.NDArray[np.bool_] = (second >= 0) & (first > second)
+        return came
+
     def click_probability(self, user: int | Ints, items: Ints, ts: int) -> Floats:
         """Return the true probabilities that users click items at `ts` (ms) when they look at them.
 
@@ -122,6 +136,7 @@ class World:
         suits = np.einsum("ij,ij->i", self.catalogue.vectors(flat), self._taste_at(users, ts)[rows])
         odds = config.base + self._user_effect[users][rows] + config.interest * cares + config.taste * suits
         odds += self.catalogue.appeal(flat, ts)
+        odds += config.sequel * self.sequels(users, ts)[rows, categories]
         probability: Floats = 1 / (1 + np.exp(-odds))
         return probability.reshape(everything.shape)
 

@@ -262,6 +262,29 @@ def test_a_click_needs_a_look_and_looks_get_fewer_further_down() -> None:
     assert (abs(seen - truth) < 5 * np.sqrt(truth * (1 - truth) / draws)).all()
 
 
+def test_a_sequel_is_wanted_by_who_came_to_the_second_forerunner_after_the_first() -> None:
+    config = changed(SMALL, interest=0.0, taste=0.0, quality=0.0, fashion=0.0, user_effect_sd=0.0)
+    world, plain = (World(changed(config, sequel=sequel), seed=1, start=START) for sequel in (3.0, 0.0))
+    everyone = np.arange(config.users)
+    wanted = world.sequels(everyone, START)
+    assert 0 < wanted.mean() < 0.5
+    items = world.catalogue.alive(START)
+    odds = [
+        np.log(p / (1 - p))
+        for p in (each.click_probability(everyone[:, None], items, START) for each in (world, plain))
+    ]
+    expected = 3.0 * wanted[:, world.catalogue.category(items)]
+    np.testing.assert_allclose(odds[0] - odds[1], expected, atol=1e-9)
+    followed = world.interests_at(everyone, START)
+    for user, category in zip(*np.nonzero(wanted), strict=True):
+        visited = [int(world.current_interest(np.array([user]))[0])]
+        round_of = followed[user].tolist()
+        while len(visited) < config.interests:
+            visited.append(round_of[round_of.index(visited[-1]) - 1])
+        pairs = [(first, second) for age, second in enumerate(visited) for first in visited[age + 1 :]]
+        assert any(tuple(world.forerunners[category]) == pair for pair in pairs)
+
+
 def test_no_order_gets_more_clicks_than_the_best_and_the_even_is_their_mean() -> None:
     world = World(changed(SMALL, position_bias=0.7), start=START)
     slate = world.impression(1, START)

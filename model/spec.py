@@ -176,24 +176,24 @@ def overridden(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
         SpecError: for a field, a kind or an option that is unknown, with those that are known, and for one that cannot
             have this value.
     """
-    fields = msgspec.to_builtins(spec)
-    _known("model", changes, fields)
+    _known("model", changes, spec.__struct_fields__)
     interest = changes.get("interest", {})
     if not isinstance(interest, Mapping):
         raise SpecError(f"model.interest is {interest!r}, but must be a table: {{ kind = ..., ... }}")
     kind = interest.get("kind", spec.kind)
     if kind not in KINDS:
         raise SpecError(f"model.interest.kind is {kind!r}; known: {', '.join(KINDS)}")
-    options = fields["interest"] if kind == spec.kind else msgspec.to_builtins(KINDS[kind]())
-    _known(f"model.interest of kind {kind!r}", interest, options)
+    _known(f"model.interest of kind {kind!r}", interest, ("kind", *KINDS[kind].__struct_fields__))
+    fields = msgspec.to_builtins(spec)
+    options = fields["interest"] if kind == spec.kind else {}
     try:
         return msgspec.convert({**fields, **changes, "interest": {**options, **interest}}, ModelSpec, strict=False)
     except msgspec.ValidationError as error:
         raise SpecError(f"model: {error}") from None
 
 
-def _known(what: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if unknown := given.keys() - known.keys():
+def _known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := given.keys() - set(known):
         raise SpecError(f"{what} has no {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
 
 

@@ -215,22 +215,58 @@ def _learning(measured: Measured) -> str:
         "from the last 14 days' sales": _entry(measured, "learning-recent"),
         "of the same category, each alike": _entry(measured, "learning-category"),
     }
-    parts = []
-    for drawn, entry in entries.items():
-        rows = [
-            (
-                f"`{row['arm']}`",
-                f"{row['AUC']:.4f} ± {row['± AUC']:.4f}",
-                "" if not row["±"] else f"{row[_FIRST]:+.4f} ± {row['±']:.4f}".replace("-", "−"),
-                *(f"{row[column]:.4f}" for column in ("GAUC", "NE")),
-                f"{row['calibration']:.3f}",
-                f"{row['seconds']:.0f}",
-            )
-            for row in entry.result["results"]
-        ]
-        heads = ("ranker", "AUC", "less `sam`'s", "GAUC", "NE", "calibration", "seconds")
-        parts.append(_joined(f"Negatives {drawn}. {_caption(entry)}", table(heads, rows)))
+    parts = [f"Negatives {drawn}. {_caption(entry)}\n\n{_rankers(entry)}" for drawn, entry in entries.items()]
     return _joined(*parts, "± is a standard error over households; differences are paired.")
+
+
+def _kuairand(measured: Measured) -> str:
+    entry = _entry(measured, "learning-kuairand")
+    return _joined(_caption(entry), _rankers(entry))
+
+
+def _rankers(entry: Entry) -> str:
+    rows = [
+        (
+            f"`{row['arm']}`",
+            f"{row['AUC']:.4f} ± {row['± AUC']:.4f}",
+            "" if not row["±"] else f"{row[_FIRST]:+.4f} ± {row['±']:.4f}".replace("-", "−"),
+            *(f"{row[column]:.4f}" for column in ("GAUC", "NE")),
+            f"{row['calibration']:.3f}",
+            f"{row['seconds']:.0f}",
+        )
+        for row in entry.result["results"]
+    ]
+    return table(("ranker", "AUC", "less `sam`'s", "GAUC", "NE", "calibration", "seconds"), rows)
+
+
+def _models(measured: Measured) -> str:
+    entries = {
+        "Complete Journey": _entry(measured, "lab-models"),
+        "KuaiRand": _entry(measured, "lab-models-kuairand"),
+    }
+    return _joined(*(f"**{name}.** {_caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))
+
+
+def _model_rows(entry: Entry) -> str:
+    heads = ("arm", "AUC", "less `din`'s", "GAUC", "NE", "calibration", "AUC alone", "ms p50 / p99", "× 4", "samples/s",
+             "parameters")  # fmt: skip
+    ordered = sorted(entry.result["arms"].items(), key=lambda each: -each[1]["auc"])
+    rows = [
+        (
+            f"`{arm}`",
+            f"{found['auc']:.4f} ± {found['auc_error']:.4f}",
+            "" if not found["ahead_error"] else f"{found['ahead']:+.4f} ± {found['ahead_error']:.4f}".replace("-", "−"),
+            *(f"{found[column]:.4f}" for column in ("gauc", "ne")),
+            f"{found['calibration']:.3f}",
+            "–" if found["pure_auc"] is None else f"{found['pure_auc']:.4f}",
+            f"{found['ms_p50']:.1f} / {found['ms_p99']:.1f}",
+            "–" if found["growth"] is None else f"{found['growth']:.1f}",
+            cell_text(found["samples_per_s"]),
+            cell_text(found["parameters"]),
+        )
+        for arm, found in ordered
+    ]
+    return table(heads, rows)
 
 
 def _demo(measured: Measured) -> str:
@@ -412,6 +448,8 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "lab-freshness": lambda measured: _lab(measured, "lab-freshness"),
     "replay": _replay,
     "learning": _learning,
+    "learning-kuairand": _kuairand,
+    "models": _models,
     "demo": _demo,
     "faults": _faults,
     "summary": _summary,

@@ -12,8 +12,10 @@ from msgspec import Struct
 from model.errors import SpecError
 
 
-class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, tag_field="kind"):
     """What the network has to know of every kind.
+
+    What is as by default is not written, so that an option that is added leaves the fingerprints of models as they are.
 
     Attributes:
         model: "module:class" of its interest model; empty for a kind that has none.
@@ -65,6 +67,7 @@ class Sam(Options, frozen=True, kw_only=True, tag="sam"):
             the target ("stk", what the released code does).
         output: "ends" hands the head [q, r_1, m_P]; "readouts" [q, r_1, m_1, …, r_P, m_P]; "paper" the memories alone,
             [m_1, …, m_P].
+        shared_attention: whether all passes share one attention unit, and one LayerNorm on its readout.
         enhancement: the paper's memory enhancement ("3P+"); the head then gets [q, s] and `output` is not used.
         attention_hidden: hidden width of the attention unit.
         normalise_readout: LayerNorm on the attention readout. Unnormalised sigmoid sums grow with the length: SAM does
@@ -77,6 +80,7 @@ class Sam(Options, frozen=True, kw_only=True, tag="sam"):
     passes: int = 2
     feedback: Literal["iter", "stk"] = "iter"
     output: Literal["ends", "readouts", "paper"] = "ends"
+    shared_attention: bool = False
     enhancement: bool = False
     attention_hidden: int = 8
     normalise_readout: bool = True

@@ -68,9 +68,10 @@ class SparseAttentiveMemory(InterestModel):
         self.d = d
         self.feedback = options.feedback
         self.output = options.output
+        self.passes = options.passes
         self.attentions = nn.ModuleList(
             AttentionUnit(d, options.attention_hidden, queries=2, normalise=options.normalise_readout)
-            for _ in range(options.passes)
+            for _ in range(1 if options.shared_attention else options.passes)
         )
         self.cell = nn.GRUCell(d, d)
         self.enhancement = MemoryEnhancement(d) if options.enhancement else None
@@ -80,8 +81,13 @@ class SparseAttentiveMemory(InterestModel):
         """2d with the enhancement; otherwise 3d for "ends", (1 + 2P)d for "readouts" and Pd for "paper"."""
         if self.enhancement is not None:
             return 2 * self.d
-        passes = len(self.attentions)
-        return self.d * {"ends": 3, "readouts": 1 + 2 * passes, "paper": passes}[self.output]
+        return self.d * {"ends": 3, "readouts": 1 + 2 * self.passes, "paper": self.passes}[self.output]
+
+    @property
+    def units(self) -> list[AttentionUnit]:
+        """The attention unit of each pass."""
+        units = [unit for unit in self.attentions if isinstance(unit, AttentionUnit)]
+        return units * (self.passes // len(units))
 
     def forward(
         self,
@@ -97,7 +103,7 @@ class SparseAttentiveMemory(InterestModel):
         behaviours = Behaviours(keys, mask)
         memory = targets
         readouts, memories = [], []
-        for attention in self.attentions:
+        for attention in self.units:
             query = memory if self.feedback == "iter" else targets
             readout = attention(behaviours, [targets, query], match)
             memory = batch_invariant.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
@@ -106,7 +112,7 @@ class SparseAttentiveMemory(InterestModel):
         return self.assemble(targets, readouts, memories)
 
     def _compiled(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
-        units = [unit.parameters_for_kernel() for unit in self.attentions if isinstance(unit, AttentionUnit)]
+        units = [unit.parameters_for_kernel() for unit in self.units]
         enhancement = self.enhancement.parameters_for_kernel() if self.enhancement is not None else None
         outputs = []
         for b, (k, m, q) in enumerate(zip(keys, mask, targets, strict=True)):

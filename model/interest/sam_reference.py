@@ -17,8 +17,7 @@ def literal_sam(
     """
     memory = targets
     readouts, memories = [], []
-    for attention in model.attentions:
-        assert isinstance(attention, AttentionUnit)
+    for attention in model.units:
         query = memory if model.feedback == "iter" else targets
         readout = _literal_attention(attention, keys, mask, targets, query, match)
         memory = torch.stack([model.cell(r, m) for r, m in zip(readout, memory, strict=True)])

@@ -82,9 +82,9 @@ class _Case:
     @property
     def operations(self) -> int:
         """Floating-point operations of the attention's matrix products, in the factored form."""
-        hidden: int = cast("Any", self.model.attentions[0]).second.in_features
+        hidden: int = self.model.units[0].second.in_features
         rows = self.users * self.candidates * self.length
-        return len(self.model.attentions) * rows * 2 * (hidden * (self.model.d + 1) + hidden + self.model.d)
+        return self.model.passes * rows * 2 * (hidden * (self.model.d + 1) + hidden + self.model.d)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:

@@ -37,6 +37,7 @@ SPECS = {
     "sam memories": of(Sam(output="paper")),
     "sam readouts": of(Sam(passes=3, output="readouts")),
     "sam one pass": of(Sam(passes=1)),
+    "sam shared": of(Sam(passes=3, shared_attention=True)),
     "sam-3p+": of(Sam(enhancement=True)),
     "sam-paper": of(Sam(normalise_readout=False, enhancement=True), match=False),
     "din": of(Din()),

@@ -93,7 +93,7 @@ def measure(
             exact = head(in_torch()).sigmoid()
         deviation = (head(served().float()).sigmoid() - exact).abs().max()
         summaries = time_alternately_for({"kernel": served, "torch": in_torch}, seconds)
-        passes, hidden = len(model.attentions), cast("Any", model.attentions[0]).second.in_features
+        passes, hidden = model.passes, model.units[0].second.in_features
         pairs = passes * B * C * L
         moved = inputs[0].numel() + inputs[2].numel() + B * C * (hidden * (model.d + 1) + model.d)
         found[name] = GpuTiming(

@@ -20,6 +20,7 @@ OPTIONS = st.fixed_dictionaries(
         "feedback": st.sampled_from(["iter", "stk"]),
         "normalise_readout": st.booleans(),
         "output": st.sampled_from(["readouts", "paper"]),
+        "shared_attention": st.booleans(),
         "enhancement": st.booleans(),
     }
 )
@@ -105,7 +106,7 @@ def test_one_pass_is_what_one_computes_by_hand() -> None:
     model = SparseAttentiveMemory(
         1, Sam(attention_hidden=1, passes=1, normalise_readout=False, output="readouts")
     ).double()
-    unit = model.attentions[0]
+    unit = model.units[0]
     state = {
         "first.weight": [[0.1, 0.2, 0.3, 0.4]],
         "first.bias": [0.5],

@@ -50,6 +50,7 @@ def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.M
             "passes": st.integers(1, 3),
             "feedback": st.sampled_from(["iter", "stk"]),
             "normalise_readout": st.booleans(),
+            "shared_attention": st.booleans(),
             "output": st.sampled_from(["readouts", "paper"]),
             "enhancement": st.booleans(),
         }

@@ -1,4 +1,4 @@
-"""The passes of SAM and DIN, and the head, on a CPU: compiled when samstream is installed, where there is a compiler.
+"""SAM, DIN, the head and decayed counts on a CPU: compiled when samstream is installed, where there is a compiler.
 
 Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
 takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
@@ -18,6 +18,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -99,7 +101,7 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
-                if not hasattr(found, "dense"):
+                if not hasattr(found, "count"):
                     warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
                     continue
                 pointer, size = ctypes.c_void_p, ctypes.c_int64
@@ -109,7 +111,8 @@ def library() -> ctypes.CDLL | None:
                 ]  # fmt: skip
                 found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
                 found.dense.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
-                found.passes.restype = found.matches.restype = found.dense.restype = None
+                found.count.argtypes = [*[pointer] * 3, *[size] * 2, pointer, *[size] * 2, *[pointer] * 3]
+                found.passes.restype = found.matches.restype = found.dense.restype = found.count.restype = None
                 return found
     return None
 
@@ -211,6 +214,38 @@ def matches(
         newest.data_ptr(),
     )  # fmt: skip
     return within, newest, bonus
+
+
+def count(
+    rows: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64] | None,
+    column: int,
+    rates: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.float64],
+    newest: npt.NDArray[np.int64],
+    touched: npt.NDArray[np.bool_],
+) -> None:
+    """Add (n,) events to their rows of decayed sums, in place; only where there is a `library`.
+
+    Args:
+        rows: (n,); those of −1 are not counted.
+        times: (n,).
+        weights: (n,); None for 1 each.
+        column: to which the events are added.
+        rates: (H,) by which exponent of 2 a sum fades in a unit of time.
+        sums: (rows, columns, H), contiguous.
+        newest: (rows,) times as of which the sums are.
+        touched: (rows,) is set where something was added.
+    """
+    kernel = library()
+    assert kernel is not None
+    rows, times = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(times, np.int64)
+    weights = None if weights is None else np.ascontiguousarray(weights, np.float64)
+    kernel.count(
+        rows.ctypes.data, times.ctypes.data, None if weights is None else weights.ctypes.data, len(rows), column,
+        rates.ctypes.data, *sums.shape[1:], sums.ctypes.data, newest.ctypes.data, touched.ctypes.data,
+    )  # fmt: skip
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

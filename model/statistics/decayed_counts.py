@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import KeyIndex, Keys
+from model.embedding.key_index import KeyIndex, Keys, Rows
+from model.kernels import native
 
 Times = npt.NDArray[np.int64]
 """Milliseconds since the Unix epoch."""
@@ -54,21 +55,10 @@ class DecayedCounts:
     def add(self, keys: Keys, times: Times, column: int = 0, weights: Counts | None = None) -> None:
         """Count (n,) events of keys at their times, each once or with its weight; key 0 is not counted."""
         rows = self._index.admit(keys)
-        counted = rows >= 0
-        if not counted.any():
-            return
         self._reserve(len(self._index))
-        rows, times = rows[counted], times[counted]
-        touched, places = np.unique(rows, return_inverse=True)
-        newest = self._times[touched]
-        np.maximum.at(newest, places, times)
-        self._sums[touched] *= self._decay(newest - self._times[touched])[:, None]
-        self._times[touched] = newest
-        added = self._decay(newest[places] - times)
-        if weights is not None:
-            added *= weights[counted, None]
-        np.add.at(self._sums[:, column], rows, added)
-        self._touched[touched] = True
+        # Compiled, it leaves the interpreter to the other threads.
+        add = _add if native.library() is None else native.count
+        add(rows, times, weights, column, self._rates, self._sums, self._times, self._touched)
 
     def at(self, keys: Keys, time: int) -> Counts:
         """Return (n, columns, half-lives) counts of (n,) keys as they are at a time; zeros for an unknown key.
@@ -79,7 +69,7 @@ class DecayedCounts:
         known = np.flatnonzero(rows >= 0)
         counts = np.zeros((len(keys), *self._sums.shape[1:]))
         held = rows[known]
-        counts[known] = self._sums[held] * self._decay(np.maximum(time - self._times[held], 0))[:, None]
+        counts[known] = self._sums[held] * _decay(np.maximum(time - self._times[held], 0), self._rates)[:, None]
         return counts
 
     def touched(self) -> CountRows:
@@ -119,14 +109,39 @@ class DecayedCounts:
     def _rows(self, places: npt.NDArray[np.int64]) -> CountRows:
         return CountRows(self._index.keys[places], self._times[places], self._sums[places])
 
-    def _decay(self, ages: Times) -> Counts:
-        """Return (n, half-lives) weights of (n,) ages in milliseconds."""
-        weights: Counts = np.exp2(-ages[:, None] * self._rates)
-        return weights
-
     def _reserve(self, size: int) -> None:
         if size > len(self._times):
             more = max(size, 2 * len(self._times), 1024) - len(self._times)
             self._sums = np.concatenate([self._sums, np.zeros((more, *self._sums.shape[1:]))])
             self._times = np.concatenate([self._times, np.zeros(more, np.int64)])
             self._touched = np.concatenate([self._touched, np.zeros(more, np.bool_)])
+
+
+def _add(
+    rows: Rows,
+    times: Times,
+    weights: Counts | None,
+    column: int,
+    rates: Counts,
+    sums: Counts,
+    newest: Times,
+    touched: npt.NDArray[np.bool_],
+) -> None:
+    """Do what `native.count` does, where it is not compiled."""
+    counted = rows >= 0
+    rows, times = rows[counted], times[counted]
+    distinct = np.unique(rows)
+    before = newest[distinct]
+    np.maximum.at(newest, rows, times)
+    sums[distinct] *= _decay(newest[distinct] - before, rates)[:, None]
+    added = _decay(newest[rows] - times, rates)
+    if weights is not None:
+        added *= weights[counted, None]
+    np.add.at(sums[:, column], rows, added)
+    touched[distinct] = True
+
+
+def _decay(ages: Times, rates: Counts) -> Counts:
+    """Return (n, half-lives) weights of (n,) ages in milliseconds."""
+    weights: Counts = np.exp2(-ages[:, None] * rates)
+    return weights

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.kernels import native
 from model.statistics.decayed_counts import DecayedCounts
 
 LIVES = (60.0, 86_400.0, math.inf)
@@ -39,6 +40,25 @@ def test_a_count_is_the_sum_of_decayed_events_in_any_order_and_batches(
             ages = [(now - ts) / 1000 for known, ts, kind in events if known == key and kind == column and key]
             expected = [sum(2.0 ** (-age / life) for age in ages) for life in LIVES]
             np.testing.assert_allclose(got[key, column], expected, rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
+@given(EVENTS, st.booleans(), st.integers(0, 2**32))
+def test_compiled_counts_are_those_of_numpy(events: list[tuple[int, int, int]], weighted: bool, seed: int) -> None:
+    def counted() -> DecayedCounts:
+        rng = np.random.default_rng(seed)
+        counts = DecayedCounts(LIVES, columns=2, max_rows=4)
+        for column, part in enumerate(np.array_split(np.array(events, np.int64).reshape(-1, 3), 5)):
+            weights = rng.uniform(0, 9, len(part)) if weighted else None
+            counts.add(part[:, 0].astype(np.uint64), part[:, 1], column % 2, weights)
+        return counts
+
+    compiled = counted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        expected = counted()
+    for got, wanted in zip(compiled.touched(), expected.touched(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-300)
 
 
 def test_weights_count_instead_of_ones_and_an_unknown_key_counts_nothing() -> None:

@@ -67,6 +67,7 @@ class TopicReader:
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
         partitions = {topic: self._partitions(topic) for topic in topics}
+        self._single = len(partitions) == 1
         self._watch = watch or LogWatch(kafka)
         self.logs = self._watch.logs or self._watch.begin(partitions)
         """Topic → which log is read."""
@@ -162,11 +163,17 @@ class TopicReader:
     def _advance(self, records: Iterable[Message]) -> None:
         """Take note of where reading stands after some records.
 
-        Only the last one of each partition is asked: the trainer reads 100,000 behaviours a second beside its learning.
+        Only the last one of each partition is asked for more than its place: the trainer reads 100,000 behaviours a
+        second beside its learning.
         """
-        last: dict[Any, Message] = {(record.topic(), record.partition()): record for record in records}
-        for where, message in last.items():
+        last: dict[Any, Message]
+        if self._single:
+            last = {record.partition(): record for record in records}
+        else:
+            last = {(record.topic(), record.partition()): record for record in records}
+        for message in last.values():
             record = to_record(message)
+            where = record.topic, record.partition
             self.positions[where] = record.offset + 1
             self.timestamps[where] = record.timestamp
 

@@ -240,10 +240,8 @@ def _rankers(entry: Entry) -> str:
 
 
 def _models(measured: Measured) -> str:
-    entries = {
-        "Complete Journey": _entry(measured, "lab-models"),
-        "KuaiRand": _entry(measured, "lab-models-kuairand"),
-    }
+    known = {"lab-models": "Complete Journey", "lab-models-kuairand": "KuaiRand"}
+    entries = {said: measured[name] for name, said in known.items() if name in measured}
     return _joined(*(f"**{name}.** {_caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))
 
 

@@ -69,7 +69,8 @@ def bmm(left: Tensor, right: Tensor) -> Tensor:
     """Return the (B, M, N) products of (B, M, K) and (B, K, N)."""
     if not usable(left):
         return torch.bmm(left, right)
-    return torch.stack([product(*pair) for pair in zip(left, right, strict=True)])
+    terms = left.shape[2]
+    return torch.bmm(on_grid(left, 2, terms), on_grid(right, 1, terms)).float()
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -51,10 +51,20 @@ def test_layers_equal_torchs() -> None:
     assert batch_invariant.usable(x)
     torch.testing.assert_close(batch_invariant.linear(layer, x), layer(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch_invariant.matmul(x.view(1, 37, 20), x.T), (x @ x.T)[None], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(batch_invariant.bmm(x.view(1, 37, 20), x.T[None]), (x @ x.T)[None], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(batch_invariant.gru(cell, x, state), cell(x, state), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch_invariant.sigmoid(x[:, 3]), x[:, 3].sigmoid())
     mlp = nn.Sequential(layer, nn.LayerNorm(7), nn.PReLU(), nn.Linear(7, 1))
     torch.testing.assert_close(batch_invariant.mlp(mlp, x), mlp(x), rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_products_side_by_side_equal_each_alone() -> None:
+    left, right = torch.randn(9, 3, 50), torch.randn(9, 50, 7)
+    together = batch_invariant.bmm(left, right)
+    for one, other, found in zip(left, right, together, strict=True):
+        assert torch.equal(found, batch_invariant.product(one, other))
+        assert torch.equal(found[1:2], batch_invariant.product(one[1:2], other))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

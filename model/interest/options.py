@@ -11,6 +11,9 @@ from msgspec import Struct
 
 from model.errors import SpecError
 
+MAX_BITS = 8
+"""Of a signature that numbers a bucket: each user has 2^bits buckets a table."""
+
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, tag_field="kind"):
     """What the network has to know of every kind.
@@ -114,6 +117,25 @@ class Mean(Options, frozen=True, kw_only=True, tag="mean"):
     pools: ClassVar[bool] = False
 
 
+class Sdim(Options, frozen=True, kw_only=True, tag="sdim"):
+    """Sampling-based Deep Interest Modeling: behaviours in the candidate's bucket of hash tables.
+
+    Attributes:
+        hashes: tables of a user, each with hash functions of its own.
+        bits: of a signature; a table has 2^bits buckets. More make fewer behaviours fall together.
+    """
+
+    model: ClassVar[str] = "model.interest.sdim:HashedInterest"
+
+    hashes: int = 16
+    bits: int = 4
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "hashes", "bits")
+        if self.bits > MAX_BITS:
+            raise SpecError(f"interest.bits is {self.bits}, but must be at most {MAX_BITS}: choose more hashes instead")
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -132,7 +154,7 @@ class Random(Options, frozen=True, kw_only=True, tag="random"):
     pools: ClassVar[bool] = False
 
 
-Interest = Sam | Din | Mean | Counts | Popularity | Random
+Interest = Sam | Din | Mean | Sdim | Counts | Popularity | Random
 """Every kind. In settings, `kind` tells which one is meant."""
 
 KINDS: Mapping[str, type[Interest]] = MappingProxyType(

@@ -15,8 +15,9 @@ from model.batch import Batch, collate
 from model.example import Example
 from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
+from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
-from model.interest.options import Counts, Din, Interest, Mean, Sam
+from model.interest.options import Counts, Din, Interest, Mean, Sam, Sdim
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
@@ -45,6 +46,8 @@ SPECS = {
     "din raw": of(Din(normalise_readout=False)),
     "mean": of(Mean()),
     "mean without match": of(Mean(), match=False),
+    "sdim": of(Sdim()),
+    "sdim without match": of(Sdim(hashes=3, bits=2), match=False),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),
@@ -186,11 +189,15 @@ def test_gradients_reach_every_parameter_and_embedding(network: Network) -> None
     of_features = []
     if batch.features is not None:
         of_features = [tensor.requires_grad_() for tensor in embed_features(batch, FEATURE_DIM, torch.float64)]
-    logits = network(batch, Embedded(*embeddings, *of_features))
+    logits, extra = network.learn(batch, Embedded(*embeddings, *of_features))
     if not list(network.parameters()):
         assert not logits.requires_grad, "nothing to learn"
         return
-    torch.autograd.backward(logits[batch.target_mask].square().sum())
+    loss = logits[batch.target_mask].square().sum()
+    if extra is not None:
+        assert batch.labels is not None
+        loss = loss + extra(Outcome(logits, batch.labels.double(), batch.target_mask))
+    torch.autograd.backward(loss)
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -136,6 +136,26 @@ class Sdim(Options, frozen=True, kw_only=True, tag="sdim"):
             raise SpecError(f"interest.bits is {self.bits}, but must be at most {MAX_BITS}: choose more hashes instead")
 
 
+class Eta(Options, frozen=True, kw_only=True, tag="eta"):
+    """End-to-end Target Attention: a search by signatures, attention over what was found.
+
+    Attributes:
+        bits: of a signature.
+        retrieved: behaviours that the search hands to the attention.
+        heads: of the attention.
+    """
+
+    model: ClassVar[str] = "model.interest.eta:EndToEndTargetAttention"
+    attends: ClassVar[bool] = True
+
+    bits: int = 32
+    retrieved: int = 50
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "bits", "retrieved", "heads")
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -154,7 +174,7 @@ class Random(Options, frozen=True, kw_only=True, tag="random"):
     pools: ClassVar[bool] = False
 
 
-Interest = Sam | Din | Mean | Sdim | Counts | Popularity | Random
+Interest = Sam | Din | Mean | Sdim | Eta | Counts | Popularity | Random
 """Every kind. In settings, `kind` tells which one is meant."""
 
 KINDS: Mapping[str, type[Interest]] = MappingProxyType(

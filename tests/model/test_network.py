@@ -17,7 +17,7 @@ from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
 from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
-from model.interest.options import Counts, Din, Interest, Mean, Sam, Sdim
+from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
@@ -48,6 +48,8 @@ SPECS = {
     "mean without match": of(Mean(), match=False),
     "sdim": of(Sdim()),
     "sdim without match": of(Sdim(hashes=3, bits=2), match=False),
+    "eta": of(Eta()),
+    "eta without match": of(Eta(bits=5, retrieved=4, heads=3), match=False),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),

@@ -3,6 +3,7 @@
 Adding a kind takes a class here, its name in `Interest`, and the file that `model` names; see docs/models.md.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Literal, get_args
@@ -156,6 +157,48 @@ class Eta(Options, frozen=True, kw_only=True, tag="eta"):
         self.at_least(1, "bits", "retrieved", "heads")
 
 
+class SimHard(Options, frozen=True, kw_only=True, tag="sim-hard"):
+    """Search-based Interest Model, hard search: attention over the newest behaviours of the candidate's category.
+
+    Attributes:
+        retrieved: behaviours that the search hands to the attention.
+        heads: of the attention.
+    """
+
+    model: ClassVar[str] = "model.interest.sim:HardSearch"
+    attends: ClassVar[bool] = True
+
+    retrieved: int = 50
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "retrieved", "heads")
+
+
+class SimSoft(Options, frozen=True, kw_only=True, tag="sim-soft"):
+    """Search-based Interest Model, soft search: by dot product, which learns from a loss of its own.
+
+    Attributes:
+        retrieved: behaviours that the search hands to the attention.
+        heads: of the attention.
+        auxiliary: weight of the search's loss beside the log loss.
+    """
+
+    model: ClassVar[str] = "model.interest.sim:SoftSearch"
+    attends: ClassVar[bool] = True
+
+    retrieved: int = 50
+    heads: int = 2
+    auxiliary: float = 1.0
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "retrieved", "heads")
+        if not 0 < self.auxiliary < math.inf:
+            raise SpecError(
+                f"interest.auxiliary is {self.auxiliary}, but must be above 0: the search learns by it alone"
+            )
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -174,7 +217,7 @@ class Random(Options, frozen=True, kw_only=True, tag="random"):
     pools: ClassVar[bool] = False
 
 
-Interest = Sam | Din | Mean | Sdim | Eta | Counts | Popularity | Random
+Interest = Sam | Din | Mean | Sdim | Eta | SimHard | SimSoft | Counts | Popularity | Random
 """Every kind. In settings, `kind` tells which one is meant."""
 
 KINDS: Mapping[str, type[Interest]] = MappingProxyType(

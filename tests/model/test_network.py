@@ -17,7 +17,7 @@ from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
 from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
-from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim
+from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim, SimHard, SimSoft
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
@@ -50,6 +50,10 @@ SPECS = {
     "sdim without match": of(Sdim(hashes=3, bits=2), match=False),
     "eta": of(Eta()),
     "eta without match": of(Eta(bits=5, retrieved=4, heads=3), match=False),
+    "sim-hard": of(SimHard()),
+    "sim-hard of few": of(SimHard(retrieved=2, heads=1)),
+    "sim-soft": of(SimSoft()),
+    "sim-soft without match": of(SimSoft(retrieved=4), match=False),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),

@@ -199,6 +199,24 @@ class SimSoft(Options, frozen=True, kw_only=True, tag="sim-soft"):
             )
 
 
+class Twin(Options, frozen=True, kw_only=True, tag="twin"):
+    """Two-stage Interest Network: search and attention by the same weights.
+
+    Attributes:
+        retrieved: behaviours that the search hands to the attention.
+        heads: of both.
+    """
+
+    model: ClassVar[str] = "model.interest.twin:TwoStageInterest"
+    attends: ClassVar[bool] = True
+
+    retrieved: int = 100
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "retrieved", "heads")
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -217,7 +235,7 @@ class Random(Options, frozen=True, kw_only=True, tag="random"):
     pools: ClassVar[bool] = False
 
 
-Interest = Sam | Din | Mean | Sdim | Eta | SimHard | SimSoft | Counts | Popularity | Random
+Interest = Sam | Din | Mean | Sdim | Eta | SimHard | SimSoft | Twin | Counts | Popularity | Random
 """Every kind. In settings, `kind` tells which one is meant."""
 
 KINDS: Mapping[str, type[Interest]] = MappingProxyType(

@@ -17,7 +17,7 @@ from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
 from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
-from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim, SimHard, SimSoft
+from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim, SimHard, SimSoft, Twin
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
@@ -54,6 +54,9 @@ SPECS = {
     "sim-hard of few": of(SimHard(retrieved=2, heads=1)),
     "sim-soft": of(SimSoft()),
     "sim-soft without match": of(SimSoft(retrieved=4), match=False),
+    "twin": of(Twin()),
+    "twin without match": of(Twin(retrieved=5, heads=3), match=False),
+    "twin with features": of(Twin(retrieved=7), features=FEATURES),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),

@@ -217,6 +217,129 @@ class Twin(Options, frozen=True, kw_only=True, tag="twin"):
         self.at_least(1, "retrieved", "heads")
 
 
+class Nrnm(Options, frozen=True, kw_only=True, tag="nrnm"):
+    """Non-local Recurrent Neural Memory.
+
+    Attributes:
+        stride: behaviours of a block, after each of which the memory is renewed and refines the recurrent state.
+        slots: states that are kept of a block, evenly spaced, and rows of the memory; divides `stride`.
+        heads: of every attention.
+    """
+
+    model: ClassVar[str] = "model.interest.nrnm:NonLocalRecurrentMemory"
+    attends: ClassVar[bool] = True
+
+    stride: int = 20
+    slots: int = 4
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: D102
+        self.at_least(1, "stride", "slots", "heads")
+        if self.stride % self.slots:
+            raise SpecError(f"interest.stride is {self.stride}, but must be a multiple of interest.slots, {self.slots}")
+        if self.stride > length:
+            raise SpecError(f"interest.stride is {self.stride}, but must be at most the model's length, {length}")
+
+
+class Dman(Options, frozen=True, kw_only=True, tag="dman"):
+    """Dynamic Memory-based Attention Network.
+
+    Attributes:
+        segment: behaviours that attend to each other and to the segment before; also how many newest ones the candidate
+            sees one by one.
+        slots: blocks of the memory, into which older segments are fused.
+        layers: of the network; each has a memory of its own.
+        heads: of every attention.
+        routing: iterations in which a memory and a segment are fused.
+        reconstruction: weight of the reconstruction loss, which trains the fusion alone; 0 for none.
+    """
+
+    model: ClassVar[str] = "model.interest.dman:DynamicMemoryAttention"
+    attends: ClassVar[bool] = True
+
+    segment: int = 100
+    slots: int = 20
+    layers: int = 1
+    heads: int = 2
+    routing: int = 3
+    reconstruction: float = 0.1
+
+    def check(self, length: int) -> None:  # noqa: D102
+        self.at_least(1, "segment", "slots", "layers", "heads", "routing")
+        self.at_least(0, "reconstruction")
+        if self.segment >= length:
+            raise SpecError(
+                f"interest.segment is {self.segment}, but must be below the model's length, {length}: nothing would be "
+                "left for the memory"
+            )
+
+
+class RnnSearch(Options, frozen=True, kw_only=True, tag="rnn-search"):
+    """Sequential Search: a recurrent network over the newest behaviours, attention over all.
+
+    Attributes:
+        short: newest behaviours that the recurrent network reads.
+        heads: of the attention.
+        off_policy: learn a deterministic policy with a critic beside it, from what users did next.
+        discount: of the critic: how much the next value counts.
+    """
+
+    model: ClassVar[str] = "model.interest.rnn_search:SequentialSearch"
+    attends: ClassVar[bool] = True
+
+    short: int = 50
+    heads: int = 2
+    off_policy: bool = False
+    discount: float = 0.9
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "short", "heads")
+        if not 0 <= self.discount < 1:
+            raise SpecError(f"interest.discount is {self.discount}, but must be at least 0 and below 1")
+
+
+class Sar(Options, frozen=True, kw_only=True, tag="sar"):
+    """Sequence adaptation: a policy chooses how many behaviours of a user another model reads.
+
+    Attributes:
+        inner: the model that reads them, with its options; any kind that reads a sequence, but for `sar`.
+        lengths: that can be chosen, ascending.
+        window: newest behaviours that the policy looks at.
+        heads: of the policy's attention.
+        cost: what reading the longest of them costs, in log loss; shorter ones cost in proportion.
+    """
+
+    model: ClassVar[str] = "model.interest.sar:SequenceAdaptation"
+
+    inner: "Interest" = Sam()
+    lengths: tuple[int, ...] = (50, 100, 200, 500, 1000)
+    window: int = 50
+    heads: int = 2
+    cost: float = 0.01
+
+    @property
+    def attends(self) -> bool:  # type: ignore[override]  # of the others, the class says so
+        """Whether the inner model does."""
+        return self.inner.attends
+
+    @property
+    def attention_dims(self) -> tuple[int, int]:
+        """Those of the inner model."""
+        return self.inner.attention_dims
+
+    def check(self, length: int) -> None:  # noqa: D102
+        self.at_least(1, "window", "heads")
+        self.at_least(0, "cost")
+        if not self.inner.model or isinstance(self.inner, Sar):
+            possible = ", ".join(name for name, kind in KINDS.items() if kind.model and kind is not Sar)
+            raise SpecError(f"interest.inner is of kind {self.inner.kind!r}, but must be one of {possible}")
+        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
+            raise SpecError(f"interest.lengths are {self.lengths}, but must be ascending, and at least 1")
+        if self.lengths[-1] > length:
+            raise SpecError(f"interest.lengths are {self.lengths}, but must not exceed the model's length, {length}")
+        self.inner.check(self.lengths[-1])
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -235,7 +358,23 @@ class Random(Options, frozen=True, kw_only=True, tag="random"):
     pools: ClassVar[bool] = False
 
 
-Interest = Sam | Din | Mean | Sdim | Eta | SimHard | SimSoft | Twin | Counts | Popularity | Random
+Interest = (  # fmt: skip
+    Sam
+    | Din
+    | Mean
+    | Sdim
+    | Eta
+    | SimHard
+    | SimSoft
+    | Twin
+    | Nrnm
+    | Dman
+    | RnnSearch
+    | Sar
+    | Counts
+    | Popularity
+    | Random
+)
 """Every kind. In settings, `kind` tells which one is meant."""
 
 KINDS: Mapping[str, type[Interest]] = MappingProxyType(

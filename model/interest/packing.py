@@ -1,5 +1,6 @@
 """How a model reads a batch: on a CPU, work on padding costs as much as work on candidates."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,27 @@ def packed(
         outputs.append(
             functional.pad(model(*_part(users, length, c, keys, mask, targets, match, known)), (0, 0, 0, C - c))
         )
+    return torch.cat(outputs)
+
+
+def by_candidates(readout: Callable[[slice, int], Tensor], target_mask: Tensor) -> Tensor:
+    """Return the (B, C, k) of a readout; zero at padded candidates.
+
+    For models that, while learning, read all users at once before they look at candidates. On a CPU, those follow in
+    runs of users that have as many.
+
+    Args:
+        readout: gives the (users, candidates, k) of some users and of their first candidates.
+        target_mask: (B, C) bool, left-aligned.
+    """
+    B, C = target_mask.shape
+    if target_mask.device.type != "cpu":
+        return readout(slice(0, B), C)
+    counts, sizes = torch.unique_consecutive(target_mask.sum(dim=1).clamp_min(1), return_counts=True)
+    outputs, start = [], 0
+    for c, size in zip(counts.tolist(), sizes.tolist(), strict=True):
+        outputs.append(functional.pad(readout(slice(start, start + size), c), (0, 0, 0, C - c)))
+        start += size
     return torch.cat(outputs)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from model.batch import collate
 from model.example import LATE_CLICK, Example
 from model.interest.base import Outcome
-from model.interest.options import KINDS, Interest
+from model.interest.options import KINDS, Dman, Interest, Sar
 from model.learner import Learner
 from model.network import Network
 from model.predict import batch_keys, embedded, table_dims
@@ -18,7 +18,10 @@ from model.scorer import Scorer
 from model.spec import PRESETS, ModelSpec, preset
 from tests.model.worlds import example
 
-OPTIONS: dict[str, Interest] = {}
+OPTIONS: dict[str, Interest] = {
+    "dman": Dman(segment=8, slots=3),
+    "sar": Sar(lengths=(5, 10, 40)),
+}
 """What is chosen of a kind whose defaults do not fit so short a sequence."""
 LENGTH = 40
 LEARNING = [kind for kind in KINDS if kind != "random"]

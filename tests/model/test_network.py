@@ -17,7 +17,22 @@ from model.features.encoder import FEATURE_DIM
 from model.features.gather import FeatureBatch
 from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
-from model.interest.options import Counts, Din, Eta, Interest, Mean, Sam, Sdim, SimHard, SimSoft, Twin
+from model.interest.options import (
+    Counts,
+    Din,
+    Dman,
+    Eta,
+    Interest,
+    Mean,
+    Nrnm,
+    RnnSearch,
+    Sam,
+    Sar,
+    Sdim,
+    SimHard,
+    SimSoft,
+    Twin,
+)
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
 from state.records import NUMBERS, fields_of
@@ -57,6 +72,16 @@ SPECS = {
     "twin": of(Twin()),
     "twin without match": of(Twin(retrieved=5, heads=3), match=False),
     "twin with features": of(Twin(retrieved=7), features=FEATURES),
+    "nrnm": of(Nrnm(stride=6, slots=3)),
+    "nrnm without match": of(Nrnm(stride=6, slots=3), match=False),
+    "dman": of(Dman(segment=9, slots=3)),
+    "dman of two layers, without match": of(Dman(segment=9, slots=3, layers=2), match=False),
+    "dman without reconstruction": of(Dman(segment=16, slots=2, heads=3, reconstruction=0.0)),
+    "rnn-search": of(RnnSearch(short=7)),
+    "rnn-search off-policy": of(RnnSearch(short=7, off_policy=True)),
+    "sar": of(Sar(lengths=(4, 11, 40))),
+    "sar of dman": of(Sar(lengths=(9, 40), inner=Dman(segment=8, slots=3))),
+    "sar of mean": of(Sar(lengths=(9, 40), inner=Mean())),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),

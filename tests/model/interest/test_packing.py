@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model.interest.din import DeepInterest
 from model.interest.options import Din
-from model.interest.packing import packed
+from model.interest.packing import by_candidates, packed
 from tests.model.worlds import nothing_known
 
 
@@ -36,3 +36,19 @@ def test_packed_equals_padded_with_gradients(sizes: list[tuple[int, int]], match
     )
     assert outputs[0].shape == outputs[1].shape
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_readouts_in_runs_stand_where_their_candidates_do() -> None:
+    target_mask = torch.arange(4) < torch.tensor([2, 2, 0, 4, 1]).unsqueeze(1)
+    numbers = torch.arange(20.0).view(5, 4, 1)
+    asked = []
+
+    def readout(users: slice, c: int) -> torch.Tensor:
+        asked.append((users.start, users.stop, c))
+        return numbers[users, :c]
+
+    found = by_candidates(readout, target_mask)
+    assert asked == [(0, 2, 2), (2, 3, 1), (3, 4, 4), (4, 5, 1)], "without candidates, one place"
+    assert torch.equal(found[target_mask], numbers[target_mask])
+    assert found.shape == (5, 4, 1)
+    assert not found[4, 1:].any()

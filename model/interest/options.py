@@ -340,6 +340,115 @@ class Sar(Options, frozen=True, kw_only=True, tag="sar"):
         self.inner.check(self.lengths[-1])
 
 
+class Dien(Options, frozen=True, kw_only=True, tag="dien"):
+    """Deep Interest Evolution Network.
+
+    Attributes:
+        recent: newest behaviours that it reads, one after the other for every candidate. What lies further back reaches
+            the head through the mean of the history and the matches alone.
+        auxiliary: weight of the loss that has each state tell the next behaviour from one of another user; 0 for none.
+    """
+
+    model: ClassVar[str] = "model.interest.dien:DeepInterestEvolution"
+    attends: ClassVar[bool] = True
+
+    recent: int = 100
+    auxiliary: float = 0.1
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "recent")
+        self.at_least(0, "auxiliary")
+
+
+class Sasrec(Options, frozen=True, kw_only=True, tag="sasrec"):
+    """Self-attentive sequence, read by the target.
+
+    Attributes:
+        recent: newest behaviours that it reads; its cost grows with their square. What lies further back reaches the
+            head through the mean of the history and the matches alone.
+        blocks: of self-attention.
+        heads: of every attention.
+    """
+
+    model: ClassVar[str] = "model.interest.sasrec:SelfAttentiveSequence"
+    attends: ClassVar[bool] = True
+
+    recent: int = 200
+    blocks: int = 2
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "recent", "blocks", "heads")
+
+
+class Hstu(Options, frozen=True, kw_only=True, tag="hstu"):
+    """Hierarchical Sequential Transduction Unit.
+
+    Attributes:
+        recent: newest behaviours that it reads; its cost grows with their square. What lies further back reaches the
+            head through the mean of the history and the matches alone.
+        layers: of attention. Candidates go through all of them, behaviours through all but the last.
+        heads: of every attention.
+    """
+
+    model: ClassVar[str] = "model.interest.hstu:SequentialTransduction"
+    attends: ClassVar[bool] = True
+
+    recent: int = 200
+    layers: int = 2
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "recent", "layers", "heads")
+
+
+class Mimn(Options, frozen=True, kw_only=True, tag="mimn"):
+    """Multi-channel user Interest Memory Network.
+
+    Attributes:
+        recent: newest behaviours that it reads, one after the other, so that its time grows with them. What lies
+            further back reaches the head through the mean of the history and the matches alone.
+        slots: of the memory.
+        utilisation: weight of the loss that has behaviours use all slots alike; 0 for none.
+    """
+
+    model: ClassVar[str] = "model.interest.mimn:InterestMemory"
+
+    recent: int = 100
+    slots: int = 4
+    utilisation: float = 0.01
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "recent", "slots")
+        self.at_least(0, "utilisation")
+
+
+class Transact(Options, frozen=True, kw_only=True, tag="transact"):
+    """TransAct: a transformer over the newest behaviours, each beside the candidate.
+
+    Attributes:
+        recent: newest behaviours that it reads; for every candidate, its cost grows with their square. The paper takes
+            100. What lies further back reaches the head through the mean of the history and the matches alone.
+        layers: of the transformer; the paper takes 2.
+        heads: of every attention.
+        hidden: width of the transformer's feed-forward layers.
+        outputs: newest positions whose outputs go to the head beside the maximum over all; the paper takes 10.
+    """
+
+    model: ClassVar[str] = "model.interest.transact:RealtimeActions"
+    attends: ClassVar[bool] = True
+
+    recent: int = 50
+    layers: int = 1
+    heads: int = 2
+    hidden: int = 32
+    outputs: int = 1
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "recent", "layers", "heads", "hidden")
+        self.at_least(0, "outputs")
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -371,6 +480,11 @@ Interest = (  # fmt: skip
     | Dman
     | RnnSearch
     | Sar
+    | Dien
+    | Sasrec
+    | Hstu
+    | Mimn
+    | Transact
     | Counts
     | Popularity
     | Random

@@ -65,6 +65,15 @@ def matmul(x: Tensor, weight: Tensor) -> Tensor:
     return product(x.flatten(0, -2), weight).view(*x.shape[:-1], weight.shape[1])
 
 
+def multiplier(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what makes (M, N) products of (M, K) and this (K, N), for loops: the weight is made ready once."""
+    if not usable(weight):
+        return lambda x: x @ weight
+    terms = len(weight)
+    ready = on_grid(weight, 0, terms)
+    return lambda x: torch.mm(on_grid(x, 1, terms), ready).float()
+
+
 def bmm(left: Tensor, right: Tensor) -> Tensor:
     """Return the (B, M, N) products of (B, M, K) and (B, K, N)."""
     if not usable(left):

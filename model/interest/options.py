@@ -449,6 +449,115 @@ class Transact(Options, frozen=True, kw_only=True, tag="transact"):
         self.at_least(0, "outputs")
 
 
+class TwinV2(Options, frozen=True, kw_only=True, tag="twin-v2"):
+    """TWIN-V2: attention over clusters of behaviours.
+
+    Attributes:
+        cluster_size: most behaviours of a cluster, unless they are all alike. With 1, every distinct behaviour is one.
+        heads: of the attention.
+    """
+
+    model: ClassVar[str] = "model.interest.twin_v2:ClusterAttention"
+    attends: ClassVar[bool] = True
+
+    cluster_size: int = 20
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "cluster_size", "heads")
+
+
+class Dare(Options, frozen=True, kw_only=True, tag="dare"):
+    """DARE: embeddings for attention apart from those that represent.
+
+    Attributes:
+        item_attention_dim: width of an item's embedding for attention.
+        category_attention_dim: width of a category's.
+        retrieved: behaviours with the highest logits, which alone are attended to.
+        auxiliary: weight of the loss of a second head, which reads the attention to all behaviours; 0 for none.
+    """
+
+    model: ClassVar[str] = "model.interest.dare:DecoupledEmbeddings"
+    attends: ClassVar[bool] = True
+    pools: ClassVar[bool] = False
+
+    item_attention_dim: int = 8
+    category_attention_dim: int = 8
+    retrieved: int = 50
+    auxiliary: float = 1.0
+
+    @property
+    def attention_dims(self) -> tuple[int, int]:  # noqa: D102
+        return self.item_attention_dim, self.category_attention_dim
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "item_attention_dim", "category_attention_dim", "retrieved")
+        self.at_least(0, "auxiliary")
+
+
+class Mirrn(Options, frozen=True, kw_only=True, tag="mirrn"):
+    """Multi-granularity Interest Retrieval and Refinement Network.
+
+    Attributes:
+        retrieved: behaviours that each of the three queries finds.
+        bits: of a hash; the more, the closer its distances are to angles.
+        recent: newest behaviours whose mean is the query for short-term interest.
+        filter: how the found are mixed along time: "released" has one complex weight a channel, as the released code;
+            "per_frequency" one a channel and frequency.
+        heads: of the attention over the three interests.
+    """
+
+    model: ClassVar[str] = "model.interest.mirrn:MultiGranularityInterest"
+
+    retrieved: int = 16
+    bits: int = 32
+    recent: int = 16
+    filter: Literal["released", "per_frequency"] = "released"
+    heads: int = 2
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "retrieved", "bits", "recent", "heads")
+
+
+class Ifa(Options, frozen=True, kw_only=True, tag="ifa"):
+    """Interaction Fidelity Attention: linear attention of all candidates at once.
+
+    Attributes:
+        heads: of every attention.
+        among_candidates: whether candidates attend to each other as well. A score then depends on the list that a
+            candidate is in: the same item is worth something else beside others, and alone.
+    """
+
+    model: ClassVar[str] = "model.interest.ifa:InteractionFidelity"
+
+    heads: int = 1
+    among_candidates: bool = False
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "heads")
+
+
+class LongVq(Options, frozen=True, kw_only=True, tag="longvq"):
+    """LongVQ: attention over vector-quantised keys and a local window.
+
+    Attributes:
+        codes: of the codebook, which all users share.
+        window: newest behaviours that are attended to one by one, as they are.
+        commitment: weight of the loss that draws keys to their codes; 0 for none.
+    """
+
+    model: ClassVar[str] = "model.interest.longvq:QuantisedAttention"
+    attends: ClassVar[bool] = True
+
+    codes: int = 128
+    window: int = 32
+    commitment: float = 0.25
+
+    def check(self, length: int) -> None:  # noqa: ARG002, D102
+        self.at_least(1, "codes", "window")
+        self.at_least(0, "commitment")
+
+
 class Counts(Options, frozen=True, kw_only=True, tag="counts"):
     """Match features and statistics alone, no embeddings."""
 
@@ -476,6 +585,11 @@ Interest = (  # fmt: skip
     | SimHard
     | SimSoft
     | Twin
+    | TwinV2
+    | Dare
+    | Mirrn
+    | Ifa
+    | LongVq
     | Nrnm
     | Dman
     | RnnSearch

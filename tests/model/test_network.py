@@ -19,14 +19,18 @@ from model.interest.base import Outcome
 from model.interest.baselines import PRIOR
 from model.interest.options import (
     Counts,
+    Dare,
     Dien,
     Din,
     Dman,
     Eta,
     Hstu,
+    Ifa,
     Interest,
+    LongVq,
     Mean,
     Mimn,
+    Mirrn,
     Nrnm,
     RnnSearch,
     Sam,
@@ -37,6 +41,7 @@ from model.interest.options import (
     SimSoft,
     Transact,
     Twin,
+    TwinV2,
 )
 from model.network import Embedded, Network
 from model.spec import PRESETS, ModelSpec, preset
@@ -96,6 +101,18 @@ SPECS = {
     "mimn": of(Mimn(recent=12)),
     "transact": of(Transact(recent=12, outputs=3)),
     "transact without match": of(Transact(heads=3, layers=2), match=False),
+    "twin-v2": of(TwinV2(cluster_size=4)),
+    "twin-v2 without match": of(TwinV2(cluster_size=2, heads=3), match=False),
+    "dare": of(Dare(item_attention_dim=2, category_attention_dim=3, retrieved=6)),
+    "dare without match": of(Dare(retrieved=60), match=False),
+    "dare without auxiliary": of(Dare(retrieved=6, auxiliary=0.0)),
+    "mirrn": of(Mirrn(retrieved=5)),
+    "mirrn per frequency": of(Mirrn(retrieved=8, heads=3, filter="per_frequency"), match=False),
+    "ifa": of(Ifa()),
+    "ifa among candidates": of(Ifa(heads=3, among_candidates=True)),
+    "longvq": of(LongVq(codes=7, window=5)),
+    "longvq without match": of(LongVq(codes=7, window=50), match=False),
+    "longvq without commitment": of(LongVq(codes=7, window=5, commitment=0.0)),
     "counts": of(Counts()),
     "linear counts": of(Counts(), hidden=()),
     "sam with features": replace(SMALL, features=FEATURES),
@@ -151,6 +168,8 @@ def of_candidate(features: FeatureBatch, place: int) -> FeatureBatch:
 
 def test_candidates_together_equal_candidates_alone(network: Network) -> None:
     batch = unequal_batch(network)
+    if getattr(network.spec.interest, "among_candidates", False):
+        pytest.skip("their scores depend on the list")
     together = logits_of(network, batch)
     for c in range(batch.target_items.shape[1]):
         alone = dataclasses.replace(

@@ -3,12 +3,13 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich.console import Console
 
 from stream.cli.options import (
@@ -44,7 +45,10 @@ LOCAL: dict[str, Any] = {
 def add_parser(commands: Commands) -> None:
     """Add `demo` and `simulate`."""
     text = "a whole system on this machine, with simulated traffic and a report"
-    _add_local_options(add_settings_command(commands, "demo", run_demo, text))
+    demo = add_settings_command(commands, "demo", run_demo, text)
+    _add_local_options(demo)
+    text = "presets to compare, with as many users each, in place of sam-1000,din-50: as in sam,dare,twin-v2"
+    demo.add_argument("--arms", type=lambda names: tuple(names.split(",")), default=(), metavar="NAMES", help=text)
     text = "simulated users against a system that is already running"
     simulate = add_settings_command(commands, "simulate", run_simulation, text)
     add_simulation_options(simulate, seconds=60.0, pre_impressions=0)
@@ -60,13 +64,38 @@ def add_experiment_parser(actions: Commands) -> argparse.ArgumentParser:
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """Run the experiment that comes with the package; returns the exit status."""
+    from stream.experiment.plan import read
+
     with as_file(files("stream.cli").joinpath("demo.toml")) as file:
-        return _run_locally(arguments, file)
+        experiment = read(file)
+        return _run_locally(arguments, demo_of(arguments.arms, experiment) if arguments.arms else experiment, file)
+
+
+def demo_of(arms: Sequence[str], experiment: "ExperimentPlan") -> "ExperimentPlan":
+    """Return the experiment with a preset as each arm, which counts at the half-lives of its first arm.
+
+    Raises:
+        SpecError: when there is no such preset.
+        ExperimentError: for fewer than two arms, or one twice.
+    """
+    from model.spec import preset
+    from stream.experiment.plan import PlannedArm
+
+    statistics = experiment.arms[0].model["statistics"]
+    if len(set(arms)) < max(2, len(arms)):
+        raise ExperimentError(f"--arms {','.join(arms)}: at least two presets, each of them once")
+    planned = (
+        PlannedArm(name=name, preset=name, model={"statistics": statistics} if preset(name).statistics else {})
+        for name in arms
+    )
+    return msgspec.structs.replace(experiment, name="models", salt="models-1", arms=tuple(planned))
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
     """Run the experiment of `arguments.file`; returns the exit status."""
-    return _run_locally(arguments, arguments.file)
+    from stream.experiment.plan import read
+
+    return _run_locally(arguments, read(arguments.file), arguments.file)
 
 
 def run_simulation(arguments: argparse.Namespace) -> int:
@@ -102,11 +131,10 @@ def _settings(arguments: argparse.Namespace, experiment: "ExperimentPlan", file:
     return settings
 
 
-def _run_locally(arguments: argparse.Namespace, file: Path) -> int:
+def _run_locally(arguments: argparse.Namespace, experiment: "ExperimentPlan", file: Path) -> int:
     """Start a system on this machine, send simulated users through it, write the report."""
-    from stream.experiment.plan import Experiment, read
+    from stream.experiment.plan import Experiment
 
-    experiment = read(file)
     settings = _settings(arguments, experiment, file)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:

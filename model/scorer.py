@@ -1,6 +1,6 @@
 """Serves the parameters that a learner publishes: no optimiser, and parameters swapped whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from model.embedding.key_index import Keys
 from model.embedding.table import EmbeddingTable, PreparedRows
 from model.errors import UpdateRefused
 from model.example import Example
+from model.interest.sar import SequenceAdaptation
 from model.network import Network
 from model.predict import Predictions, model_fingerprint, predict, table_dims, table_initials
 from model.serialization.update import Update, Version, check_keys, check_turn, unusable
@@ -52,6 +53,12 @@ class Scorer:
         self._tables = self._new_tables()
         self._trial = Trial(spec, device=self._device)
         self._last_request: Example | None = None
+
+    @property
+    def chosen_lengths(self) -> Mapping[int, int]:
+        """Length → how many requests a policy gave it, since the start; empty for a model without such a policy."""
+        interest = self._network.interest
+        return interest.chosen if isinstance(interest, SequenceAdaptation) else {}
 
     def score(self, examples: Sequence[Example]) -> Predictions:
         """Return the (C,) float32 click probabilities of each example's candidates."""

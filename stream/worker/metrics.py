@@ -38,6 +38,9 @@ class WorkerMetrics:
         self.answers_not_finite = declare.counter(
             "answers_not_finite", "Answers in the candidates' own order, since the arm's model had none.", "arm"
         )
+        self.chosen_lengths = declare.counter(
+            "chosen_lengths", "Answers by the length that the arm's policy chose; only of kind `sar`.", "arm", "length"
+        )
         self.updates_of_unknown_arms = declare.counter(
             "updates_of_unknown_arms", "Model updates of arms that this worker does not have.", "arm"
         )

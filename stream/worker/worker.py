@@ -282,8 +282,10 @@ class Worker:
             metrics.topic_lag.labels(topic).set(records)
         self._totals.set_each(metrics.events, counts)
         self._totals.set(metrics.dead_letters, counts["refused"])
-        for arm in self._scorers.by_model:
+        for arm, scorer in self._scorers.by_model.items():
             self._totals.set(metrics.answers_not_finite, self._scorers.fallback.counts[arm], arm)
+            for length, answers in scorer.chosen_lengths.items():
+                self._totals.set(metrics.chosen_lengths, answers, arm, str(length))
         self._totals.set_each(metrics.updates_of_unknown_arms, self._feed.unknown_arms)
         self._health.note([*self._scorers.fallback.notes(), *self._feed.notes()])
         metrics.buffered.set(sum(task.buffered for task in tasks))

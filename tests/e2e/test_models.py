@@ -1,9 +1,11 @@
 """Unlike models as arms at once: each serves and learns; a kill and a rebalance lose and double nothing."""
 
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from stream.local.ports import free_port
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
@@ -17,6 +19,7 @@ ARMS = [
     {"name": "twin-v2", "preset": "twin-v2", "model": SMALL},
     {"name": "sar", "preset": "sar", "model": SMALL | {"interest": {"lengths": [12, LENGTH]}}},
 ]
+CHOSEN = 'samstream_chosen_lengths_total{arm="sar"'
 
 
 def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
@@ -31,7 +34,8 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
         harness.replace_worker_after_an_answer("worker-1", "worker-2")
         harness.kill("trainer")
         harness.processes.start("trainer-2", "trainer")
-        harness.start_worker("worker-3", instance="three")
+        port = free_port()
+        harness.start_worker("worker-3", "--set", f"worker.metrics=127.0.0.1:{port}", instance="three")
 
         def all_fresh() -> bool:
             """Whether every arm has answered with a model that it has learned."""
@@ -42,4 +46,12 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
         assert "update_refused" not in "".join(
             harness.processes.log(name).read_text() for name in ("worker-1", "worker-2", "worker-3")
         )
+
+        def choices_told() -> bool:
+            """Whether the worker that came last says which lengths SAR's policy chose."""
+            harness.traffic(10)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return CHOSEN in answer.read().decode()
+
+        wait_for(choices_told, "the lengths that were chosen", processes=harness.processes)
         harness.settle()

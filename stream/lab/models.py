@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     most = QUICK_VISITS if arguments.quick else arguments.visits
     world = with_changes(WorldConfig(), arguments.world)
     visits = Visits(arguments.dataset, data, most, arguments.features, world, arguments.seed)
-    arms = choose(arguments.arms, arguments.lengths, visits)
+    arms, left_out = choose(arguments.arms, arguments.lengths, visits)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     kept: Path = arguments.kept
     passes = {
@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         figures[arm.name] |= time_requests(arm.spec, 5 if arguments.quick else 200)
     rmtree(kept, ignore_errors=True)
     notes = [
+        *left_out,
         f"{visits.dataset}: {visits.count:,} visits, the last 60% judged, each sample predicted before it is learned;"
         f" {len(seeds)} seed{'s' * (len(seeds) > 1)}; ± is a standard error over users, differences are paired",
         "alone: the sequence alone, without match features, statistics and features",
@@ -115,8 +116,8 @@ def _named(figures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str])
     return [{"arm": arm, **{said: found[name] for name, said in columns.items()}} for arm, found in ordered]
 
 
-def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> list[Arm]:
-    """Return the arms: each name at each length, the reference among them.
+def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> tuple[list[Arm], list[str]]:
+    """Return the arms, each name at each length and the reference among them; and which kinds were left out, and why.
 
     Args:
         names: presets, perhaps with options: `sam:passes=3:output=readouts`; none for every kind that reads histories.
@@ -124,10 +125,10 @@ def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> list
         visits: what they read features of.
 
     Raises:
-        SettingsError: for an unknown preset or option, or a kind that cannot read so many behaviours.
+        SettingsError: for an unknown preset or option, or a named arm that cannot read so many behaviours.
     """
     every = names or [kind for kind in KINDS if preset(kind).length]
-    arms = {}
+    arms, left_out = {}, []
     for name in dict.fromkeys([REFERENCE, *every]):
         base, *options = name.split(":")
         for length in lengths:
@@ -135,13 +136,16 @@ def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> list
             try:
                 spec = overridden(preset(base), {"length": length, **_changes(options, preset(base))})
             except SpecError as error:
-                raise SettingsError(f"arm {label}: {error}") from None
+                if names:
+                    raise SettingsError(f"arm {label}: {error}") from None
+                left_out.append(f"{label} is left out: {error}")
+                continue
             pure = None
             if spec.kind != "counts":
                 pure = msgspec.structs.replace(spec, match=False, statistics=())
             features = visits.schema.features
             arms[label] = Arm(label, msgspec.structs.replace(spec, features=features), pure)
-    return list(arms.values())
+    return list(arms.values()), left_out
 
 
 def _changes(options: Sequence[str], spec: ModelSpec) -> dict[str, Any]:

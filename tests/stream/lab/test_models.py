@@ -44,7 +44,7 @@ def test_a_run_says_how_well_each_arm_ranks_and_what_it_costs(visits: Visits, tm
 
 
 def test_an_arm_predicts_as_a_learner_of_its_own_does(visits: Visits, tmp_path: Path) -> None:
-    [arm, *_] = [each for each in choose(["sam:passes=3:match=false"], (20,), visits) if each.name != "din"]
+    [arm] = [each for each in choose(["sam:passes=3:match=false"], (20,), visits)[0] if each.name != "din"]
     result = ModelPass(arm.spec, visits, 3, tmp_path)(lambda _: None)
     assert arm.spec.interest.passes == 3  # type: ignore[union-attr]
     assert not arm.spec.match
@@ -72,8 +72,16 @@ def test_a_run_that_was_stopped_takes_up_what_it_has_done(
 
 
 def test_every_kind_that_reads_histories_is_an_arm_unless_some_are_named(visits: Visits) -> None:
-    names = {arm.name for arm in choose((), (1000,), visits)}
-    assert names == KINDS.keys() - {"popularity", "random"}
+    arms, left_out = choose((), (1000,), visits)
+    assert {arm.name for arm in arms} == KINDS.keys() - {"popularity", "random"}
+    assert left_out == []
+
+
+def test_kinds_that_cannot_read_so_few_are_left_out_and_told(visits: Visits) -> None:
+    arms, left_out = choose((), (50,), visits)
+    assert {"din", "sam"} <= {arm.name for arm in arms}
+    assert "sar" not in {arm.name for arm in arms}
+    assert any(note.startswith("sar is left out: ") for note in left_out)
 
 
 @pytest.mark.parametrize(

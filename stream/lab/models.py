@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from model.device import configure_torch
 from model.errors import SpecError
 from model.example import Example
 from model.interest.options import KINDS
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     }
     results = dict(zip(passes, run_all(list(passes.values()), console, processes=arguments.processes), strict=True))
     figures = _judged(arms, seeds, results, visits)
+    configure_torch(threads=1)
     for arm in arms:
         console.print(f"requests of {arm.name}")
         figures[arm.name] |= time_requests(arm.spec, 5 if arguments.quick else 200)
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         f" samples/s: learned on one thread, {arguments.processes} processes side by side",
     ]
     tables = {"how well it ranks": _named(figures, _RANKING), "what it costs": _named(figures, _COST)}
-    return Findings(tables, lambda: models_picture(figures), notes=notes, fields={"arms": figures})
+    return Findings(tables, lambda: models_picture(figures, REFERENCE), notes=notes, fields={"arms": figures})
 
 
 _RANKING = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stream.experiment.wording import signed_percent
-from stream.report.plots.figure import INK, PALETTE, QUIET, picture, pictures
+from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,19 +100,32 @@ def _band(axes: "Axes", rows: list[Row], name: str, colour: str, labels: list[st
     axes.set_xlabel("time between updates")
 
 
-def models_picture(figures: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Draw how well each model ranks over how long a request takes it, with two standard errors."""
-    best, found = max(figures.items(), key=lambda each: float(each[1]["auc"]))
+def models_picture(figures: Mapping[str, Mapping[str, Any]], reference: str) -> bytes:
+    """Draw how well each model ranks against the reference, with two standard errors, and how long a request takes."""
+    ordered = sorted(figures.items(), key=lambda each: float(each[1]["ahead"]))
+    best, found = ordered[-1]
     title = f"{best} ranks best: AUC {found['auc']:.4f}, {found['ms_p50']:.1f} ms a request"
-    subtitle = "real visits, each sample predicted before it is learned; 100 candidates; bars: 2 standard errors"
-    with picture(title, subtitle, height=5.6) as (axes, save):
-        for arm, row in figures.items():
+    subtitle = "the same samples for all, each predicted before it is learned from; bars: 2 standard errors, paired"
+    with pictures(2, title, subtitle, height=0.3 * len(ordered) + 2.0) as ((left, right), save):
+        left.figure.subplots_adjust(left=0.14, right=0.97, top=0.86, wspace=0.05)
+        places = range(len(ordered))
+        for place, (arm, row) in zip(places, ordered, strict=True):
             colour = PALETTE[1] if arm.split(":")[0] == "sam" else PALETTE[0]
-            place = row["ms_p50"], row["auc"]
-            axes.errorbar(*place, yerr=2 * row["auc_error"], fmt="o", color=colour, capsize=2, alpha=0.8)
-            axes.annotate(arm, place, xytext=(6, 4), textcoords="offset points", fontsize=9, color=INK)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel("milliseconds a request (p50, one thread)")
-        axes.set_ylabel("AUC")
+            left.errorbar(row["ahead"], place, xerr=2 * row["ahead_error"], fmt="o", color=colour, capsize=3)
+            right.barh(place, row["ms_p50"], color=colour, alpha=0.85, height=0.6)
+            right.text(1.08 * row["ms_p50"], place, f"{row['ms_p50']:.1f}", va="center", fontsize=9)
+        left.axvline(0, color=QUIET, linewidth=1)
+        left.locator_params(axis="x", nbins=5)
+        left.set_yticks(places, [arm for arm, _ in ordered])
+        left.set_title(f"AUC less that of {reference}", fontsize=11)
+        right.set_yticks([])
+        right.set_xscale("log")
+        right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        right.set_xlim(right=2 * max(row["ms_p50"] for _, row in ordered))
+        right.set_title("milliseconds a request (p50, one thread)", fontsize=11)
+        for axes in (left, right):
+            axes.set_ylim(-0.6, len(ordered) - 0.4)
+            axes.grid(axis="x")
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5, length=0)
         return save()

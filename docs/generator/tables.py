@@ -240,7 +240,11 @@ def _rankers(entry: Entry) -> str:
 
 
 def _models(measured: Measured) -> str:
-    known = {"lab-models": "Complete Journey", "lab-models-kuairand": "KuaiRand"}
+    known = {
+        "lab-models": "Complete Journey",
+        "lab-models-kuairand": "KuaiRand",
+        "lab-models-sam": "Parts of SAM, on Complete Journey",
+    }
     entries = {said: measured[name] for name, said in known.items() if name in measured}
     return _joined(*(f"**{name}.** {_caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))
 

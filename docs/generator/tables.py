@@ -244,6 +244,7 @@ def _models(measured: Measured) -> str:
         "lab-models": "Complete Journey",
         "lab-models-kuairand": "KuaiRand",
         "lab-models-sam": "Parts of SAM, on Complete Journey",
+        "lab-models-sequel": "A simulated world with sequels",
     }
     entries = {said: measured[name] for name, said in known.items() if name in measured}
     return _joined(*(f"**{name}.** {_caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))

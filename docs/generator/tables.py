@@ -452,7 +452,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "replay": _replay,
     "learning": _learning,
     "learning-kuairand": _kuairand,
-    "models": _models,
+    "lab-models": _models,
     "demo": _demo,
     "faults": _faults,
     "summary": _summary,

@@ -180,15 +180,16 @@ class Network(nn.Module):
     @torch.no_grad()
     def observe(self, batch: Batch, embedded: Embedded) -> None:
         """Take a batch into what no gradient moves: means and variances of numbers, state of the interest model."""
-        numbers = None
+        found = None
         if self.standardise is not None:
             counts, _ = self._matched(batch)
             found = self._numbers(batch, counts)
-            numbers = self.standardise(found)
-            self.standardise.observe(found[batch.target_mask])
-        if self.interest is not None and self.interest.observes:
+        if self.interest is not None and self.interest.observes:  # the keys that the step has read
+            numbers = None if self.standardise is None else self.standardise(found)
             keys, _ = self._sequence(batch, embedded, numbers)
             self.interest.observe(keys, batch.mask)
+        if self.standardise is not None and found is not None:
+            self.standardise.observe(found[batch.target_mask])
         if self.features is not None and batch.features is not None:
             self.features.observe(batch.features, batch.mask)
 

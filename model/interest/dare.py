@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.interest.base import ExtraLoss, InterestModel, Known, masked_keys
 from model.interest.heads import masked_softmax
 from model.interest.options import Dare
+from model.interest.retrieval import Found
 from model.kernels import batch_invariant
 
 
@@ -86,28 +87,8 @@ class DecoupledEmbeddings(InterestModel):
 
     def _vectors(self, logits: Tensor, keys: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         q, values = targets[..., : self.d], keys[..., : self.d]
-        weights = masked_softmax(logits, highest(logits, mask.unsqueeze(1), self.retrieved))
+        found = Found.highest(logits, mask.unsqueeze(1), self.retrieved)
+        weights = masked_softmax(logits, found.among(keys.shape[1]))
         readout = batch_invariant.bmm(weights, values)
         mean = (values.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)).unsqueeze(1).expand_as(q)
         return torch.cat([q, readout, q * readout, mean, q * mean], dim=-1)
-
-
-@torch.no_grad()
-def highest(logits: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return which (…, L) of the logits are among the highest, of equal ones the last; all where there are fewer.
-
-    Args:
-        logits: (…, L).
-        mask: bool, broadcasts to them, True where there is one.
-        count: how many are, at most.
-    """
-    L = logits.shape[-1]
-    if count >= L:
-        return mask.expand_as(logits)
-    filled = logits.masked_fill(~mask, -torch.inf)
-    least = filled.topk(count).values[..., -1:]
-    above, equal = filled > least, filled == least
-    free = count - above.sum(dim=-1, keepdim=True)
-    # How many equal ones there are from here on.
-    following = equal.sum(dim=-1, keepdim=True) - equal.cumsum(dim=-1) + equal
-    return (above | (equal & (following <= free))) & mask

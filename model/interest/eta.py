@@ -6,7 +6,7 @@ from torch import Tensor
 from model.interest.base import InterestModel, Known, masked_keys
 from model.interest.options import Eta
 from model.interest.retrieval import Found, RetrievedAttention, normed_rows
-from model.interest.signatures import draw_planes, sides
+from model.interest.signatures import agreement, draw_planes, sides
 
 
 class EndToEndTargetAttention(InterestModel):
@@ -52,9 +52,5 @@ class EndToEndTargetAttention(InterestModel):
         return torch.cat([targets, readout, targets * readout], dim=-1)
 
     def agreement(self, keys: Tensor, targets: Tensor) -> Tensor:
-        """Return (B, C, L): in how many bits (B, L, d) keys agree with (B, C, d) targets, less those where they do not.
-
-        Sums of 1 and -1 are exact in any order.
-        """
-        ours, theirs = (sides(x, self.planes).float() * 2 - 1 for x in (targets, keys))
-        return torch.bmm(ours, theirs.mT)
+        """Return (B, C, L): in how many bits (B, L, d) keys agree with (B, C, d) targets, less those they do not."""
+        return agreement(sides(targets, self.planes), sides(keys, self.planes))

@@ -11,6 +11,8 @@ from model.interest.base import InterestModel, Known, masked_keys
 from model.interest.heads import head_width
 from model.interest.newest import Newest
 from model.interest.options import Mirrn
+from model.interest.retrieval import Found
+from model.interest.signatures import agreement, draw_planes, sides
 from model.kernels import batch_invariant
 
 _PLACES = 32
@@ -49,7 +51,7 @@ class MultiGranularityInterest(InterestModel):
         self.d = d
         self.retrieved = options.retrieved
         self.recent = options.recent
-        self.register_buffer("rotations", torch.randn(d, options.bits), persistent=False)
+        self.register_buffer("rotations", draw_planes(d, options.bits), persistent=False)
         self.places = nn.Parameter(torch.randn(_PLACES, d))
         self.refinements = nn.ModuleList(
             FourierMixing(d, options.retrieved, per_frequency=options.filter == "per_frequency") for _ in range(3)
@@ -75,10 +77,10 @@ class MultiGranularityInterest(InterestModel):
         newest = Newest.of(mask, self.recent)
         short = newest.keys(keys).sum(dim=1) / newest.mask.sum(dim=1, keepdim=True).clamp_min(1)
         everything = keys.sum(dim=1) / counts.clamp_min(1)
-        codes = signs(keys @ self.rotations)
+        codes = sides(keys, self.rotations)
         placed = masked_keys(keys + _PLACE_SCALE * self.places[places_from_end(mask)], mask)
-        of_targets = signs(batch_invariant.matmul(targets, self.rotations))
-        of_user = signs(torch.stack([short, everything], dim=1) @ self.rotations)
+        of_targets = sides(targets, self.rotations)
+        of_user = sides(torch.stack([short, everything], dim=1), self.rotations)
         found = [
             nearest(query, codes, mask, self.retrieved)
             for query in (of_targets, *(each.unsqueeze(1) for each in of_user.unbind(dim=1)))
@@ -91,34 +93,24 @@ class MultiGranularityInterest(InterestModel):
         return torch.cat([targets, self.attention(targets, together)], dim=-1)
 
 
-def signs(projected: Tensor) -> Tensor:
-    """Return 1 where a number is above 0, else −1: products of these count equal bits, without rounding."""
-    return torch.where(projected > 0, 1.0, -1.0).to(projected.dtype)
-
-
 def places_from_end(mask: Tensor) -> Tensor:
     """Return (B, L) rows of the table of places: ⌊2 log2(1 + n)⌋ of the n behaviours that came later."""
     later = mask.sum(dim=1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)
     return (2 * torch.log2(1 + later.clamp_min(0).double())).long().clamp_max(_PLACES - 1)
 
 
-@torch.no_grad()
 def nearest(queries: Tensor, codes: Tensor, mask: Tensor, count: int) -> Tensor:
     """Return the (B, Q, count) places of the nearest codes, ascending; L where there is none.
 
     Args:
-        queries: (B, Q, bits) of −1 and 1.
+        queries: (B, Q, bits) bool, sides of planes.
         codes: (B, L, bits) of behaviours.
         mask: (B, L) bool.
         count: how many places.
     """
-    L, bits = codes.shape[1:]
-    distances = (bits - torch.bmm(queries, codes.mT)) / 2
-    distances = distances.masked_fill(~mask.unsqueeze(1), bits + 1)
-    # The place makes equal distances unequal: the newest is first.
-    order = distances.long() * L + (L - 1 - torch.arange(L, device=codes.device))
-    found = order.topk(min(count, L), largest=False).values
-    places = (L - 1 - found % L).masked_fill(found >= (bits + 1) * L, L).sort(dim=-1).values
+    L = codes.shape[1]
+    found = Found.highest(agreement(queries, codes), mask.unsqueeze(1), count)
+    places = found.places.masked_fill(~found.there, L).sort(dim=-1).values
     return functional.pad(places, (0, count - places.shape[-1]), value=L)
 
 

@@ -23,11 +23,11 @@ def packed(
     Shapes as in `InterestModel.forward`, all left-aligned.
     """
     C = targets.shape[1]
-    if keys.device.type != "cpu":
-        whole: Tensor = model(keys, mask, targets, match, known)
-        return whole
     counts = known.target_mask.sum(dim=1).clamp_min(1)
     alone = batch_invariant.usable(keys) and not model.batch_invariant
+    if keys.device.type != "cpu" or (not alone and bool((counts == C).all())):
+        whole: Tensor = model(keys, mask, targets, match, known)
+        return whole
     if alone:
         distinct, sizes = counts.tolist(), [1] * len(counts)
     else:

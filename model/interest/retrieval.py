@@ -41,6 +41,11 @@ class Found:
         places = ordered.topk(min(count, L), dim=-1).indices
         return cls(places, mask.expand_as(scores).gather(-1, places))
 
+    def among(self, length: int) -> Tensor:
+        """Return (B, C, length) bool: which behaviours of the sequence were found."""
+        nowhere = self.there.new_zeros(*self.there.shape[:-1], length)
+        return nowhere.scatter(-1, self.places, self.there)
+
     def rows(self, keys: Tensor) -> Tensor:
         """Return their (B, C, K, d) rows of (B, L, d)."""
         B, L, _ = keys.shape

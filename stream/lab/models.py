@@ -20,6 +20,7 @@ from model.scorer import Scorer
 from model.spec import ModelSpec, count_numbers, overridden, preset
 from state.behavior import BEHAVIOR
 from stream.errors import SettingsError
+from stream.lab.freshness import DATA
 from stream.lab.model_pass import ModelPass, PassResult, Visits
 from stream.lab.plots import models_picture
 from stream.lab.runs import run_all
@@ -33,7 +34,6 @@ QUICK_VISITS = 2000
 CANDIDATES = 100
 LONGER = 4
 """How many times as many behaviours the growth of the time is measured with."""
-DATA = Path("../shared/data/complete_journey")
 _SECONDS = 2.0
 """For how long each arm's requests are timed."""
 

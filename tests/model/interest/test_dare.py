@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from model.interest.base import Outcome
-from model.interest.dare import DecoupledEmbeddings, highest
+from model.interest.dare import DecoupledEmbeddings
 from model.interest.options import Dare
 from model.learner import Learner
 from model.predict import table_dims
@@ -63,15 +63,6 @@ def test_it_computes_its_equations(retrieved: int) -> None:
     outcome = Outcome(second, labels, known.target_mask)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(second, labels)
     torch.testing.assert_close(extra(outcome), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_of_equal_logits_the_newest_are_the_highest() -> None:
-    logits = torch.tensor([[1.0, 3.0, 1.0, 1.0, 0.0, 1.0, 9.0]])
-    there = torch.tensor([[True] * 6 + [False]])
-    kept = {count: highest(logits, there, count)[0].nonzero().flatten().tolist() for count in (1, 2, 3, 5, 7)}
-    assert kept == {1: [1], 2: [1, 5], 3: [1, 3, 5], 5: [0, 1, 2, 3, 5], 7: [0, 1, 2, 3, 4, 5]}
-    few = torch.tensor([[True] * 2 + [False] * 5])
-    assert highest(logits, few, 3)[0].nonzero().flatten().tolist() == [0, 1], "and no padding"
 
 
 def test_attention_and_representation_are_apart() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.interest.mirrn import FourierMixing, MultiGranularityInterest, nearest, places_from_end, signs
+from model.interest.mirrn import FourierMixing, MultiGranularityInterest, nearest, places_from_end
 from model.interest.options import Mirrn
+from model.interest.signatures import sides
 from tests.model.interest.drawn import drawn, normed, randomised
 
 D = 6
@@ -95,7 +96,7 @@ def test_equal_keys_are_found_first_and_of_equals_the_newest() -> None:
     keys = torch.randn(1, 50, D)
     keys[0, [3, 20, 31, 44]] = keys[0, 3].clone()
     rotations = torch.randn(D, 64)
-    codes, mask = signs(keys @ rotations), torch.ones(1, 50, dtype=torch.bool)
+    codes, mask = sides(keys, rotations), torch.ones(1, 50, dtype=torch.bool)
     mask[0, 44:] = False
     assert nearest(codes[:, 3:4], codes, mask, 2).tolist() == [[[20, 31]]]
     assert nearest(codes[:, 3:4], codes, mask, 3).tolist() == [[[3, 20, 31]]]

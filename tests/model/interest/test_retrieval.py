@@ -90,3 +90,16 @@ def test_at_the_start_equal_things_attract_each_other_whatever_their_scale() -> 
     found = Found.highest(torch.zeros(1, 20, 20), mask.unsqueeze(1), 20)
     nearest = torch.cdist(model(keys, rows, found, None), rows).argmin(dim=-1)
     assert (nearest == torch.arange(20)).all()
+
+
+def test_of_equal_scores_the_newest_are_among_those_found_and_no_padding() -> None:
+    scores = torch.tensor([[[1.0, 3.0, 1.0, 1.0, 0.0, 1.0, 9.0]]])
+    there, few = (torch.arange(7).view(1, 1, 7) < length for length in (6, 2))
+
+    def among(mask: torch.Tensor, count: int) -> list[int]:
+        found = Found.highest(scores, mask, count).among(7)
+        return [int(place) for place in found[0, 0].nonzero().flatten()]
+
+    kept = {count: among(there, count) for count in (1, 2, 3, 5, 7)}
+    assert kept == {1: [1], 2: [1, 5], 3: [1, 3, 5], 5: [0, 1, 2, 3, 5], 7: [0, 1, 2, 3, 4, 5]}
+    assert among(few, 3) == [0, 1]

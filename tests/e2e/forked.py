@@ -15,11 +15,13 @@ from stream.local.processes import kill_with_parent
 from stream.local.system import Processes
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["stream.cli.main", "stream.worker.worker", "stream.trainer.trainer"])
+_CONTEXT.set_forkserver_preload(
+    ["stream.cli.main", "stream.worker.worker", "stream.trainer.trainer", "stream.monitor.run"]
+)
 
 
 class ForkedProcesses(Processes):
-    """`Processes` whose workers and trainers run `samstream`'s `main` in a fork; all else is started as there."""
+    """`Processes` whose workers, trainers and monitors run `main` in a fork; all else is started as there."""
 
     def start(
         self,
@@ -30,7 +32,7 @@ class ForkedProcesses(Processes):
         optional: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start `samstream COMMAND ARGUMENTS`; what wants an environment of its own reads it when it is imported."""
-        if environment or optional or command not in ("worker", "trainer"):
+        if environment or optional or command not in ("worker", "trainer", "monitor"):
             return super().start(name, command, *arguments, environment=environment, optional=optional)
         words = [command, "--config", str(self._settings), *arguments]
         self.log(name).touch()

@@ -26,12 +26,12 @@ from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
 from stream.local.ports import free_port
-from stream.local.system import Processes
 from stream.monitor.records import ArmWindow, decode_arm_window, encode_json
 from stream.schema.events import Outcome, Score, Spent, encode_packed
 from stream.schema.topics import Topics
 from stream.settings import convert
 from tests.conftest import PARTITIONS
+from tests.e2e.forked import ForkedProcesses
 from tests.e2e.harness import wait_for
 from tests.near import near
 from tests.small_disk import SmallDisk
@@ -149,7 +149,7 @@ class Monitors:
                 },
             }
         )
-        self.processes = Processes(directory, settings)
+        self.processes = ForkedProcesses(directory, settings)
 
     def start(self, name: str, *more: str) -> None:
         """Start a monitor under a name that it keeps, with a directory of its own."""

@@ -1,40 +1,19 @@
 """What an engineer would pick instead: other rankers on the same samples and the same features, in one pass."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from model.batch import Batch, collate
 from model.example import Example
-from model.features.gather import columns_of
 from model.interest.baselines import PRIOR
-from model.match import count_matches, find_matches, match_features
 from model.predict import Predictions
 from model.statistics.decayed_counts import DecayedCounts
-from state.feature import Feature
+from stream.bench.harness.peer_table import Features, Matrix, Table, TableMaker
 from stream.validation.contest import OnlineRanker
 
 _DAY_S = 86_400.0
-
-Matrix = npt.NDArray[np.float32]
-Features = tuple[Feature, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """n candidates, one after another.
-
-    Attributes:
-        numbers: (n, k): of their matches, statistics, and features that are numbers; NaN where one is missing.
-        texts: (n, m) int64 keys of the values of features that are texts, no two features with the same; 0 for none.
-    """
-
-    numbers: Matrix
-    texts: npt.NDArray[np.int64]
 
 
 class DecayedPopularity:
@@ -69,7 +48,7 @@ class BoostedTrees:
         import lightgbm
 
         self._lightgbm = lightgbm
-        self._wanted = features
+        self._tables = TableMaker(features)
         self._every = max(1, samples // refits)
         self._codes: list[dict[int, int]] = []
         self._rows: list[Matrix] = []
@@ -79,7 +58,7 @@ class BoostedTrees:
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
-        rows, labels = self._encoded(table(examples, self._wanted)), _labels_of(examples)
+        rows, labels = self._encoded(self._tables.table(examples)), _labels_of(examples)
         predicted = np.full(len(rows), PRIOR) if self._model is None else self._model.predict(rows)
         self._rows.append(rows)
         self._labels.append(labels)
@@ -113,11 +92,11 @@ class VowpalWabbit:
         from vowpalwabbit import Workspace
 
         self._workspace = Workspace("--loss_function logistic --link logistic -b 22 -q nn --quiet --random_seed 0")
-        self._wanted = features
+        self._tables = TableMaker(features)
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
-        found = table(examples, self._wanted)
+        found = self._tables.table(examples)
         items = np.concatenate([example.items for example in examples]).tolist()
         categories = np.concatenate([example.categories for example in examples]).tolist()
         lines = [
@@ -141,11 +120,11 @@ class River:
 
         self._scaler = preprocessing.StandardScaler()
         self._model = linear_model.LogisticRegression(optim.Adam(0.003))
-        self._wanted = features
+        self._tables = TableMaker(features)
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict the labels of examples, then learn from them."""
-        found, labels = table(examples, self._wanted), _labels_of(examples)
+        found, labels = self._tables.table(examples), _labels_of(examples)
         rows = [{place: value for place, value in enumerate(row) if value == value} for row in found.numbers.tolist()]
         texts = [{f"k{key}": 1.0 for key in keys if key} for keys in found.texts.tolist()]
         predicted = [
@@ -164,20 +143,6 @@ PEERS: dict[str, Callable[[int, Features], OnlineRanker]] = {
     "river": River,
 }
 """Name → makes the peer for so many samples and these features; raises ImportError where it is not installed."""
-
-
-def table(examples: Sequence[Example], features: Features = ()) -> Table:
-    """Return what peers get of the candidates: all that the models' heads do, but for embeddings and attention."""
-    first, read = examples[0].numbers, columns_of(features)
-    longest = max(1, *(len(example.sequence) for example in examples))
-    count = 0 if first is None else first.shape[1]
-    batch: Batch = collate(examples, length=longest, numbers=count, features=features)
-    counts = count_matches(find_matches(batch, features=read.matched_at), batch)
-    parts, texts = [match_features(counts, batch), batch.numbers], batch.target_items.unsqueeze(-1)[..., :0]
-    if batch.features is not None:
-        parts.append(batch.features.shown_numbers)
-        texts = batch.features.shown_keys
-    return Table(torch.cat(parts, dim=-1)[batch.target_mask].numpy(), texts[batch.target_mask].numpy())
 
 
 def _labels(example: Example) -> npt.NDArray[np.float32]:

@@ -17,7 +17,8 @@ from model.interest.baselines import PRIOR
 from model.match import PER_KIND
 from model.predict import Predictions
 from state.behavior import action_key, category_key, item_key, pack
-from stream.bench.harness.rankers import PEERS, DecayedPopularity, table
+from stream.bench.harness.peer_table import ACTIONS, LATELY, TableMaker
+from stream.bench.harness.rankers import PEERS, DecayedPopularity
 from stream.cli.main import main
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, Visit
@@ -108,7 +109,7 @@ def test_where_visits_are_of_one_item_a_step_is_of_more_of_them(tmp_path: Path) 
 
 def test_peers_get_the_matches_and_the_numbers_of_every_candidate(dataset: Dataset) -> None:
     batch = [example for _, example in next(list_batches(dataset, 3))]
-    found = table(batch)
+    found = TableMaker().table(batch)
     assert len(found.numbers) == len(found.texts) == sum(len(example.items) for example in batch)
     numbers = [example.numbers for example in batch if example.numbers is not None]
     np.testing.assert_array_equal(found.numbers[:, -numbers[0].shape[1] :], np.concatenate(numbers))
@@ -145,12 +146,14 @@ def test_peers_get_the_features_and_how_often_they_match(dataset: Dataset) -> No
     schema = FeatureSchema(dataset.features)
     batches = list(list_batches(dataset, dataset.totals.visits, schema))
     batch = [example for _, example in batches[-1]]
-    found, plain = table(batch, schema.features), table(batch)
+    with_features, without = TableMaker(schema.features), TableMaker()
+    found, plain = with_features.table(batch), without.table(batch)
     assert len(found.numbers) == len(plain.numbers)
     texts = [feature for feature in schema.features if feature.embeds and feature.of != "behavior"]
     assert found.texts.shape[1] == len(texts)
     matched = sum(feature.of == "item" for feature in texts)
-    assert found.numbers.shape[1] == plain.numbers.shape[1] + PER_KIND * matched
+    of_candidates = found.numbers[:, with_features.user_columns :]
+    assert of_candidates.shape[1] == plain.numbers.shape[1] - without.user_columns + PER_KIND * matched
     makers = [
         (example.attributes["manufacturer"][place, 0], example.sequence["manufacturer"][:, 0])
         for example in batch
@@ -158,9 +161,31 @@ def test_peers_get_the_features_and_how_often_they_match(dataset: Dataset) -> No
         for place in range(len(example.items))
     ]
     place = [feature.name for feature in columns_of(schema.features).matched].index("manufacturer")
-    ever = found.numbers[:, PER_KIND * (2 + place) + 2]
+    ever = of_candidates[:, PER_KIND * (2 + place) + 2]
     np.testing.assert_allclose(ever, [np.log1p((own == past).sum()) for own, past in makers], rtol=1e-6)
     assert len(set(ever.tolist())) > 2
+
+
+def test_peers_get_the_click_rate_of_a_user_lately_and_ever(tmp_path: Path) -> None:
+    lines = [
+        (user, video, 10 * video + user, int(video % (2 + user) == 0), "39") for video in range(30) for user in (0, 1)
+    ]
+    exposures = open_dataset("kuairand", write_exposures(tmp_path, lines, [(1, 0, 1)]))
+    schema = FeatureSchema(exposures.features)
+    tables = TableMaker(schema.features)
+    half = tables.user_columns // 2
+    for batch in list_batches(exposures, exposures.totals.visits, schema):
+        examples = [example for _, example in batch]
+        found = tables.table(examples).numbers[:, : 2 * half]
+        for row, example in zip(found, examples, strict=True):
+            for told, past in ((row[:half], example.sequence[-LATELY:]), (row[half:], example.sequence)):
+                if not len(past):
+                    assert np.isnan(told).all()
+                    continue
+                shares = [np.mean(past["action"] == action_key(name)) for name in ("click", "skip", "view")]
+                known = told[:ACTIONS]
+                assert sorted(known[known > 0]) == pytest.approx(sorted(share for share in shares if share))
+                assert told[-1] == pytest.approx(past["long_view"].mean())
 
 
 def test_decayed_popularity_predicts_the_click_rate_of_an_item(dataset: Dataset) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.embedding.admission import Admission
 from model.embedding.learned import Gathered, LearnedTable
 from model.errors import CheckpointError
 from model.example import LATE_CLICK, Example
@@ -95,7 +96,14 @@ class Learner:
         self._adam = torch.optim.Adam(self._trainable, lr=self._optim.dense_lr, fused=True)
         initials = table_initials(spec, seed)
         self._tables = {
-            name: LearnedTable(dim, initial=initials[name], max_rows=self._optim.max_rows, device=self._device)
+            name: LearnedTable(
+                dim,
+                initial=initials[name],
+                max_rows=self._optim.max_rows,
+                admission=Admission(self._optim.admit_after, self._optim.admission_keys),
+                expire_after_s=self._optim.expire_after_s,
+                device=self._device,
+            )
             for name, dim in table_dims(spec).items()
         }
 
@@ -105,9 +113,9 @@ class Learner:
         return {name: len(table) for name, table in self._tables.items()}
 
     @property
-    def dropped(self) -> int:
-        """How often a key came to learn and found its table full."""
-        return sum(table.dropped for table in self._tables.values())
+    def key_counts(self) -> dict[str, Mapping[str, int]]:
+        """Table → how often keys were admitted, refused, and so on: `KEY_EVENTS`."""
+        return {name: table.counts for name, table in self._tables.items()}
 
     def learn(self, examples: Sequence[Example]) -> Predictions:
         """Predict every label, then take one step.
@@ -127,6 +135,9 @@ class Learner:
         if batch.labels is None:
             raise ValueError("every example to learn from needs labels")
         keys = batch_keys(batch)
+        now = max(example.ts for example in examples)
+        for table in self._tables.values():
+            table.advance(now)
         taken = {name: table.take(keys[name]) for name, table in self._tables.items()}
         with torch.inference_mode():
             served = self._served(batch, embedded(batch, {name: each.embed() for name, each in taken.items()}))
@@ -156,11 +167,13 @@ class Learner:
         self._clear_touched()
 
     def delta(self, arm: str) -> Update:
-        """Return the dense parameters and the rows touched since the last delta, as the next version."""
+        """Return the dense parameters, the rows touched since the last delta and the keys gone, as the next version."""
         self.version = Version(self.version.epoch, self.version.version + 1)
         tensors = self._dense()
         for name, table in self._tables.items():
             tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.touched()
+            if len(gone := table.gone()):
+                tensors[f"{name}/gone"] = gone
         self._clear_touched()
         return Update(arm, "delta", *self.version, self.fingerprint, tensors)
 
@@ -172,7 +185,7 @@ class Learner:
         """
         tensors = self._dense()
         for name, table in self._tables.items():
-            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.all_rows()
+            tensors[f"{name}/keys"], tensors[f"{name}/values"] = table.publish_all()
         return Update(arm, "base", *self.version, self.fingerprint, tensors)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -229,7 +242,7 @@ class Learner:
                         moment: tensor.to(self._device) for moment, tensor in moments.items()
                     }
             for name, table in self._tables.items():
-                table.load_state({part: state[f"{name}/{part}"] for part in table.state()})
+                table.load_state(_under(f"{name}/", state))
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"not the whole state of such a learner: {error!r}") from None
         self.version, self.changed, self._unclicked = Version(epoch, version), bool(changed), bool(unclicked)

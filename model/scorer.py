@@ -14,7 +14,7 @@ from model.example import Example
 from model.interest.sar import SequenceAdaptation
 from model.network import Network
 from model.predict import Predictions, model_fingerprint, predict, table_dims, table_initials
-from model.serialization.update import Update, Version, check_keys, check_turn, unusable
+from model.serialization.update import Update, Version, check_gone, check_keys, check_turn, unusable
 from model.spec import ModelSpec
 from model.trial import Trial
 
@@ -27,12 +27,14 @@ class Prepared:
         update: where it came from.
         dense: every parameter of the network by name.
         rows: the rows to set by table, when the update is a delta.
+        gone: the keys by table that no longer have a row, when it is a delta that tells of some.
         tables: the whole new tables by name when the update is a base, which then are served as they are.
     """
 
     update: Update
     dense: dict[str, Tensor]
     rows: dict[str, PreparedRows]
+    gone: dict[str, Keys]
     tables: dict[str, EmbeddingTable] | None
 
 
@@ -92,7 +94,9 @@ class Scorer:
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
         rows = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}
-        if different := update.tensors.keys() ^ (shapes.keys() | rows):
+        gone = {table: name for table in table_dims(self._spec) if (name := f"{table}/gone") in update.tensors}
+        optional = gone.values() if update.kind == "delta" else ()
+        if different := (update.tensors.keys() - set(optional)) ^ (shapes.keys() | rows):
             raise UpdateRefused("shape", f"tensors missing or unknown: {sorted(different)[:5]}")
         dense = {name: self._checked(update, name, shape) for name, shape in shapes.items()}
         moved: dict[str, tuple[Keys, Tensor]] = {}
@@ -103,12 +107,12 @@ class Scorer:
             tables = self._tables
             self._try(update, dense, tables, moved)
             placed = {name: tables[name].prepare_rows(keys, vectors) for name, (keys, vectors) in moved.items()}
-            return Prepared(update, dense, placed, None)
+            return Prepared(update, dense, placed, {table: check_gone(update, table) for table in gone}, None)
         tables = self._new_tables()
         self._try(update, dense, tables, moved)
         for name, (keys, vectors) in moved.items():
             tables[name].assign(keys, vectors)
-        return Prepared(update, dense, {}, tables)
+        return Prepared(update, dense, {}, {}, tables)
 
     @torch.no_grad()
     def commit(self, prepared: Prepared) -> None:
@@ -125,6 +129,8 @@ class Scorer:
             # All memory that is needed comes first: after that, nothing can fail half way.
             for name, placed in rows.items():
                 self._tables[name].reserve(len(placed.fresh))
+            for name, keys in prepared.gone.items():
+                self._tables[name].remove(keys)
             for name, placed in rows.items():
                 self._tables[name].write_rows(placed)
         for name, tensor in self._network.state_dict().items():
@@ -147,8 +153,8 @@ class Scorer:
             raise UpdateRefused("non-finite", f"{update.kind} {update.at} gives answers that are NaN or infinity")
 
     def _prepared_rows(self, prepared: Prepared, name: str) -> PreparedRows:
-        """Return the rows to set, placed again when a base has brought another table meanwhile."""
-        if prepared.rows[name].table is self._tables[name]:
+        """Return the rows to set, placed again when a base has brought another table, or a row has gone meanwhile."""
+        if self._tables[name].still_prepared(prepared.rows[name]):
             return prepared.rows[name]
         tensors = prepared.update.tensors
         vectors = torch.tensor(tensors[f"{name}/values"], device=self._device)

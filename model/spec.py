@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 from xxhash import xxh3_128_hexdigest
 
+from model.embedding.admission import MOST_SEEN
 from model.errors import SpecError
 from model.interest.options import KINDS, Interest, Popularity, Random, Sam
 from state.feature import Feature
@@ -214,11 +215,19 @@ class OptimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         clip_norm: largest norm of the dense gradient; embedding steps are bounded by Adagrad itself.
         ema_decay: what predicts is an exponential average of the dense parameters, which keeps so much of itself a
             step; 0 to predict with the parameters as they are.
-        max_rows: of each table; keys beyond them stay at their initial vector.
+        max_rows: of each table; when more keys want one, the rows that were touched longest ago go.
+        admit_after: how often a key must be seen in samples, as a behaviour or a candidate, to get a row; until then it
+            has its initial vector.
+        admission_keys: different keys without a row whose counts are kept, of each table, when `admit_after` is above
+            1; 32 to 64 bytes each.
+        expire_after_s: a row that no sample has touched for so long, in event time, goes: 90 days; 0 for never.
     """
 
     dense_lr: Rate = 1e-3
     embedding_lr: Rate = 0.2
     clip_norm: Annotated[float, Meta(gt=0)] = 5.0
     max_rows: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2**22
+    admit_after: Annotated[int, Meta(ge=1, le=MOST_SEEN)] = 1
+    admission_keys: Annotated[int, Meta(ge=1, le=2**26)] = 2**18
+    expire_after_s: Annotated[float, Meta(ge=0, le=1e10)] = 7_776_000.0
     ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99

@@ -25,7 +25,10 @@ def unique_in_order(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Rows]:
 
 
 class _Slots:
-    """`capacity`, a power of two, places of a key and its row each; a free one holds key 0."""
+    """`capacity`, a power of two, places of a key and its row each; a free one holds key 0.
+
+    A key that went keeps its place, with row −1: the search for another one does not end there.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.keys = np.zeros(capacity, np.uint64)
@@ -37,6 +40,23 @@ class _Slots:
     def first(self, keys: Keys) -> Rows:
         """Return the slot at which the search for each key begins."""
         return ((keys * self._factor) >> self._shift).astype(np.int64)
+
+    def find(self, keys: Keys) -> Rows:
+        """Return the slot of each of (n,) keys, −1 for one that has none and for key 0."""
+        slot = self.first(keys)
+        found = self.keys[slot]
+        hit = (found == keys) & (keys != 0)
+        slots = np.where(hit, slot, -1)
+        pending = np.flatnonzero(~hit & (found != 0))
+        slot = slot[pending]
+        while pending.size:
+            slot = (slot + 1) & self.mask
+            wanted, found = keys[pending], self.keys[slot]
+            hit = found == wanted
+            slots[pending[hit]] = slot[hit]
+            onward = ~hit & (found != 0)
+            pending, slot = pending[onward], slot[onward]
+        return slots
 
     def insert(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
         """Put distinct, absent keys with distinct rows into free slots; of several that want one slot, one gets it."""
@@ -51,51 +71,42 @@ class _Slots:
 
 
 class KeyIndex:
-    """Rows 0, 1, 2, … given to keys in order of first occurrence; key 0 stands for "none" and never has one.
+    """Rows of keys: a new one gets the lowest that no key has; key 0 stands for "none" and never has one.
 
     Open addressing with linear probing, at most half full, every step over whole arrays: a round compares all
     keys that are not settled yet with one slot each, and few survive the first. The hash is multiplicative
     with a random odd factor (universal, Dietzfelbinger et al. 1997), so nobody can choose keys that meet in
     one slot; the rows do not depend on the factor.
 
-    One thread at a time changes it; `lookup` may run beside that in another. It then says −1 of keys that are just
-    coming in, and the right row or −1 of all others: a row, once given, stays, and slots are replaced all at once.
+    One thread at a time changes it; `lookup` may run beside that in another. It then says the right row or −1 of keys
+    that are just coming in or going, and the right row of all others: a row, once given, stays until its key goes, and
+    slots are replaced all at once. Whoever uses such a row later looks in `keys` whether it still is that key's.
     """
 
     def __init__(self, max_keys: int = 2**31) -> None:
         self._max_keys = max_keys
         self._by_row = np.zeros(_SMALLEST, np.uint64)
-        self._size = 0
+        self._extent = 0
+        self._free = np.zeros(0, np.int64)
         self._slots = _Slots(2 * _SMALLEST)
+        self._taken = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self._extent - len(self._free)
 
     @property
     def keys(self) -> Keys:
-        """(n,) the key of each row; a read-only view, valid until the next `admit`."""
-        view = self._by_row[: self._size]
+        """(n,) the key of each row, 0 of one that no key has; a read-only view, valid until the next change."""
+        view = self._by_row[: self._extent]
         view.flags.writeable = False
         return view
 
     def lookup(self, keys: Keys) -> Rows:
         """Return the row of each key, −1 for keys without one; any shape."""
-        flat = keys.ravel()
         slots = self._slots
-        slot = slots.first(flat)
-        found = slots.keys[slot]
+        slot = slots.find(keys.ravel())
         rows = slots.rows[slot].astype(np.int64)
-        hit = found == flat
-        rows[~hit] = -1
-        pending = np.flatnonzero(~hit & (found != 0))
-        slot = slot[pending]
-        while pending.size:
-            slot = (slot + 1) & slots.mask
-            wanted, found = flat[pending], slots.keys[slot]
-            hit = found == wanted
-            rows[pending[hit]] = slots.rows[slot[hit]]
-            onward = ~hit & (found != 0)
-            pending, slot = pending[onward], slot[onward]
+        rows[slot < 0] = -1
         return rows.reshape(keys.shape)
 
     def admit(self, keys: Keys) -> Rows:
@@ -107,20 +118,50 @@ class KeyIndex:
         unknown = keys[(rows < 0) & (keys != 0)]
         if not unknown.size:
             return rows
-        fresh = unique_in_order(unknown)[0][: self._max_keys - self._size]
-        start, end = self._size, self._size + len(fresh)
-        self._reserve(end)
-        self._by_row[start:end] = fresh
-        self._size = end
-        self._slots.insert(fresh, np.arange(start, end, dtype=np.int32))
+        fresh = unique_in_order(unknown)[0][: self._max_keys - len(self)]
+        reused, self._free = self._free[: len(fresh)], self._free[len(fresh) :]
+        self._give(fresh, np.concatenate([reused, self._extent + np.arange(len(fresh) - len(reused))]))
         return self.lookup(keys)
 
-    def _reserve(self, size: int) -> None:
-        if size > len(self._by_row):
-            grown = np.zeros(max(size, 2 * len(self._by_row)), np.uint64)
-            grown[: self._size] = self._by_row[: self._size]
+    def place(self, keys: Keys, rows: Rows) -> None:
+        """Give (n,) distinct keys other than 0 these rows, each once; nothing may have a row yet."""
+        self._give(keys, rows)
+        self._free = np.flatnonzero(self.keys == 0)
+
+    def remove(self, keys: Keys) -> None:
+        """Take the rows of (n,) distinct keys; those without one are passed over."""
+        slots = self._slots
+        slot = slots.find(keys)
+        slot = slot[slot >= 0]
+        rows = np.sort(slots.rows[slot].astype(np.int64))
+        slots.rows[slot] = -1
+        rows = rows[rows >= 0]
+        self._by_row[rows] = 0
+        self._free = np.insert(self._free, np.searchsorted(self._free, rows), rows)
+
+    def _give(self, keys: Keys, rows: Rows) -> None:
+        """Give distinct keys without a row distinct rows that no key has."""
+        end = max(self._extent, int(rows.max(initial=-1)) + 1)
+        if end > len(self._by_row):
+            grown = np.zeros(max(end, 2 * len(self._by_row)), np.uint64)
+            grown[: self._extent] = self._by_row[: self._extent]
             self._by_row = grown
-        if 2 * size > len(self._slots.keys):
-            larger = _Slots(1 << (4 * size - 1).bit_length())
-            larger.insert(self._by_row[: self._size], np.arange(self._size, dtype=np.int32))
-            self._slots = larger
+        self._make_room(len(keys))
+        self._by_row[rows] = keys
+        self._extent = end
+        slots = self._slots
+        slot = slots.find(keys)
+        new = slot < 0
+        slots.rows[slot[~new]] = rows[~new]
+        slots.insert(keys[new], rows[new].astype(np.int32))
+        self._taken += int(np.count_nonzero(new))
+
+    def _make_room(self, extra: int) -> None:
+        """Keep the slots at most half full; larger ones, or as large ones, have no keys that went."""
+        if 2 * (self._taken + extra) <= len(self._slots.keys):
+            return
+        held = np.flatnonzero(self.keys)
+        size = len(held) + extra
+        fresh = _Slots(max(2 * _SMALLEST, 1 << (4 * size - 1).bit_length()))
+        fresh.insert(self._by_row[held], held.astype(np.int32))
+        self._slots, self._taken = fresh, len(held)

@@ -1,5 +1,6 @@
-"""The embedding table that learns, by row-wise Adagrad."""
+"""The embedding table that learns, by row-wise Adagrad, and forgets what nobody reads any more."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.embedding.admission import Admission
 from model.embedding.initial import Initial, initial_vectors
 from model.embedding.key_index import Keys, Rows, unique_in_order
+from model.embedding.recency import Recency
 from model.embedding.table import EmbeddingTable
 from model.errors import CheckpointError
+
+KEY_EVENTS = "admitted", "refused", "expired", "evicted", "dropped"
+"""What happens to keys: one gets a row; one comes to learn and was not seen often enough; a row goes since it was not
+touched for long; one goes since the table is full; a key comes in a step of more keys than there may be rows."""
+_EVICTED = 64
+"""A full table forgets at least this part of its rows at once: finding the coldest means looking at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +31,14 @@ class Gathered:
         positions: (n,) int64 on the device, where in `vectors` each of the n keys is; 0 for key 0.
         rows: (U,) rows of the known keys, −1 for new ones, which come last.
         fresh: (F,) the new keys, in order of first occurrence.
+        seen: (F,) how often each is among the n keys.
     """
 
     vectors: Tensor
     positions: Tensor
     rows: Rows
     fresh: Keys
+    seen: npt.NDArray[np.int64]
 
     def embed(self) -> Tensor:
         """Return (n, dim) vectors of the n keys, differentiable; the gradient of row 0, key 0's, means nothing."""
@@ -41,17 +52,42 @@ class LearnedTable(EmbeddingTable):
     s ← s + mean_j g_j²,  w ← w − lr · g / (√s + ε), as in FBGEMM's `EXACT_ROWWISE_ADAGRAD`. s starts at 0:
     gradients of a mean loss are so small that a customary 0.1 would all but stop the learning. A step moves
     a row by at most lr · √dim, so no clipping is needed, and its cost depends on the batch, not on the size
-    of the table. Once `max_rows` are in, new keys stay at their initial vector; `dropped` counts how often
-    one asked to learn.
+    of the table.
+
+    It forgets, as Monolith's does (Liu et al., arXiv 2209.07663, section 2.2): a key gets a row once it was seen often
+    enough (`Admission`); a row that no step has moved for `expire_after_s` of event time goes, with its accumulator;
+    when more than `max_rows` are wanted, those that were moved longest ago go, but none of the present step. A key
+    without a row has its initial vector, whether it had a row before or not. What went is given to the next keys.
+
+    Attributes:
+        counts: how often each of `KEY_EVENTS` has happened.
     """
 
-    def __init__(self, dim: int, *, initial: Initial | None, max_rows: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        initial: Initial | None,
+        max_rows: int,
+        admission: Admission | None = None,
+        expire_after_s: float = 0.0,
+        device: torch.device | str = "cpu",
+    ):
         super().__init__(dim, initial=initial, max_rows=max_rows, device=device)
         self._max_rows = max_rows
-        self.dropped = 0
+        self.counts: Counter[str] = Counter()
+        self._admission = admission or Admission()
+        self._recency = Recency(expire_after_s)
         self._sums = torch.zeros(1, device=self._device)
         self._touched = np.zeros(1, np.bool_)
+        self._published = np.zeros(1, np.bool_)
+        self._gone: list[Keys] = []
         self._place = np.zeros(1, np.int64)
+
+    def advance(self, now_ms: int) -> None:
+        """Move event time on, unless it is that far already; rows that have expired may go."""
+        if self._recency.advance(now_ms):
+            self._release(self._recency.expired(self._held()), "expired")
 
     def take(self, keys: Keys) -> Gathered:
         """Return the vectors of (n,) keys for one step; admits nothing until `step`."""
@@ -73,71 +109,123 @@ class LearnedTable(EmbeddingTable):
             vectors[1 : 1 + len(distinct)] = self._values.index_select(0, self._to_device(distinct + 1))
             vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, self.initial))
         rows = np.concatenate([distinct, np.full(len(fresh), -1)])
-        return Gathered(vectors.requires_grad_(), self._to_device(positions), rows, fresh)
+        seen = np.bincount(inverse, minlength=len(fresh))
+        return Gathered(vectors.requires_grad_(), self._to_device(positions), rows, fresh, seen)
 
     @torch.no_grad()
     def step(self, taken: Gathered, *, lr: float, eps: float = 1e-8) -> None:
-        """Admit the new keys of `taken` and move its rows against the gradient of `taken.vectors`."""
+        """Admit the new keys of `taken` that may have a row, and move its rows against the gradient of its vectors."""
         gradient = taken.vectors.grad
         if gradient is None:
             return
-        known = len(taken.rows) - len(taken.fresh)
-        admitted = self._admit(taken.fresh)
-        self.dropped += len(taken.fresh) - len(admitted)
-        rows = np.concatenate([taken.rows[:known], admitted])
+        known = taken.rows[: len(taken.rows) - len(taken.fresh)]
+        wanted = np.flatnonzero(self._admission.admits(taken.fresh, taken.seen))
+        admitted = self._admit(taken.fresh[wanted], known)
+        self.counts["refused"] += len(taken.fresh) - len(wanted)
+        rows = np.concatenate([known, admitted])
         at = self._to_device(rows + 1)
-        gradient = gradient[1 : 1 + len(rows)]
+        leaf = self._to_device(1 + np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)]))
+        gradient, vectors = gradient.index_select(0, leaf), taken.vectors.index_select(0, leaf)
         sums = self._sums.index_select(0, at) + gradient.square().mean(1)
-        moved = taken.vectors[1 : 1 + len(rows)] - gradient * (lr / (sums.sqrt() + eps))[:, None]
+        moved = vectors - gradient * (lr / (sums.sqrt() + eps))[:, None]
         self._sums.index_copy_(0, at, sums)
         self._values.index_copy_(0, at, moved)
         self._touched[rows] = True
+        self._recency.touch(rows)
 
     def touched(self) -> tuple[Keys, npt.NDArray[np.float32]]:
         """Return keys and vectors of the rows that moved since the last `clear_touched`."""
-        return self._export(np.flatnonzero(self._touched[: len(self)]))
+        return self._export(np.flatnonzero(self._touched))
+
+    def gone(self) -> Keys:
+        """Return the keys without a row whose row was published, and went since the last `clear_touched`."""
+        keys = np.unique(np.concatenate([*self._gone, np.zeros(0, np.uint64)]))
+        lost: Keys = keys[self._index.lookup(keys) < 0]
+        return lost
 
     def clear_touched(self) -> None:
-        """Forget which rows have moved."""
+        """Forget which rows have moved and which keys have gone: that was published."""
+        self._published |= self._touched
         self._touched[:] = False
+        self._gone = []
 
-    def all_rows(self) -> tuple[Keys, npt.NDArray[np.float32]]:
-        """Return keys and vectors of all rows, in row order."""
-        return self._export(np.arange(len(self)))
+    def publish_all(self) -> tuple[Keys, npt.NDArray[np.float32]]:
+        """Return keys and vectors of all rows, in row order; when one of them goes, `gone` says so."""
+        rows = np.flatnonzero(self._held())
+        self._published[rows] = True
+        return self._export(rows)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return all that `load_state` needs, as arrays by name."""
-        keys, vectors = self.all_rows()
+        rows = np.flatnonzero(self._held())
+        keys, vectors = self._export(rows)
         return {
             "keys": keys,
+            "rows": rows.astype(np.int32),
             "vectors": vectors,
-            "sums": self._sums[1 : 1 + len(self)].cpu().numpy().copy(),
-            "touched": self._touched[: len(self)].copy(),
-            "dropped": np.array([self.dropped]),
+            "sums": self._sums.index_select(0, self._to_device(rows + 1)).cpu().numpy(),
+            "touched": self._touched[rows],
+            "published": self._published[rows],
+            "gone": self.gone(),
+            "counts": np.array([self.counts[event] for event in KEY_EVENTS]),
+            **self._recency.state(rows),
+            **self._admission.state(),
         }
 
     def load_state(self, state: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take over what `state` of another table of the same dim and seed returned; this one must be new.
 
+        What is admitted, expires and goes first is as set for this one.
+
         Raises:
             CheckpointError: when it has more rows than this one may have.
         """
-        if (rows := len(state["keys"])) > self._max_rows:
+        if (count := len(state["keys"])) > self._max_rows:
             raise CheckpointError(
-                f"it has {rows} rows in a table, and max_rows is {self._max_rows}: allow {rows} or more"
+                f"it has {count} rows in a table, and max_rows is {self._max_rows}: allow {count} or more"
             )
-        self._admit(state["keys"].astype(np.uint64))
-        self._values[1 : 1 + len(self)] = self._to_device(state["vectors"].astype(np.float32))
-        self._sums[1 : 1 + len(self)] = self._to_device(state["sums"].astype(np.float32))
-        self._touched[: len(self)] = state["touched"]
-        self.dropped = int(state["dropped"].item())
+        rows = state["rows"].astype(np.int64)
+        self._index.place(state["keys"].astype(np.uint64), rows)
+        self.reserve(0)
+        at = self._to_device(rows + 1)
+        self._values[at] = self._to_device(state["vectors"].astype(np.float32))
+        self._sums[at] = self._to_device(state["sums"].astype(np.float32))
+        self._touched[rows] = state["touched"]
+        self._published[rows] = state["published"]
+        self._gone = [state["gone"].astype(np.uint64)]
+        self.counts = Counter(dict(zip(KEY_EVENTS, state["counts"].tolist(), strict=True)))
+        self._recency.load_state(rows, state)
+        self._admission.load_state(state)
 
-    def _admit(self, fresh: Keys) -> Rows:
-        """Give rows to new distinct keys while there is room; the rows of those that got one."""
+    def _held(self) -> npt.NDArray[np.bool_]:
+        """Return (n,) which rows some key has."""
+        held: npt.NDArray[np.bool_] = self._index.keys != 0
+        return held
+
+    def _admit(self, fresh: Keys, used: Rows) -> Rows:
+        """Give rows to new distinct keys, if need be those of others that are not used; returns the rows given."""
+        lacking = len(self) + len(fresh) - self._max_rows
+        if lacking > 0:
+            held = self._held()
+            held[used] = False
+            self._release(self._recency.coldest(held, max(lacking, self._max_rows // _EVICTED)), "evicted")
         rows = self._index.admit(fresh)
         rows = rows[rows >= 0]
         self.reserve(0)
+        self.counts["admitted"] += len(rows)
+        self.counts["dropped"] += len(fresh) - len(rows)
         return rows
+
+    def _release(self, rows: Rows, event: str) -> None:
+        """Take the rows of their keys, and make them as good as new."""
+        if not len(rows):
+            return
+        keys = self._index.keys[rows]
+        self._gone.append(keys[self._published[rows]])
+        self._index.remove(keys)
+        self._sums[self._to_device(rows + 1)] = 0
+        self._touched[rows] = self._published[rows] = False
+        self.counts[event] += len(rows)
 
     def reserve(self, extra: int) -> None:
         """Make room for `extra` more rows, in vectors and in all that is kept beside them."""
@@ -147,7 +235,10 @@ class LearnedTable(EmbeddingTable):
             sums = torch.zeros(capacity, device=self._device)
             sums[: len(self._sums)] = self._sums
             self._sums = sums
-            self._touched = np.concatenate([self._touched, np.zeros(capacity - len(self._touched), np.bool_)])
+            more = np.zeros(capacity - len(self._touched), np.bool_)
+            self._touched = np.concatenate([self._touched, more])
+            self._published = np.concatenate([self._published, more])
+            self._recency.reserve(capacity)
             self._place = np.zeros(capacity, np.int64)
 
     def _export(self, rows: Rows) -> tuple[Keys, npt.NDArray[np.float32]]:

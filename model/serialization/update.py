@@ -49,7 +49,7 @@ class Update:
     """A base (all parameters) or a delta (the dense ones, and embedding rows that moved since the last one).
 
     Values are absolute, not differences. A base carries the version of the newest delta; the next delta
-    continues it.
+    continues it. Keys whose rows went since the last delta, and that have none now, are tombstones in the next one.
 
     Attributes:
         arm: whose parameters.
@@ -57,7 +57,8 @@ class Update:
         epoch: raised at every restart of the trainer.
         version: number of deltas so far in this epoch, this one included.
         fingerprint: `fingerprint` of the model; both sides must have the same.
-        tensors: dense parameters by name; `<table>/keys` (n,) uint64 with `<table>/values` (n, dim) float32.
+        tensors: dense parameters by name; `<table>/keys` (n,) uint64 with `<table>/values` (n, dim) float32; in a
+            delta perhaps `<table>/gone` (m,) uint64, keys that are not among the others.
     """
 
     arm: str
@@ -102,6 +103,18 @@ def check_keys(update: Update, name: str) -> npt.NDArray[np.uint64]:
     if not keys.all() or len(np.unique(keys)) < len(keys):
         raise UpdateRefused("shape", f"{name} holds key 0 or a key twice")
     return keys
+
+
+def check_gone(update: Update, table: str) -> npt.NDArray[np.uint64]:
+    """Return the (m,) keys of a delta whose rows are to go.
+
+    Raises:
+        UpdateRefused: "shape" when they are no keys, one is there twice, or one has a row in the same update.
+    """
+    gone = check_keys(update, f"{table}/gone")
+    if len(np.intersect1d(gone, update.tensors[f"{table}/keys"])):
+        raise UpdateRefused("shape", f"{table}/gone holds a key that has a row in the same update")
+    return gone
 
 
 class _Meta(Struct, frozen=True):

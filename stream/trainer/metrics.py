@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
+from model.embedding.learned import KEY_EVENTS
 from stream.runtime.metrics import MetricFactory, Totals
 from stream.trainer.behavior_counter import BehaviorCounter
 from stream.trainer.training import Training
@@ -44,8 +45,14 @@ class TrainerMetrics:
         )
         self.behaviors_lag = declare.gauge("behaviors_lag", "Behaviours that wait to be counted.")
         self.statistics_rows = declare.gauge("statistics_rows", "Rows of a table of counts.", "table")
-        self.embedding_keys_dropped = declare.counter(
-            "embedding_keys_dropped", "How often a key came to learn and found its table full.", "arm"
+        self.embedding_keys = declare.counter(
+            "embedding_keys",
+            "Keys that got a row (`admitted`), came to learn and were not seen often enough yet (`refused`), lost their"
+            " row since it was not touched for long (`expired`) or since the table was full (`evicted`), and came in a"
+            " step of more keys than the table may have rows (`dropped`).",
+            "arm",
+            "table",
+            "event",
         )
         self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
@@ -76,6 +83,8 @@ class TrainerMetrics:
             self.model_epoch.labels(name).set(version.epoch)
             self.model_version.labels(name).set(version.version)
             self._totals.set(self.steps_skipped, arm.learner.skipped, name)
-            self._totals.set(self.embedding_keys_dropped, arm.learner.dropped, name)
             for table, rows in arm.learner.rows.items():
                 self.embedding_rows.labels(name, table).set(rows)
+            for table, counts in arm.learner.key_counts.items():
+                for event in KEY_EVENTS:
+                    self._totals.set(self.embedding_keys, counts[event], name, table, event)

@@ -32,6 +32,33 @@ def test_rows_are_those_of_a_dict_filled_in_order(batches: list[list[int]], max_
     assert index.keys.tolist() == list(oracle)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.lists(keys, max_size=80)), max_size=12), st.integers(0, 100))
+def test_rows_that_keys_have_left_are_given_again_the_lowest_first(
+    batches: list[tuple[bool, list[int]]], max_keys: int
+) -> None:
+    index, oracle = KeyIndex(max_keys), dict[int, int]()
+    for leaving, batch in batches:
+        if leaving:
+            index.remove(array(list(dict.fromkeys(batch))))
+            for key in batch:
+                oracle.pop(key, None)
+        else:
+            index.admit(array(batch))
+            for key in batch:
+                if key and key not in oracle and len(oracle) < max_keys:
+                    oracle[key] = min(set(range(len(oracle) + 1)) - set(oracle.values()))
+        assert index.lookup(array(batch)).tolist() == [oracle.get(key, -1) for key in batch]
+        assert len(index) == len(oracle)
+        held = np.flatnonzero(index.keys)
+        assert dict(zip(index.keys[held].tolist(), held.tolist(), strict=True)) == oracle
+    copy = KeyIndex(max_keys)
+    copy.place(array([*oracle]), np.array([*oracle.values()], np.int64))
+    for each in (index, copy):
+        each.admit(array([*range(1000, 1020)]))
+    asked = array([*oracle, *range(1000, 1020)])
+    assert copy.lookup(asked).tolist() == index.lookup(asked).tolist()
+
+
 def test_it_grows_over_many_doublings_and_loses_nothing() -> None:
     rng = np.random.default_rng(0)
     index, keys = KeyIndex(), rng.integers(1, 2**64, 200_000, np.uint64)
@@ -55,6 +82,30 @@ def test_the_view_of_the_keys_cannot_be_written() -> None:
     index.admit(array([7]))
     with pytest.raises(ValueError, match="read-only"):
         index.keys[0] = 8
+
+
+def test_a_lookup_beside_keys_that_come_and_go_finds_the_rows_of_those_that_stay() -> None:
+    index = KeyIndex()
+    staying = np.arange(1, 5_001, dtype=np.uint64)
+    rows = index.admit(staying)
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            wrong.append(int(np.count_nonzero(index.lookup(staying) != rows)))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for start in range(10_000, 500_000, 1_000):
+        passing = np.arange(start, start + 1_000, dtype=np.uint64)
+        index.admit(passing)
+        index.remove(passing)
+    done.set()
+    reader.join()
+    assert len(wrong) > 1
+    assert not any(wrong)
+    assert len(index.keys) == 6_000
 
 
 def test_a_lookup_beside_an_admission_finds_the_right_row_or_none() -> None:

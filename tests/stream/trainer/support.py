@@ -68,9 +68,12 @@ def poisoned(trainer: ArmTrainer, key: int) -> None:
     """Let the vector of one item be so large that no step on it is finite."""
     state = trainer.learner.state() | {
         "item/keys": np.array([key], np.uint64),
+        "item/rows": np.zeros(1, np.int32),
         "item/vectors": np.full((1, 4), 3e38, np.float32),
         "item/sums": np.zeros(1, np.float32),
         "item/touched": np.zeros(1, np.bool_),
+        "item/published": np.zeros(1, np.bool_),
+        "item/times": np.zeros(1, np.int64),
     }
     trainer.learner.load_state(state)
 

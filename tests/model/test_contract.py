@@ -15,8 +15,9 @@ from model.learner import Learner
 from model.network import Network
 from model.predict import batch_keys, embedded, table_dims
 from model.scorer import Scorer
-from model.spec import PRESETS, ModelSpec, preset
-from tests.model.worlds import example
+from model.serialization.update import decode, encode
+from model.spec import PRESETS, ModelSpec, OptimSpec, preset
+from tests.model.worlds import NOW, example
 
 OPTIONS: dict[str, Interest] = {
     "dman": Dman(segment=8, slots=3),
@@ -24,6 +25,8 @@ OPTIONS: dict[str, Interest] = {
 }
 """What is chosen of a kind whose defaults do not fit so short a sequence."""
 LENGTH = 40
+FORGETFUL = OptimSpec(expire_after_s=2.0, admit_after=2, admission_keys=64, max_rows=15)
+"""What rows hardly ever stay with: in `later` a second passes from one step to the next, and there are 20 items."""
 LEARNING = [kind for kind in KINDS if kind != "random"]
 
 
@@ -41,6 +44,11 @@ def examples(seed: int, count: int = 6) -> list[Example]:
     return [example(rng, *sizes[int(rng.integers(len(sizes)))]) for _ in range(count)]
 
 
+def later(seed: int) -> list[Example]:
+    """Return examples of a moment that is so many seconds later, of which one at least has a short history."""
+    return [changed(each, ts=NOW + 1000 * seed) for each in examples(seed, 1 + seed % 3)]
+
+
 @pytest.fixture(params=LEARNING)
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     return small(request.param)
@@ -52,12 +60,12 @@ def test_every_kind_has_a_preset() -> None:
 
 
 def test_a_checkpoint_resumes_to_the_bit(spec: ModelSpec) -> None:
-    learner, resumed = (Learner(spec, seed=3) for _ in range(2))
+    learner, resumed = (Learner(spec, FORGETFUL, seed=3) for _ in range(2))
     for seed in range(4):
-        learner.learn(examples(seed))
+        learner.learn(later(seed))
     resumed.load_state(learner.state())
     for seed in range(4, 7):
-        for one, other in zip(learner.learn(examples(seed)), resumed.learn(examples(seed)), strict=True):
+        for one, other in zip(learner.learn(later(seed)), resumed.learn(later(seed)), strict=True):
             assert one.tobytes() == other.tobytes()
     before, after = learner.state(), resumed.state()
     assert before.keys() == after.keys()
@@ -65,17 +73,21 @@ def test_a_checkpoint_resumes_to_the_bit(spec: ModelSpec) -> None:
 
 
 def test_a_scorer_that_follows_deltas_equals_one_that_takes_the_base(spec: ModelSpec) -> None:
-    learner, follower, late = Learner(spec, seed=3), Scorer(spec, seed=3), Scorer(spec, seed=3)
+    learner, follower, asked = Learner(spec, FORGETFUL, seed=3), Scorer(spec, seed=3), examples(9)
     learner.begin_epoch(1)
     follower.apply(learner.base("a"))
-    for seed in range(4):
-        learner.learn(examples(seed))
-        follower.apply(learner.delta("a"))
+    tombstones = set()
+    for seed in range(8):
+        learner.learn(later(seed))
+        update = learner.delta("a")
+        tombstones |= {name.partition("/")[0] for name in update.tensors if name.endswith("/gone")}
+        follower.apply(decode(encode(update)))
+    late = Scorer(spec, seed=3)
     late.apply(learner.base("a"))
-    asked = examples(9)
     learned = learner.predict(asked)
     for one, other, theirs in zip(follower.score(asked), late.score(asked), learned, strict=True):
         assert one.tobytes() == other.tobytes() == theirs.tobytes()
+    assert tombstones >= {table for table in table_dims(spec) if table.startswith("item")}
 
 
 def test_steps_change_what_is_predicted_and_reach_every_parameter(spec: ModelSpec) -> None:

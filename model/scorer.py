@@ -57,6 +57,11 @@ class Scorer:
         self._last_request: Example | None = None
 
     @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each table."""
+        return {name: len(table) for name, table in self._tables.items()}
+
+    @property
     def chosen_lengths(self) -> Mapping[int, int]:
         """Length → how many requests a policy gave it, since the start; empty for a model without such a policy."""
         interest = self._network.interest

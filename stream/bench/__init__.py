@@ -12,6 +12,7 @@ BENCHES: dict[str, str] = {
     "scoring": "time of SAM's attention: the formulas taken literally against the served implementation",
     "learning": "how well arms and peers rank real visits, each sample predicted before it is learned from",
     "counting": "how much a trainer's learning slows while it counts behaviours for the statistics",
+    "tables": "memory of a trainer and a worker while many more keys pass than live at a time, by how tables forget",
     "training": "time and memory of a training step: the literal form with autograd against the learner",
 }
 """Name → what it measures. Each is a module of this package with a function `run` (`stream.cli.findings.Case`)."""

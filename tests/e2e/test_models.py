@@ -1,25 +1,57 @@
-"""Unlike models as arms at once: each serves and learns; a kill and a rebalance lose and double nothing."""
+"""Unlike models as arms at once: each serves, learns and forgets; a kill and a rebalance lose and double nothing."""
 
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from model.serialization.checkpoint import load_newest
+from model.serialization.update import Version
 from stream.local.ports import free_port
+from stream.schema.events import decode_sample
 from stream.schema.topics import Topics
-from tests.e2e.harness import LENGTH, Harness, wait_for
+from stream.settings import Settings
+from stream.trainer.training import Training
+from tests.e2e.harness import ITEMS, LENGTH, Harness, wait_for
 
 pytestmark = pytest.mark.broker
 
 SMALL = {"item_dim": 4, "category_dim": 4, "length": LENGTH}
 ARMS = [
-    {"name": "sam", "preset": "sam", "model": SMALL},
+    {"name": "sam", "preset": "sam", "model": SMALL, "optim": {"expire_after_s": 0.2, "admit_after": 3}},
     {"name": "sdim", "preset": "sdim", "model": SMALL},
-    {"name": "dare", "preset": "dare", "model": SMALL},
+    {"name": "dare", "preset": "dare", "model": SMALL, "optim": {"max_rows": 40}},
     {"name": "twin-v2", "preset": "twin-v2", "model": SMALL},
     {"name": "sar", "preset": "sar", "model": SMALL | {"interest": {"lengths": [12, LENGTH]}}},
 ]
 CHOSEN = 'samstream_chosen_lengths_total{arm="sar"'
+
+
+def saved_learners(settings: Settings) -> Training:
+    """Return the arms as the newest checkpoint has them."""
+    training = Training(settings, device="cpu")
+    found = load_newest(Path(settings.trainer.directory)).checkpoint
+    assert found is not None
+    for name, arm in training.arms.items():
+        arm.resume(found.arms[name])
+    return training
+
+
+def served_as_learned(harness: Harness, training: Training) -> Counter[str]:
+    """See that what was served at the trainer's version is what it computes; returns of how many requests, by arm."""
+    equal: Counter[str] = Counter()
+    for value in harness.read(harness.topics.samples):
+        sample = decode_sample(value)
+        learner = training.arms[sample.arm].learner
+        if Version(sample.epoch, sample.version) == learner.version and (taken := training.take(sample)):
+            [expected] = learner.predict([taken.features])
+            served = np.frombuffer(sample.probabilities, "<f4")
+            of_new = np.isin(np.frombuffer(sample.items, "<u8"), taken.features.items)
+            assert served[of_new].tobytes() == expected.tobytes()
+            equal[sample.arm] += 1
+    return equal
 
 
 def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
@@ -54,4 +86,28 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
                 return CHOSEN in answer.read().decode()
 
         wait_for(choices_told, "the lengths that were chosen", processes=harness.processes)
+
+        def forgotten() -> bool:
+            """Whether rows have gone and come back, for each of the reasons."""
+            harness.traffic(10)
+            arms = saved_learners(harness.settings).arms
+            sam, dare = (arms[name].learner.key_counts["item"] for name in ("sam", "dare"))
+            come_back = sam["admitted"] > len(ITEMS) < dare["admitted"]
+            return come_back and min(sam["refused"], sam["expired"], dare["evicted"]) > 0
+
+        wait_for(forgotten, "rows to go and to come back", processes=harness.processes)
+        harness.end("trainer-2")
+        learned = saved_learners(harness.settings)
+        newest = {name: arm.learner.version for name, arm in learned.arms.items()}
+
+        def all_up_to_date() -> bool:
+            """Whether every arm has answered with the last that the trainer has learned."""
+            harness.traffic(10)
+            return names == {
+                each.arm for each in harness.answers.values() if (each.epoch, each.version) == newest[each.arm]
+            }
+
+        wait_for(all_up_to_date, "answers of all arms with the last update", processes=harness.processes)
+        harness.processes.start("trainer-3", "trainer")
         harness.settle()
+        assert served_as_learned(harness, learned).keys() == names

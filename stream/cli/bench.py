@@ -27,16 +27,16 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_learning_options(parser: argparse.ArgumentParser) -> None:
-    text = "learning: which data set (default %(default)s)"
+    text = "learning, forgetting: which data set (default %(default)s)"
     parser.add_argument("--dataset", choices=NAMES, default="complete-journey", help=text)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="learning: folder with its files")
-    text = "learning: whether all get the features that the data set has"
+    parser.add_argument("--data", type=Path, metavar="DIR", help="learning, forgetting: folder with its files")
+    text = "learning, forgetting: whether all get the features that the data set has"
     parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)
-    text = "learning: how negatives are drawn (default %(default)s)"
+    text = "learning, forgetting: how negatives are drawn (default %(default)s)"
     parser.add_argument("--negatives", choices=get_args(Negatives), default="popular", help=text)
     text = "learning: what else goes through the samples, as lightgbm,vw,river; needs samstream[peers]"
     parser.add_argument("--peers", type=lambda names: tuple(names.split(",")), default=(), metavar="NAMES", help=text)
-    text = "learning: chooses the visits, and the initial parameters"
+    text = "learning, forgetting: chooses the visits, and the initial parameters"
     parser.add_argument("--seed", type=int, default=0, help=text)
 
 

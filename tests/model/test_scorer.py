@@ -15,6 +15,7 @@ from model.example import Example
 from model.learner import Learner
 from model.scorer import Scorer
 from model.serialization.update import Update, decode, encode
+from model.spec import OptimSpec
 from tests.model.learning import KINDS, batches, examples, learner_and_scorer, small
 
 PROBE = examples(12, seed=99, catalogue=60)
@@ -207,6 +208,52 @@ def test_updates_may_be_prepared_ahead_of_their_turn() -> None:
         scorer.commit(prepared[2])
     for each in prepared:
         scorer.commit(each)
+    assert_follows(scorer, learner)
+
+
+def forgetful_learner_and_scorer() -> tuple[Learner, Scorer]:
+    """Return a learner whose rows go after two seconds, and the scorer that has followed it."""
+    learner, scorer = Learner(small("din"), OptimSpec(expire_after_s=2.0)), Scorer(small("din"))
+    learner.begin_epoch(1)
+    learner.learn(at(0, examples(8, seed=8)))
+    scorer.apply(learner.base("a"))
+    return learner, scorer
+
+
+def at(second: int, batch: list[Example]) -> list[Example]:
+    return [dataclasses.replace(example, ts=10**9 + 1000 * second) for example in batch]
+
+
+def test_updates_prepared_ahead_may_take_rows_away_and_bring_them_back() -> None:
+    learner, scorer = forgetful_learner_and_scorer()
+    few = dataclasses.replace(examples(1, seed=3)[0], sequence=PROBE[0].sequence[:0])
+    updates = []
+    for second, batch in ((3, [few]), (4, examples(8, seed=8)), (7, [few]), (8, examples(8, seed=9))):
+        learner.learn(at(second, batch))
+        updates.append(learner.delta("a"))
+    assert [len(update.tensors.get("item/gone", ())) > 0 for update in updates] == [True, False, True, False]
+    for each in [scorer.prepare(update) for update in updates]:
+        scorer.commit(each)
+    assert_follows(scorer, learner)
+    assert scorer.rows == learner.rows
+
+
+def test_tombstones_that_are_no_keys_or_have_a_row_as_well_are_refused() -> None:
+    learner, scorer = forgetful_learner_and_scorer()
+    learner.learn(at(3, examples(1, seed=3)))
+    good, base = learner.delta("a"), learner.base("a")
+    gone = good.tensors["item/gone"]
+    for wrong in (
+        gone.astype("i8"),
+        gone[:, None],
+        np.append(gone, gone[0]),
+        np.append(gone, np.uint64(0)),
+        np.append(gone, good.tensors["item/keys"][0]),
+    ):
+        assert refusal(scorer, with_tensor(good, "item/gone", wrong)) == "shape"
+    assert refusal(scorer, with_tensor(base, "item/gone", gone)) == "shape", "a base has all rows that there are"
+    assert refusal(scorer, with_tensor(good, "other/gone", gone)) == "shape"
+    assert refusal(scorer, with_tensor(good, "item/gone", np.append(gone, np.uint64(2**60)))) is None
     assert_follows(scorer, learner)
 
 

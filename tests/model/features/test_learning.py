@@ -13,7 +13,7 @@ from model.learner import Learner
 from model.metrics import auc
 from model.scorer import Scorer
 from model.serialization.update import Update
-from model.spec import ModelSpec
+from model.spec import ModelSpec, OptimSpec
 from state.behavior import BEHAVIOR, category_key
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
@@ -142,6 +142,22 @@ def test_requests_with_features_together_equal_each_alone_to_the_bit(kind: str) 
                 attributes=None if example.attributes is None else example.attributes[here],
             )
             assert learner.predict([alone])[0][0] == expected[place]
+
+
+def test_what_is_learned_of_texts_is_forgotten_and_followed_too() -> None:
+    spec = msgspec.structs.replace(small("din"), features=FEATURES)
+    learner, scorer, probe = Learner(spec, OptimSpec(expire_after_s=1.0)), Scorer(spec), drawn(10, 99)
+    learner.begin_epoch(1)
+    learner.learn(drawn(16, 0))
+    scorer.apply(learner.base("a"))
+    before = learner.rows["feature"]
+    learner.learn([dataclasses.replace(each, ts=NOW + 2000) for each in drawn(1, 1)])
+    update = learner.delta("a")
+    scorer.apply(update)
+    assert learner.rows["feature"] < before
+    assert 0 < len(update.tensors["feature/gone"]) <= learner.key_counts["feature"]["expired"]
+    for found, expected in zip(scorer.score(probe), learner.predict(probe), strict=True):
+        assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])

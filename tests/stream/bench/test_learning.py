@@ -240,3 +240,17 @@ def test_peers_learn_with_features(name: str, dataset: Dataset) -> None:
 def test_an_unknown_peer_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "learning", "--quick", "--data", f"{folder}", "--peers", "xgboost"]) != 0
     assert "no peer is called 'xgboost'; there are lightgbm, vw, river" in capsys.readouterr().err
+
+
+def test_forgetting_compares_rules_on_the_same_samples(folder: Path, tmp_path: Path) -> None:
+    out, plot = tmp_path / "a.json", tmp_path / "a.png"
+    asked = ["bench", "forgetting", "--quick", "--data", f"{folder}", "--json", f"{out}", "--plot", f"{plot}"]
+    assert main(asked) == 0
+    rows = {row["rule"]: row for row in json.loads(out.read_bytes())["results"]}
+    first, *others = rows.values()
+    assert first["rows"] == first["admitted"] > 0
+    assert first["±"] == first["expired"] == first["refused"] == 0
+    for row in others:
+        assert row["admitted"] - row["expired"] - row["evicted"] == row["rows"] <= first["rows"]
+    assert rows["4,096 rows"]["AUC"] == first["AUC"], "it is not full"
+    assert plot.read_bytes().startswith(b"\x89PNG")

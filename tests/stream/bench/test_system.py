@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from stream.bench import counting, freshness, latency, state, sync
+from stream.bench import counting, freshness, latency, state, sync, tables
 from stream.bench.counting import Point
 from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
@@ -63,6 +63,18 @@ def test_the_benches_of_parts_run() -> None:
         assert findings.tables["results"]
         assert all(target.value is not None for target in findings.targets)
         assert findings.picture().startswith(PNG)
+
+
+@pytest.mark.long
+def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None:
+    findings = tables.run(quick(), QUIET)
+    never, expires, full = findings.tables["results"]
+    assert never["most rows"] > 19_000
+    assert expires["most rows"] < 1_500
+    assert full["most rows"] == 1_000
+    assert expires["expired"] > 18_000 < full["evicted"]
+    assert all(row["trainer, MB"] > 0 < row["worker, MB"] for row in findings.tables["results"])
+    assert findings.picture().startswith(PNG)
 
 
 def test_the_bench_of_latency_runs(broker: Broker) -> None:

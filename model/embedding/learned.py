@@ -124,8 +124,11 @@ class LearnedTable(EmbeddingTable):
         self.counts["refused"] += len(taken.fresh) - len(wanted)
         rows = np.concatenate([known, admitted])
         at = self._to_device(rows + 1)
-        leaf = self._to_device(1 + np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)]))
-        gradient, vectors = gradient.index_select(0, leaf), taken.vectors.index_select(0, leaf)
+        chosen: slice | Tensor = slice(1, None)
+        if len(admitted) < len(taken.fresh):
+            places = np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)])
+            chosen = self._to_device(1 + places)
+        gradient, vectors = gradient[chosen], taken.vectors[chosen]
         sums = self._sums.index_select(0, at) + gradient.square().mean(1)
         moved = vectors - gradient * (lr / (sums.sqrt() + eps))[:, None]
         self._sums.index_copy_(0, at, sums)
@@ -221,7 +224,8 @@ class LearnedTable(EmbeddingTable):
         if not len(rows):
             return
         keys = self._index.keys[rows]
-        self._gone.append(keys[self._published[rows]])
+        if self._published[rows].any():
+            self._gone.append(keys[self._published[rows]])
         self._index.remove(keys)
         self._sums[self._to_device(rows + 1)] = 0
         self._touched[rows] = self._published[rows] = False

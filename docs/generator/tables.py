@@ -445,7 +445,6 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "state": lambda measured: _bench(measured, "state"),
     "takeover": lambda measured: _bench(measured, "takeover"),
     "tables": lambda measured: _bench(measured, "tables"),
-    "forgetting": lambda measured: _bench(measured, "forgetting"),
     "counting": lambda measured: _bench(measured, "counting"),
     "experiment": _experiment,
     "interleaving": _interleaving,

@@ -435,6 +435,9 @@ _SUMMARY = (
 )
 """Benchmark, how the names of its targets begin, and how they are called in README; {} is the rest of the name."""
 
+_FORGETTING = {"AUC less that of 'nothing is forgotten'": "difference in AUC"}
+"""Columns of `bench forgetting` by shorter names."""
+
 _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "scoring": lambda measured: _bench(measured, "scoring", _SCORING),
     "training": _training,
@@ -445,6 +448,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "state": lambda measured: _bench(measured, "state"),
     "takeover": lambda measured: _bench(measured, "takeover"),
     "tables": lambda measured: _bench(measured, "tables"),
+    "forgetting": lambda measured: _bench(measured, "forgetting", rename=_FORGETTING),
     "counting": lambda measured: _bench(measured, "counting"),
     "experiment": _experiment,
     "interleaving": _interleaving,

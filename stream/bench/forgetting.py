@@ -76,9 +76,9 @@ def _total(learner: Learner, event: str) -> int:
 def _picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
     most = rows[0]["rows"]
     by_rule = {row["rule"]: row for row in rows}
-    title = f"With the default, {by_rule[_DEFAULT]['rows'] / most:.0%} of the rows, and AUC"
     difference = next(key for key in rows[0] if key.startswith("AUC less"))
-    title += f" {by_rule[_DEFAULT][difference]:+.5f}"
+    default = by_rule[_DEFAULT]
+    title = f"The default keeps {default['rows'] / most:.0%} of the rows, for {default[difference]:+.5f} in AUC"
     subtitle = "difference in AUC from a model that forgets nothing; bars: 2 standard errors; beside: share of its rows"
     with picture(title, subtitle, height=0.42 * len(rows) + 2.0) as (axes, save):
         for place, row in enumerate(reversed(rows)):
@@ -92,6 +92,8 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
                 va="center",
                 color=colour,
             )
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, high + 0.2 * (high - low))  # room for the names
         axes.set_yticks([])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel("AUC less that of a model that forgets nothing")

@@ -164,8 +164,11 @@ class Network(nn.Module):
         numbers += ["match/length"] if self.spec.match else []
         numbers += [f"statistics/{place}" for place in range(self.spec.numbers)]
         numbers += names(read.shown_numbers)
-        own = (self.interest.width if self.interest else 0) + (2 * self.spec.width if self.pool is not None else 0)
-        head = [*(f"interest/{place}" for place in range(own)), *numbers, *names(read.shown_keys, embedded=True)]
+        d, own = self.spec.width, self.interest.width if self.interest else 0
+        # Of another kind or width, the same place means something else.
+        head = [f"{self.spec.kind}/{d}/{own}/{place}" for place in range(own)]
+        head += [f"pool/{d}/{place}" for place in range(2 * d if self.pool is not None else 0)]
+        head += [*numbers, *names(read.shown_keys, embedded=True)]
         features = {} if self.features is None else self.features.axes
         return {
             "head.0.weight": (None, head),

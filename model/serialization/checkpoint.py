@@ -106,8 +106,12 @@ class _Format(Struct):
 
 
 @contextmanager
-def sole_writer(directory: Path) -> Iterator[None]:
+def sole_writer(directory: Path, remedy: str = "stop it, or give this one a directory of its own") -> Iterator[None]:
     """Lock a directory of checkpoints for one writer; the lock ends with the process.
+
+    Args:
+        directory: of the checkpoints.
+        remedy: what to do when another process holds it.
 
     Raises:
         CheckpointError: when another process holds it.
@@ -119,9 +123,7 @@ def sole_writer(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise CheckpointError(
-                f"another trainer works in {directory}: stop it, or give this one a directory of its own"
-            ) from None
+            raise CheckpointError(f"another trainer works in {directory}: {remedy}") from None
         yield
 
 

@@ -76,7 +76,7 @@ def resume_training(
         KafkaClientError: when Kafka cannot be read.
     """
     topics, directory = Topics(settings.topics.prefix), Path(settings.trainer.directory)
-    found = _load(directory)
+    found = load_checkpoint(directory)
     saved = found.checkpoint
     samples = behaviors = StartOffsets()
     if saved is not None:
@@ -97,7 +97,7 @@ def resume_training(
             )
         for name, arm in training.arms.items():
             if name in saved.arms:
-                _resume_arm(name, arm, saved.arms[name], found, settings)
+                resume_arm(name, arm, saved.arms[name], found, settings)
         training.seen.restore(saved.seen)
         training.counts.update(saved.counts)
     epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
@@ -198,7 +198,7 @@ def _start(
     )
 
 
-def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpoint, settings: Settings) -> None:
+def resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpoint, settings: Settings) -> None:
     """Take up an arm's state.
 
     Raises:
@@ -219,7 +219,12 @@ def _resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckp
         ) from None
 
 
-def _load(directory: Path) -> NewestCheckpoint:
+def load_checkpoint(directory: Path) -> NewestCheckpoint:
+    """Return the newest whole checkpoint, None when there is none; sets newer ones that are damaged aside.
+
+    Raises:
+        CheckpointError: when no checkpoint is whole though there are some.
+    """
     found = checkpoint.load_newest(directory)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)

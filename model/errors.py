@@ -24,3 +24,7 @@ class UpdateRefused(ModelError):  # noqa: N818  a refusal is an ordinary outcome
 
 class CheckpointError(ModelError):
     """A checkpoint is damaged, of an unknown format, or of another model than the one to be restored."""
+
+
+class ExportError(ModelError):
+    """A model cannot be written in a form that other programs run; says why."""

@@ -123,6 +123,8 @@ def match_features(counts: MatchCounts, batch: Batch) -> Tensor:
 
 def _log1p(whole: Tensor, batch: Batch) -> Tensor:
     """Return log(1 + n) of numbers n from 0 to L, from a table, which does not depend on where n stands."""
+    if torch.compiler.is_compiling():
+        return torch.log1p(whole)
     size = 1 << batch.mask.shape[1].bit_length()
     return _logarithms(size, whole.dtype, whole.device)[whole.long()]
 

@@ -23,6 +23,9 @@ def packed(
     Shapes as in `InterestModel.forward`, all left-aligned.
     """
     C = targets.shape[1]
+    if torch.compiler.is_compiling():  # one user, exported
+        exported: Tensor = model(keys, mask, targets, match, known)
+        return exported
     counts = known.target_mask.sum(dim=1).clamp_min(1)
     alone = batch_invariant.usable(keys) and not model.batch_invariant
     if keys.device.type != "cpu" or (not alone and bool((counts == C).all())):

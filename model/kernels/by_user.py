@@ -16,7 +16,8 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 def usable(keys: Tensor) -> bool:
     """Return whether such keys are attended to here."""
-    return keys.device.type == "cpu"
+    # What is exported (`model.export`) is plain torch, in which no length is a number.
+    return keys.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def ends(mask: Tensor) -> list[int]:

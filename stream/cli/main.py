@@ -7,12 +7,24 @@ from collections.abc import Sequence
 
 from model.errors import ModelError
 from state.errors import StateError
-from stream.cli import arms, bench, dead_letters, experiment, jobs, lab, replay, simulate, state, topics
+from stream.cli import (
+    arms,
+    bench,
+    dead_letters,
+    experiment,
+    export,
+    jobs,
+    lab,
+    replay,
+    simulate,
+    state,
+    topics,
+)
 from stream.cli.options import Run
 from stream.errors import StreamError
 from stream.runtime import logs, signals
 
-_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, arms, experiment, bench, lab)
+_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, arms, export, experiment, bench, lab)
 """Modules with one or more commands, in the order in which `--help` lists them."""
 
 

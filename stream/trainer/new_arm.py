@@ -51,7 +51,7 @@ def add_arm(settings: Settings, name: str, source: str) -> tuple[Path, WarmStart
                 " that no arm has had"
             )
         theirs, ours = (ArmTrainer(arm, settings, device="cpu") for arm in (learned, new))
-        resume_arm(source, theirs, saved.arms[source], found, settings)
+        resume_arm(source, theirs, saved.arms[source], found.path, settings)
         started = warm_start(theirs.learner.state(), settings.spec(learned), ours.learner.state(), settings.spec(new))
         if not started.rows and not started.kept and not started.partly:
             raise TrainerError(

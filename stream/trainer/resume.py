@@ -97,7 +97,7 @@ def resume_training(
             )
         for name, arm in training.arms.items():
             if name in saved.arms:
-                resume_arm(name, arm, saved.arms[name], found, settings)
+                resume_arm(name, arm, saved.arms[name], found.path, settings)
         training.seen.restore(saved.seen)
         training.counts.update(saved.counts)
     epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
@@ -198,7 +198,7 @@ def _start(
     )
 
 
-def resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpoint, settings: Settings) -> None:
+def resume_arm(name: str, arm: ArmTrainer, state: ArmState, path: Path | None, settings: Settings) -> None:
     """Take up an arm's state.
 
     Raises:
@@ -206,14 +206,14 @@ def resume_arm(name: str, arm: ArmTrainer, state: ArmState, found: NewestCheckpo
     """
     if why := not_finite(state):
         raise CheckpointError(
-            f"arm {name!r} had diverged in checkpoint {found.path}: {why}. Move that checkpoint away to go on from the"
+            f"arm {name!r} had diverged in checkpoint {path}: {why}. Move that checkpoint away to go on from the"
             f" one before, with smaller steps in optim of arm {name!r}."
         )
     try:
         arm.resume(state)
     except CheckpointError as error:
         raise CheckpointError(
-            f"arm {name!r} cannot go on from checkpoint {found.path}: {error}. Set preset, model and optim.max_rows of"
+            f"arm {name!r} cannot go on from checkpoint {path}: {error}. Set preset, model and optim.max_rows of"
             f" arm {name!r}, and seed, as they were; or give the changed model a new arm name; or move"
             f" {settings.trainer.directory} away to learn all arms again from what Kafka retains."
         ) from None

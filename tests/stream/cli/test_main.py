@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from model.export.write import FORMATS
+from stream.cli.export import _FORMATS
 from stream.cli.main import main
 
 HEAVY = ("torch", "faust", "matplotlib", "scipy", "pandas")
@@ -41,3 +43,7 @@ def test_wrong_usage_is_status_2_and_says_what_is_right(
         main(arguments)
     assert ended.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_formats_are_those_that_can_be_written() -> None:
+    assert _FORMATS == FORMATS

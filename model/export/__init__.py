@@ -1,0 +1,1 @@
+"""Models as modules that other servers can run: one user, some candidates, probabilities."""

@@ -75,3 +75,7 @@ class SimulationError(StreamError):
 
 class TimeError(StreamError, ValueError):
     """A time is written in a way that nobody understands, or two times are in the wrong order."""
+
+
+class BackfillError(StreamError):
+    """History cannot be read, or cannot go on where it was: names the file, the column, or what differs."""

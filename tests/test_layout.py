@@ -11,7 +11,7 @@ PACKAGES = ("stream", "model", "state")
 LAYERS = (
     ("stream.cli",),
     ("stream.bench", "stream.lab"),
-    ("stream.replay", "stream.simulation", "stream.validation"),
+    ("stream.backfill", "stream.replay", "stream.simulation", "stream.validation"),
     ("stream.worker", "stream.monitor", "stream.report"),
     ("stream.task", "stream.trainer", "stream.experiment", "stream.local", "stream.client"),
     ("stream.kafka", "stream.datasets", "stream.settings"),

@@ -9,6 +9,7 @@ from model.errors import ModelError
 from state.errors import StateError
 from stream.cli import (
     arms,
+    backfill,
     bench,
     dead_letters,
     experiment,
@@ -24,7 +25,7 @@ from stream.cli.options import Run
 from stream.errors import StreamError
 from stream.runtime import logs, signals
 
-_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, arms, export, experiment, bench, lab)
+_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, backfill, arms, export, experiment, bench, lab)
 """Modules with one or more commands, in the order in which `--help` lists them."""
 
 

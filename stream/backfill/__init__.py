@@ -1,0 +1,1 @@
+"""History from files: behaviours and labelled impressions, sorted by time, into the topics, each once."""

@@ -21,7 +21,10 @@ from tests.e2e.harness import wait_for
 DATA = Path("../shared/data/complete_journey")
 ENGINE = engine if (engine := os.environ.get("SAMSTREAM_TEST_BROKER")) == "kafka" else "embedded"
 """What a demo or replay starts for itself."""
-WITH_SETTINGS = ("demo", "simulate", "worker", "trainer", "monitor", "replay", "topics", "state", "dead-letters")
+WITH_SETTINGS = (
+    *("demo", "simulate", "worker", "trainer", "monitor", "replay", "topics", "state", "dead-letters"),
+    *("backfill", "arms", "export"),
+)
 COMMANDS = (*WITH_SETTINGS, "experiment", "bench", "lab")
 
 PROMPT_S = 8.0

@@ -9,7 +9,7 @@ from model.export.write import FORMATS
 from stream.cli.export import _FORMATS
 from stream.cli.main import main
 
-HEAVY = ("torch", "faust", "matplotlib", "scipy", "pandas")
+HEAVY = ("torch", "faust", "matplotlib", "scipy", "pandas", "pyarrow")
 
 
 def test_help_loads_no_heavy_library() -> None:

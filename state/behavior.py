@@ -72,3 +72,15 @@ def from_bytes(buffer: bytes | bytearray | memoryview, record: np.dtype[np.void]
         raise ValueError(f"{len(buffer)} bytes are not whole behaviours of {record.itemsize} bytes")
     records: np.ndarray[Any, np.dtype[np.void]] = np.frombuffer(buffer, dtype=record)
     return records
+
+
+def checksum(sequence: BehaviorArray) -> int:
+    """Return the XXH3-64 of some behaviours, without the features of callers: two folds may have those in two layouts.
+
+    Args:
+        sequence: (L,) behaviours, contiguous.
+    """
+    if sequence.dtype == BEHAVIOR:
+        return xxh3_64_intdigest(sequence.data)
+    rows = sequence.view(np.uint8).reshape(len(sequence), sequence.dtype.itemsize)
+    return xxh3_64_intdigest(rows[:, : BEHAVIOR.itemsize].tobytes())

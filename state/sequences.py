@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 from rocksdict import Rdict, WriteBatch
 
-from state.behavior import BEHAVIOR, BehaviorArray
+from state.behavior import BEHAVIOR, BehaviorArray, checksum
 from state.layout import HEAD_SUFFIX, Ring, user_prefix
 from state.rocks import reading
 from state.sequence_buffer import SequenceBuffer
@@ -106,6 +107,31 @@ class Sequences:
             raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {buffer.count}")
         self._evict()
         return buffer.records(stop - self.length, stop)
+
+    def find(self, user: str, seen: int, wanted: int) -> BehaviorArray | None:
+        """Return the sequence that another fold of the same records had at its running count `seen`.
+
+        It is known by its checksum, so what is returned is that sequence, never another one. It mostly lies where
+        `seen` says. A fold that began elsewhere, since records were removed before, counts differently: then all that
+        the ring keeps is searched.
+
+        Args:
+            user: whose.
+            seen: the running count of that fold.
+            wanted: the `checksum` of its sequence.
+
+        Returns:
+            (L,) behaviours as `read` does; None when it is not, or no longer, here.
+        """
+        length = min(seen, self.length)
+        count = self.count(user)
+        whole = range(count, self._ring.oldest(count) + length - 1, -1)
+        for stop in chain((seen,) if seen in whole else (), whole):
+            records = self.read(user, stop)
+            found = records[len(records) - length :]
+            if checksum(found) == wanted:
+                return found
+        return None
 
     def write_into(self, batch: WriteBatch) -> None:
         """Put all that changed since the last call into a batch; write it before anything else is called."""

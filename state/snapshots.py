@@ -93,7 +93,8 @@ class Snapshots:
         except (ImportError, ValueError) as error:
             raise SnapshotError(f"snapshots cannot lie in {location!r}: {error}") from None
         self._root = posixpath.join(root, f"partition-{number:05d}")
-        self._number = number
+        self.number = number
+        """The partition number."""
         self._keep = keep
         self._known: dict[tuple[str, int, int], StoredFile] = {}
 
@@ -140,13 +141,13 @@ class Snapshots:
             content: bytes = self._files.cat_file(self._manifest(number), end=_MANIFEST_BYTES)
             manifest = msgspec.json.decode(content, type=Manifest)
         except Exception as error:
-            raise SnapshotError(f"snapshot {number} of partition {self._number}: {error}") from None
+            raise SnapshotError(f"snapshot {number} of partition {self.number}: {error}") from None
         if with_checksum(manifest) != manifest:
-            raise SnapshotError(f"snapshot {number} of partition {self._number}: its manifest is damaged")
-        if manifest.format != FORMAT or manifest.partition != self._number:
+            raise SnapshotError(f"snapshot {number} of partition {self.number}: its manifest is damaged")
+        if manifest.format != FORMAT or manifest.partition != self.number:
             raise SnapshotError(
                 f"snapshot {number} is of partition {manifest.partition} in format {manifest.format}; wanted are"
-                f" partition {self._number} and format {FORMAT}"
+                f" partition {self.number} and format {FORMAT}"
             )
         return manifest
 
@@ -197,7 +198,7 @@ class Snapshots:
         number = max(numbers, default=0) + 1
         manifest = Manifest(
             format=FORMAT,
-            partition=self._number,
+            partition=self.number,
             taken_ms=time.time_ns() // 1_000_000,
             offsets=offsets,
             origins=origins,
@@ -271,9 +272,9 @@ class Snapshots:
             except StateError:
                 raise
             except Exception as error:
-                raise SnapshotError(f"{name} of partition {self._number}: {error}") from None
+                raise SnapshotError(f"{name} of partition {self.number}: {error}") from None
             if (size, digest.hexdigest()) != (file.size, file.checksum):
-                raise SnapshotError(f"{name} of partition {self._number} is damaged: {size} bytes, not {file.size}")
+                raise SnapshotError(f"{name} of partition {self.number} is damaged: {size} bytes, not {file.size}")
             done += size
 
     def _manifest(self, number: int) -> str:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from xxhash import xxh3_128_hexdigest
 
 from model.errors import CheckpointError
 from model.serialization.update import Tensors
+from state.errors import StateError
 from state.manifest import with_checksum
 
 FORMAT = 1
@@ -134,11 +135,14 @@ def set_aside(refused: Iterable[RefusedCheckpoint]) -> None:
             each.path.rename(each.path.with_suffix(_REFUSED))
 
 
-def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
+def save(
+    directory: Path, checkpoint: Checkpoint, *, keep: int = 3, attach: Callable[[Path], None] | None = None
+) -> Path:
     """Write a checkpoint under the next number, and remove all but the newest `keep`.
 
-    It is written under another name, flushed to the disk, and renamed: a crash leaves the old ones as they
-    were, and an incomplete one that the next call removes. There must be one writer to a directory.
+    It is written under another name, flushed to the disk, and renamed: a crash leaves the old ones as they were, and an
+    incomplete one that the next call removes. What `attach` writes into its directory comes and goes with it; our
+    checksums do not cover that. There must be one writer to a directory.
 
     Raises:
         ValueError: when an arm's name cannot be part of a file's name.
@@ -148,14 +152,14 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
         raise ValueError(f"arms {bad} cannot name a file: use letters, digits, '.', '_', '+' and '-'")
     with _writing(directory):
         try:
-            return _save(directory, checkpoint, keep)
-        except OSError:
+            return _save(directory, checkpoint, keep, attach)
+        except (OSError, StateError):
             with suppress(OSError):
                 _remove_halves(directory)  # what makes a full disk no fuller
             raise
 
 
-def _save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def _save(directory: Path, checkpoint: Checkpoint, keep: int, attach: Callable[[Path], None] | None) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_halves(directory)
     numbers = _numbers(directory)
@@ -163,6 +167,8 @@ def _save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     target = directory / f"{max([*numbers, *refused], default=0) + 1:08d}"
     half = target.with_suffix(_HALF)
     half.mkdir()
+    if attach is not None:
+        attach(half)
     tensors = {_arm_file(name): arm.tensors for name, arm in checkpoint.arms.items()}
     tensors[_SEEN] = {"ids": checkpoint.seen}
     manifest = _Manifest(

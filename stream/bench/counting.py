@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from model.serialization.update import Update
 from model.spec import count_numbers, preset
 from model.statistics.item_statistics import pack_numbers
 from model.statistics.primary import STATISTICS
+from state.behavior import action_key, behaviors, category_key, checksum, item_key
 from stream.bench.harness.behavior_load import behaviors_at
-from stream.bench.harness.examples import example
+from stream.bench.harness.examples import CATEGORIES, NOW, example
 from stream.bench.harness.timing import Summary
 from stream.errors import StreamError
 from stream.kafka import topic_admin
@@ -26,7 +28,8 @@ from stream.local.broker import Broker, local_broker
 from stream.local.system import Processes
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import INK, PALETTE, picture
-from stream.schema.events import Sample, encode_packed
+from stream.schema.events import Behavior, Sample, SequenceName, encode_json, encode_packed
+from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import load
@@ -35,6 +38,7 @@ RATE = 100_000
 """Behaviours a second."""
 _PRESET = "sam"
 _ITEMS = 10
+_USERS = 40
 _ROUNDS, _REQUESTS = 3, 5000
 _PARTITIONS = 4
 _SLOWER = 0.2
@@ -54,10 +58,25 @@ class Point:
     behaviors: int
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a trainer is given to learn.
+
+    Attributes:
+        behaviors: users with what they did before, encoded.
+        samples: users with their partitions and samples, encoded.
+        total: samples that the trainer learns of them.
+    """
+
+    behaviors: list[tuple[str, bytes]]
+    samples: list[tuple[str, int, bytes]]
+    total: int
+
+
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Have a trainer learn the same samples, in turns with behaviours that it counts and with some that it does not."""
     rounds, requests, rate = (1, 2000, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
-    samples, total = encoded_samples(requests)
+    given = work(requests)
     rates: dict[int, list[float]] = {0: [], rate: []}
     counted: dict[int, list[float]] = {0: [], rate: []}
     with (
@@ -67,8 +86,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         for number in range(rounds):
             for behaviors in rates:
                 directory = Path(scratch) / f"round-{number}-{behaviors}"
-                points = _learn(broker, directory, samples, total, rate, counting=behaviors > 0)
-                learned, events = rates_between(points, total)
+                points = _learn(broker, directory, given, rate, counting=behaviors > 0)
+                learned, events = rates_between(points, given.total)
                 rates[behaviors].append(learned)
                 counted[behaviors].append(events)
                 console.print(f"round {number + 1}: {learned:,.0f} samples/s beside {events:,.0f} behaviours/s")
@@ -84,7 +103,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         for behaviors, summary in summaries.items()
     ]
     notes = [
-        f"one trainer, `{_PRESET}`, histories of 1000, {_ITEMS} items a sample; behaviours are those counted",
+        f"one trainer, `{_PRESET}`, {_USERS} users with histories of 1000, {_ITEMS} items a sample",
         f"the producer of {rate:,} behaviours a second and the broker run on the same machine, always: where none are"
         " counted, they go to a topic that the trainer does not read",
     ]
@@ -109,9 +128,7 @@ def rates_between(points: Sequence[Point], total: int) -> tuple[float, float]:
     return (last.samples - first.samples) / took, (last.behaviors - first.behaviors) / took
 
 
-def _learn(
-    broker: Broker, directory: Path, samples: Sequence[tuple[str, bytes]], total: int, rate: int, *, counting: bool
-) -> list[Point]:
+def _learn(broker: Broker, directory: Path, given: Work, rate: int, *, counting: bool) -> list[Point]:
     """Have a new trainer learn all samples; returns how it went on."""
     directory.mkdir()
     settings = load(
@@ -126,6 +143,10 @@ def _learn(
     )
     topics = Topics(settings.topics.prefix)
     topic_admin.ensure(settings.kafka, topics, partitions=_PARTITIONS, replication=1)
+    sender = ReliableProducer(settings.kafka)
+    for user, behavior in given.behaviors:
+        sender.send(topics.behaviors, behavior, key=user)
+    sender.flush()
     written = topics.behaviors if counting else topics.impressions
     updates = TopicReader(settings.kafka, [topics.model_updates])
     behaviors = TopicReader(settings.kafka, [written])
@@ -137,11 +158,10 @@ def _learn(
             with behaviors_at(rate, broker.bootstrap, written):
                 _await_record(behaviors, processes, "behaviour")
                 behaviors.close()
-                sender = ReliableProducer(settings.kafka)
-                for number, (key, sample) in enumerate(samples):
-                    sender.send(topics.samples, sample, key=key, partition=number % _PARTITIONS)
+                for user, partition, sample in given.samples:
+                    sender.send(topics.samples, sample, key=user, partition=partition)
                 sender.flush()
-                return _points(updates, processes, total, STATISTICS if counting else _PRESET)
+                return _points(updates, processes, given.total, STATISTICS if counting else _PRESET)
     finally:
         updates.close()
         behaviors.close()
@@ -180,35 +200,50 @@ def _counted(update: Update) -> int:
     return round(float(np.expm1(counts[:, -1].astype(np.float64).max())))
 
 
-def encoded_samples(requests: int) -> tuple[list[tuple[str, bytes]], int]:
-    """Return users with their encoded samples, and how many samples the trainer learns of them."""
+def work(requests: int) -> Work:
+    """Return what a trainer is given: the behaviours of some users, and samples that name their sequences."""
     rng = np.random.default_rng(3)
-    width = count_numbers(preset(_PRESET).statistics)
-    samples: list[tuple[str, bytes]] = []
+    spec = preset(_PRESET)
+    written = Counter[int]()
+    named: list[tuple[str, int, int]] = []
+    events: list[tuple[str, bytes]] = []
+    for user in map("reader-{}".format, range(_USERS)):
+        history = [
+            Behavior(user, f"item-{item}", NOW - 1000 * (spec.length - place), f"category-{item % CATEGORIES}")
+            for place, item in enumerate(rng.integers(0, 100_000, spec.length).tolist())
+        ]
+        events += [(user, encode_json(event)) for event in history]
+        rows = [
+            (item_key(each.item), category_key(each.category), action_key(each.action), each.ts) for each in history
+        ]
+        partition = partition_of(user.encode(), _PARTITIONS)
+        written[partition] += len(history)
+        named.append((user, partition, checksum(behaviors(rows))))
+    samples: list[tuple[str, int, bytes]] = []
     learned = 0
     for number in range(requests):
-        asked = example(rng, preset(_PRESET).length, _ITEMS, labelled=True)
+        asked = example(rng, 1, _ITEMS, labelled=True)
         assert asked.labels is not None
         # An item that a request was given twice is a repeat: it is learned once.
         learned += len(np.unique(asked.items))
+        user, partition, of = named[number % _USERS]
         sample = Sample(
             request_id=str(number),
-            user=f"user-{number}",
+            user=user,
             arm=_PRESET,
             ts=asked.ts,
             epoch=0,
             version=0,
             clicked_at=0,
-            sequence=asked.sequence.tobytes(),
+            sequence=SequenceName(spec.length, written[partition], of),
             items=asked.items.astype("<u8").tobytes(),
             categories=asked.categories.astype("<u4").tobytes(),
             positions=np.arange(_ITEMS, dtype="<u2").tobytes(),
-            probabilities=np.full(_ITEMS, 0.2, "<f4").tobytes(),
             labels=asked.labels.astype("<u1").tobytes(),
-            numbers=pack_numbers(rng.normal(0, 2, (_ITEMS, width)).astype(np.float32)),
+            numbers=pack_numbers(rng.normal(0, 2, (_ITEMS, count_numbers(spec.statistics))).astype(np.float32)),
         )
-        samples.append((sample.user, encode_packed(sample)))
-    return samples, learned
+        samples.append((user, partition, encode_packed(sample)))
+    return Work(events, samples, learned)
 
 
 def _picture(summaries: dict[int, Summary], broker: str) -> bytes:

@@ -18,7 +18,7 @@ from stream.kafka.clients import admin, list_topics
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.offsets import offset_for_time, watermarks
 from stream.kafka.outage import outage_of
-from stream.schema.position import Difference, LogIdentity, Origin
+from stream.schema.position import Difference, LogIdentity, Origin, kept_origin
 
 _WAIT_S = 30.0
 _ANSWER_S = 5.0
@@ -151,6 +151,24 @@ def compare(consumer: Consumer, origin: Origin, now: LogIdentity, number: int, o
         if younger < offset:
             return "id"
     return ""
+
+
+def compare_state(
+    consumer: Consumer, now: LogIdentity, number: int, offsets: Mapping[str, int], origins: Mapping[str, str]
+) -> Difference:
+    """Return how a topic differs from the one that a kept state has read.
+
+    Args:
+        consumer: asks for offsets; any consumer of the cluster.
+        now: which log the topic is now.
+        number: the partition number.
+        offsets: topic → offset, as the state has them.
+        origins: topic → what that offset is an offset of, as the state has it.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer.
+    """
+    return compare(consumer, kept_origin(origins.get(now.topic), now), now, number, offsets.get(now.topic, 0))
 
 
 def identify_if_there(kafka: Mapping[str, str], topic: str) -> LogIdentity | None:

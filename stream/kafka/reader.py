@@ -156,6 +156,22 @@ class TopicReader:
             waiting += max(0, high - position)
         return waiting
 
+    def ask_end(self, topic: str, partition: int) -> int:
+        """Ask Kafka where a partition ends now.
+
+        Raises:
+            KafkaClientError: when Kafka refuses to say; `KafkaSilentError` when it does not answer at once.
+        """
+        return watermarks(self._consumer, topic, partition, wait_s=0.0)[1]
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Read nothing more of a partition until `resume`."""
+        self._consumer.pause([TopicPartition(topic, partition)])
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Read a paused partition on from its position."""
+        self._consumer.resume([TopicPartition(topic, partition)])
+
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()

@@ -200,7 +200,6 @@ class Environment:
             ts=int(script.ts[visit]),
             epoch=0,
             version=0,
-            seen=0,
             slots=script.scenario.slots,
             items=[item_name(item) for item in script.items[visit].tolist()],
             categories=script.category_keys[visit].tolist(),

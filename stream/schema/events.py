@@ -160,15 +160,29 @@ class Score(Struct, frozen=True):
             raise ValueError("a probability is not within 0 and 1")
 
 
+class SequenceName(NamedTuple):
+    """Names a user's sequence as it stood: whoever folds the user's partition of `behaviors` that far has it.
+
+    Attributes:
+        seen: the user's running count of behaviours.
+        read_to: the offset of `behaviors` up to which they were folded.
+        checksum: of the sequence (`state.behavior.checksum`): another one is never taken for it.
+    """
+
+    seen: Natural = 0
+    read_to: Natural = 0
+    checksum: Annotated[int, Meta(ge=0)] = 0
+
+
 class Sample(Struct, frozen=True, array_like=True):
-    """Labelled items of one request, with the sequence as it stood when the request was scored.
+    """Labelled items of one request, with the name of the sequence that it was scored with.
 
     The arrays are packed little-endian and have one entry an item: `items` uint64 keys, `categories` uint32 keys,
-    `positions` uint16 ranks in the answer, `probabilities` float32, `labels` uint8. `sequence` is packed `BEHAVIOR`.
-    Those of an interleaved request come apart by team, under the arm that placed them. `numbers` holds what the stream
-    knew of each item when it was scored, float16 (`model.statistics`); it is empty where no arm reads that.
-    `layout` says how features of callers lie in `sequence`, `context` (one record) and `attributes` (one an item), all
-    as they were when it was scored (`state.feature_layout`); it is empty where there are none.
+    `positions` uint16 ranks in the answer, `labels` uint8. Those of an interleaved request come apart by team, under
+    the arm that placed them. `numbers` holds what the stream knew of each item when it was scored, float16
+    (`model.statistics`); it is empty where no arm reads that. `layout` says how features of callers lie in `context`
+    (one record) and `attributes` (one an item), both as they were when it was scored (`state.feature_layout`); it is
+    empty where there are none.
     `clicked_at` is the newest Kafka timestamp (ms) of the clicks in it, 0 when there is none.
     With early labels, an item that is clicked late comes twice: with label 0, then with label 1.
     """
@@ -180,11 +194,10 @@ class Sample(Struct, frozen=True, array_like=True):
     epoch: int
     version: int
     clicked_at: Millis
-    sequence: bytes
+    sequence: SequenceName
     items: bytes
     categories: bytes
     positions: bytes
-    probabilities: bytes
     labels: bytes
     numbers: bytes = b""
     layout: str = ""
@@ -198,7 +211,7 @@ class Sample(Struct, frozen=True, array_like=True):
 
 
 class Outcome(Struct, frozen=True, array_like=True):
-    """What monitoring needs of a `Sample`: no sequence; one entry an item in each list.
+    """What monitoring needs of a `Sample`; one entry an item in each list.
 
     Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
     then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the

@@ -11,15 +11,14 @@ from stream.schema.features import MAX_FEATURES, RESERVED_NAMES, FeatureDefiniti
 
 FeatureName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 _SAMPLE_BYTES = 22 * 30_000
-"""Of a sequence and features in a sample, which must fit into a record of Kafka."""
+"""Of features in a sample, which must fit into a record of Kafka."""
 
 
-def check_features(features: Mapping[str, FeatureDefinition], *, length: int, candidates: int) -> None:
+def check_features(features: Mapping[str, FeatureDefinition], *, candidates: int) -> None:
     """See that features can be read, and that samples with them fit into a record of Kafka.
 
     Args:
         features: by name.
-        length: behaviours of a sequence.
         candidates: the most of one impression.
 
     Raises:
@@ -35,12 +34,12 @@ def check_features(features: Mapping[str, FeatureDefinition], *, length: int, ca
         except ValueError as error:
             raise SettingsError(f"features.{name}: {error}") from None
     layout = layout_of(features)
-    behavior, item = layout.behavior.itemsize, layout.item.itemsize
-    if (total := length * behavior + candidates * item + layout.context.itemsize) > _SAMPLE_BYTES:
+    item = layout.item.itemsize
+    if (total := candidates * item + layout.context.itemsize) > _SAMPLE_BYTES:
         raise SettingsError(
-            f"features: {length} behaviours of {behavior} bytes and {candidates} candidates of {item} bytes make"
-            f" samples of {total} bytes, more than the {_SAMPLE_BYTES} that fit into a record of Kafka; lower"
-            " state.length or worker.max_candidates, or have fewer features of items and behaviours"
+            f"features: {candidates} candidates of {item} bytes make samples of {total} bytes, more than the"
+            f" {_SAMPLE_BYTES} that fit into a record of Kafka; lower worker.max_candidates, or have fewer features of"
+            " items"
         )
 
 

@@ -74,8 +74,8 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         directory: one RocksDB per partition lies here, on a local disk; workers of a machine share it. Unless set, it
             follows from `topics.prefix`.
         length: behaviours of a sequence.
-        slack: behaviours kept beyond `length`, so that an open request still finds the sequence as it was. A user
-            with more than `slack` behaviours within one attribution window loses the oldest ones in the sample.
+        slack: behaviours kept beyond `length`, so that a sample still finds the sequence as it was. What was shown to a
+            user who does more than `slack` before it is labelled is not learned.
         cache_mb: memory for hot users, MiB for each partition.
         snapshots: where copies of the partitions go: a directory or an fsspec URL; empty for none. A worker without
             the state of a partition restores the newest copy.
@@ -156,7 +156,8 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         arms: the arms that this trainer trains; all when empty.
-        directory: where checkpoints lie; unless set, it follows from `topics.prefix`.
+        directory: where checkpoints and the trainer's own sequences lie, on a local disk; unless set, it follows from
+            `topics.prefix`.
         update_interval_s: how often changed parameters are published.
         checkpoint_interval_s: how often a checkpoint is written, and all parameters are published.
         checkpoints_kept: newest checkpoints kept.
@@ -333,7 +334,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
-        check_features(self.features, length=self.state.length, candidates=self.worker.max_candidates)
+        check_features(self.features, candidates=self.worker.max_candidates)
         names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"arms need distinct names and at least one, got {names}")

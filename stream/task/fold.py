@@ -49,6 +49,11 @@ class SequenceFold:
         self._append(user)
         return self._sequences.read(user, as_of)
 
+    def find(self, user: str, seen: int, checksum: int) -> BehaviorArray | None:
+        """Return the sequence with that checksum; see `Sequences.find`."""
+        self._append(user)
+        return self._sequences.find(user, seen, checksum)
+
     def flush(self) -> None:
         """Append everything that waits."""
         for user, packed in self._waiting.items():

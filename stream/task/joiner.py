@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from stream.schema.events import Click, RequestKey, Team
+from stream.schema.events import Click, RequestKey, SequenceName, Team
 from stream.schema.record import Record, RefusedRecord
 
 _EVENT_TIME = "t"
@@ -33,10 +33,10 @@ Use = Literal["learn", "count", "both"]
 class PendingImpression(Struct):
     """A scored impression whose window is open. The lists have one entry a candidate, in the impression's order.
 
-    `seen` is the user's running count of behaviours when it was scored, `ranks` the place of each candidate in the
-    answer (0 is the best), `clicked` 1 where a click came; `numbers`, `layout`, `context` and `attributes` are as in
-    `Sample`, of all candidates. `opened` is the event time from which its window runs, `teams` as in `Score`. `learned`
-    says that what was not clicked was handed out to learn from before the window's end.
+    `sequence` is as in `Sample`, `ranks` the place of each candidate in the answer (0 is the best), `clicked` 1 where a
+    click came; `numbers`, `layout`, `context` and `attributes` are as in `Sample`, of all candidates. `opened` is the
+    event time from which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed
+    out to learn from before the window's end.
     """
 
     request_id: str
@@ -45,13 +45,13 @@ class PendingImpression(Struct):
     ts: int
     epoch: int
     version: int
-    seen: int
     slots: int
     items: list[str]
     categories: list[int]
     probabilities: list[float]
     ranks: list[int]
     clicked: bytearray
+    sequence: SequenceName = SequenceName()
     opened: int = 0
     teams: list[Team] = []
     numbers: bytes = b""

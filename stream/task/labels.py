@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from state.behavior import BehaviorArray, item_key
+from state.behavior import item_key
 from state.feature_layout import FeatureLayout
 from stream.schema.events import Outcome, RequestKey, Sample, Team
 from stream.schema.features import NO_FEATURES
@@ -28,14 +28,11 @@ def merge_labels(labelled_items: Iterable[LabelledItems]) -> list[LabelledItems]
     return list(merged.values())
 
 
-def samples_and_outcomes(
-    labelled: LabelledItems, sequence: BehaviorArray | None, layout: FeatureLayout = NO_FEATURES.layout
-) -> Iterator[Result]:
+def samples_and_outcomes(labelled: LabelledItems, layout: FeatureLayout = NO_FEATURES.layout) -> Iterator[Result]:
     """Yield a sample and its outcome, as the label's use is; of an interleaved request, those of each team.
 
     Args:
         labelled: items of one request that got the same label.
-        sequence: the user's behaviours as they stood when the request was scored; None where nothing is learned.
         layout: how features of callers lie in records.
     """
     pending = labelled.pending
@@ -44,13 +41,11 @@ def samples_and_outcomes(
         members = set(team.members) if pending.teams else None
         indices = [index for index in labelled.indices if members is None or index in members]
         if indices:
-            sample = None if sequence is None else _sample(labelled, indices, team, sequence, layout)
+            sample = None if labelled.use == "count" else _sample(labelled, indices, team, layout)
             yield sample, None if labelled.use == "learn" else _outcome(labelled, indices, team)
 
 
-def _sample(
-    labelled: LabelledItems, indices: list[int], by: Team, sequence: BehaviorArray, layout: FeatureLayout
-) -> Sample:
+def _sample(labelled: LabelledItems, indices: list[int], by: Team, layout: FeatureLayout) -> Sample:
     pending = labelled.pending
     context, attributes = served_features(pending, indices, layout)
     width = len(pending.numbers) // len(pending.items)
@@ -62,11 +57,10 @@ def _sample(
         epoch=by.epoch,
         version=by.version,
         clicked_at=labelled.clicked_at,
-        sequence=sequence.tobytes(),
+        sequence=pending.sequence,
         items=np.array([item_key(pending.items[index]) for index in indices], dtype="<u8").tobytes(),
         categories=np.array([pending.categories[index] for index in indices], dtype="<u4").tobytes(),
         positions=np.array([pending.ranks[index] for index in indices], dtype="<u2").tobytes(),
-        probabilities=np.array([pending.probabilities[index] for index in indices], dtype="<f4").tobytes(),
         labels=np.full(len(indices), labelled.label, dtype="<u1").tobytes(),
         numbers=b"".join(pending.numbers[index * width : (index + 1) * width] for index in indices),
         layout=layout.text,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stream.schema.events import RequestKey, Score
+from stream.schema.events import RequestKey, Score, SequenceName
 from stream.schema.position import LogIdentity
 
 
@@ -13,12 +13,19 @@ class GivenAnswer(NamedTuple):
     Attributes:
         score: what was told.
         numbers: what the stream knew of its candidates, as in `Sample.numbers`.
+        checksum: of the sequence that it was given for, as in `SequenceName`; 0 when not known.
         timestamp: Kafka timestamp (ms) of its record, by the clock of who answered; −1 when not known.
     """
 
     score: Score
     numbers: bytes = b""
     timestamp: int = -1
+    checksum: int = 0
+
+    @property
+    def sequence(self) -> SequenceName:
+        """Names the sequence that it was given for."""
+        return SequenceName(self.score.seen, self.score.read_to, self.checksum)
 
 
 @dataclass(frozen=True, slots=True)

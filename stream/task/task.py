@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from model.example import Example
-from state.behavior import BehaviorArray, category_key, item_key
+from state.behavior import BehaviorArray, category_key, checksum, item_key
 from state.partition import Partition
-from stream.schema.events import Behavior, Impression
+from stream.schema.events import Behavior, Impression, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
@@ -41,16 +41,14 @@ class ScoringRequest:
     Attributes:
         impression: the request.
         example: what the model reads.
-        seen: the user's running count of behaviours.
-        read_to: the offset up to which `behaviors` were folded.
+        sequence: names that sequence.
         record: where the impression was read.
         state_ms: milliseconds that reading the sequence took.
     """
 
     impression: Impression
     example: Example
-    seen: int
-    read_to: int
+    sequence: SequenceName
     record: Record
     state_ms: float
 
@@ -104,7 +102,7 @@ class Task:
             for key, _ in list(partition.pending.items()):
                 partition.pending.delete(key)
         self._fold = SequenceFold(partition.sequences)
-        self._windows = AttributionWindows(partition, self._fold, settings, features.layout)
+        self._windows = AttributionWindows(partition, settings, features.layout)
         self._refused: list[RefusedRecord] = []
         self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
@@ -225,7 +223,7 @@ class Task:
 
     def take_answer(self, request: ScoringRequest, answer: Answer) -> None:
         """Take the answer to a request: its attribution window opens."""
-        self._refuse(self._windows.open(request.impression, request.example.categories, request.seen, answer))
+        self._refuse(self._windows.open(request.impression, request.example.categories, request.sequence, answer))
 
     def acknowledge_score(self, offset: int) -> None:
         """Tell that Kafka has an answer of this task at this offset of `scores`."""
@@ -272,7 +270,7 @@ class Task:
         categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
         given = self._recovered.take(event, record.timestamp)
         if given is not None:
-            self._refuse(self._windows.open(event, categories, given.score.seen, Answer.recovered(given)))
+            self._refuse(self._windows.open(event, categories, given.sequence, Answer.recovered(given)))
             self._counts["answers_recovered"] += 1
             return []
         if record.offset < self._resume.committed_impressions:
@@ -287,7 +285,8 @@ class Task:
         context, attributes = features_of(event, self._features.layout) if self._features else (None, None)
         example = Example(sequence, event.ts, items, categories, context=context, attributes=attributes)
         self._counts["impressions"] += 1
-        return [ScoringRequest(event, example, self._fold.count(event.user), self._folded(), record, state_ms)]
+        name = SequenceName(self._fold.count(event.user), self._folded(), checksum(sequence))
+        return [ScoringRequest(event, example, name, record, state_ms)]
 
     def _refuse(self, refused: list[RefusedRecord]) -> None:
         self._refused += refused

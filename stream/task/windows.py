@@ -8,13 +8,12 @@ import numpy.typing as npt
 
 from state.feature_layout import FeatureLayout
 from state.partition import Partition
-from stream.schema.events import Click, Impression
+from stream.schema.events import Click, Impression, SequenceName
 from stream.schema.features import NO_FEATURES
 from stream.schema.record import Record, RefusedRecord
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
 from stream.task.features import packed_features_of
-from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 from stream.task.labels import Result, merge_labels, samples_and_outcomes
 
@@ -29,7 +28,6 @@ class AttributionWindows:
 
     Args:
         partition: keeps the open requests.
-        fold: its sequences, which samples carry.
         settings: windows and limits.
         layout: how features of callers lie in records.
     """
@@ -37,13 +35,10 @@ class AttributionWindows:
     def __init__(
         self,
         partition: Partition,
-        fold: SequenceFold,
         settings: WorkerSettings,
         layout: FeatureLayout = NO_FEATURES.layout,
     ) -> None:
         self._layout = layout
-        self._length = partition.meta.length
-        self._fold = fold
         self._joiner = Joiner(
             partition.pending,
             window_ms=round(settings.attribution_window_s * 1000),
@@ -76,14 +71,14 @@ class AttributionWindows:
         return self._joiner.unsaved
 
     def open(
-        self, impression: Impression, categories: npt.NDArray[np.uint32], seen: int, answer: Answer
+        self, impression: Impression, categories: npt.NDArray[np.uint32], sequence: SequenceName, answer: Answer
     ) -> list[RefusedRecord]:
         """Open the window of an answered impression; returns clicks that waited for it and cannot be used.
 
         Args:
             impression: what was asked.
             categories: (C,) category keys of its candidates.
-            seen: the user's running count of behaviours when it was scored.
+            sequence: names what it was scored with.
             answer: what was answered.
         """
         ranks = np.empty(len(answer.order), dtype=np.intp)
@@ -95,14 +90,13 @@ class AttributionWindows:
             ts=impression.ts,
             epoch=answer.epoch,
             version=answer.version,
-            # A recovered answer may have counted behaviours that Kafka no longer has.
-            seen=min(seen, self._fold.count(impression.user)),
             slots=impression.slots,
             items=[candidate.item for candidate in impression.candidates],
             categories=categories.tolist(),
             probabilities=answer.probabilities.tolist(),
             ranks=ranks.tolist(),
             clicked=bytearray(len(ranks)),
+            sequence=sequence,
             teams=list(answer.teams),
             numbers=answer.numbers,
         )
@@ -156,11 +150,6 @@ class AttributionWindows:
         return refused
 
     def _results(self, labelled: LabelledItems) -> Iterable[Result]:
-        if labelled.use == "count":
-            return samples_and_outcomes(labelled, None)
-        pending = labelled.pending
-        sequence = self._fold.read(pending.user, pending.seen)
-        if len(sequence) < min(pending.seen, self._length):
-            self._counts["sequences_cut"] += 1
-        self._counts["samples"] += len(labelled.indices)
-        return samples_and_outcomes(labelled, sequence, self._layout)
+        if labelled.use != "count":
+            self._counts["samples"] += len(labelled.indices)
+        return samples_and_outcomes(labelled, self._layout)

@@ -45,9 +45,13 @@ class StartOffsets:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStart:
-    """Where a trainer begins: its epoch, and where it reads `samples` and `behaviors` on from."""
+    """Where a trainer begins: its epoch, the checkpoint it goes on from, and where it reads on from.
+
+    `behaviors` is where the statistics have read to; the sequences lie in the checkpoint, with their own offsets.
+    """
 
     epoch: int
+    checkpoint: Path | None
     samples: StartOffsets
     behaviors: StartOffsets
 
@@ -66,7 +70,7 @@ def resume_training(
         training: the arms.
         statistics: what is counted for them; None where none of them reads that.
         settings: the configuration.
-        logs: topic → which log it is now: `samples`, and `behaviors` where something is counted.
+        logs: topic → which log it is now: `samples` and `behaviors`.
         consumer: asks for offsets.
         stop: ends the search for the newest epoch.
 
@@ -115,7 +119,7 @@ def resume_training(
         resumed=saved is not None,
         samples=training.counts["samples"],
     )
-    return TrainingStart(epoch, samples, behaviors)
+    return TrainingStart(epoch, found.path if saved is not None else None, samples, behaviors)
 
 
 def _resume_statistics(

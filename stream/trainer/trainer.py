@@ -1,6 +1,6 @@
 """The trainer: one pass over `samples`, updates every half second, checkpoints now and then.
 
-A checkpoint holds everything: parameters, optimisers, the offsets reached, the ids seen. What was learned after the
+A checkpoint holds everything: parameters, optimisers, offsets reached, ids seen, sequences. What was learned after the
 newest one is learned again after a crash, so in the lineage that survives each sample counts once. A start, after
 whatever end, raises the epoch: workers then take this trainer's base and refuse what an older one may still send.
 """
@@ -8,6 +8,7 @@ whatever end, raises the epoch: workers then take this trainer's base and refuse
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Message
@@ -29,7 +30,7 @@ from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
-from stream.schema.events import DECODE_ERRORS, decode_sample
+from stream.schema.events import DECODE_ERRORS
 from stream.schema.position import encode_origins
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -38,6 +39,9 @@ from stream.trainer.metrics import TrainerMetrics
 from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import StartOffsets, resume_training
+from stream.trainer.samples import ReadSample, SampleReader
+from stream.trainer.sequence_states import SequenceStates
+from stream.trainer.sequences import NamedSequences
 from stream.trainer.training import Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
@@ -79,25 +83,28 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
         statistics = _statistics(settings, training)
-        watches = {topics.samples: LogWatch(settings.kafka)}
-        if statistics is not None:
-            watches[topics.behaviors] = LogWatch(settings.kafka)
+        watches = {topic: LogWatch(settings.kafka) for topic in (topics.samples, topics.behaviors)}
         logs = {topic: watch.begin([topic])[topic] for topic, watch in watches.items()}
         start = resume_training(training, statistics, settings, logs, asker, stop)
 
-        def reader(topic: str, begin: StartOffsets) -> TopicReader:
+        def reader(topic: str, begin: StartOffsets, watch: LogWatch | None = None) -> TopicReader:
             read = TopicReader(
                 settings.kafka,
                 [topic],
                 from_beginning=True,
                 offsets={(topic, number): offset for number, offset in begin.offsets.items()},
                 on_missing=settings.topics.on_missing_records,
-                watch=watches[topic],
+                watch=watch,
             )
             read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
             return read
 
-        samples = resources.add(reader(topics.samples, start.samples))
+        states = SequenceStates(settings, watches[topics.behaviors], asker, partial(_check, stop))
+        try:
+            sequences = resources.add(states.open(start.checkpoint, start.samples.offsets))
+        except _StoppedError:
+            return
+        samples = SampleReader(resources.add(reader(topics.samples, start.samples, watches[topics.samples])), sequences)
         counter = None
         if statistics is not None:
             behaviors = reader(topics.behaviors, start.behaviors)
@@ -108,7 +115,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         updates = LogWatch(settings.kafka)
         updates.begin([topics.model_updates])
         trainer = Trainer(
-            settings, topics, training, counter, samples, updates, sender, metrics, health, epoch=start.epoch
+            settings, topics, training, counter, samples, sequences, updates, sender, metrics, health, epoch=start.epoch
         )
         begun.set()
         trainer.run(stop)
@@ -122,6 +129,15 @@ def _statistics(settings: Settings, training: Training) -> StatisticsPrimary | N
     return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, retention_s=limits.retention_s)
 
 
+class _StoppedError(Exception):
+    """It was told to stop while it began."""
+
+
+def _check(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise _StoppedError
+
+
 class Trainer:
     """The turns of a trainer. `run_trainer` puts it together.
 
@@ -131,6 +147,7 @@ class Trainer:
         training: the arms, resumed.
         counter: counts `behaviors` for them; None where none of them reads that.
         samples: reads `samples` on from the checkpoint.
+        sequences: what they name, as of the checkpoint.
         updates: watches `model-updates`.
         sender: where updates and dead letters go.
         metrics: the trainer's.
@@ -144,7 +161,8 @@ class Trainer:
         topics: Topics,
         training: Training,
         counter: BehaviorCounter | None,
-        samples: TopicReader,
+        samples: SampleReader,
+        sequences: NamedSequences,
         updates: LogWatch,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
@@ -156,6 +174,7 @@ class Trainer:
         self._topics = topics
         self._training = training
         self._samples = samples
+        self._sequences = sequences
         self._updates = updates
         self._sender = sender
         self._counter = counter
@@ -192,13 +211,13 @@ class Trainer:
         if self._counter is not None:
             self._counter.check()
         settings, size = self._settings, self._settings.batch_size
-        messages = self._samples.read(_POLL_S, limit=size - len(self._gathered))
+        read = self._samples.read(_POLL_S, limit=size - len(self._gathered))
         if self._samples.missing:
             self._training.counts["records_missing"] = self._missed_before + self._samples.missing
         now = time.monotonic()
         if not self._gathered:
             self._gathering_since = now
-        self._gathered += [(example, each) for each in messages if (example := self._decode(each)) is not None]
+        self._gathered += [(example, each.message) for each in read if (example := self._take(each)) is not None]
         if len(self._gathered) >= size or now - self._gathering_since >= _GATHER_S:
             self._learn()
         if now >= self._next_update:
@@ -217,7 +236,7 @@ class Trainer:
             self._next_report = now + _REPORT_INTERVAL_S
             self._metrics.update(self._training, self._counter, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
-            self._health.report(done=self._records, lag=self._samples.lag())
+            self._health.report(done=self._records + self._sequences.position, lag=self._samples.lag())
         self._sender.poll()
 
     def _restart_updates(self) -> None:
@@ -237,13 +256,15 @@ class Trainer:
             self._refuse(self._gathered[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")
         self._gathered = []
 
-    def _decode(self, message: Message) -> TrainingExample | None:
+    def _take(self, read: ReadSample) -> TrainingExample | None:
         """Return what is new in a sample; one that cannot be read goes to the dead letters."""
         self._records += 1
         try:
-            return self._training.take(decode_sample(message.value() or b""))
+            if isinstance(read.sample, Exception):
+                raise read.sample
+            return self._training.take(read.sample, read.sequence)
         except DECODE_ERRORS as error:
-            self._refuse(message, str(error))
+            self._refuse(read.message, str(error))
             return None
 
     def _refuse(self, message: Message, reason: str) -> None:
@@ -265,7 +286,7 @@ class Trainer:
         # Refused samples are in the dead letters before the offsets pass them.
         self._sender.flush()
         training, positions = self._training, self._samples.positions
-        reached = positions.copy(), self._counter.position if self._counter else 0
+        reached = positions, self._sequences.position + (self._counter.position if self._counter else 0)
         if self._saved == reached:
             return False
         began = time.monotonic()
@@ -282,6 +303,7 @@ class Trainer:
                 origins=encode_origins(self._samples.logs, positions, self._samples.timestamps),
             ),
             keep=self._settings.checkpoints_kept,
+            attach=self._sequences.save,
         )
         self._saved = reached
         self._saved_at = time.monotonic()

@@ -19,11 +19,12 @@ from model.serialization.checkpoint import ArmState
 from model.serialization.update import unusable
 from model.spec import count_numbers
 from model.statistics.item_statistics import unpack_numbers
-from state.behavior import from_bytes
+from state.behavior import BehaviorArray, behaviors
 from state.feature_layout import FeatureLayout, parse_layout
 from state.records import converted, read_records
 from stream.errors import TrainerError
 from stream.runtime.closing import close_all
+from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.dedup import RecentIds, click_ids, sample_ids
 from stream.schema.events import Sample
@@ -36,6 +37,13 @@ _logger = logging.getLogger("samstream.trainer")
 _MOST_UNKNOWN = 20
 """Names of arms that are told apart of those that the settings do not have: anybody may have written them."""
 _UNKNOWN = "its own samples teach no arm: give workers and trainer the same arms, or let windows of the old name close"
+
+
+_MISSING = (
+    "not learned: `behaviors` does not give the sequence that this was scored with, since its records were removed, the"
+    " topic was recreated, or the user has done more than state.slack since"
+)
+_NOTHING = behaviors([])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class TrainingExample:
 
 def unpack_sample(
     sample: Sample,
+    sequence: BehaviorArray,
     seen: RecentIds,
     *,
     numbers: int = 0,
@@ -69,6 +78,7 @@ def unpack_sample(
 
     Args:
         sample: what to unpack.
+        sequence: (L,) the behaviours that it names.
         seen: what was learned before.
         early: whether items come as unclicked before that is final. Then a click on one of those is new as well.
         numbers: how many numbers of each item arms read; those of a sample that has another number are left out.
@@ -81,7 +91,6 @@ def unpack_sample(
     categories = np.frombuffer(sample.categories, dtype="<u4")
     labels = np.frombuffer(sample.labels, dtype="<u1")
     theirs = parse_layout(sample.layout)
-    sequence = converted(from_bytes(sample.sequence, theirs.behavior), layout.behavior)
     context = attributes = None
     if layout.text:
         context = converted(read_records(sample.context, theirs.context, 1), layout.context)
@@ -251,6 +260,7 @@ class Training:
         self.unknown_arms: Counter[str] = Counter()
         """Arm that the settings do not have → samples of it; of the first few such arms."""
         self.seen = RecentIds(settings.trainer.dedup_window)
+        self._log_limit = LogLimit()
         self.counts: Counter[str] = Counter()
         """Samples learned, repeats recognised, and the like."""
 
@@ -258,19 +268,29 @@ class Training:
         """Close the logs of predictions."""
         close_all(arm.close for arm in self.arms.values())
 
-    def take(self, sample: Sample) -> TrainingExample | None:
-        """Return what is new in a sample, None when it was all seen before.
+    def take(self, sample: Sample, sequence: BehaviorArray | None) -> TrainingExample | None:
+        """Return what is new in a sample, None when it was all seen before, or cannot be learned.
 
         An item counts as one sample; a click on what was learned as unclicked is counted as a late click instead. One
         of an arm that the settings do not have, as after a new name, is counted apart; it is no sample learned unless
-        some arm learns from all.
+        some arm learns from all. Without its sequence it is not learned: it is counted, and no repeat when it comes
+        again.
+
+        Args:
+            sample: as it was read.
+            sequence: (L,) the behaviours that it names; None when they cannot be had.
 
         Raises:
             ValueError: when it is damaged.
         """
-        example = unpack_sample(sample, self.seen, numbers=self._numbers, early=self._early, layout=self._layout)
+        known = _NOTHING if sequence is None else sequence
+        example = unpack_sample(sample, known, self.seen, numbers=self._numbers, early=self._early, layout=self._layout)
         if example is None:
             self.counts["repeated"] += 1
+            return None
+        if sequence is None:
+            self.seen.forget(example.ids)
+            self._count_missing(sample, len(example.features.items))
             return None
         late = int(_late(example).sum())
         new = len(example.features.items) - late
@@ -283,6 +303,13 @@ class Training:
         if example.arm in self._known or self._from_all:
             self.counts["samples"] += new
         return example
+
+    def _count_missing(self, sample: Sample, items: int) -> None:
+        self.counts["samples_without_sequence"] += items
+        if self._log_limit.admit("sequence_missing") is not None:
+            name = sample.sequence._asdict()
+            samples = self.counts["samples_without_sequence"]
+            log(_logger, "sequence_missing", logging.WARNING, **name, samples=samples, remedy=_MISSING)
 
     def _count_unknown(self, arm: str, samples: int) -> None:
         self.counts["samples_of_unknown_arms"] += samples

@@ -13,7 +13,8 @@ from state.records import Record
 from stream.runtime.logs import log
 from stream.schema.position import Difference
 from stream.settings import StateSettings
-from stream.worker.snapshots import Compare, Snapshotter
+from stream.task.restore import Compare
+from stream.worker.snapshots import Snapshotter
 from stream.worker.state_owner import difference_of
 
 _logger = logging.getLogger("samstream.worker")

@@ -15,13 +15,15 @@ from stream.schema.record import RefusedRecord
 from stream.schema.topics import Topics
 from stream.task.answer import Answer
 from stream.task.labels import Result
+from stream.task.resume import GivenAnswer
 from stream.task.task import ScoringRequest
 from stream.worker.metrics import WorkerMetrics
 
 _logger = logging.getLogger("samstream.worker")
 
-_NUMBERS = "numbers"
-"""Header of a score with what `Sample.numbers` will hold: a worker needs it after a crash, front ends do not."""
+_NUMBERS, _CHECKSUM = "numbers", "sequence"
+"""Headers of a score with what `Sample.numbers` and `Sample.sequence.checksum` (8 bytes, little endian) will hold: a
+worker needs it after a crash, front ends do not."""
 
 
 class TaskProducer:
@@ -59,7 +61,9 @@ class TaskProducer:
             acknowledge(to_record(message).offset)
 
         score = encode_json(_score(request, answer, spent))
-        headers: list[tuple[str, str | bytes | None]] | None = [(_NUMBERS, answer.numbers)] if answer.numbers else None
+        headers: list[tuple[str, str | bytes | None]] = [(_CHECKSUM, request.sequence.checksum.to_bytes(8, "little"))]
+        if answer.numbers:
+            headers.append((_NUMBERS, answer.numbers))
         self._sender.send(
             self._topics.scores,
             score,
@@ -105,10 +109,13 @@ class TaskProducer:
         self._sender.flush()
 
 
-def read_numbers(message: Message) -> bytes:
-    """Return the numbers of the candidates that a record of `scores` has; nothing where it has none."""
-    value = dict(message.headers() or ()).get(_NUMBERS)
-    return value if isinstance(value, bytes) else b""
+def read_given(message: Message, score: Score) -> GivenAnswer:
+    """Return an answer with what the headers of its record in `scores` say, as far as they say it."""
+    headers = dict(message.headers() or ())
+    numbers, checksum = (
+        value if isinstance(value := headers.get(name), bytes) else b"" for name in (_NUMBERS, _CHECKSUM)
+    )
+    return GivenAnswer(score, numbers, to_record(message).timestamp, int.from_bytes(checksum[:8], "little"))
 
 
 def wall_ms() -> int:
@@ -129,8 +136,8 @@ def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:
         probabilities=answer.probabilities.tolist(),
         order=answer.order.tolist(),
         slots=min(impression.slots, len(impression.candidates)),
-        seen=request.seen,
+        seen=request.sequence.seen,
         spent_ms=spent,
-        read_to=request.read_to,
+        read_to=request.sequence.read_to,
         teams=list(answer.teams),
     )

@@ -13,18 +13,17 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
-from stream.kafka.clients import to_record
 from stream.kafka.identity import compare
 from stream.kafka.offsets import committed_offsets, offset_for_time, watermarks
 from stream.kafka.removed import skip_removed
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS, RequestKey, decode_score
-from stream.schema.position import Difference, LogIdentity, Origin, decode_origin, kept_origin
+from stream.schema.position import LogIdentity, Origin, decode_origin, kept_origin
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.resume import GivenAnswer, ResumePoint
-from stream.worker.producer import read_numbers
+from stream.worker.producer import read_given
 from stream.worker.state_owner import of_other_topics
 
 _logger = logging.getLogger("samstream.worker")
@@ -211,24 +210,6 @@ class RecoveryPlanner:
         return 0 if answers else missing
 
 
-def compare_state(
-    consumer: Consumer, now: LogIdentity, number: int, offsets: Mapping[str, int], origins: Mapping[str, str]
-) -> Difference:
-    """Return how a topic differs from the one that a kept state has read.
-
-    Args:
-        consumer: asks for offsets; any consumer of the cluster.
-        now: which log the topic is now.
-        number: the partition number.
-        offsets: topic → offset, as the state has them.
-        origins: topic → what that offset is an offset of, as the state has it.
-
-    Raises:
-        KafkaClientError: when Kafka does not answer.
-    """
-    return compare(consumer, kept_origin(origins.get(now.topic), now), now, number, offsets.get(now.topic, 0))
-
-
 def _partitions_changed(what: str, topic: str, before: int, now: int) -> WorkerError:
     return WorkerError(
         f"{what} is of a time when {topic} had {before} partitions; now it has {now}. Users lie in other partitions"
@@ -281,7 +262,7 @@ def _answers(
                 score = decode_score(message.value() or b"")
             except DECODE_ERRORS:
                 continue
-            given = GivenAnswer(score, read_numbers(message), to_record(message).timestamp)
+            given = read_given(message, score)
             if answers.setdefault(score.request, given) is not given:
                 later[score.request].append(given)
         return answers, dict(later), end

@@ -8,7 +8,7 @@ from stream.kafka.clients import to_record
 from stream.kafka.identity import compare
 from stream.kafka.offsets import committed_offsets
 from stream.schema.position import LogIdentity, decode_origin
-from stream.task.standby import StandbyCopy
+from stream.task.paced_fold import PacedFold
 
 _READ_S = 0.1
 _BATCH = 2_000
@@ -26,11 +26,11 @@ class StandbyFeed:
     def __init__(self, consumer: Consumer, topic: str) -> None:
         self._consumer = consumer
         self._topic = topic
-        self._read_by: dict[int, StandbyCopy] = {}
+        self._read_by: dict[int, PacedFold] = {}
         self._paused: set[int] = set()
         self._committed: dict[int, int] = {}
 
-    def ask(self, copies: Mapping[int, StandbyCopy]) -> None:
+    def ask(self, copies: Mapping[int, PacedFold]) -> None:
         """Ask what the owners have committed; nothing where that is of another log than the copy's.
 
         Raises:
@@ -40,11 +40,11 @@ class StandbyFeed:
             found = committed_offsets(self._consumer, self._topic, copies)
             self._committed = {each.partition: self._believed(each, copies[each.partition].log) for each in found}
 
-    def behind(self, number: int, copy: StandbyCopy) -> int:
+    def behind(self, number: int, copy: PacedFold) -> int:
         """Return how many records the owner of a partition has committed that its copy has not folded."""
         return max(0, self._committed.get(number, 0) - copy.offset)
 
-    def read(self, copies: dict[int, StandbyCopy]) -> list[int]:
+    def read(self, copies: dict[int, PacedFold]) -> list[int]:
         """Read on, and fold; returns the partitions that cannot be read on."""
         if copies != self._read_by:
             self._read_by = dict(copies)

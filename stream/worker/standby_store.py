@@ -10,8 +10,9 @@ from state.errors import LockedError, StateError
 from state.partition import Partition
 from state.records import Record
 from stream.settings import StateSettings
+from stream.task.restore import Compare
 from stream.worker.local_state import open_state, reached
-from stream.worker.snapshots import Compare, Snapshotter
+from stream.worker.snapshots import Snapshotter
 from stream.worker.state_owner import difference_of
 
 _logger = logging.getLogger("samstream.standbys")

@@ -17,6 +17,7 @@ from state.errors import StateError
 from stream.errors import StreamError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.groups import GroupClient
+from stream.kafka.identity import compare_state
 from stream.kafka.offsets import watermarks
 from stream.kafka.outage import outage_of
 from stream.runtime.closing import Resources, close_all
@@ -25,9 +26,8 @@ from stream.runtime.logs import log
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
-from stream.task.standby import StandbyCopy
+from stream.task.paced_fold import PacedFold
 from stream.worker.metrics import WorkerMetrics
-from stream.worker.recovery import compare_state
 from stream.worker.snapshots import Snapshotter
 from stream.worker.standby_feed import StandbyFeed
 from stream.worker.standby_plan import standby_partitions
@@ -69,7 +69,7 @@ class Standbys:
         self._partitions = partitions
         record = settings.feature_layout.behavior
         self._store = StandbyStore(settings.state, topics.behaviors, snapshotter, record)
-        self._copies: dict[int, StandbyCopy] = {}
+        self._copies: dict[int, PacedFold] = {}
         self._current: set[int] = set()
         self._retry_at: dict[int, float] = {}
         self._place: Place | None = None
@@ -190,7 +190,7 @@ class Standbys:
             log(_logger, "standby_refused", logging.WARNING, partition=number, reason=error)
             return
         if partition is not None:
-            self._copies[number] = copy = StandbyCopy(
+            self._copies[number] = copy = PacedFold(
                 partition,
                 self._topics,
                 self._settings.worker,

@@ -11,7 +11,7 @@ from state.partition import Partition
 from stream.errors import WorkerError
 from stream.schema.position import Difference, LogIdentity
 from stream.settings import StateSettings
-from stream.worker.snapshots import Compare
+from stream.task.restore import Compare
 
 _FILE = "state-of.json"
 

@@ -10,13 +10,14 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from stream.kafka.clients import consumer as new_consumer
+from stream.kafka.identity import compare_state
 from stream.runtime.closing import Resources, close_all
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
 from stream.worker.local_state import LocalState
-from stream.worker.recovery import RecoveryPlanner, compare_state
+from stream.worker.recovery import RecoveryPlanner
 
 
 class TakeOver:

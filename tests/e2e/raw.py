@@ -7,9 +7,9 @@ from typing import Self
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from state.behavior import action_key, behaviors, category_key, item_key
+from state.behavior import behaviors, checksum, item_key
 from stream.kafka.clients import to_record
-from stream.schema.events import Sample
+from stream.schema.events import Sample, SequenceName
 from stream.schema.record import Record
 from tests.e2e.harness import ITEMS, USERS
 
@@ -64,7 +64,7 @@ def now_ms() -> int:
 
 
 def good_sample(request_id: str, ts: int | None = None) -> Sample:
-    """A sample that a trainer learns from."""
+    """A sample of a user without a history that a trainer learns from."""
     items = ITEMS[:2]
     return Sample(
         request_id=request_id,
@@ -74,10 +74,9 @@ def good_sample(request_id: str, ts: int | None = None) -> Sample:
         epoch=1,
         version=1,
         clicked_at=0,
-        sequence=behaviors([(item_key("item-1"), category_key(""), action_key("view"), now_ms())]).tobytes(),
+        sequence=SequenceName(checksum=checksum(behaviors([]))),
         items=np.array([item_key(item) for item in items], "<u8").tobytes(),
         categories=np.zeros(2, "<u4").tobytes(),
         positions=np.arange(2, dtype="<u2").tobytes(),
-        probabilities=np.full(2, 0.5, "<f4").tobytes(),
         labels=np.zeros(2, "u1").tobytes(),
     )

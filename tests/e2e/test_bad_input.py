@@ -132,7 +132,7 @@ def damaged_samples(topic: str) -> list[Bad]:
         Bad(topic, change(items=b"12345"), "buffer size", by="trainer"),
         Bad(topic, change(labels=b"\x00"), "1 labels", by="trainer"),
         Bad(topic, change(labels=b"\x00\x07"), "labels of 0 or 1", by="trainer"),
-        Bad(topic, change(sequence=b"odd"), "3 bytes", by="trainer"),
+        Bad(topic, change(sequence=b"odd"), "Expected `array`", by="trainer"),
         Bad(topic, None, "truncated", by="trainer"),
     ]
 

@@ -18,7 +18,7 @@ from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.trainer.training import Training
 from tests.e2e.harness import Harness, wait_for
-from tests.e2e.raw import RawWriter
+from tests.e2e.raw import RawWriter, good_sample
 from tests.stream.trainer.support import poisoned, sample
 
 
@@ -92,7 +92,7 @@ def test_a_sample_whose_step_is_not_finite_is_kept_and_the_trainer_goes_on_also_
         return list(read_dead_letters(harness.settings.kafka, harness.topics))
 
     def send(raw: RawWriter, request: str, *items: int) -> Record:
-        value = encode_packed(sample(request, *items, arm="sam"))
+        value = encode_packed(sample(request, *items, arm="sam", sequence=good_sample(request).sequence))
         return raw.write(harness.topics.samples, value, key=b"u")
 
     with harness, RawWriter(harness.settings.kafka) as raw:

@@ -87,8 +87,6 @@ def check_samples(harness: Harness) -> Counter[str]:
         assert context["tier"] == category_key(f"tier-{sample.user}" if visit % 2 else "basic")
         keys = np.frombuffer(sample.items, "<u8").tolist()
         assert check_items(keys, np.frombuffer(sample.attributes, layout.item)) == len(keys)
-        behaviors = np.frombuffer(sample.sequence, layout.behavior)
-        check_items(behaviors["item"].tolist(), behaviors)
     return layouts
 
 

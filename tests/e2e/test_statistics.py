@@ -13,7 +13,7 @@ from model.statistics.primary import STATISTICS
 from state.behavior import category_key, item_key
 from stream.schema.events import RequestKey, decode_behavior, decode_sample, decode_score
 from stream.schema.topics import Topics
-from stream.worker.producer import read_numbers
+from stream.worker.producer import read_given
 from tests.e2e.harness import Harness, wait_for
 
 
@@ -74,7 +74,8 @@ def test_what_was_served_is_learned_also_when_a_killed_worker_had_served_it(harn
         harness.come_to_rest()
         harness.check_samples()
     for message in harness.messages(harness.topics.scores):
-        score, packed = decode_score(message.value() or b""), read_numbers(message)
+        given = read_given(message, decode_score(message.value() or b""))
+        score, packed = given.score, given.numbers
         rows = unpack_numbers(packed, len(score.items), width)
         assert rows is not None
         for item, row in zip(score.items, np.split(np.frombuffer(packed, "u1"), len(score.items)), strict=True):

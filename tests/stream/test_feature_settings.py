@@ -150,8 +150,8 @@ NUMBER = {"of": "item", "kind": "number"}
         ),
         ({"worker": {"unknown_features": "keep"}}, "unknown_features"),
         (
-            {"features": {f"v{number}": {"of": "behavior", "kind": "vector", "size": 256} for number in range(3)}},
-            r"^features: 1000 behaviours of 3094 bytes .* samples of 3094000 bytes, more than .* lower state\.length",
+            {"features": {f"v{number}": {"of": "item", "kind": "vector", "size": 256} for number in range(3)}},
+            r"^features: 1000 candidates of 3072 bytes .* samples of 3072000 bytes, more than .* lower worker\.max_",
         ),
         (
             {
@@ -159,7 +159,7 @@ NUMBER = {"of": "item", "kind": "number"}
                 "state": {"length": 50},
                 "worker": {"max_candidates": 1000},
             },
-            r"1000 candidates of 1024 bytes make .* or worker\.max_candidates",
+            r"1000 candidates of 1024 bytes make .* lower worker\.max_candidates",
         ),
     ],
 )

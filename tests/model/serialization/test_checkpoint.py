@@ -12,6 +12,7 @@ from model.errors import CheckpointError
 from model.metrics import ProgressiveMetrics
 from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, load_newest, save
+from state.errors import StateError
 from state.manifest import with_checksum
 
 
@@ -54,6 +55,23 @@ def test_the_newest_comes_back_as_it_was_and_three_are_kept(tmp_path: Path) -> N
     found = load_newest(directory)
     assert_equal(found.checkpoint, checkpoint(5))
     assert found.refused == []
+
+
+def test_what_is_attached_comes_and_goes_with_its_checkpoint(tmp_path: Path) -> None:
+    def attach(half: Path) -> None:
+        (half / "more").mkdir()
+        (half / "more" / "file").write_text(half.name)
+
+    paths = [save(tmp_path, checkpoint(number), keep=2, attach=attach) for number in range(3)]
+    assert [(path / "more" / "file").exists() for path in paths] == [False, True, True]
+    assert load_newest(tmp_path).path == paths[-1]
+
+    def fails(_half: Path) -> None:
+        raise StateError("no room")
+
+    with pytest.raises(StateError, match="no room"):
+        save(tmp_path, checkpoint(3), attach=fails)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths[1:]]
 
 
 def test_every_single_byte_counts(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from stream.schema.events import (
     RequestKey,
     Sample,
     Score,
+    SequenceName,
     Spent,
     Team,
     decode_behavior,
@@ -165,7 +166,10 @@ def test_a_score_whose_lists_do_not_fit_is_refused(wrong: dict[str, object]) -> 
         decode_score(msgspec.json.encode(good | wrong))
 
 
-@given(st.builds(Sample, ids, ids, ids, millis, millis, millis, millis, *[packed] * 6))
+names = st.builds(SequenceName, millis, millis, st.integers(0, 2**64 - 1))
+
+
+@given(st.builds(Sample, ids, ids, ids, millis, millis, millis, millis, names, *[packed] * 4))
 def test_sample_survives_messagepack(event: Sample) -> None:
     assert decode_sample(encode_packed(event)) == event
 
@@ -227,7 +231,7 @@ def test_every_event_of_a_request_names_it() -> None:
     assert Impression("1", "ann", 5, [Candidate("tea")]).request == key
     assert Click("1", "ann", "tea", 5).request == key
     assert Outcome("1", "ann", "a", 5, 1, 1, [], [], [], []).request == key
-    assert Sample("1", "ann", "a", 5, 1, 1, 0, b"", b"", b"", b"", b"", b"").request == key
+    assert Sample("1", "ann", "a", 5, 1, 1, 0, SequenceName(), b"", b"", b"", b"").request == key
     assert Score("1", "ann", 5, "a", 1, 1, [], [], [], 1, 0, Spent(0, 0, 0)).request == key
 
 

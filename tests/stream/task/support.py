@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from model.statistics.item_statistics import pack_numbers
-from state.behavior import from_bytes, item_key
+from state.behavior import BehaviorArray, from_bytes, item_key
 from state.partition import Partition
 from stream.schema.events import (
     Behavior,
@@ -143,9 +143,9 @@ def score_of(request: ScoringRequest, answer: Answer) -> Score:
         answer.probabilities.tolist(),
         answer.order.tolist(),
         asked.slots,
-        request.seen,
+        request.sequence.seen,
         Spent(0.0, 0.0, 0.0),
-        request.read_to,
+        request.sequence.read_to,
         list(answer.teams),
     )
     return decode_score(encode_json(score))
@@ -191,7 +191,9 @@ class Bench:
             answer = self.answering(request, self.version)
             self.task.take_answer(request, answer)
             score = self.scores.setdefault(request.impression.request, score_of(request, answer))
-            self.given.setdefault(request.impression.request, GivenAnswer(score, answer.numbers))
+            self.given.setdefault(
+                request.impression.request, GivenAnswer(score, answer.numbers, checksum=request.sequence.checksum)
+            )
         self.settle()
         return requests
 
@@ -207,6 +209,17 @@ class Bench:
     def items(self, user: str = USER) -> list[int]:
         """The user's items, oldest first, as keys."""
         return keys_in(self.task.sequence(user).tobytes())
+
+    def named(self, sample: Sample) -> BehaviorArray:
+        """The sequence that a sample names."""
+        self.task.sequence(sample.user)  # what waits in memory is appended
+        found = self.partition.sequences.find(sample.user, sample.sequence.seen, sample.sequence.checksum)
+        assert found is not None
+        return found
+
+    def named_items(self) -> list[list[int]]:
+        """The items in the sequences that the samples name, as keys."""
+        return [keys_in(self.named(sample).tobytes()) for sample in self.samples]
 
     def close(self) -> None:
         self.task.close()
@@ -229,7 +242,6 @@ def labels_in(samples: list[Sample]) -> dict[tuple[RequestKey, int], tuple[Any, 
             np.frombuffer(sample.items, "<u8").tolist(),
             np.frombuffer(sample.categories, "<u4").tolist(),
             np.frombuffer(sample.positions, "<u2").tolist(),
-            np.frombuffer(sample.probabilities, "<f4").tolist(),
             np.frombuffer(sample.labels, "<u1").tolist(),
             strict=True,
         )

@@ -17,7 +17,7 @@ from stream.schema.events import Behavior, Candidate, Impression, Sample, encode
 from stream.schema.features import FeatureDefinition, FeatureSchema, Given
 from stream.schema.position import LogIdentity
 from stream.task.decode import RecordDecoder
-from stream.task.standby import StandbyCopy
+from stream.task.paced_fold import PacedFold
 from tests.stream.task.support import (
     LATER,
     LENGTH,
@@ -62,10 +62,6 @@ def attributes(sample: Sample) -> dict[int, Any]:
     return dict(zip(np.frombuffer(sample.items, "<u8").tolist(), records, strict=True))
 
 
-def sequence(sample: Sample) -> Records:
-    return np.frombuffer(sample.sequence, parse_layout(sample.layout).behavior)
-
-
 def check(sample: Sample, *, hour: float = 7) -> None:
     """See that a sample has the features of each item as `impression` gave them."""
     [context] = np.frombuffer(sample.context, parse_layout(sample.layout).context)
@@ -92,7 +88,7 @@ def test_features_reach_the_model_and_the_sample(path: Path) -> None:
         assert len(bench.samples) == 2
         for sample in bench.samples:
             check(sample)
-            assert sequence(sample).tobytes() == asked.sequence.tobytes()
+            assert bench.named(sample).tobytes() == asked.sequence.tobytes()
             for key, record in attributes(sample).items():
                 assert record == asked.attributes[asked.items.tolist().index(key)]
         assert not bench.refused
@@ -176,7 +172,7 @@ def test_what_was_served_is_learned_after_a_crash_between_answer_and_label(path:
         lives.append([encode_packed(each) for each in bench.samples])
         for sample in bench.samples:
             check(sample)
-            assert sequence(sample)["price"].tolist() == [[3]]
+            assert bench.named(sample)["price"].tolist() == [[3]]
     assert lives[0] == lives[1]
 
 
@@ -202,14 +198,14 @@ def test_an_open_request_is_learned_by_the_features_that_there_still_are(path: P
             assert sample.layout == then.layout.text
             if not then:
                 assert (sample.context, sample.attributes) == (b"", b"")
-                assert len(sample.sequence) == 22
+                assert bench.named(sample).nbytes == 22
                 continue
             [context] = np.frombuffer(sample.context, then.layout.context)
             assert (context["hour"], context["tier"]) == (7, 0), "the default was not served"
             for key, record in attributes(sample).items():
                 assert record["price"] == {item_key("c2"): 2, item_key("c3"): 3}[key]
                 assert np.isnan(record["size"])
-            assert sequence(sample)["price"].tolist() == [[3]]
+            assert bench.named(sample)["price"].tolist() == [[3]]
 
 
 def test_a_request_that_was_open_when_features_came_is_learned_with_them_missing(path: Path) -> None:
@@ -220,7 +216,7 @@ def test_a_request_that_was_open_when_features_came_is_learned_with_them_missing
     with closing(Bench(path, features=SCHEMA)) as bench:
         bench.turn(log.write(click("c3", 10)), log.write(behavior("x", LATER)))
         for sample in bench.samples:
-            for records in (sequence(sample), *(record for record in attributes(sample).values())):
+            for records in (bench.named(sample), *(record for record in attributes(sample).values())):
                 assert np.isnan(records["price"]).all()
                 assert not np.any(records["brand"])
 
@@ -253,7 +249,7 @@ def test_a_standby_copy_folds_features_as_the_owner_does(path: Path) -> None:
         expected = bench.task.sequence(USER).tobytes()
     partition = Partition.open(path.with_name("standby"), length=LENGTH, slack=SLACK, record=SCHEMA.layout.behavior)
     now = LogIdentity("cluster", TOPICS.behaviors, "id", PARTITIONS)
-    with closing(StandbyCopy(partition, TOPICS, SETTINGS, now, 0, SCHEMA, partitions=PARTITIONS)) as copy:
+    with closing(PacedFold(partition, TOPICS, SETTINGS, now, 0, SCHEMA, partitions=PARTITIONS)) as copy:
         for record in log.records:
             copy.add(record)
         copy.fold(len(log.records))

@@ -3,7 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
-from tests.stream.task.support import IDLE_S, LATER, PRECEDENCE, Bench, Log, behavior, click, impression, keys, keys_in
+from tests.stream.task.support import IDLE_S, LATER, PRECEDENCE, Bench, Log, behavior, click, impression, keys
 
 
 def test_windows_close_in_silence_at_the_speed_of_the_wall_clock(bench: Bench) -> None:
@@ -61,4 +61,4 @@ def test_windows_of_a_state_taken_up_again_close_in_silence(path: Path) -> None:
         assert again.task.waits_for_event_time(506.0)
         again.task.advance_idle_time(506.0)
         again.settle()
-        assert [keys_in(sample.sequence) for sample in again.samples] == [keys("a")]
+        assert again.named_items() == [keys("a")]

@@ -49,7 +49,6 @@ def pending(
         ts=ts,
         epoch=1,
         version=2,
-        seen=7,
         slots=slots,
         items=[f"i{index}" for index in range(candidates)],
         categories=[0] * candidates,
@@ -289,8 +288,8 @@ def test_what_is_learned_of_early_labels_comes_to_one_final_label_an_item_whatev
 
     def take(results: list[LabelledItems | RefusedRecord]) -> None:
         for each in merge_labels(each for each in results if isinstance(each, LabelledItems)):
-            for sample, outcome in samples_and_outcomes(each, None if each.use == "count" else behaviors([])):
-                example = None if sample is None else unpack_sample(sample, seen, early=True)
+            for sample, outcome in samples_and_outcomes(each):
+                example = None if sample is None else unpack_sample(sample, behaviors([]), seen, early=True)
                 if sample is not None and example is not None:
                     assert example.features.labels is not None
                     for item, label in zip(example.features.items.tolist(), example.features.labels, strict=True):

@@ -56,7 +56,6 @@ def test_a_sample_and_its_outcome_say_the_same(bench: Bench) -> None:
     assert np.frombuffer(sample.items, "<u8").tolist() == keys(*outcome.items) == keys("c0", "c1", "c2")
     assert np.frombuffer(sample.categories, "<u4").tolist() == [0, category_key("food"), category_key("food")]
     assert np.frombuffer(sample.positions, "<u2").tolist() == outcome.positions == [2, 1, 0]
-    assert np.frombuffer(sample.probabilities, "<f4").tolist() == outcome.probabilities
     assert outcome.probabilities == pytest.approx([1 / 5, 2 / 5, 3 / 5])
     assert np.frombuffer(sample.labels, "<u1").tolist() == outcome.labels == [0, 0, 0]
 

@@ -23,7 +23,6 @@ from tests.stream.task.support import (
     click,
     impression,
     keys,
-    keys_in,
 )
 
 R = RequestKey(USER, "r")
@@ -50,7 +49,9 @@ def given_before(request_id: str = "r", **changes: Any) -> Score:
 
 def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path: Path) -> None:
     offsets = beginning().offsets | {TOPICS.scores: 7}
-    start = beginning(offsets=offsets, answers={R: given_before()}, scores_end=30, impressions_end=1)
+    start = beginning(
+        offsets=offsets, answers={R: GivenAnswer(given_before(), checksum=99)}, scores_end=30, impressions_end=1
+    )
     with closing(Bench(path, start)) as bench:
         assert bench.task.recovered_answers == 1
         assert bench.task.offsets[TOPICS.scores] == 7, "a crash now must find the answer again"
@@ -65,7 +66,7 @@ def test_what_was_shown_before_a_crash_is_learned_from_and_not_asked_again(path:
         assert (negative.items, negative.positions, negative.probabilities) == (["c0", "c2"], [1, 0], [0.25, 0.5])
         for sample in bench.samples:
             assert (sample.arm, sample.epoch, sample.version) == ("earlier", 7, 8)
-            assert keys_in(sample.sequence) == keys("a"), "the model had seen one behaviour then"
+            assert sample.sequence == (1, 0, 99), "what the answer was given for, whatever is folded now"
 
 
 def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path) -> None:
@@ -73,7 +74,7 @@ def test_an_answer_that_knows_more_than_kafka_still_opens_its_window(path: Path)
     with closing(Bench(path, start)) as bench:
         log = Log(behavior("a", -10), impression())
         bench.turn(*log.records, log.write(behavior("x", LATER)))
-        assert [keys_in(sample.sequence) for sample in bench.samples] == [keys("a")]
+        assert [sample.sequence.seen for sample in bench.samples] == [1000]
 
 
 def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_its_answer_again(path: Path) -> None:
@@ -82,8 +83,8 @@ def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_
     with closing(Bench(path)) as bench:
         bench.turn(*log.records[:2])
         [request] = bench.turn(log.write(asked_late))
-        assert (request.seen, request.read_to) == (2, 2)
-        answers = bench.scores
+        assert (request.sequence.seen, request.sequence.read_to) == (2, 2)
+        answers = bench.given
     records = [*log.records, log.write(clicked)]
     start = beginning(answers=answers, scores_end=1, impressions_end=1, behaviors_end=3)
     with closing(Bench(path, start)) as again:
@@ -92,7 +93,7 @@ def test_an_impression_that_came_after_younger_behaviours_finds_the_sequence_of_
         assert (again.task.open_requests, again.task.buffered) == (0, 2), "it waits for what its answer knew"
         assert not again.turn(*young)
         again.turn(log.write(behavior("x", LATER)))
-        assert [keys_in(sample.sequence) for sample in again.samples] == [keys("a", "b")] * 2
+        assert again.named_items() == [keys("a", "b")] * 2
         assert again.items() == keys("a", "b", "c", "x")
 
 
@@ -190,7 +191,7 @@ def test_what_the_group_has_answered_is_not_asked_again_but_behaviours_are_folde
     with closing(Bench(path, beginning(committed_impressions=1, impressions_end=1))) as bench:
         [asked] = bench.turn(*log.records)
         assert asked.impression.request_id == "new"
-        assert asked.seen == 2
+        assert asked.sequence.seen == 2
         assert bench.task.offsets[TOPICS.impressions] == 2
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from state.behavior import behaviors
 from state.partition import Partition
 from stream.schema.dedup import RecentIds
 from stream.schema.partitioner import partition_of
@@ -39,7 +40,7 @@ def learned(bench: Bench) -> dict[str, list[float]]:
     """User → labels that a trainer would learn, each (request, item) once."""
     seen, found = RecentIds(window=10_000), dict[str, list[float]]()
     for sample in bench.samples:
-        example = unpack_sample(sample, seen)
+        example = unpack_sample(sample, behaviors([]), seen)
         if example is not None and (labels := example.features.labels) is not None:
             found.setdefault(sample.user, []).extend(labels.tolist())
     return {user: sorted(labels) for user, labels in found.items()}

@@ -1,7 +1,7 @@
 """What is asked and when, and which behaviours a request sees."""
 
-from state.behavior import category_key
-from state.layout import CHUNK
+from state.behavior import category_key, checksum
+from stream.schema.events import SequenceName
 from tests.stream.task.support import (
     ALIGN_S,
     LATER,
@@ -23,7 +23,7 @@ from tests.stream.task.support import (
 def test_a_request_sees_what_came_before_it_and_nothing_later(bench: Bench) -> None:
     [request] = bench.turn(*Log(behavior("a", 10), behavior("b", 20), behavior("c", 30), impression(ts=25)).records)
     assert keys_in(request.example.sequence.tobytes()) == keys("a", "b")
-    assert request.seen == 2
+    assert request.sequence == SequenceName(2, 2, checksum(request.example.sequence))
     assert request.example.ts == T0 + 25
     assert request.example.items.tolist() == keys("c0", "c1", "c2", "c3")
     assert request.example.categories.tolist() == [0, *[category_key("food")] * 3]
@@ -33,7 +33,7 @@ def test_a_request_sees_what_came_before_it_and_nothing_later(bench: Bench) -> N
 def test_an_impression_goes_before_a_behaviour_and_a_click_of_the_same_time(bench: Bench) -> None:
     [request] = bench.turn(*Log(behavior("a", 10), behavior("same", 20), click("c0", 20), impression(ts=20)).records)
     assert keys_in(request.example.sequence.tobytes()) == keys("a")
-    assert keys_in(bench.samples[0].sequence) == keys("a")
+    assert bench.named_items()[0] == keys("a")
 
 
 def test_a_sample_shows_the_sequence_as_it_was_when_scored(bench: Bench) -> None:
@@ -45,17 +45,7 @@ def test_a_sample_shows_the_sequence_as_it_was_when_scored(bench: Bench) -> None
     bench.turn(log.write(behavior("late", 100 + LATER, user=USERS[1])))
     asked = request.example.sequence.tobytes()
     assert keys_in(asked) == keys(*(f"before-{number}" for number in range(3, LENGTH + 3)))
-    assert [sample.sequence for sample in bench.samples] == [asked, asked]
-    assert bench.task.counts["sequences_cut"] == 0
-
-
-def test_a_sequence_that_too_much_came_after_is_cut_at_its_old_end_and_counted(bench: Bench) -> None:
-    log = Log(*(behavior(f"before-{number}", 0) for number in range(CHUNK + 2)), impression(ts=1))
-    bench.turn(*log.records)
-    bench.turn(*(log.write(behavior("after", 2)) for _ in range(CHUNK)), log.write(click("c0", 3)))
-    [sample] = bench.samples
-    assert keys_in(sample.sequence) == keys(f"before-{CHUNK}", f"before-{CHUNK + 1}"), "the newest two are kept"
-    assert bench.task.counts["sequences_cut"] == 1
+    assert [bench.named(sample).tobytes() for sample in bench.samples] == [asked, asked]
 
 
 def test_behaviours_are_waited_for_until_patience_runs_out(bench: Bench) -> None:
@@ -90,7 +80,7 @@ def test_a_step_asks_for_sixteen_at_most_and_goes_on_in_the_next(bench: Bench) -
     assert list(map(len, asked)) == [16, 16, 8, 0]
     requests = [request for part in asked for request in part]
     assert [request.impression.request_id for request in requests] == [f"r{number}" for number in range(40)]
-    assert [request.seen for request in requests] == list(range(1, 41))
+    assert [request.sequence.seen for request in requests] == list(range(1, 41))
     assert bench.items() == keys(*(f"b{number}" for number in range(30, 40)))
 
 

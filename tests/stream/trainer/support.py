@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 
 from model.example import Example
+from state.behavior import checksum
 from stream.schema.dedup import sample_ids
-from stream.schema.events import RequestKey, Sample, decode_sample, encode_packed
+from stream.schema.events import RequestKey, Sample, SequenceName, decode_sample, encode_packed
 from stream.settings import Settings, convert
 from stream.trainer.training import ArmTrainer, Training, TrainingExample
 from tests.model.learning import examples
@@ -19,6 +20,8 @@ ARMS: list[dict[str, Any]] = [
     {"name": "all", "preset": "counts-10", "model": {"statistics": ()}, "learn_from": "all"},
     {"name": "frozen", "preset": "din-10", "model": SMALL, "learn": False},
 ]
+SEQUENCE = examples(1, seed=7)[0].sequence
+"""What `sample` names."""
 
 
 def settings(arms: Sequence[dict[str, Any]] = ARMS, **trainer: Any) -> Settings:
@@ -45,7 +48,6 @@ def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[Traini
 def sample(request_id: str = "r", *items: int, **changes: Any) -> Sample:
     """A sample of these item keys, of which the last was clicked, as it is read from Kafka."""
     items = items or (1, 2, 3)
-    [example] = examples(1, seed=7)
     made = Sample(
         request_id=request_id,
         user="u",
@@ -54,11 +56,10 @@ def sample(request_id: str = "r", *items: int, **changes: Any) -> Sample:
         epoch=1,
         version=2,
         clicked_at=77,
-        sequence=example.sequence.tobytes(),
+        sequence=SequenceName(len(SEQUENCE), 40, checksum(SEQUENCE)),
         items=np.array(items, "<u8").tobytes(),
         categories=np.arange(len(items), dtype="<u4").tobytes(),
         positions=np.arange(len(items), dtype="<u2").tobytes(),
-        probabilities=np.full(len(items), 0.5, "<f4").tobytes(),
         labels=np.array([0] * (len(items) - 1) + [1], "<u1").tobytes(),
     )
     return decode_sample(encode_packed(msgspec.structs.replace(made, **changes)))

@@ -20,6 +20,7 @@ FEATURES = {
     "hour": {"of": "context", "kind": "number"},
 }
 LAYOUT = convert({"features": FEATURES}).feature_layout
+SEQUENCE = drawn(LAYOUT.behavior, 0, 4)
 
 
 def featured(features: dict[str, Any] = FEATURES) -> Training:
@@ -30,7 +31,6 @@ def packed(layout: FeatureLayout, items: int = 3) -> dict[str, Any]:
     """The features of a sample of so many items."""
     return {
         "layout": layout.text,
-        "sequence": drawn(layout.behavior, 0, 4).tobytes(),
         "context": drawn(layout.context, 7, 8).tobytes(),
         "attributes": drawn(layout.item, 0, items).tobytes(),
     }
@@ -38,8 +38,8 @@ def packed(layout: FeatureLayout, items: int = 3) -> dict[str, Any]:
 
 def test_a_sample_brings_the_features_of_the_items_that_are_new() -> None:
     taught = featured()
-    taught.take(sample("r", 1, **packed(LAYOUT, 1)))
-    rest = taught.take(sample("r", 1, 2, 3, **packed(LAYOUT)))
+    taught.take(sample("r", 1, **packed(LAYOUT, 1)), SEQUENCE)
+    rest = taught.take(sample("r", 1, 2, 3, **packed(LAYOUT)), SEQUENCE)
     assert rest is not None
     example = rest.features
     assert example.items.tolist() == [2, 3]
@@ -47,7 +47,7 @@ def test_a_sample_brings_the_features_of_the_items_that_are_new() -> None:
     assert example.context is not None
     assert example.attributes.tobytes() == drawn(LAYOUT.item, 1, 3).tobytes()
     assert example.context.tobytes() == drawn(LAYOUT.context, 7, 8).tobytes()
-    assert example.sequence.tobytes() == drawn(LAYOUT.behavior, 0, 4).tobytes()
+    assert example.sequence is SEQUENCE
     taught.learn([rest])
     assert taught.arms["own"].learner.steps == 1
 
@@ -63,7 +63,7 @@ OTHERS = [
 @pytest.mark.parametrize("theirs", OTHERS)
 def test_a_sample_of_another_layout_is_learned_with_what_stands_in_both(theirs: FeatureLayout) -> None:
     taught = featured()
-    example = taught.take(sample(**packed(theirs)))
+    example = taught.take(sample(**packed(theirs)), SEQUENCE)
     assert example is not None
     found = example.features
     assert found.context is not None
@@ -71,7 +71,6 @@ def test_a_sample_of_another_layout_is_learned_with_what_stands_in_both(theirs: 
     for records, now, then, start in (
         (found.context, LAYOUT.context, theirs.context, 7),
         (found.attributes, LAYOUT.item, theirs.item, 0),
-        (found.sequence, LAYOUT.behavior, theirs.behavior, 0),
     ):
         assert records.dtype == now
         given = drawn(then, start, start + len(records))
@@ -86,7 +85,7 @@ def test_a_sample_of_another_layout_is_learned_with_what_stands_in_both(theirs: 
 
 def test_a_trainer_without_features_learns_samples_that_have_some() -> None:
     taught = training()
-    example = taught.take(sample(**packed(LAYOUT)))
+    example = taught.take(sample(**packed(LAYOUT)), drawn(BEHAVIOR, 0, 4))
     assert example is not None
     assert (example.features.context, example.features.attributes) == (None, None)
     assert example.features.sequence.dtype == BEHAVIOR
@@ -106,11 +105,10 @@ def test_a_trainer_without_features_learns_samples_that_have_some() -> None:
         {"context": b"1234567"},
         {"attributes": b""},
         {"attributes": drawn(LAYOUT.item, 0, 2).tobytes()},
-        {"sequence": drawn(LAYOUT.behavior, 0, 4).tobytes()[:-1]},
     ],
 )
 def test_damaged_features_are_refused_and_nothing_is_taken_for_learned(change: dict[str, Any]) -> None:
     taught = featured()
     with pytest.raises(ValueError, match=r"bytes are not|no layout of features"):
-        taught.take(sample(**(packed(LAYOUT) | change)))
-    assert taught.take(sample(**packed(LAYOUT))) is not None
+        taught.take(sample(**(packed(LAYOUT) | change)), SEQUENCE)
+    assert taught.take(sample(**packed(LAYOUT)), SEQUENCE) is not None

@@ -13,11 +13,11 @@ from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from model.spec import count_numbers
 from model.statistics.item_statistics import pack_numbers
+from state.behavior import behaviors
 from stream.settings import ArmSettings, Settings, convert
 from stream.trainer.predictions import PREDICTION, read_predictions
 from stream.trainer.training import Training
-from tests.model.learning import examples
-from tests.stream.trainer.support import ARMS, labels, poisoned, sample, settings, training, training_examples
+from tests.stream.trainer.support import ARMS, SEQUENCE, labels, poisoned, sample, settings, training, training_examples
 
 
 def same(one: Learner, other: Learner) -> bool:
@@ -31,11 +31,11 @@ def same(one: Learner, other: Learner) -> bool:
 
 
 def test_a_sample_becomes_a_training_example() -> None:
-    example = training().take(sample("r", 2**64 - 1, 5))
+    example = training().take(sample("r", 2**64 - 1, 5), SEQUENCE)
     assert example is not None
     assert (example.arm, example.user, example.clicked_at) == ("own", "u", 77)
     assert example.features.ts == 10**9
-    assert example.features.sequence.tobytes() == examples(1, seed=7)[0].sequence.tobytes()
+    assert example.features.sequence is SEQUENCE
     assert example.features.items.tolist() == [2**64 - 1, 5]
     assert example.features.categories.tolist() == [0, 1]
     assert example.features.labels is not None
@@ -45,7 +45,7 @@ def test_a_sample_becomes_a_training_example() -> None:
 
 def test_a_sample_of_a_user_without_a_history_is_taken_and_learned() -> None:
     taught = training()
-    example = taught.take(sample(sequence=b""))
+    example = taught.take(sample(), behaviors([]))
     assert example is not None
     assert len(example.features.sequence) == 0
     taught.learn([example])
@@ -56,8 +56,8 @@ def test_a_sample_brings_the_numbers_that_were_served_of_the_items_that_are_new(
     taught = training([{"name": "own", "preset": "counts-10", "model": {"statistics": [60.0]}}])
     width = count_numbers([60.0])
     numbers = np.arange(3 * width, dtype=np.float32).reshape(3, width)
-    first = taught.take(sample("r", 1, numbers=pack_numbers(numbers[:1])))
-    rest = taught.take(sample("r", 1, 2, 3, numbers=pack_numbers(numbers)))
+    first = taught.take(sample("r", 1, numbers=pack_numbers(numbers[:1])), SEQUENCE)
+    rest = taught.take(sample("r", 1, 2, 3, numbers=pack_numbers(numbers)), SEQUENCE)
     assert first is not None
     assert rest is not None
     assert first.features.numbers is not None
@@ -72,7 +72,7 @@ def test_a_sample_without_numbers_or_with_those_of_other_half_lives_is_learned_a
     packed: bytes,
 ) -> None:
     taught = training([{"name": "own", "preset": "counts-10", "model": {"statistics": [60.0]}}])
-    example = taught.take(sample("r", 1, 2, 3, numbers=packed))
+    example = taught.take(sample("r", 1, 2, 3, numbers=packed), SEQUENCE)
     assert example is not None
     assert example.features.numbers is None
     taught.learn([example])
@@ -82,16 +82,16 @@ def test_a_sample_without_numbers_or_with_those_of_other_half_lives_is_learned_a
 
 def test_a_repeated_sample_is_recognised_and_counted() -> None:
     taught = training()
-    assert taught.take(sample("r")) is not None
-    assert taught.take(sample("r")) is None
-    assert taught.take(sample("other")) is not None
+    assert taught.take(sample("r"), SEQUENCE) is not None
+    assert taught.take(sample("r"), SEQUENCE) is None
+    assert taught.take(sample("other"), SEQUENCE) is not None
     assert dict(taught.counts) == {"samples": 6, "repeated": 1}
 
 
 def test_of_a_sample_that_repeats_in_part_the_new_items_are_left() -> None:
     taught = training()
-    taught.take(sample("r", 1, 2))
-    example = taught.take(sample("r", 2, 3, 1, 4))
+    taught.take(sample("r", 1, 2), SEQUENCE)
+    example = taught.take(sample("r", 2, 3, 1, 4), SEQUENCE)
     assert example is not None
     assert example.features.labels is not None
     assert example.features.items.tolist() == [3, 4]
@@ -107,7 +107,6 @@ def test_of_a_sample_that_repeats_in_part_the_new_items_are_left() -> None:
         ({"categories": b""}, "3 items, 0 categories, 3 labels"),
         ({"labels": b"\x00\x01"}, "3 items, 3 categories, 2 labels"),
         ({"labels": b"\x00\x01\x02"}, "labels of 0 or 1"),
-        ({"sequence": b"x" * 23}, "23 bytes are not whole behaviours of 22"),
         ({"items": b"x" * 23}, "multiple of element size"),
         ({"categories": b"x" * 11}, "multiple of element size"),
     ],
@@ -115,20 +114,36 @@ def test_of_a_sample_that_repeats_in_part_the_new_items_are_left() -> None:
 def test_a_damaged_sample_is_refused_and_leaves_no_trace(damage: dict[str, bytes], words: str) -> None:
     taught = training()
     with pytest.raises(ValueError, match=words):
-        taught.take(sample("r", 1, 2, 3, **damage))
+        taught.take(sample("r", 1, 2, 3, **damage), SEQUENCE)
     assert not taught.counts
-    example = taught.take(sample("r", 1, 2, 3))
+    example = taught.take(sample("r", 1, 2, 3), SEQUENCE)
     assert example is not None
     assert len(example.features.items) == 3
 
 
+def test_a_sample_whose_sequence_cannot_be_had_is_counted_and_learned_when_it_comes_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taught = training()
+    assert taught.take(sample("r", 1), SEQUENCE) is not None
+    for _ in range(2):
+        assert taught.take(sample("r", 1, 2, 3), None) is None
+    assert taught.take(sample("r", 1), None) is None
+    assert taught.counts == {"samples": 1, "samples_without_sequence": 4, "repeated": 1}
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"sequence_missing seen={len(SEQUENCE)} read_to=40"), line
+    example = taught.take(sample("r", 1, 2, 3), SEQUENCE)
+    assert example is not None
+    assert example.features.items.tolist() == [2, 3]
+
+
 def test_only_the_newest_ids_are_remembered() -> None:
     taught = training(dedup_window=6)
-    assert taught.take(sample("first")) is not None
+    assert taught.take(sample("first"), SEQUENCE) is not None
     for number in range(20):
-        taught.take(sample(f"r{number}"))
-    assert taught.take(sample("r19")) is None
-    assert taught.take(sample("first")) is not None
+        taught.take(sample(f"r{number}"), SEQUENCE)
+    assert taught.take(sample("r19"), SEQUENCE) is None
+    assert taught.take(sample("first"), SEQUENCE) is not None
 
 
 # --- learning --------------------------------------------------------------------------------------------------------
@@ -211,19 +226,19 @@ def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_a
     for each in (taught, without):
         poisoned(each.arms["own"], 999)
     samples = [sample("good"), sample("bad", 999), sample("fine")]
-    taken = [example for each in samples if (example := taught.take(each)) is not None]
+    taken = [example for each in samples if (example := taught.take(each, SEQUENCE)) is not None]
     assert taught.learn(taken) == {1: ["own"]}
     assert taught.counts == {"samples": 7, "skipped": 1}
     for name in ("good", "fine"):
-        example = without.take(sample(name))
+        example = without.take(sample(name), SEQUENCE)
         assert example is not None
         assert without.learn([example]) == {}
     assert (trainer.learner.steps, trainer.learner.skipped) == (2, 2)
     dense = [each.arms["own"].learner.base("own").tensors for each in (taught, without)]
     assert all(np.array_equal(dense[0][name], dense[1][name]) for name in dense[0])
     assert trainer.take_clicks() == (77, 77), "the culprit's click was not learned"
-    assert taught.take(sample("good")) is None
-    again = taught.take(sample("bad", 999))
+    assert taught.take(sample("good"), SEQUENCE) is None
+    again = taught.take(sample("bad", 999), SEQUENCE)
     assert again is not None
     assert taught.learn([again]) == {0: ["own"]}
 
@@ -231,11 +246,11 @@ def test_of_a_step_that_is_not_finite_only_the_culprit_is_lost_and_it_may_come_a
 def test_what_one_arm_could_not_learn_and_another_did_is_a_repeat_when_it_comes_again() -> None:
     taught = training(ARMS[:2])
     poisoned(taught.arms["own"], 999)
-    example = taught.take(sample("bad", 999))
+    example = taught.take(sample("bad", 999), SEQUENCE)
     assert example is not None
     assert taught.learn([example]) == {0: ["own"]}
     assert taught.arms["all"].learner.steps == 1
-    assert taught.take(sample("bad", 999)) is None
+    assert taught.take(sample("bad", 999), SEQUENCE) is None
 
 
 def test_a_trainer_teaches_the_arms_it_is_told_to() -> None:
@@ -275,9 +290,9 @@ def resumed(found: Checkpoint) -> Training:
 def test_what_goes_on_from_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
     lived = training()
     lived.learn(training_examples("own", seed=1) + training_examples("frozen", seed=2))
-    lived.take(sample("r"))
+    lived.take(sample("r"), SEQUENCE)
     died = resumed(saved(lived, tmp_path / "checkpoints"))
-    assert died.take(sample("r")) is None
+    assert died.take(sample("r"), SEQUENCE) is None
     for taught, log in ((lived, tmp_path / "lived"), (died, tmp_path / "died")):
         for trainer in taught.arms.values():
             trainer.open_log(log)

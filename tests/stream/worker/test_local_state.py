@@ -13,9 +13,10 @@ from stream.errors import WorkerError
 from stream.schema.position import Difference, LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
+from stream.task.restore import Compare
 from stream.worker.local_state import LocalState
 from stream.worker.metrics import WorkerMetrics
-from stream.worker.snapshots import Compare, Snapshotter
+from stream.worker.snapshots import Snapshotter
 from stream.worker.standby_store import StandbyStore
 from stream.worker.state_owner import claim_directory
 

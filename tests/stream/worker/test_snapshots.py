@@ -15,8 +15,9 @@ from stream.errors import WorkerError
 from stream.schema.position import Difference, LogIdentity, Origin, decode_origin
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
+from stream.task.restore import Compare
 from stream.worker.metrics import WorkerMetrics
-from stream.worker.snapshots import Compare, Snapshotter
+from stream.worker.snapshots import Snapshotter
 from tests.small_disk import SmallDisk
 
 NOW = LogIdentity("cluster-1", "one-behaviors", "id-1", 4)

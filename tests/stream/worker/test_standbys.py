@@ -16,7 +16,7 @@ from stream.runtime.closing import Resources
 from stream.schema.position import LogIdentity, Origin
 from stream.schema.topics import Topics
 from stream.settings import Settings, convert
-from stream.task.standby import StandbyCopy
+from stream.task.paced_fold import PacedFold
 from stream.worker import standbys as module
 from stream.worker.metrics import WorkerMetrics
 from stream.worker.snapshots import Snapshotter
@@ -43,7 +43,7 @@ def test_a_copy_goes_no_further_than_its_owner_has_read_of_the_log_of_now(
     settings = convert({"kafka": kafka})
     partition = Partition.open(tmp_path / "copy")
     with Resources() as resources:
-        copy = StandbyCopy(partition, topics, settings.worker, now, 0, partitions=PARTITIONS)
+        copy = PacedFold(partition, topics, settings.worker, now, 0, partitions=PARTITIONS)
         resources.add(copy)
         own = {"group.id": f"{topics.behaviors}-group", "auto.offset.reset": "error"}
         asker = resources.add(consumer(kafka, own))

@@ -1,9 +1,11 @@
-"""A lagging copy of a partition that another worker has: the sequences alone. Knows records, but no Kafka client."""
+"""The sequences of a partition, folded no further than allowed. Knows records, but no Kafka client."""
 
 from collections import deque
+from pathlib import Path
 
+from state.behavior import BehaviorArray
 from state.partition import Partition
-from stream.schema.events import DECODE_ERRORS, Behavior
+from stream.schema.events import DECODE_ERRORS, Behavior, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import LogIdentity, Origin
 from stream.schema.record import Record
@@ -13,14 +15,15 @@ from stream.task.decode import RecordDecoder
 from stream.task.fold import SequenceFold
 
 
-class StandbyCopy:
-    """Folds `behaviors` up to what the partition's owner has committed, and never further.
+class PacedFold:
+    """Folds `behaviors` up to an offset that its user gives, and never further.
 
-    So the copy is a state that the owner had a moment ago, as far as sequences go. Whoever takes it over reads its open
-    requests in `scores`, as for any state that others went beyond.
+    For a standby copy that is what the partition's owner has committed. So the copy is a state that the owner had a
+    moment ago, as far as sequences go: whoever takes it over reads its open requests in `scores`, as for any state that
+    others went beyond. For a trainer it is what the next sample had read: so the ring still has the sample's sequence.
 
     Args:
-        partition: the state; the copy owns it.
+        partition: the state; this owns it.
         topics: the topic names.
         settings: limits, as of the owner.
         log: which log `behaviors` is.
@@ -56,21 +59,22 @@ class StandbyCopy:
 
     @property
     def waiting(self) -> int:
-        """Records that were read, and that the owner has not committed yet."""
+        """Records that were read, and lie beyond the limit."""
         return len(self._waiting)
 
     def add(self, record: Record) -> None:
-        """Take a record of `behaviors`; it is folded when the owner has committed it."""
+        """Take a record of `behaviors`; it is folded when the limit allows it."""
         self._waiting.append(record)
         self.next = record.offset + 1
 
-    def fold(self, limit: int) -> None:
+    def fold(self, limit: int, *, before_ms: int = 0) -> None:
         """Fold what was read.
 
         Args:
-            limit: the offset of `behaviors` that the owner has committed.
+            limit: the offset of `behaviors` up to which.
+            before_ms: those with an older Kafka timestamp (ms) as well, whatever their offset.
         """
-        while self._waiting and self._waiting[0].offset < limit:
+        while self._waiting and (self._waiting[0].offset < limit or self._waiting[0].timestamp < before_ms):
             record = self._waiting.popleft()
             self.offset, self._timestamp = record.offset + 1, record.timestamp
             try:
@@ -79,6 +83,18 @@ class StandbyCopy:
                 continue  # a dead letter, sent by the owner
             if isinstance(event, Behavior):
                 self._fold.add(event)
+
+    def find(self, user: str, name: SequenceName) -> BehaviorArray | None:
+        """Return the sequence of that name, (L,) behaviours, oldest first; None when it is not, or no longer, here."""
+        return self._fold.find(user, name.seen, name.checksum)
+
+    def copy(self, directory: Path) -> None:
+        """Copy what was committed to a directory that must not exist: hard links.
+
+        Raises:
+            StateError: when the disk does not take it.
+        """
+        self._partition.copy(directory)
 
     def commit(self) -> None:
         """Make what was folded durable.

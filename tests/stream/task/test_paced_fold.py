@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from state.partition import Partition
 from stream.schema.position import LogIdentity, decode_origin
-from stream.task.standby import StandbyCopy
+from stream.task.paced_fold import PacedFold
 from tests.stream.task.support import (
     LENGTH,
     PARTITIONS,
@@ -29,9 +29,9 @@ from tests.stream.task.support import (
 NOW = LogIdentity("cluster", TOPICS.behaviors, "id", PARTITIONS)
 
 
-def copy_in(path: Path, begin: int = 0) -> StandbyCopy:
+def copy_in(path: Path, begin: int = 0) -> PacedFold:
     partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000)
-    return StandbyCopy(partition, TOPICS, SETTINGS, NOW, begin, partitions=PARTITIONS)
+    return PacedFold(partition, TOPICS, SETTINGS, NOW, begin, partitions=PARTITIONS)
 
 
 def items_in(path: Path, user: str) -> list[int]:
@@ -93,6 +93,16 @@ def test_what_the_owner_has_not_committed_waits(tmp_path: Path) -> None:
     assert (copy.offset, copy.next, copy.waiting) == (3, 5, 2)
     copy.close()
     assert items_in(tmp_path / "copy", USERS[0]) == keys("i0", "i1", "i2")
+
+
+def test_what_is_old_is_folded_whatever_its_offset(tmp_path: Path) -> None:
+    log = Log(*(behavior(f"i{number}", number) for number in range(5)))
+    copy = copy_in(tmp_path / "copy")
+    for record in log.records:
+        copy.add(record)
+    copy.fold(1, before_ms=T0 + 3)
+    assert (copy.offset, copy.waiting) == (3, 2)
+    copy.close()
 
 
 def test_a_copy_says_what_its_offset_is_an_offset_of(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What was sent, and what became of it: counted from the topics, the state and the checkpoints of a stopped system."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field
@@ -8,10 +9,11 @@ from types import MappingProxyType
 import numpy as np
 
 from model.serialization.checkpoint import load_newest
-from state.behavior import BehaviorArray, action_key, behaviors, category_key, item_key
-from state.partition import Partition
+from state.behavior import BehaviorArray, action_key, behaviors, category_key, checksum, item_key
+from state.partition import Partition, link_state
 from stream.kafka.dead_letters import read_dead_letters
 from stream.schema.events import RequestKey, Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
+from stream.trainer.sequences import SEQUENCES
 from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
 from tests.faults.history import History, Key, Pair
 
@@ -42,6 +44,8 @@ class Accounts:
         answers_foreign: answers that were given without the user's whole history, in topics with more partitions.
         told_missing: records of which the processes said that Kafka no longer has them.
         told_stops: job → how often it ended with status 1 and a message that says what to do.
+        without_sequence: samples of which the trainer said that it cannot have their sequences, since Kafka has removed
+            behaviours; they count as removed. Where it has not, they count as lost.
     """
 
     behaviors: Account
@@ -54,12 +58,14 @@ class Accounts:
     labels_wrong: int
     sequences_differing: int
     sample_sequences_differing: int
+    trainer_sequences_differing: int
     non_finite: int
     examples: list[str]
     kills: dict[str, int]
     seconds: float
     answers_foreign: int = 0
     told_missing: int = 0
+    without_sequence: int = 0
     told_stops: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
@@ -79,6 +85,7 @@ class Accounts:
             + self.labels_wrong
             + self.sequences_differing
             + self.sample_sequences_differing
+            + self.trainer_sequences_differing
             + self.non_finite
             + self.answers_foreign
         )
@@ -97,7 +104,8 @@ class Accounts:
             f"other dead letters             {self.refused}",
             f"labels wrong                   {self.labels_wrong}",
             f"sequences differing            {self.sequences_differing} of the state, "
-            f"{self.sample_sequences_differing} of samples",
+            f"{self.sample_sequences_differing} of samples, {self.trainer_sequences_differing} of the trainer",
+            f"samples without sequence       {self.without_sequence}, where behaviours were removed",
             f"parameters not finite          {self.non_finite}",
         ]
         if self.told_stops or self.told_missing:
@@ -155,6 +163,7 @@ def account(
     unsampled = shown.keys() - labels.keys()
     samples_removed = {pair for pair in unsampled if pair[0] in orphans} | (pairs.keys() - expected)
     trained = harness.trained()
+    without_sequence = _without_sequence(harness) if history.unsettled else 0
     return Accounts(
         behaviors=Account(
             sent.total(),
@@ -180,9 +189,9 @@ def account(
         samples=Account(
             len(shown),
             trained,
-            max(0, len(shown) - len(samples_removed) - trained),
+            max(0, len(shown) - len(samples_removed) - without_sequence - trained),
             max(0, trained - len(shown) + len(samples_removed)),
-            len(samples_removed),
+            len(samples_removed) + without_sequence,
         ),
         repeated_answers=repeated,
         late_clicks=len(late),
@@ -194,11 +203,13 @@ def account(
         ),
         sequences_differing=differing,
         sample_sequences_differing=len(differing_samples),
+        trainer_sequences_differing=0 if history.unsettled else _differing_of_trainer(harness, full),
         non_finite=_non_finite(harness),
         examples=[*differing_samples[:10], *refused[:10]],
         kills=kills,
         seconds=seconds,
         told_missing=len(history.told()),
+        without_sequence=without_sequence,
         told_stops=dict(told_stops),
     )
 
@@ -285,13 +296,37 @@ def _differing_samples(
         sample: Sample = decode_sample(value)
         if sample.request in history.unsettled:
             continue
-        seen, rows = first[sample.request].seen, full.get(sample.user, NOTHING)
-        if sample.sequence != rows[max(0, seen - LENGTH) : seen].tobytes():
-            shown = [n for n in range(len(rows) + 1) if rows[max(0, n - LENGTH) : n].tobytes() == sample.sequence]
+        score, rows = first[sample.request], full.get(sample.user, NOTHING)
+        seen, named = score.seen, sample.sequence
+        if named != (seen, score.read_to, checksum(rows[max(0, seen - LENGTH) : seen])):
+            shown = [n for n in range(len(rows) + 1) if checksum(rows[max(0, n - LENGTH) : n]) == named.checksum]
             differing.append(
-                f"  {sample.request_id} of {sample.user}: scored with {seen} behaviours, the sample shows {shown}"
+                f"  {sample.request_id} of {sample.user}: scored with {seen} behaviours, the sample names {named},"
+                f" which are those at {shown}"
             )
     return differing
+
+
+def _differing_of_trainer(harness: Harness, full: Mapping[str, BehaviorArray]) -> int:
+    """Return how many sequences in the newest checkpoint are not those of their running count."""
+    found, differing = load_newest(harness.directory / "checkpoints"), 0
+    assert found.path is not None, "no checkpoint was written"
+    for kept in sorted((found.path / SEQUENCES).iterdir()):
+        copy = harness.directory / f"looked-at-{kept.name}"
+        link_state(kept, copy)
+        partition = Partition.open(copy, length=LENGTH, slack=harness.settings.state.slack)
+        for user, rows in full.items():
+            if count := partition.sequences.count(user):
+                expected = rows[max(0, count - LENGTH) : count]
+                differing += count > len(rows) or partition.sequences.read(user).tobytes() != expected.tobytes()
+        partition.close()
+        shutil.rmtree(copy)
+    return differing
+
+
+def _without_sequence(harness: Harness) -> int:
+    found = load_newest(harness.directory / "checkpoints").checkpoint
+    return found.counts.get("samples_without_sequence", 0) if found else 0
 
 
 def _pairs_of_samples(history: History) -> dict[Pair, set[Key]]:

@@ -118,6 +118,8 @@ class Episode(ABC):
             for number in range(self.setting.times):
                 what = self.strike(number)
                 self.live()
+                for job in ("worker", "trainer"):  # of `behaviors` both are readers
+                    self.recover(job, self.stopped(job))
                 took = f"{time.monotonic() - began:.0f} s"
                 self.setting.tell(f"{number + 1}/{self.setting.times} {self.kind}: {what}; {took}")
             self.settle()

@@ -95,7 +95,8 @@ class History:
         read = (topics.behaviors, topics.impressions, topics.clicks, topics.samples)
         for path in (self._harness.directory / "logs").glob("*.log"):
             for topic, partition, oldest, missing in told_gaps(path):
-                if topic in read:
+                # What a trainer has missed of the behaviours, the worker may have read.
+                if topic in read and not (topic == topics.behaviors and path.name.startswith("trainer")):
                     told |= {(topic, 0, partition, offset) for offset in range(oldest - missing, oldest)}
         for topic in {key[0] for key in told}:
             told -= self._read(topic).keys()

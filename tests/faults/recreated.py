@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Set
 from contextlib import closing
 
 from stream.kafka import topic_admin as topics_module
@@ -48,7 +49,8 @@ class Recreated(Episode):
         self._burst()
         if frozen:
             self.send("worker", signal.SIGCONT)
-        noticed = self._notice("trainer" if topic == topics.samples else "worker")
+        readers = {topics.samples: {"trainer"}, topics.behaviors: {"worker", "trainer"}}
+        noticed = self._notice(readers.get(topic, {"worker"}))
         for job, message in noticed.items():
             self.recover(job, message)
         if topic == topics.behaviors:
@@ -81,11 +83,11 @@ class Recreated(Episode):
         self.history.recreated(topic, read_to)
         self.new_client()
 
-    def _notice(self, reader: str) -> dict[str, str]:
-        """Let users act until the topic's reader ends with what to do; returns who ended, and with what message."""
+    def _notice(self, readers: Set[str]) -> dict[str, str]:
+        """Let users act until the topic's readers end with what to do; returns who ended, and with what message."""
         noticed: dict[str, str] = {}
         deadline = time.monotonic() + _NOTICED_S
-        while reader not in noticed and time.monotonic() < deadline:
+        while not readers <= noticed.keys() and time.monotonic() < deadline:
             self.live_a_little()
             for job in ("worker", "trainer"):
                 if job not in noticed and (message := self.stopped(job)):

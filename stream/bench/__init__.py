@@ -14,6 +14,7 @@ BENCHES: dict[str, str] = {
     "forgetting": "how well a model ranks real visits when its tables forget, against one that forgets nothing",
     "counting": "how much a trainer's learning slows while it counts behaviours for the statistics",
     "tables": "memory of a trainer and a worker while many more keys pass than live at a time, by how tables forget",
+    "volume": "bytes that an impression with ten shown items and three clicks takes in each topic",
     "training": "time and memory of a training step: the literal form with autograd against the learner",
 }
 """Name → what it measures. Each is a module of this package with a function `run` (`stream.cli.findings.Case`)."""

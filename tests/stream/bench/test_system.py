@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from stream.bench import counting, freshness, latency, state, sync, tables
+from state.behavior import behaviors
+from stream.bench import counting, freshness, latency, state, sync, tables, volume
 from stream.bench.counting import Point
 from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
@@ -96,11 +97,11 @@ def test_rates_of_learning_are_those_between_the_warm_up_and_the_last_sample() -
 
 def test_samples_that_repeat_an_item_count_as_the_trainer_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "example", partial(example, items=20))
-    samples, total = counting.encoded_samples(5)
+    given = counting.work(5)
     seen = RecentIds(1000)
-    learned = [unpack_sample(decode_sample(sample), seen) for _, sample in samples]
-    assert total == sum(len(each.features.items) for each in learned if each)
-    assert total < 50
+    learned = [unpack_sample(decode_sample(sample), behaviors([]), seen) for _, _, sample in given.samples]
+    assert given.total == sum(len(each.features.items) for each in learned if each)
+    assert given.total < 50
 
 
 def test_the_bench_of_counting_runs(broker: Broker) -> None:
@@ -109,6 +110,18 @@ def test_the_bench_of_counting_runs(broker: Broker) -> None:
     assert alone["behaviours/s"] == 0
     assert (beside["behaviours/s"] or 0) > 1000
     assert all((row["samples/s"] or 0) > 0 for row in (alone, beside))
+    assert findings.picture().startswith(PNG)
+
+
+def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> None:
+    findings = volume.run(quick(broker.bootstrap), QUIET)
+    rows = {row["topic"]: row for row in findings.tables["results"]}
+    counts = {topic: row["records an impression"] for topic, row in rows.items() if topic != "model-updates"}
+    none = {"experiment-metrics": 0, "dead-letters": 0}
+    assert counts == {"behaviors": 3, "impressions": 1, "clicks": 3, "scores": 1, "samples": 4, "outcomes": 4} | none
+    [target] = findings.targets
+    assert target.value == rows["samples"]["bytes an impression"]
+    assert 500 < (target.value or 0) <= 1024, "names are of one size, whatever the length of the history"
     assert findings.picture().startswith(PNG)
 
 

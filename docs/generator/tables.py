@@ -327,8 +327,9 @@ def _faults(measured: Measured) -> str:
         ("clicks too late for their window (in `dead-letters`)", cell_text(found["late_clicks"])),
         ("labels wrong", cell_text(found["labels_wrong"])),
         (
-            "sequences that differ from a fold in plain Python, of the state / of samples",
-            f"{found['sequences_differing']} / {found['sample_sequences_differing']}",
+            "sequences that differ from a fold in plain Python, of the state / of samples / of the trainer",
+            f"{found['sequences_differing']} / {found['sample_sequences_differing']} /"
+            f" {found.get('trainer_sequences_differing', 'not yet compared')}",
         ),
         ("parameters that are not finite", cell_text(found["non_finite"])),
     ]
@@ -450,6 +451,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "tables": lambda measured: _bench(measured, "tables"),
     "forgetting": lambda measured: _bench(measured, "forgetting", rename=_FORGETTING),
     "counting": lambda measured: _bench(measured, "counting"),
+    "volume": lambda measured: _bench(measured, "volume"),
     "experiment": _experiment,
     "interleaving": _interleaving,
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),

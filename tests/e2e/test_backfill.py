@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from state.behavior import action_key, behaviors, category_key, item_key
+from state.behavior import action_key, behaviors, category_key, checksum, item_key
 from state.partition import Partition
 from stream.backfill.position import POSITION, REFUSED
 from stream.backfill.writer import HEADER
@@ -326,7 +326,7 @@ def test_labelled_impressions_become_samples_with_the_sequence_before_them(harne
                     found[sample.request, keys[key]] = label
                 before = [row for row in did if row[0] == sample.user and row[2] < sample.ts][-LENGTH:]
                 rows = [(item_key(item), category_key(""), action_key("view"), ts) for _, item, ts, _ in before]
-                assert sample.sequence == behaviors(rows).tobytes(), "not what was known when it was shown"
+                assert sample.sequence.checksum == checksum(behaviors(rows)), "not what was known when it was shown"
             return found
 
         # The last windows close a minute after the last event, by the clock; here, a later one closes them.

@@ -4,16 +4,17 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from model.serialization.checkpoint import load_newest
 from model.serialization.update import Version
+from state.behavior import behaviors, item_key
 from stream.local.ports import free_port
 from stream.schema.events import decode_sample
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.training import Training
+from tests.e2e.folding import folded
 from tests.e2e.harness import ITEMS, LENGTH, Harness, wait_for
 
 pytestmark = pytest.mark.broker
@@ -41,15 +42,16 @@ def saved_learners(settings: Settings) -> Training:
 
 def served_as_learned(harness: Harness, training: Training) -> Counter[str]:
     """See that what was served at the trainer's version is what it computes; returns of how many requests, by arm."""
-    equal: Counter[str] = Counter()
-    for value in harness.read(harness.topics.samples):
-        sample = decode_sample(value)
-        learner = training.arms[sample.arm].learner
-        if Version(sample.epoch, sample.version) == learner.version and (taken := training.take(sample)):
+    equal, everything = Counter[str](), folded(harness)
+    for sample in map(decode_sample, harness.read(harness.topics.samples)):
+        learner, answer = training.arms[sample.arm].learner, harness.answers[sample.request]
+        sequence = everything.get(sample.user, behaviors([]))[: sample.sequence.seen][-LENGTH:]
+        if not learner.version == Version(sample.epoch, sample.version) == Version(answer.epoch, answer.version):
+            continue
+        if (taken := training.take(sample, sequence)) is not None:
             [expected] = learner.predict([taken.features])
-            served = np.frombuffer(sample.probabilities, "<f4")
-            of_new = np.isin(np.frombuffer(sample.items, "<u8"), taken.features.items)
-            assert served[of_new].tobytes() == expected.tobytes()
+            served = dict(zip(map(item_key, answer.items), answer.probabilities, strict=True))
+            assert [served[item] for item in taken.features.items.tolist()] == expected.tolist()
             equal[sample.arm] += 1
     return equal
 

@@ -14,11 +14,12 @@ from model.example import Example
 from model.learner import Learner
 from model.serialization.checkpoint import Checkpoint, load_newest
 from model.statistics.item_statistics import unpack_numbers
-from state.behavior import BehaviorArray, action_key, behaviors, category_key, checksum, item_key
+from state.behavior import checksum
 from stream.kafka.offsets import GroupLag
-from stream.schema.events import Sample, SequenceName, decode_behavior, decode_sample, encode_packed
+from stream.schema.events import Sample, SequenceName, decode_sample, encode_packed
 from stream.schema.topics import Topics
 from stream.trainer.predictions import predictions_path, read_predictions
+from tests.e2e.folding import folded
 from tests.e2e.harness import LENGTH, USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter, good_sample
 
@@ -55,16 +56,6 @@ def close_windows(harness: Harness, ahead_s: float) -> None:
 
 def nothing_missing(harness: Harness) -> bool:
     return not newest(harness).counts.get("samples_without_sequence", 0)
-
-
-def folded(harness: Harness) -> dict[str, BehaviorArray]:
-    """Fold `behaviors` in plain Python: user → all of them, in order."""
-    rows: dict[str, list[tuple[int, int, int, int]]] = {}
-    for value in harness.read(harness.topics.behaviors):
-        each = decode_behavior(value)
-        packed = item_key(each.item), category_key(each.category), action_key(each.action), each.ts
-        rows.setdefault(each.user, []).append(packed)
-    return {user: behaviors(packed) for user, packed in rows.items()}
 
 
 def expected_rows(harness: Harness, learner: Learner, after: Checkpoint) -> Counter[tuple[int, int, int, float]]:

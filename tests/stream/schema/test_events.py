@@ -5,11 +5,12 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream.schema.dedup import sample_ids
 from stream.schema.events import (
+    DECODE_ERRORS,
     Behavior,
     Candidate,
     Click,
@@ -206,10 +207,11 @@ def test_outcome_survives_messagepack(data: st.DataObject) -> None:
     assert decode_outcome(encode_packed(event)) == event
 
 
+@example(b"\x9a\xa1\x80")  # text that is no UTF-8
 @given(st.binary(max_size=200))
 def test_noise_is_refused_and_nothing_worse(noise: bytes) -> None:
     for decode in (decode_sample, decode_outcome, decode_score, decode_impression):
-        with pytest.raises(msgspec.DecodeError):
+        with pytest.raises(DECODE_ERRORS):
             decode(noise)
 
 

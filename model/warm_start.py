@@ -1,6 +1,6 @@
 """A model that begins with what another one has learned: what fits by name is taken over, the rest is as in a new one.
 
-Tables are taken over whole. So are layers of the same name and shape. Of the layers that read numbers by name (the
+Tables are taken over whole, with the times at which rows were touched. So are layers of the same name and shape. Of the layers that read numbers by name (the
 head's first, the crosses, the scales), what both models read is taken over, and what is new begins at zero. In the
 head, what reads from a layer that begins afresh begins afresh as well: its weights would be of other inputs.
 """
@@ -21,7 +21,7 @@ from model.spec import ModelSpec
 
 _PARTS = ("network/", "served/")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_TABLE_PARTS = ("keys", "vectors", "sums")
+_TABLE_PARTS = ("keys", "rows", "vectors", "sums", "times", "clock")
 _HEAD = re.compile(r"head\.(\d+)\.")
 _STEPS, _FOLLOWED = 2, 6
 """Places among the counters of a learner's state."""
@@ -77,7 +77,7 @@ def warm_start(learned: Tensors, source: ModelSpec, new: Tensors, target: ModelS
     for table in _fitting_tables(learned, source, new, target):
         state |= {f"{table}/{part}": learned[f"{table}/{part}"] for part in _TABLE_PARTS}
         rows[table] = len(learned[f"{table}/keys"])
-        state[f"{table}/touched"] = np.zeros(rows[table], np.bool_)
+        state |= {f"{table}/{part}": np.zeros(rows[table], np.bool_) for part in ("touched", "published")}
     fresh = [name for name in initial if name not in fits]
     fresh += [f"table {name}" for name in table_initials(target, 0) if name not in rows]
     state["counters"] = learned["counters"].copy()

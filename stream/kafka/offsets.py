@@ -146,6 +146,18 @@ def committed_offsets(
     return with_retries(ask, f"committed offsets of {topic}", wait_s=wait_s)
 
 
+def metadata_of(known: TopicPartition) -> str | None:
+    """Return the metadata of a committed offset; None for none, and for what is no text.
+
+    Of metadata that another client has committed, librdkafka may read on behind its end (librdkafka#4649).
+    """
+    try:
+        text: str | None = known.metadata
+    except UnicodeDecodeError:
+        return None
+    return text
+
+
 def _ask_again_for_leader(client: Consumer, topic: str, ask: Callable[[], T], answer_s: float = _ANSWER_S) -> T:
     """Call `ask`; where it fails for want of a leader, ask for the topic's leaders before the error is raised.
 

@@ -47,7 +47,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         async def commit_with_origins(offsets: Mapping[Any, OffsetAndMetadata]) -> None:
             await commit(
                 {
-                    where: OffsetAndMetadata(committed.offset, sources.origin(where.topic, where.partition))
+                    # librdkafka copies as many bytes as were committed and reads a C string: without the NUL, which it
+                    # writes itself, what lies behind them in memory is read as well (librdkafka#4649).
+                    where: OffsetAndMetadata(committed.offset, sources.origin(where.topic, where.partition) + "\0")
                     for where, committed in offsets.items()
                 }
             )

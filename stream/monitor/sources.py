@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stream.errors import MonitorError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import LogWatch, Position, compare
-from stream.kafka.offsets import committed_offsets, watermarks
+from stream.kafka.offsets import committed_offsets, metadata_of, watermarks
 from stream.kafka.removed import skip_removed
 from stream.monitor.counting import PartitionProgress
 from stream.runtime.logs import log
@@ -240,7 +240,7 @@ class Sources:
         [known] = committed_offsets(self._asker, topic, [number])
         if known.offset <= 0:
             return 0, -1
-        origin = kept_origin(known.metadata, self._logs[topic])
+        origin = kept_origin(metadata_of(known), self._logs[topic])
         if compare(self._asker, origin, self._logs[topic], number, known.offset):
             self._tell(
                 "committed_offset_ignored",

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from stream.errors import KafkaClientError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare
-from stream.kafka.offsets import committed_offsets, offset_for_time, watermarks
+from stream.kafka.offsets import committed_offsets, metadata_of, offset_for_time, watermarks
 from stream.kafka.removed import skip_removed
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
@@ -66,7 +66,7 @@ class RecoveryPlanner:
         topic = self._topics.impressions
         now = self._logs[topic]
         for known in committed_offsets(self._consumer, topic, range(now.partitions)):
-            origin = decode_origin(known.metadata)
+            origin = decode_origin(metadata_of(known))
             if origin is not None and origin.difference(now) == "partitions":
                 raise self._committed_before(topic, known.partition, origin)
 
@@ -168,7 +168,7 @@ class RecoveryPlanner:
         if known.offset <= 0:
             return 0
         now, group = self._logs[topic], self._settings.worker.group
-        origin = decode_origin(known.metadata)
+        origin = decode_origin(metadata_of(known))
         difference = compare(self._consumer, origin, now, number, known.offset) if origin is not None else ""
         if difference == "partitions" and origin is not None:
             raise self._committed_before(topic, number, origin)

@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.kafka.clients import to_record
 from stream.kafka.identity import compare
-from stream.kafka.offsets import committed_offsets
+from stream.kafka.offsets import committed_offsets, metadata_of
 from stream.schema.position import LogIdentity, decode_origin
 from stream.task.paced_fold import PacedFold
 
@@ -66,7 +66,7 @@ class StandbyFeed:
         return ended
 
     def _believed(self, known: TopicPartition, log: LogIdentity) -> int:
-        origin = decode_origin(known.metadata) if known.offset > 0 else None
+        origin = decode_origin(metadata_of(known)) if known.offset > 0 else None
         if origin is None:
             return int(known.offset)
         # Where there are topic ids they tell, without a question for each copy.

@@ -29,7 +29,8 @@ from stream.settings import Settings
 REPLAY: dict[str, Any] = {
     # Event time is the data's, however long ago, and jumps from visit to visit; a click has the time of its impression.
     "worker": {"attribution_window_s": 10.0, "allowed_lateness_s": 0.0, "idle_timeout_s": 2.0, "max_past_s": 1e11},
-    "trainer": {"update_interval_s": 2.0, "checkpoint_interval_s": 60.0},
+    # The trainer predicts each sample. Updates are most of what a replay writes, and here nothing compacts them.
+    "trainer": {"update_interval_s": 10.0, "checkpoint_interval_s": 300.0},
 }
 """Defaults of a replay that differ from the general ones."""
 _TOLD = ("seed", "arms", "workers", "broker", "negatives", "features")

@@ -5,6 +5,7 @@ embedded one is the wheel `noida-db`; `kafka` is Apache Kafka from a distributio
 (KIP-500), found by `KAFKA_HOME`. Both listen on loopback only, for laptops and tests, never for production.
 """
 
+import os
 import re
 import socket
 import subprocess
@@ -90,6 +91,7 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **engine.environment},
                 start_new_session=True,
                 preexec_fn=kill_with_parent,
             )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream.errors import BrokerError, EngineMissingError
@@ -18,6 +18,8 @@ from stream.local.ports import LOOPBACK, is_free
 _JAVA = 17
 _BEHIND = "127.0.0.2"
 """Where the embedded broker listens behind the proxy."""
+_GIVE_BACK = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Has glibc give large buffers back: answers of many megabytes else stay in the proxy's memory by the gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,13 @@ class Engine:
         durable: what was acknowledged survives kill -9.
         command: prepares a data directory for (directory, port, server properties) and returns the command that
             serves it in the foreground.
+        environment: variables that it runs with, beside those of this process.
     """
 
     name: str
     durable: bool
     command: Callable[[Path, int, Mapping[str, object]], list[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def _embedded(directory: Path, port: int, properties: Mapping[str, object]) -> list[str]:
@@ -122,6 +126,6 @@ def _java() -> str:
 
 ENGINES = {
     # It keeps its log in memory and saves it late; what it acknowledged last is gone after kill -9.
-    "embedded": Engine("embedded", durable=False, command=_embedded),
+    "embedded": Engine("embedded", durable=False, command=_embedded, environment=_GIVE_BACK),
     "kafka": Engine("kafka", durable=True, command=_apache),
 }

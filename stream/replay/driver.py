@@ -21,8 +21,8 @@ from stream.schema.update_headers import read_update_headers
 
 _MAX_WAITING = 256
 """Steps that may wait in all partitions together: how far one may run ahead of another."""
-_MAX_UNTRAINED = 10_000
-"""Samples sent and not learned yet, beyond which the replay waits, so that answers come from a recent model."""
+_MAX_UNTRAINED = 50_000
+"""Samples sent and not announced as learned yet, beyond which the replay waits."""
 _WATCH_S = 0.25
 
 Watch = Callable[["Replay"], None]

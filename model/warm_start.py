@@ -1,8 +1,9 @@
 """A model that begins with what another one has learned: what fits by name is taken over, the rest is as in a new one.
 
-Tables are taken over whole, with the times at which rows were touched. So are layers of the same name and shape. Of the layers that read numbers by name (the
-head's first, the crosses, the scales), what both models read is taken over, and what is new begins at zero. In the
-head, what reads from a layer that begins afresh begins afresh as well: its weights would be of other inputs.
+Tables are taken over whole, with the times at which rows were touched. So are layers of the same name and shape. Of the
+layers that read numbers by name (the head's first, the crosses, the scales), what both models read is taken over, and
+what is new begins at zero. In the head, what reads from a layer that begins afresh begins afresh as well: its weights
+would be of other inputs.
 """
 
 import re

@@ -54,7 +54,7 @@ class LearnedTable(EmbeddingTable):
     a row by at most lr · √dim, so no clipping is needed, and its cost depends on the batch, not on the size
     of the table.
 
-    It forgets, as Monolith's does (Liu et al., arXiv 2209.07663: its hash table): a key gets a row once it was seen often
+    It forgets, as Monolith's hash table does (Liu et al., arXiv 2209.07663): a key gets a row once it was seen often
     enough (`Admission`); a row that no step has moved for `expire_after_s` of event time goes, with its accumulator;
     when more than `max_rows` are wanted, those that were moved longest ago go, but none of the present step. A key
     without a row has its initial vector, whether it had a row before or not. What went is given to the next keys.

@@ -27,8 +27,8 @@ WITH_SETTINGS = (
 )
 COMMANDS = (*WITH_SETTINGS, "experiment", "bench", "lab")
 
-PROMPT_S = 8.0
-"""What a user waits after Ctrl-C before they press it again."""
+PROMPT_S = 20.0
+"""A few seconds on a machine with nothing else to do; a process that does not heed Ctrl-C is killed after 30 s."""
 
 
 def outliving(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -27,6 +27,8 @@ ARMS = [
     {"name": "twin-v2", "preset": "twin-v2", "model": SMALL},
     {"name": "sar", "preset": "sar", "model": SMALL | {"interest": {"lengths": [12, LENGTH]}}},
 ]
+LONG_S = 180.0
+"""Five models at once, beside other tests."""
 CHOSEN = 'samstream_chosen_lengths_total{arm="sar"'
 
 
@@ -76,7 +78,12 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             harness.traffic(10)
             return names <= {score.arm for score in harness.answers.values() if score.version > 0}
 
-        wait_for(all_fresh, "answers of all five arms with what they have learned", processes=harness.processes)
+        wait_for(
+            all_fresh,
+            "answers of all five arms with what they have learned",
+            processes=harness.processes,
+            deadline_s=LONG_S,
+        )
         assert "update_refused" not in "".join(
             harness.processes.log(name).read_text() for name in ("worker-1", "worker-2", "worker-3")
         )
@@ -87,7 +94,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 return CHOSEN in answer.read().decode()
 
-        wait_for(choices_told, "the lengths that were chosen", processes=harness.processes)
+        wait_for(choices_told, "the lengths that were chosen", processes=harness.processes, deadline_s=LONG_S)
 
         def forgotten() -> bool:
             """Whether rows have gone and come back, for each of the reasons."""
@@ -97,7 +104,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             come_back = sam["admitted"] > len(ITEMS) < dare["admitted"]
             return come_back and min(sam["refused"], sam["expired"], dare["evicted"]) > 0
 
-        wait_for(forgotten, "rows to go and to come back", processes=harness.processes)
+        wait_for(forgotten, "rows to go and to come back", processes=harness.processes, deadline_s=LONG_S)
         harness.end("trainer-2")
         learned = saved_learners(harness.settings)
         newest = {name: arm.learner.version for name, arm in learned.arms.items()}
@@ -109,7 +116,9 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
                 each.arm for each in harness.answers.values() if (each.epoch, each.version) == newest[each.arm]
             }
 
-        wait_for(all_up_to_date, "answers of all arms with the last update", processes=harness.processes)
+        wait_for(
+            all_up_to_date, "answers of all arms with the last update", processes=harness.processes, deadline_s=LONG_S
+        )
         harness.processes.start("trainer-3", "trainer")
         harness.settle()
         assert served_as_learned(harness, learned).keys() == names

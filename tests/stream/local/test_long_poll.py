@@ -105,7 +105,7 @@ def test_who_waits_in_vain_leaves_the_broker_in_peace(broker: Broker, kafka: dic
     def at_rest() -> bool:
         before = used()
         time.sleep(REST_S)
-        return used() - before < REST_S / 4
+        return used() - before < REST_S / 2
 
     # It may still be at work for the tests before, whose broker it is as well.
     wait_for(at_rest, "the broker to have done what other tests left")
@@ -114,6 +114,6 @@ def test_who_waits_in_vain_leaves_the_broker_in_peace(broker: Broker, kafka: dic
         consumer.poll(1.0)
         before = used()
         assert consumer.poll(WAIT_S) is None
-        assert used() - before < WAIT_S / 4
+        assert used() - before < WAIT_S / 2, "a consumer that asks on and on takes two cores"
     finally:
         consumer.close()

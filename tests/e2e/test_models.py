@@ -2,6 +2,7 @@
 
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
 ) -> None:
     names = {arm["name"] for arm in ARMS}
     with Harness(kafka, topics, topic_prefix, tmp_path, arms=ARMS) as harness:
+        until = partial(wait_for, processes=harness.processes, deadline_s=LONG_S)
         harness.processes.start("trainer", "trainer")
         harness.start_worker("worker-1", instance="one")
         harness.wander(1000)
@@ -78,7 +80,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             harness.traffic(10)
             return names <= {score.arm for score in harness.answers.values() if score.version > 0}
 
-        wait_for(
+        until(
             all_fresh,
             "answers of all five arms with what they have learned",
             processes=harness.processes,
@@ -94,7 +96,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 return CHOSEN in answer.read().decode()
 
-        wait_for(choices_told, "the lengths that were chosen", processes=harness.processes, deadline_s=LONG_S)
+        until(choices_told, "the lengths that were chosen")
 
         def forgotten() -> bool:
             """Whether rows have gone and come back, for each of the reasons."""
@@ -104,7 +106,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
             come_back = sam["admitted"] > len(ITEMS) < dare["admitted"]
             return come_back and min(sam["refused"], sam["expired"], dare["evicted"]) > 0
 
-        wait_for(forgotten, "rows to go and to come back", processes=harness.processes, deadline_s=LONG_S)
+        until(forgotten, "rows to go and to come back")
         harness.end("trainer-2")
         learned = saved_learners(harness.settings)
         newest = {name: arm.learner.version for name, arm in learned.arms.items()}
@@ -116,7 +118,7 @@ def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
                 each.arm for each in harness.answers.values() if (each.epoch, each.version) == newest[each.arm]
             }
 
-        wait_for(
+        until(
             all_up_to_date, "answers of all arms with the last update", processes=harness.processes, deadline_s=LONG_S
         )
         harness.processes.start("trainer-3", "trainer")

@@ -65,7 +65,7 @@ def log_of(events: list[tuple[str, str, int]]) -> Log:
 @pytest.mark.long
 @settings(max_examples=80)
 @given(Events, st.lists(st.integers(1, 50), min_size=1, max_size=10), st.lists(st.booleans(), min_size=1), st.data())
-def test_a_trainers_sequence_of_a_sample_is_the_one_that_the_worker_scored_with_or_none(
+def test_a_trainers_sequence_of_a_sample_is_the_one_that_the_worker_scored_with(
     events: list[tuple[str, str, int]], turns: list[int], commits: list[bool], data: st.DataObject
 ) -> None:
     log = log_of(events)

@@ -92,7 +92,8 @@ def test_a_replay_ends_when_nothing_is_left_and_says_what_it_took(caplog: pytest
     assert not active()
     assert not caplog.messages
     replay.begin([0, 2], 1000)
-    assert caplog.messages == ["replaying partitions=0,2 records=0 of=1000 seconds=0.000"]
+    [line] = caplog.messages
+    assert line.startswith("replaying partitions=0,2 records=0 of=1000 seconds=0.0")
     replay.note(250)
     assert active()
     assert (told()["replay_left_records"], told()["replayed_ratio"]) == (250, 0.75)

@@ -14,11 +14,11 @@ from stream.backfill.columns import Source
 from stream.backfill.position import REFUSED, Position, save_position
 from stream.backfill.rows import ROW_ERRORS, Outgoing, RowReader, rows_of
 from stream.backfill.runs import ORIGIN
+from stream.kafka.clients import to_record
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
-from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
@@ -70,7 +70,7 @@ class SliceWriter:
             )
             for messages in reader.read_to_end():
                 for message in messages:
-                    for name, value in Record("", 0, 0, 0, None, None).with_headers(message).headers:
+                    for name, value in to_record(message).with_headers(message).headers:
                         if name == HEADER and value is not None and value.startswith(prefix):
                             self._written.add((message.topic() or "", value))
 

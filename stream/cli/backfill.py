@@ -5,17 +5,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
 from stream.cli.options import Commands, add_settings_command, load_settings, positive_int
+from stream.cli.progress import counting
 from stream.errors import BackfillError
 from stream.runtime import signals
 from stream.settings import Settings
@@ -62,14 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         unit=arguments.ts_unit,
     )
     console = Console(highlight=False, soft_wrap=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with counting(console) as progress:
         tasks: dict[str, TaskID] = {}
         shown = 0.0
 

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stream.cli.options import (
     Commands,
@@ -17,6 +16,7 @@ from stream.cli.options import (
     load_settings,
     positive_int,
 )
+from stream.cli.progress import counting
 from stream.datasets import NAMES, open_dataset
 from stream.datasets.base import Dataset, advised_features
 from stream.datasets.candidates import Negatives
@@ -130,14 +130,7 @@ def replay_settings(arguments: argparse.Namespace, predictions: Path, dataset: D
 
 def _run_with_progress(replay: Replay, console: Console) -> float:
     """Run the replay; returns the seconds it took."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with counting(console) as progress:
         totals = replay.totals
         behaviors = progress.add_task("behaviours", total=totals.behaviors)
         visits = progress.add_task("impressions", total=totals.visits)

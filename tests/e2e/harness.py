@@ -233,17 +233,17 @@ class Harness:
         found = load_newest(self.directory / "checkpoints").checkpoint
         return found.counts.get("samples", 0) if found else 0
 
-    def oracle(self) -> dict[str, BehaviorArray]:
-        """Fold the topic `behaviors` in plain Python: user → the newest `LENGTH` behaviours."""
+    def folded(self) -> dict[str, BehaviorArray]:
+        """Fold the topic `behaviors` in plain Python: user → all of them, in order."""
         rows: dict[str, list[tuple[int, int, int, int]]] = {}
-        for record in self.records(self.topics.behaviors):
-            if record[:3] in self.unusable:
-                continue
-            event = decode_behavior(record.value or b"")
-            rows.setdefault(event.user, []).append(
-                (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)
-            )
-        return {user: behaviors(all_rows[-LENGTH:]) for user, all_rows in rows.items()}
+        for event in map(decode_behavior, self.read(self.topics.behaviors)):
+            packed = item_key(event.item), category_key(event.category), action_key(event.action), event.ts
+            rows.setdefault(event.user, []).append(packed)
+        return {user: behaviors(packed) for user, packed in rows.items()}
+
+    def oracle(self) -> dict[str, BehaviorArray]:
+        """Return what workers are to have of each user: the newest `LENGTH` behaviours."""
+        return {user: everything[-LENGTH:] for user, everything in self.folded().items()}
 
     def messages(self, topic: str) -> list[Message]:
         """Return all records of a topic with their headers, in order within a partition."""

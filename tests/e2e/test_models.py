@@ -15,7 +15,6 @@ from stream.schema.events import decode_sample
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.training import Training
-from tests.e2e.folding import folded
 from tests.e2e.harness import ITEMS, LENGTH, Harness, wait_for
 
 pytestmark = pytest.mark.broker
@@ -45,7 +44,7 @@ def saved_learners(settings: Settings) -> Training:
 
 def served_as_learned(harness: Harness, training: Training) -> Counter[str]:
     """See that what was served at the trainer's version is what it computes; returns of how many requests, by arm."""
-    equal, everything = Counter[str](), folded(harness)
+    equal, everything = Counter[str](), harness.folded()
     for sample in map(decode_sample, harness.read(harness.topics.samples)):
         learner, answer = training.arms[sample.arm].learner, harness.answers[sample.request]
         sequence = everything.get(sample.user, behaviors([]))[: sample.sequence.seen][-LENGTH:]

@@ -19,7 +19,6 @@ from stream.kafka.offsets import GroupLag
 from stream.schema.events import Sample, SequenceName, decode_sample, encode_packed
 from stream.schema.topics import Topics
 from stream.trainer.predictions import predictions_path, read_predictions
-from tests.e2e.folding import folded
 from tests.e2e.harness import LENGTH, USERS, Harness, wait_for
 from tests.e2e.raw import RawWriter, good_sample
 
@@ -45,11 +44,22 @@ def newest(harness: Harness) -> Checkpoint:
     return found
 
 
-def close_windows(harness: Harness, ahead_s: float) -> None:
-    """Move event time on, once all clicks are processed; not as far as `Harness.close_windows` does."""
+def await_processed(harness: Harness, topic: str) -> None:
+    """Wait until the workers have processed a topic."""
     harness.client.flush()
     with closing(GroupLag(harness.settings.kafka, harness.settings.worker.group)) as lag:
-        wait_for(lambda: not lag.of(harness.topics.clicks, 4), "all clicks", processes=harness.processes)
+        wait_for(lambda: not lag.of(topic, 4), f"all of {topic}", processes=harness.processes)
+
+
+def wander(harness: Harness, count: int) -> None:
+    """Let users do `count` things, and have them folded: all who ask then are scored with them, in any order."""
+    harness.wander(count)
+    await_processed(harness, harness.topics.behaviors)
+
+
+def close_windows(harness: Harness, ahead_s: float) -> None:
+    """Move event time on, once all clicks are processed; not as far as `Harness.close_windows` does."""
+    await_processed(harness, harness.topics.clicks)
     for user in USERS:
         harness.client.behavior(user, "item-0", round(1000 * (time.time() + ahead_s)))
 
@@ -60,7 +70,7 @@ def nothing_missing(harness: Harness) -> bool:
 
 def expected_rows(harness: Harness, learner: Learner, after: Checkpoint) -> Counter[tuple[int, int, int, float]]:
     """What a frozen model predicts of the samples behind a checkpoint, on sequences folded in plain Python."""
-    everything, seen, rows = folded(harness), set[tuple[str, str, int]](), Counter[tuple[int, int, int, float]]()
+    everything, seen, rows = harness.folded(), set[tuple[str, str, int]](), Counter[tuple[int, int, int, float]]()
     for record in harness.records(harness.topics.samples):
         sample = decode_sample(record.value or b"")
         items = np.frombuffer(sample.items, "<u8")
@@ -133,7 +143,7 @@ def test_a_trainer_that_starts_late_or_has_lost_its_sequences_has_them_as_of_eac
     with harness:
         harness.start_worker("worker")
         for phase in range(1, 5):  # each user does more than the ring holds beyond what a sample of before had read
-            harness.wander(1500)
+            wander(harness, 1500)
             harness.traffic(10)
             close_windows(harness, phase)
         harness.processes.start("late", "trainer")
@@ -145,7 +155,7 @@ def test_a_trainer_that_starts_late_or_has_lost_its_sequences_has_them_as_of_eac
         for path in lost:
             shutil.rmtree(path)
         close_windows(harness, 5)
-        harness.wander(300)
+        wander(harness, 300)
         harness.traffic(10)
         harness.processes.start("again", "trainer")
         harness.settle()
@@ -160,7 +170,7 @@ def test_a_sample_whose_sequence_cannot_be_had_is_counted_and_holds_up_nothing(h
         for number in range(20 + 4 * LENGTH + harness.settings.state.slack):
             harness.client.behavior(user, f"item-{number % 60}", begun + number)
         harness.client.flush()
-        [all_of_it] = folded(harness).values()
+        [all_of_it] = harness.folded().values()
         partition = next(record.partition for record in harness.records(harness.topics.behaviors))
         end = len(all_of_it)
         first, last = checksum(all_of_it[:20]), checksum(all_of_it[-LENGTH:])

@@ -142,9 +142,9 @@ class LearnedTable(EmbeddingTable):
 
     def gone(self) -> Keys:
         """Return the keys without a row whose row was published, and went since the last `clear_touched`."""
-        keys = np.unique(np.concatenate([*self._gone, np.zeros(0, np.uint64)]))
-        lost: Keys = keys[self._index.lookup(keys) < 0]
-        return lost
+        keys = self._lost()
+        without: Keys = keys[self._index.lookup(keys) < 0]
+        return without
 
     def clear_touched(self) -> None:
         """Forget which rows have moved and which keys have gone: that was published."""
@@ -169,7 +169,7 @@ class LearnedTable(EmbeddingTable):
             "sums": self._sums.index_select(0, self._to_device(rows + 1)).cpu().numpy(),
             "touched": self._touched[rows],
             "published": self._published[rows],
-            "gone": self.gone(),
+            "gone": self._lost(),
             "counts": np.array([self.counts[event] for event in KEY_EVENTS]),
             **self._recency.state(rows),
             **self._admission.state(),
@@ -199,6 +199,12 @@ class LearnedTable(EmbeddingTable):
         self.counts = Counter(dict(zip(KEY_EVENTS, state["counts"].tolist(), strict=True)))
         self._recency.load_state(rows, state)
         self._admission.load_state(state)
+
+    def _lost(self) -> Keys:
+        """Return the keys that are to be taken back from followers, unless their new row is published before."""
+        # Also those that have a row again: it may go before it is published, and then nothing else tells of the key.
+        keys: Keys = np.unique(np.concatenate([*self._gone, np.zeros(0, np.uint64)]))
+        return keys
 
     def _held(self) -> npt.NDArray[np.bool_]:
         """Return (n,) which rows some key has."""

@@ -241,6 +241,20 @@ def test_a_key_that_went_and_came_back_between_two_deltas_is_no_tombstone() -> N
     assert not table.gone().size
 
 
+def test_a_key_that_came_back_and_went_again_around_a_checkpoint_is_a_tombstone() -> None:
+    rules, follower = Rules(max_rows=1), EmbeddingTable(DIM, initial=INITIAL)
+    table, restored = rules.table(), rules.table()
+    touch(table, 0, 1)
+    follow(table, follower)
+    touch(table, 1, 2)
+    touch(table, 2, 1)
+    restored.load_state(table.state())
+    touch(restored, 3, 2)
+    assert restored.gone().tolist() == [1]
+    follow(restored, follower)
+    assert_equal(follower, restored)
+
+
 def test_keys_that_nobody_was_told_of_leave_no_tombstones() -> None:
     table = Rules(max_rows=4).table()
     for number in range(1000):

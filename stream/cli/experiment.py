@@ -101,6 +101,8 @@ def _description(experiment: "ExperimentPlan") -> Iterator[str]:
         if arm.interleave:
             pair = " and ".join(arm.interleave)
             yield f"Users of {arm.name} see lists interleaved from those of {pair} (team draft)."
+    for guardrail in experiment.guardrails:
+        yield f"Guardrail: {guardrail.name}, {guardrail.limit_words}."
     if len(experiment.compared) < 2:
         return
     anytime, once = required_sample_sizes(experiment)

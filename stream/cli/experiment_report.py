@@ -15,11 +15,13 @@ from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.events import DECODE_ERRORS, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, decode_behavior, decode_impression, decode_outcome, decode_score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
+    from stream.experiment.guardrails.counts import GuardrailCounts
     from stream.experiment.ledger import Ledger, ReadSummary
+    from stream.experiment.plan import Experiment
     from stream.experiment.serving_cost import ServingCosts
 
 _logger = logging.getLogger("samstream.report")
@@ -58,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     check_connection(settings.kafka)
     ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
+    guardrails = guardrail_counts(Experiment.of(experiment), ledger, answers, salt=experiment.salt)
     earliest = before if before is not None else since
     # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
@@ -68,15 +71,44 @@ def run(arguments: argparse.Namespace) -> int:
         answers,
         begin=begin,
         on_missing=settings.topics.on_missing_records,
+        guardrails=guardrails,
     )
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
-    report, trace = live_report(Experiment.of(experiment), ledger, answers, found, salt=experiment.salt, settings=facts)
+    report, trace = live_report(
+        Experiment.of(experiment),
+        ledger,
+        answers,
+        found,
+        salt=experiment.salt,
+        settings=facts,
+        guardrails=guardrails,
+    )
     if found.truncated_partitions or found.missing:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
     for line in (headline(report), *(result.sentence for result in report.interleaving)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {write_experiment(arguments.report, report, trace)}")
     return 0
+
+
+def guardrail_counts(
+    experiment: "Experiment", ledger: "Ledger", answers: "ServingCosts", *, salt: str
+) -> "GuardrailCounts | None":
+    """Return what an experiment's guardrails are counted with, beside a ledger and answers; None without guardrails."""
+    from stream.experiment.assignment import Assignment
+    from stream.experiment.guardrails.counts import GuardrailCounts
+
+    if not experiment.guardrails:
+        return None
+    counts = GuardrailCounts(
+        experiment.guardrails,
+        answers,
+        within=ledger.within,
+        arm_of=Assignment(experiment.shares, salt=salt).arm,
+        now=round(1000 * time.time()),
+    )
+    ledger.on_counted = counts.add_counted
+    return counts
 
 
 def read_traffic(
@@ -87,8 +119,11 @@ def read_traffic(
     *,
     begin: int | None,
     on_missing: Literal["stop", "skip"] = "stop",
+    guardrails: "GuardrailCounts | None" = None,
 ) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
+
+    Guardrails may need `impressions` or `behaviors` as well, which are large; they are read only then.
 
     Args:
         kafka: librdkafka properties.
@@ -97,6 +132,7 @@ def read_traffic(
         answers: takes the scores of those times.
         begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
         on_missing: when Kafka removes records while they are read: `stop`, or `skip` and count them.
+        guardrails: takes what the guardrails are judged on.
 
     Raises:
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
@@ -105,14 +141,18 @@ def read_traffic(
     """
     from stream.experiment.ledger import ReadSummary
 
+    wanted = [topics.outcomes, topics.scores]
+    if guardrails is not None:
+        wanted += [topics.impressions] * guardrails.wants_impressions + [topics.behaviors] * guardrails.wants_behaviors
     tail = TopicReader(
         kafka,
-        [topics.outcomes, topics.scores],
+        wanted,
         from_beginning=begin is None,
         since_ms=begin,
         on_missing=on_missing,
     )
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
+    scores_cut = {partition for topic, partition in tail.removed if topic == topics.scores}
     found = ReadSummary(
         partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), truncated_partitions=len(cut)
     )
@@ -124,8 +164,20 @@ def read_traffic(
                 record = to_record(message)
                 try:
                     if record.topic == topics.scores:
-                        if ledger.within((score := decode_score(record.value or b"")).ts):
+                        score = decode_score(record.value or b"")
+                        if ledger.within(score.ts):
                             answers.add(score)
+                        if guardrails is not None:
+                            guardrails.add_score(score)
+                            if record.partition in scores_cut:
+                                scores_cut.remove(record.partition)
+                                guardrails.scores_from = max(guardrails.scores_from, record.timestamp)
+                        continue
+                    if guardrails is not None and record.topic == topics.impressions:
+                        guardrails.add_impression(decode_impression(record.value or b""))
+                        continue
+                    if guardrails is not None and record.topic == topics.behaviors:
+                        guardrails.add_behavior(decode_behavior(record.value or b""))
                         continue
                     found.outcomes += 1
                     if record.partition in cut:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
+from stream.cli.experiment_report import guardrail_counts, read_traffic
 from stream.cli.options import (
     Commands,
     add_local_system_options,
@@ -28,6 +29,7 @@ from stream.settings import Settings
 from stream.simulation.config import EARLY_LABELS, SHORT_WINDOWS
 
 if TYPE_CHECKING:
+    from stream.experiment.guardrails.results import GuardrailResult
     from stream.experiment.plan import Experiment, ExperimentPlan
 
 SLOTS = 10
@@ -232,7 +234,23 @@ def _simulate(
         seconds=arguments.seconds,
         before=before,
         settings=facts,
+        guardrails=_guardrail_results(experiment, settings, topics, since=round(1000 * started)),
     )
     for line in (headline(report), *(result.sentence for result in report.interleaving)):
         console.print(line, highlight=False, soft_wrap=True)
     return write_experiment(arguments.report, report, trace)
+
+
+def _guardrail_results(
+    experiment: "Experiment", settings: Settings, topics: Topics, *, since: int
+) -> "list[GuardrailResult]":
+    """Return what the guardrails say of the traffic since then (ms), as the topics have it."""
+    from stream.experiment.ledger import Ledger
+    from stream.experiment.serving_cost import ServingCosts
+
+    ledger, answers = Ledger(since=since), ServingCosts()
+    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt)
+    if counts is None:
+        return []
+    read_traffic(settings.kafka, topics, ledger, answers, begin=since, guardrails=counts)
+    return experiment.guardrail_results(counts, ledger.sums)

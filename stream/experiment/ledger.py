@@ -8,6 +8,7 @@ click says that all earlier requests are complete. Knows no Kafka.
 import heapq
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,6 +94,8 @@ class Ledger:
         self.arms: dict[str, ArmTotals] = defaultdict(ArmTotals)
         self.repeated = 0
         """Items that came again and were not counted again."""
+        self.on_counted: Callable[[Outcome, Sequence[int], bool], None] | None = None
+        """Hears of each outcome that counts: which of its items do, and whether they are the first of their request."""
         self.interleaving_votes = InterleavingVotes()
         """Votes of the interleaved requests that count."""
         self.first, self.last = math.inf, -math.inf
@@ -143,6 +146,8 @@ class Ledger:
             self._earlier.append((outcome.user, shown, clicks))
             return
         self.interleaving_votes.add(outcome)
+        if self.on_counted is not None:
+            self.on_counted(outcome, new, bool(first))
         arm = self.arms[outcome.arm]
         arm.impressions += first
         arm.shown += shown

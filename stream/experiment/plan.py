@@ -10,6 +10,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError, SettingsError
+from stream.experiment.guardrails.counts import GuardrailCounts
+from stream.experiment.guardrails.guardrail import Guardrail
+from stream.experiment.guardrails.results import GuardrailResult, check_guardrails
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, analyse
@@ -60,6 +63,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alpha: probability of naming a winner among arms that are alike, over all looks.
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
+        guardrails: metrics that must not get worse.
         crowd: assumptions about the users.
     """
 
@@ -70,6 +74,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = _DEFAULT.minimum_effect
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = _DEFAULT.alpha
     power: Share = 0.8
+    guardrails: tuple[Guardrail, ...] = ()
     crowd: UserAssumptions = UserAssumptions()
 
     @property
@@ -122,22 +127,34 @@ def read(path: Path) -> ExperimentPlan:
     interleaves = any(arm.interleave and arm.share > 0 for arm in experiment.arms)
     if len(experiment.compared) < 2 and not interleaves:
         raise ExperimentError(f"{path}: fewer than two arms have a share above 0, so there is nothing to compare")
+    for guardrail in experiment.guardrails:
+        try:
+            guardrail.check(tuple(arm.name for arm in experiment.compared))
+        except ExperimentError as error:
+            raise ExperimentError(f"{path}: {error}") from None
     return experiment
 
 
 class Experiment(Struct, frozen=True, kw_only=True):
-    """The arms that are compared, the experiment's name, and the parameters of its verdict (`verdict.analyse`)."""
+    """The arms that are compared, the name, the parameters of the verdict (`verdict.analyse`), and the guardrails."""
 
     name: str
     arms: tuple[ArmSettings, ...]
     alpha: float = _DEFAULT.alpha
     minimum_effect: float = _DEFAULT.minimum_effect
+    guardrails: tuple[Guardrail, ...] = ()
 
     @classmethod
     def of(cls, experiment: ExperimentPlan) -> Self:
         """Return the experiment that a file plans."""
         arms = tuple(arm.settings() for arm in experiment.arms)
-        return cls(name=experiment.name, arms=arms, alpha=experiment.alpha, minimum_effect=experiment.minimum_effect)
+        return cls(
+            name=experiment.name,
+            arms=arms,
+            alpha=experiment.alpha,
+            minimum_effect=experiment.minimum_effect,
+            guardrails=experiment.guardrails,
+        )
 
     @classmethod
     def of_settings(cls, settings: Settings) -> Self:
@@ -171,6 +188,11 @@ class Experiment(Struct, frozen=True, kw_only=True):
             if arm.interleave and arm.share > 0
         ]
         return [replace(each, agreement=agreement(each, verdict)) for each in found]
+
+    def guardrail_results(self, counts: GuardrailCounts, sums: UserSums) -> list[GuardrailResult]:
+        """Return what each guardrail says of each arm that is compared, by the users who were in no other arm."""
+        users = {arm.name: sums.users(arm.name) for arm in self.arms if arm.share > 0 and not arm.interleave}
+        return check_guardrails(self.guardrails, counts, users, alpha=self.alpha, minimum_effect=self.minimum_effect)
 
     def _analysed(self, sums: UserSums, shares: Mapping[str, float] | None) -> Verdict:
         alpha, minimum = self.alpha, self.minimum_effect

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from stream.experiment.assignment import Assignment
+from stream.experiment.guardrails.counts import GuardrailCounts
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
@@ -35,6 +36,7 @@ def live_report(
     *,
     salt: str,
     settings: Mapping[str, str | int | float],
+    guardrails: GuardrailCounts | None = None,
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
 
@@ -45,6 +47,7 @@ def live_report(
         found: what reading met.
         salt: of the experiment.
         settings: for the small print.
+        guardrails: what the experiment's guardrails are judged on; None leaves them out.
     """
     sums = ledger.sums
     verdict = experiment.verdict_on_own_arms(sums)
@@ -68,6 +71,7 @@ def live_report(
         arms=arms,
         verdict=verdict,
         interleaving=experiment.preferences(ledger.interleaving_votes, verdict),
+        guardrails=experiment.guardrail_results(guardrails, sums) if guardrails else [],
         checks=[
             *checks(sums, verdict),
             _assigned(ledger, Assignment(experiment.shares, salt=salt), arms),

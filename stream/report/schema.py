@@ -6,6 +6,7 @@ from typing import Literal
 import numpy.typing as npt
 from msgspec import Struct
 
+from stream.experiment.guardrails.results import GuardrailResult
 from stream.experiment.interleaving import Preference
 from stream.experiment.statistics.intervals import percentiles
 from stream.experiment.timeline import Timeline
@@ -116,6 +117,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
         arms: arm → its results.
         verdict: the verdict.
         interleaving: what each interleaved arm says; empty where none has users.
+        guardrails: what each guardrail says of each arm; empty where the file has none, or nothing was read for them.
         checks: what could make it invalid.
         over_time: the same in spans of time.
         machine: where the report was made; of a simulation, where everything ran.
@@ -141,6 +143,7 @@ class ExperimentReport(Struct, frozen=True, kw_only=True):
     arms: dict[str, ArmResult]
     verdict: Verdict
     interleaving: list[Preference] = []
+    guardrails: list[GuardrailResult] = []
     checks: list[Check]
     over_time: Timeline
     machine: Machine

@@ -23,7 +23,19 @@ def headline(report: ExperimentReport) -> str:
     doubt = "" if first.lift.low > 0 else ", which may be chance"
     low, high = signed_percent(first.lift.low), signed_percent(first.lift.high)
     value = signed_percent(first.lift.value)
-    return f"{lead} {value} clicks against {first.against} (any time: {low} to {high}){doubt}"
+    gain = f"{lead} {value} clicks against {first.against} (any time: {low} to {high}){doubt}"
+    return gain + _guardrail_words(report, verdict.winner or first.arm)
+
+
+def _guardrail_words(report: ExperimentReport, arm: str) -> str:
+    """Say which guardrails the leading arm breaks, and of which it is not known."""
+    broken = [result.text for result in report.guardrails if result.arm == arm and result.state == "breaks"]
+    if broken:
+        return f", but breaks {len(broken)} of its guardrails: {'; '.join(broken)}"
+    own = [result for result in report.guardrails if result.arm == arm]
+    if open_ := sum(result.state != "holds" for result in own):
+        return f". Of {len(own)} guardrails none is broken, and {open_} cannot be told yet"
+    return f". It keeps all of its {len(own)} guardrails" if own else ""
 
 
 def pair_lines(verdict: Verdict) -> list[str]:

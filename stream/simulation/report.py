@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream.experiment.guardrails.results import GuardrailResult
 from stream.experiment.plan import Experiment
 from stream.experiment.statistics.intervals import clustered_rate
 from stream.experiment.timeline import Timeline, timeline
@@ -39,6 +40,7 @@ def simulation_report(
     seconds: float,
     before: UserSums | None = None,
     settings: Mapping[str, str | int | float],
+    guardrails: Sequence[GuardrailResult] = (),
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
 
@@ -50,6 +52,7 @@ def simulation_report(
         seconds: how long users came.
         before: what they did in the pre-experiment period, if there was one.
         settings: shown at the end of the page.
+        guardrails: what the guardrails say.
     """
     traces = {arm.name: ArmTrace() for arm in experiment.arms} | totals.traces()
     sums = sums_of_traces(traces, before)
@@ -76,6 +79,7 @@ def simulation_report(
         arms={name: arm_result(trace) for name, trace in traces.items()},
         verdict=verdict,
         interleaving=experiment.preferences(totals.interleaving_votes, verdict),
+        guardrails=list(guardrails),
         checks=checks(sums, verdict),
         over_time=with_truth(spans, traces),
         machine=this_machine(),

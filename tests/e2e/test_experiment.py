@@ -33,6 +33,25 @@ learn = false
 [[arms]]
 name = "mixed"
 interleave = ["mean", "counts"]
+
+[[guardrails]]
+metric = "latency_p99_ms"
+at_most = 1000
+
+[[guardrails]]
+metric = "unanswered"
+at_most = 0.01
+
+[[guardrails]]
+metric = "calibration"
+at_least = 0.01
+
+[[guardrails]]
+metric = "action"
+action = "view"
+within_s = 0.5
+at_least = -0.9
+relative_to = "counts"
 """
 
 SMALL = ("--rate", "25", "--users", "80", "--history", "60", "--plain")
@@ -104,10 +123,16 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     assert mixed["requests"] > 0
     assert live["interleaving"] == truth["interleaving"]
     assert mixed["sentence"] in done.stdout
+    assert [(each["arm"], each["state"]) for each in live["guardrails"]][:4] == [
+        ("mean", "unknown"), ("counts", "unknown"), ("mean", "unknown"), ("counts", "unknown")
+    ]  # fmt: skip
+    assert live["guardrails"][4:] == truth["guardrails"][4:]
+    assert "units (worth" in live["guardrails"][0]["text"]
     states = {check["name"]: check["state"] for check in live["checks"]}
     assert (states["assigned"], states["complete"]) == ("fine", "fine")
     page = (reported / "report.html").read_text()
     assert "This is live traffic" in page
+    assert "What must not get worse" in page
     assert "unknown" in page
 
     none = of_nothing.result()

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from stream.report.formatting import number, percent, span_words
 from stream.report.pages.page import ArmTable, Cell, Figure, Page, Row, Section, Tile
 from stream.report.plots.figure import colours
-from stream.report.schema import ArmResult, ExperimentReport
+from stream.report.schema import ArmResult, Check, ExperimentReport
 from stream.report.sentences import cuped_line, headline, interleaving_lines, pair_lines
 
 Cells = Callable[[ExperimentReport, str], list[Cell]]
@@ -48,6 +49,7 @@ def experiment_page(report: ExperimentReport, figures: Mapping[str, Figure]) -> 
                 figures=drawn("ctr", "lift", "regret"),
             ),
             *_interleaving(report),
+            *_guardrails(report),
             Section(
                 "Can the verdict be trusted?",
                 "A mark in red takes the winner away. An orange one is worth knowing before you decide.",
@@ -78,6 +80,24 @@ def _interleaving(report: ExperimentReport) -> list[Section]:
             "Users of an interleaved arm see lists that two arms have drafted in turn. A request is won by the arm "
             "that placed more of what was clicked. This says which ranking is preferred, not by how many clicks.",
             lines=interleaving_lines(report),
+        )
+    ]
+
+
+def _guardrails(report: ExperimentReport) -> list[Section]:
+    if not report.guardrails:
+        return []
+    states: dict[str, Literal["fine", "note", "fatal", "unknown"]]
+    states = {"holds": "fine", "breaks": "fatal", "undecided": "unknown", "unknown": "unknown"}
+    return [
+        Section(
+            "What must not get worse",
+            "Guardrails, as the experiment's file has them. Red: broken, even if the arm wins. A question mark: it "
+            "cannot be told yet.",
+            checks=[
+                Check(result.guardrail, f"{result.arm}: {result.state}", f"{result.text}.", states[result.state])
+                for result in report.guardrails
+            ],
         )
     ]
 

@@ -1,18 +1,23 @@
 """Reading outcomes and scores: all that Kafka has of the wanted times, and a notice when some are missing."""
 
+import random
 import time
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.cli.experiment_report import read_traffic
+from stream.cli.experiment_report import guardrail_counts, read_traffic
 from stream.errors import KafkaClientError
+from stream.experiment.assignment import Assignment
+from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger
+from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
 from stream.kafka.producer import ReliableProducer
-from stream.schema.events import Outcome, Score, Spent, encode_json, encode_packed
+from stream.schema.events import Behavior, Candidate, Impression, Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
+from stream.settings import ArmSettings
 from tests.conftest import PARTITIONS
 
 
@@ -86,6 +91,55 @@ def test_what_retention_removed_is_told_with_the_time_from_which_all_is_there(
         read_traffic(kafka, topics, Ledger(), ServingCosts(), begin=found.complete_from + 60_000).truncated_partitions
         == 0
     )
+
+
+GUARDRAILS = (
+    Guardrail(metric="latency_p99_ms", at_most=50),
+    Guardrail(metric="latency_p99_ms", at_most=500),
+    Guardrail(metric="unanswered", at_most=0.01),
+    Guardrail(metric="action", action="hide", within_s=30, at_most=0.05),
+)
+
+
+def test_guardrails_are_judged_on_what_the_topics_have(kafka: dict[str, str], topics: Topics) -> None:
+    """Hours of the past: of a's answers each 20th is slow, of its requests each 30th unanswered and 7th hidden."""
+    experiment = Experiment(name="g", arms=(ArmSettings(name="a"), ArmSettings(name="b")), guardrails=GUARDRAILS)
+    ledger, answers = Ledger(), ServingCosts()
+    counts = guardrail_counts(experiment, ledger, answers, salt="g-1")
+    assert counts is not None
+    of = Assignment(experiment.shares, salt="g-1").arm
+    start = round(1000 * time.time()) - 2 * 3_600_000
+    sender = ReliableProducer(kafka)
+    places, rng = {"a": 0, "b": 0}, random.Random(0)
+    for number in range(12_000):
+        who, ts = rng.randrange(500), start + 600 * number
+        user, partition = f"u{who}", who % PARTITIONS
+        arm = of(user)
+        places[arm] += 1
+        bad = places[arm] if arm == "a" else 1
+        ask = Impression(f"r{number}", user, ts, [Candidate("x"), Candidate("y")], slots=1)
+        sender.send(topics.impressions, encode_json(ask), partition=partition)
+        if bad % 30:
+            spent = Spent(wait=100.0 if bad % 20 == 0 else 5.0, state=0.0, score=1.0)
+            given = Score(ask.request_id, user, ts, arm, 1, 1, ["x", "y"], [0.5, 0.4], [0, 1], 1, 0, spent)
+            sender.send(topics.scores, encode_json(given), partition=partition)
+        missed = Outcome(ask.request_id, user, arm, ts, 1, 1, ["x"], [0], [0.5], [0])
+        sender.send(topics.outcomes, encode_packed(missed), partition=partition)
+        if bad % 7 == 0:
+            hide = Behavior(user, "x", ts + 1000, action="hide")
+            sender.send(topics.behaviors, encode_json(hide), partition=partition)
+    sender.flush()
+    read_traffic(kafka, topics, ledger, answers, begin=None, guardrails=counts)
+    found = {(each.guardrail, each.arm): each for each in experiment.guardrail_results(counts, ledger.sums)}
+    slow, ever, unanswered, hidden = (
+        {arm: found[guardrail.name, arm] for arm in "ab"} for guardrail in experiment.guardrails
+    )
+    assert [slow[arm].state for arm in "ab"] == ["breaks", "holds"]
+    assert [ever[arm].state for arm in "ab"] == ["holds", "holds"]
+    assert [unanswered[arm].state for arm in "ab"] == ["breaks", "holds"]
+    assert [hidden[arm].state for arm in "ab"] == ["breaks", "holds"]
+    assert unanswered["a"].value == pytest.approx(1 / 30, rel=0.02)
+    assert hidden["a"].value == pytest.approx(1 / 7, rel=0.02)
 
 
 def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

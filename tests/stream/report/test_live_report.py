@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream.experiment.assignment import Assignment
+from stream.experiment.guardrails.counts import GuardrailCounts
+from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
 from stream.report.live_report import live_report
+from stream.report.pages.experiment import experiment_page
+from stream.report.pages.page import render_page
+from stream.report.sentences import headline
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings
@@ -89,6 +95,34 @@ def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) ->
     read = report(tmp_path, ledger, found=ReadSummary(partitions=3, missing=1234))
     assert states(read)["complete"] == "note"
     assert any("Kafka removed 1,234 records while they were read" in check["answer"] for check in read["checks"])
+
+
+def test_a_winner_that_breaks_a_guardrail_is_said_to() -> None:
+    slow, quick = (Guardrail(metric="latency_p99_ms", at_most=limit) for limit in (5, 500))
+    experiment = msgspec.structs.replace(EXPERIMENT, guardrails=(slow, quick))
+    impressions = [
+        Shown(f"r{number}", f"u{number % 400}", "ab"[number % 2], 1000 * number, [0] if number % 2 == 0 else [],
+              partition=0)
+        for number in range(12_000)
+    ]  # fmt: skip
+    for number, each in enumerate(impressions):
+        each.clicked = [0] if number % (3 if each.arm == "a" else 7) == 0 else []
+    ledger, said = told(Ledger(), written(impressions)), answers(impressions)
+    counts = GuardrailCounts(experiment.guardrails, said, within=ledger.within, arm_of=str, now=0)
+    made, _ = live_report(experiment, ledger, said, ReadSummary(), salt=SALT, settings={}, guardrails=counts)
+    assert [(each.arm, each.state) for each in made.guardrails] == [
+        ("a", "breaks"), ("b", "breaks"), ("a", "holds"), ("b", "holds")
+    ]  # fmt: skip
+    line = headline(made)
+    assert line.startswith("a wins: ")
+    assert ", but breaks 1 of its guardrails: share of answers slower than 5 ms " in line
+    page = render_page(experiment_page(made, {}))
+    assert "What must not get worse" in page
+    assert "a: breaks" in page
+    held = msgspec.structs.replace(made, guardrails=made.guardrails[2:])
+    assert headline(held).endswith("It keeps all of its 1 guardrails")
+    unsure = msgspec.structs.replace(held, guardrails=[msgspec.structs.replace(held.guardrails[0], state="undecided")])
+    assert headline(unsure).endswith("Of 1 guardrails none is broken, and 1 cannot be told yet")
 
 
 def test_nothing_at_all_is_a_report_as_well(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.cli import experiment_report, simulate
+from stream.cli import experiment_evaluate, experiment_report, simulate
 from stream.cli.options import Commands, add_command
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _UNEVEN = 1.5
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command and its actions: check, settings, run, report."""
+    """Add the command and its actions: check, settings, run, report, evaluate."""
     text = "check an experiment's file, run it with simulated users, or report on live traffic"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -29,6 +29,7 @@ def add_parser(commands: Commands) -> None:
         add_command(actions, "settings", run_settings, "print its salt and arms, as settings for --config"),
         simulate.add_experiment_parser(actions),
         experiment_report.add_parser(actions),
+        experiment_evaluate.add_parser(actions),
     ):
         action.add_argument("file", type=Path, metavar="FILE", help="the experiment, such as experiment.toml")
 
@@ -70,7 +71,9 @@ def notes(experiment: "ExperimentPlan") -> Iterator[str]:
             yield f"arms {same} and {arm.name} are identical: this is an A/A test, and should find no difference"
         seen.setdefault(content, arm.name)
     for arm in experiment.arms:
-        if arm.share <= 0 and not any(arm.name in other.interleave for other in mixed):
+        if arm.shadow and arm.share <= 0 and arm.learn and arm.learn_from == "own":
+            yield f'arm {arm.name} is a shadow without users: it learns nothing unless learn_from = "all"'
+        if arm.share <= 0 and not arm.shadow and not any(arm.name in other.interleave for other in mixed):
             yield f"arm {arm.name} has no share: it serves no users and is not compared"
     for arm in mixed:
         if model := next((each for each in experiment.arms if each.name in arm.interleave and each.share <= 0), None):
@@ -103,6 +106,8 @@ def _description(experiment: "ExperimentPlan") -> Iterator[str]:
             yield f"Users of {arm.name} see lists interleaved from those of {pair} (team draft)."
     for guardrail in experiment.guardrails:
         yield f"Guardrail: {guardrail.name}, {guardrail.limit_words}."
+    if shadows := [arm.name for arm in experiment.arms if arm.shadow]:
+        yield f"Scored for every impression, without being shown (shadow): {', '.join(shadows)}."
     if len(experiment.compared) < 2:
         return
     anytime, once = required_sample_sizes(experiment)

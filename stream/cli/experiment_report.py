@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.events import DECODE_ERRORS, decode_behavior, decode_impression, decode_outcome, decode_score
+from stream.schema.events import DECODE_ERRORS, Score, decode_behavior, decode_impression, decode_outcome, decode_score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
@@ -31,13 +31,18 @@ def add_parser(actions: Commands) -> argparse.ArgumentParser:
     """Add `experiment report`, without the experiment's file."""
     text = "read the outcomes of live traffic from Kafka, and write the verdict and its report"
     parser = add_settings_command(actions, "report", run, text)
-    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for that long ago"
-    parser.add_argument("--since", metavar="TIME", help=f"impressions from then on: {when} (default: all in Kafka)")
-    parser.add_argument("--until", metavar="TIME", help="impressions before then (default: now)")
+    add_times(parser)
     text = "clicks from then until --since are pre-experiment data, which reduce the variance (CUPED)"
     parser.add_argument("--before", metavar="TIME", help=text)
     add_report_option(parser)
     return parser
+
+
+def add_times(parser: argparse.ArgumentParser) -> None:
+    """Add `--since` and `--until`."""
+    when = "2026-03-01, 2026-03-01T18:00 (UTC unless it says +01:00), or 90m, 12h, 7d for that long ago"
+    parser.add_argument("--since", metavar="TIME", help=f"impressions from then on: {when} (default: all in Kafka)")
+    parser.add_argument("--until", metavar="TIME", help="impressions before then (default: now)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         None if text is None else parse_time(text, now=now)
         for text in (arguments.since, arguments.until, arguments.before)
     )
-    _check_order(since, until, before)
+    check_order(since, until, before)
     console = Console()
     check_connection(settings.kafka)
     ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
@@ -120,6 +125,7 @@ def read_traffic(
     begin: int | None,
     on_missing: Literal["stop", "skip"] = "stop",
     guardrails: "GuardrailCounts | None" = None,
+    on_score: "Callable[[Score], None] | None" = None,
 ) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
 
@@ -133,6 +139,7 @@ def read_traffic(
         begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
         on_missing: when Kafka removes records while they are read: `stop`, or `skip` and count them.
         guardrails: takes what the guardrails are judged on.
+        on_score: takes the scores of those times as well.
 
     Raises:
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
@@ -167,6 +174,8 @@ def read_traffic(
                         score = decode_score(record.value or b"")
                         if ledger.within(score.ts):
                             answers.add(score)
+                            if on_score is not None:
+                                on_score(score)
                         if guardrails is not None:
                             guardrails.add_score(score)
                             if record.partition in scores_cut:
@@ -194,7 +203,12 @@ def read_traffic(
     return found
 
 
-def _check_order(since: int | None, until: int | None, before: int | None) -> None:
+def check_order(since: int | None, until: int | None, before: int | None = None) -> None:
+    """Refuse times between which nothing lies.
+
+    Raises:
+        TimeError: says which.
+    """
     if before is not None and since is None:
         raise TimeError("--before is a time before the experiment: --since must say when the experiment began")
     for (name, early), (other, late) in (

@@ -113,6 +113,19 @@ class Team(Struct, frozen=True):
     members: list[int]
 
 
+class Shadow(Struct, frozen=True):
+    """What an arm would have shown: (epoch, version) of its model, indices of the best `slots` candidates, best first.
+
+    `probabilities` are those of its model, one for each of `order`.
+    """
+
+    arm: str
+    epoch: Natural
+    version: Natural
+    order: list[int]
+    probabilities: list[float]
+
+
 class Score(Struct, frozen=True):
     """The answer to an impression.
 
@@ -124,6 +137,8 @@ class Score(Struct, frozen=True):
     `teams` is empty unless the list was interleaved: then each candidate is in one of the two teams, `order` is the
     list that they drafted, a probability is that of the model which placed the candidate, and `epoch` and `version` are
     those of the first team.
+
+    `shadows` says what other arms with `shadow = true` would have shown. It is no part of the answer.
     """
 
     request_id: str
@@ -140,6 +155,7 @@ class Score(Struct, frozen=True):
     spent_ms: Spent
     read_to: int = 0
     teams: list[Team] = []
+    shadows: list[Shadow] = []
 
     @property
     def request(self) -> RequestKey:
@@ -158,6 +174,10 @@ class Score(Struct, frozen=True):
             raise ValueError(f"probabilities and order do not fit the {len(self.items)} items")
         if not all(0.0 <= probability <= 1.0 for probability in self.probabilities):
             raise ValueError("a probability is not within 0 and 1")
+        for shadow in self.shadows:
+            distinct = set(shadow.order)
+            if not len(distinct) == len(shadow.order) == len(shadow.probabilities) or not distinct <= set(self.order):
+                raise ValueError(f"the order of shadow {shadow.arm!r} does not fit the {len(self.items)} items")
 
 
 class SequenceName(NamedTuple):

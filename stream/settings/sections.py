@@ -227,6 +227,9 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         features: names of those of `[features]` that its model reads, or `all`.
         interleave: two other arms. Users of this one get lists that both have drafted in turn (see
             `stream.experiment.interleaving`); it has no model of its own.
+        shadow: whether it also ranks the impressions that other arms answer. Its rankings are in the scores, nobody
+            sees them, and `samstream experiment evaluate` says what its click rate would be. Each costs as much as an
+            answer.
     """
 
     name: Name
@@ -238,6 +241,7 @@ class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     optim: OptimSpec = OptimSpec()
     features: tuple[FeatureName, ...] | Literal["all"] = "all"
     interleave: tuple[Name, ...] = ()
+    shadow: bool = False
 
     def spec(self) -> ModelSpec:
         """Return the model this arm runs, but for the features of callers: see `Settings.spec`.

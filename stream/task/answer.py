@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.schema.events import Impression, RequestKey, Team
+from stream.schema.events import Impression, RequestKey, Shadow, Team
 from stream.task.resume import GivenAnswer, ResumePoint
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class Answer:
         order: (C,) candidate indices, best first.
         cpu_ms: this answer's part of the CPU time that scoring its batches took; 0 when not known.
         teams: as in `Score`.
+        shadows: as in `Score`.
         numbers: as in `Sample`, of all candidates.
     """
 
@@ -37,6 +38,7 @@ class Answer:
     order: npt.NDArray[np.intp]
     cpu_ms: float = 0.0
     teams: tuple[Team, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
     numbers: bytes = b""
 
     @classmethod

@@ -14,7 +14,7 @@ from model.statistics.primary import STATISTICS
 from model.statistics.replica import StatisticsReplica
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Impression, RequestKey, Team
+from stream.schema.events import Impression, RequestKey, Shadow, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
 from stream.worker.fallback import FallbackAnswers
@@ -29,6 +29,7 @@ class ArmScorers:
         self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
         self._micro_batch = settings.worker.micro_batch
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
+        self._shadows = tuple(arm.name for arm in settings.arms if arm.shadow)
         self.by_model = {
             arm.name: Scorer(settings.spec(arm), seed=settings.seed, device=device) for arm in settings.models
         }
@@ -47,17 +48,19 @@ class ArmScorers:
     def answer(self, impressions: Sequence[Impression], examples: Sequence[Example]) -> list[Answer]:
         """Answer each impression, of which the example is what the model reads; answers keep the order.
 
-        Examples are scored in micro-batches of one model each; those of an interleaved arm by both of its models. Where
-        a model fails, or what it answers is not finite, there is a fallback: one bad arm stops no other.
+        Examples are scored in micro-batches of one model each; those of an interleaved arm by both of its models, and
+        all by each arm with `shadow = true`, unless its model fails. Where an answering model fails, or what it answers
+        is not finite, there is a fallback: one bad arm stops no other.
         """
         arms = [self._assignment.arm(impression.user) for impression in impressions]
         if self.statistics is not None:
             examples = [self.statistics.with_numbers(example) for example in examples]
         by_model: dict[str, list[int]] = {}
         for index, arm in enumerate(arms):
-            for model in self._interleaved.get(arm, (arm,)):
+            for model in dict.fromkeys((*self._interleaved.get(arm, (arm,)), *self._shadows)):
                 by_model.setdefault(model, []).append(index)
         answer_of: dict[tuple[str, int], Answer] = {}
+        failed: set[tuple[str, int]] = set()
         for model, indices in by_model.items():
             scorer = self.by_model[model]
             # Neighbours of similar length share a batch, so that little of it is padding.
@@ -70,6 +73,7 @@ class ArmScorers:
                 for index, probabilities in zip(chunk, scored, strict=True):
                     if isinstance(probabilities, str):
                         candidates = len(examples[index].items)
+                        failed.add((model, index))
                         answer_of[model, index] = self.fallback.answer(model, candidates, probabilities)
                         continue
                     order = np.argsort(-probabilities, kind="stable")
@@ -84,8 +88,18 @@ class ArmScorers:
                 answer = interleaved_answer(arm, one, other, impression.request)
             else:
                 answer = answer_of[arm, index]
-            answers.append(replace(answer, numbers=pack_numbers(example.numbers)))
+            shadows = tuple(
+                _shadow(answer_of[model, index], impression.slots)
+                for model in self._shadows
+                if model != arm and (model, index) not in failed
+            )
+            answers.append(replace(answer, shadows=shadows, numbers=pack_numbers(example.numbers)))
         return answers
+
+
+def _shadow(answer: Answer, slots: int) -> Shadow:
+    order = answer.order[:slots]
+    return Shadow(answer.arm, answer.epoch, answer.version, order.tolist(), answer.probabilities[order].tolist())
 
 
 def _scored(scorer: Scorer, examples: Sequence[Example]) -> list[npt.NDArray[np.float32] | str]:

@@ -17,7 +17,7 @@ from model.scorer import Scorer
 from model.spec import ModelSpec
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Candidate, Impression, Score, Spent, decode_score, encode_json
+from stream.schema.events import Candidate, Impression, Score, Shadow, Spent, decode_score, encode_json
 from stream.settings import ArmSettings, Settings
 from stream.task.answer import Answer
 from stream.task.resume import GivenAnswer
@@ -303,3 +303,59 @@ def test_arms_that_could_not_answer_are_logged_again_after_half_a_minute_and_sai
     assert len(fallback.notes()) == 1
     now[0] = 91.0
     assert fallback.notes() == []
+
+
+def test_shadow_arms_rank_every_impression_and_answer_none() -> None:
+    shadowing = msgspec.structs.replace(
+        SETTINGS,
+        arms=(
+            msgspec.structs.replace(SETTINGS.arms[0], shadow=True),
+            SETTINGS.arms[1],
+            msgspec.structs.replace(SETTINGS.arms[2], share=0.0, shadow=True),
+        ),
+    )
+    plain = msgspec.structs.replace(
+        shadowing, arms=tuple(msgspec.structs.replace(arm, shadow=False) for arm in shadowing.arms)
+    )
+    asked = examples(40, seed=1)
+    users = [f"user-{number}" for number in range(len(asked))]
+    impressions = [msgspec.structs.replace(each, slots=2) for each in asking(users, asked)]
+    answers = ArmScorers(shadowing, device="cpu").answer(impressions, asked)
+    for answer, without in zip(answers, ArmScorers(plain, device="cpu").answer(impressions, asked), strict=True):
+        assert (answer.arm, answer.order.tolist()) == (without.arm, without.order.tolist())
+        np.testing.assert_array_equal(answer.probabilities, without.probabilities)
+        assert without.shadows == ()
+        assert [shadow.arm for shadow in answer.shadows] == [name for name in ("sam", "counts") if name != answer.arm]
+    counts = Scorer(shadowing.arms[2].spec(), seed=shadowing.seed)
+    scorers = ArmScorers(shadowing, device="cpu")
+    assert scorers.statistics is not None
+    for answer, example in zip(answers, asked, strict=True):
+        [probabilities] = counts.score([scorers.statistics.with_numbers(example)])
+        shadow = answer.shadows[-1]
+        assert shadow.order == np.argsort(-probabilities, kind="stable")[:2].tolist()
+        assert shadow.probabilities == pytest.approx(probabilities[shadow.order].tolist(), abs=1e-5)
+
+
+def test_a_shadow_whose_model_fails_is_left_out_and_the_answer_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    shadowing = msgspec.structs.replace(
+        SETTINGS, arms=(SETTINGS.arms[0], msgspec.structs.replace(SETTINGS.arms[1], share=0.0, shadow=True))
+    )
+    scorers, asked = ArmScorers(shadowing, device="cpu"), examples(3, seed=1)
+    monkeypatch.setattr(
+        scorers.by_model["din"], "score", lambda each: [np.full(len(one.items), np.nan, np.float32) for one in each]
+    )
+    for answer in scorers.answer(asking(["u1", "u2", "u3"], asked), asked):
+        assert (answer.arm, answer.shadows) == ("sam", ())
+    assert scorers.fallback.counts == {"din": 3}
+
+
+def test_a_shadow_that_does_not_fit_its_score_is_refused() -> None:
+    for order, probabilities in (([0, 0], [0.5, 0.5]), ([2], [0.5]), ([0], [])):
+        bad = Score(
+            "r", "u", 1, "a", 1, 1, ["x", "y"], [0.5, 0.4], [0, 1], 1, 0, Spent(0, 0, 0)
+        )  # fmt: skip
+        text = encode_json(bad).replace(
+            b'"shadows":[]', b'"shadows":' + encode_json([Shadow("s", 1, 1, order, probabilities)])
+        )
+        with pytest.raises(ValueError, match="the order of shadow 's' does not fit"):
+            decode_score(text)

@@ -23,7 +23,7 @@ from stream.worker.local_state import open_state
 
 _logger = logging.getLogger("samstream.worker")
 
-_SWEEP_S = 60.0
+_SWEEP_S, _SWEEPS = 60.0, 3
 _SMALL_CACHE = 1 << 20
 _LEFT_OVER, _OLD_S = ("partition-*.copy", "*.half"), 86_400.0
 """What a process leaves that dies while it stores or restores a snapshot, and when it is surely of no use any more."""
@@ -45,7 +45,7 @@ class Purger:
         self._settings = settings
         self._topics = topics
         self._erasures = erasures
-        self._swept = 0
+        self._swept = self._sweeps = 0
         self._next_sweep = 0.0
         self._running: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="purging")
@@ -69,7 +69,9 @@ class Purger:
         if due is not None:
             failpoint("erased")
             self._running = self._pool.submit(due.purge)
-        elif len(self._erasures) != self._swept and now >= self._next_sweep:
+        elif now >= self._next_sweep and (len(self._erasures) != self._swept or 0 < self._sweeps < _SWEEPS):
+            # More than once: somebody may have had a state open for a moment, only to look at it.
+            self._sweeps = self._sweeps + 1 if len(self._erasures) == self._swept else 1
             self._swept, self._next_sweep = len(self._erasures), now + _SWEEP_S
             self._running = self._pool.submit(self._sweep, set(tasks))
 

@@ -24,10 +24,12 @@ from stream.schema.events import (
     Impression,
     RequestKey,
     Score,
+    Withdrawal,
     decode_behavior,
     decode_click,
     decode_impression,
     decode_score,
+    decode_withdrawal,
     encode_json,
 )
 from stream.schema.features import encode_features
@@ -203,6 +205,21 @@ class Client:
         self._sender.send(self._topics.clicks, click, key=user)
         self._sender.send(self._topics.behaviors, behavior, key=user)
 
+    def withdraw(self, request: RequestKey, ts: int | None = None) -> None:
+        """Write that the answer to a request is not shown, as when it came too late: nothing is learned from it.
+
+        Args:
+            request: what `impression` returned, here or in another process.
+            ts: of the impression, ms; now when None.
+
+        Raises:
+            EventError: for a field that no reader would accept.
+            KafkaClientError: when Kafka did not take an earlier event.
+        """
+        user, request_id = _checked_key(request)
+        event = Withdrawal(request_id, user, self._time(ts))
+        self._sender.send(self._topics.impressions, _checked(event, decode_withdrawal), key=user)
+
     def scores(self, request: RequestKey, timeout: float = 5.0) -> Score:
         """Wait for the answer to a request of this client, and claim it.
 
@@ -341,7 +358,7 @@ def _checked_key(request: RequestKey) -> RequestKey:
     return request
 
 
-def _checked(event: Behavior | Impression | Click, decode: Callable[[bytes], Any]) -> bytes:
+def _checked(event: Behavior | Impression | Withdrawal | Click, decode: Callable[[bytes], Any]) -> bytes:
     """Return an event's JSON after reading it as its readers will: constructing a Struct validates nothing."""
     name = type(event).__name__.lower()
     try:

@@ -1,9 +1,9 @@
 """The events that travel: typed, frozen, decoded with validation errors that name the field.
 
-External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
-MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and `action`, a
-candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the Unix epoch;
-ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
+External events (`Behavior`, `Impression`, `Withdrawal`, `Click`, `Score`) are JSON. Internal ones (`Sample`,
+`Outcome`) are MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and
+`action`, a candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the
+Unix epoch; ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -75,6 +75,22 @@ class Impression(Struct, frozen=True):
     def request(self) -> RequestKey:
         """The request's identity."""
         return RequestKey(self.user, self.request_id)
+
+
+class Withdrawal(Struct, frozen=True, gc=False):
+    """What `user` asked as request `withdraws` was not shown as it was answered: nothing is learned from it.
+
+    It lies in `impressions`, behind the impression that it withdraws.
+    """
+
+    withdraws: Id
+    user: Id
+    ts: Millis
+
+    @property
+    def request(self) -> RequestKey:
+        """The identity of the request that it withdraws."""
+        return RequestKey(self.user, self.withdraws)
 
 
 class Click(Struct, frozen=True, gc=False):
@@ -316,7 +332,31 @@ def decode_behaviors(values: Sequence[bytes]) -> list[Behavior] | None:
 
 
 decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
+decode_withdrawal = msgspec.json.Decoder(Withdrawal).decode
 decode_click = msgspec.json.Decoder(Click).decode
+
+
+class _Marked(Struct):
+    withdraws: Any = UNSET
+
+
+_decode_mark = msgspec.json.Decoder(_Marked).decode
+
+
+def decode_request(value: bytes) -> Impression | Withdrawal:
+    """Return what a record of `impressions` says; only those that are no impression are looked at twice.
+
+    Raises:
+        msgspec.MsgspecError: one of `DECODE_ERRORS`, naming what is wrong.
+    """
+    try:
+        return decode_impression(value)
+    except msgspec.ValidationError:
+        if b'"withdraws"' not in value or _decode_mark(value).withdraws is UNSET:
+            raise
+    return decode_withdrawal(value)
+
+
 decode_score = msgspec.json.Decoder(Score).decode
 decode_sample = msgspec.msgpack.Decoder(Sample).decode
 decode_outcome = msgspec.msgpack.Decoder(Outcome).decode

@@ -12,6 +12,7 @@ from model.spec import ModelSpec, OptimSpec, overridden, preset, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
 from stream.errors import SettingsError, TopicError
+from stream.runtime.addresses import host_and_port
 from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.features import FeatureName, check_features, layout_of
@@ -446,6 +447,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def _check_gateway(gateway: GatewaySettings) -> None:
+    try:
+        host_and_port(gateway.address)
+    except ValueError as error:
+        raise SettingsError(f"gateway.address {gateway.address!r}: {error}; write it as HOST:PORT") from None
     if gateway.certificate_key and not gateway.certificate:
         raise SettingsError("gateway.certificate_key is given without gateway.certificate")
     if gateway.peers and gateway.peer >= len(gateway.peers):

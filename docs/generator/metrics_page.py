@@ -16,8 +16,8 @@ _HEAD = """# Metrics
 *This page is written by `python -m docs.generator`; do not edit it.*
 
 `worker.metrics=HOST:PORT`, and the same of `trainer`, `monitor` and `gateway`, serve these at `/metrics` for
-Prometheus, and [`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`, `_sum` and
-`_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
+Prometheus, and [`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`,
+`_sum` and `_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
 `experiment-metrics`."""
 
 

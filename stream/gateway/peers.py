@@ -56,7 +56,11 @@ class Peers:
             ProblemError: 503, when it does not answer.
         """
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, auto_decompress=False)
+            self._session = aiohttp.ClientSession(
+                timeout=self._timeout,
+                auto_decompress=False,
+                connector=aiohttp.TCPConnector(limit=0),  # calls are bounded before
+            )
         headers = {"Content-Type": "application/json", FORWARDED: "1"}
         if authorization:
             headers["Authorization"] = authorization

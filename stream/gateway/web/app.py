@@ -14,6 +14,7 @@ from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Operation, RequestBody, Tag
 from litestar.openapi.spec.media_type import OpenAPIMediaType
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from stream.gateway.bodies import (
     BehaviorRequest,
@@ -77,16 +78,14 @@ def build(parts: Parts, *, max_body_bytes: int) -> Litestar:
     @post("/rank", request_class=RankBody, status_code=200, responses=_problems(400, 401, 409, 413, 422, 429, 503, 504))
     async def rank(data: RankRequest, request: Request[Any, Any, Any]) -> Response[RankAnswer]:
         """Rank candidates for a user; waits for the score."""
-        with parts.gateway.admitted():
-            if (peer := parts.peers.other(parts.checker.partition(data.user))) is not None:
-                return await _ask_peer(parts, peer, request)
-            return Response(await parts.gateway.rank(data))
+        if (peer := parts.peers.other(parts.checker.partition(data.user))) is not None:
+            return await _ask_peer(parts, peer, request)
+        return Response(await parts.gateway.rank(data))
 
     @post("/click", request_class=ClickBody, status_code=202, responses=_problems(400, 401, 413, 422, 429, 503))
     async def click(data: ClickRequest) -> Written:
         """Write that an item was clicked, as the request showed it."""
-        with parts.gateway.admitted():
-            return await parts.gateway.click(data)
+        return await parts.gateway.click(data)
 
     @post(
         "/behaviors",
@@ -96,8 +95,7 @@ def build(parts: Parts, *, max_body_bytes: int) -> Litestar:
     )
     async def behaviors(body: bytes, request: Request[Any, Any, Any]) -> Written:
         """Write what users did: one JSON object, or one a line. Of a bulk with a bad line nothing is written."""
-        with parts.gateway.admitted():
-            return await parts.gateway.behaviors(body, lines=request.content_type[0] in NDJSON)
+        return await parts.gateway.behaviors(body, lines=request.content_type[0] in NDJSON)
 
     @get("/health", responses={503: ResponseSpec(HealthAnswer, description="it does not", generate_examples=False)})
     async def health() -> Response[HealthAnswer]:
@@ -107,7 +105,12 @@ def build(parts: Parts, *, max_body_bytes: int) -> Litestar:
             HealthAnswer(not trouble, trouble, tuple(parts.health.notes)), status_code=503 if trouble else 200
         )
 
-    closed = Router("/v1", route_handlers=[rank, click, behaviors], guards=[_key_guard(parts.keys)])
+    closed = Router(
+        "/v1",
+        route_handlers=[rank, click, behaviors],
+        guards=[_key_guard(parts.keys)],
+        middleware=[_admission(parts.gateway)],
+    )
     return Litestar(
         [closed, Router("/v1", route_handlers=[health])],
         exception_handlers={
@@ -143,6 +146,19 @@ async def _ask_peer(parts: Parts, peer: str, request: Request[Any, Any, Any]) ->
     authorization = request.headers.get("Authorization", "")
     answer = await parts.peers.ask(peer, "/v1/rank", await request.body(), authorization)
     return Response(answer.body, status_code=answer.status, headers=answer.headers)
+
+
+def _admission(gateway: Gateway) -> Callable[[ASGIApp], ASGIApp]:
+    """Return a middleware that counts calls before their bodies are read, so that these are bounded, too."""
+
+    def around(app: ASGIApp) -> ASGIApp:
+        async def admit(scope: Scope, receive: Receive, send: Send) -> None:
+            with gateway.admitted():
+                await app(scope, receive, send)
+
+        return admit
+
+    return around
 
 
 def _key_guard(keys: ApiKeys) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:

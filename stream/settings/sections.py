@@ -230,6 +230,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         max_lines: behaviours of one bulk request.
         remember_s: how long a request that is repeated gets the answer of before.
         remembered: answers that are remembered at most.
+        pages: folder of files that it serves under `/pages/`, to anybody; empty for none.
         peers: addresses (http://HOST:PORT) of all gateways that share the users, the same list in the same order for
             each; a gateway alone, or several that know nothing of each other, have none.
         peer: which of `peers` this one is, from 0.
@@ -249,6 +250,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_lines: Annotated[int, Meta(ge=1, le=50_000)] = 5000
     remember_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     remembered: Count = 10_000
+    pages: str = ""
     peers: tuple[str, ...] = ()
     peer: Annotated[int, Meta(ge=0)] = 0
     metrics: str = ""

@@ -14,6 +14,7 @@ from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Operation, RequestBody, Tag
 from litestar.openapi.spec.media_type import OpenAPIMediaType
+from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from stream.gateway.bodies import (
@@ -67,12 +68,13 @@ class Parts:
     metrics: GatewayMetrics
 
 
-def build(parts: Parts, *, max_body_bytes: int) -> Litestar:
+def build(parts: Parts, *, max_body_bytes: int, pages: str = "") -> Litestar:
     """Return the application.
 
     Args:
         parts: what answers.
         max_body_bytes: larger bodies are answered 413.
+        pages: folder of files to serve; empty for none.
     """
 
     @post("/rank", request_class=RankBody, status_code=200, responses=_problems(400, 401, 409, 413, 422, 429, 503, 504))
@@ -111,8 +113,11 @@ def build(parts: Parts, *, max_body_bytes: int) -> Litestar:
         guards=[_key_guard(parts.keys)],
         middleware=[_admission(parts.gateway)],
     )
+    open_routes: list[Any] = [Router("/v1", route_handlers=[health])]
+    if pages:
+        open_routes.append(create_static_files_router("/pages", [pages], html_mode=True, include_in_schema=False))
     return Litestar(
-        [closed, Router("/v1", route_handlers=[health])],
+        [closed, *open_routes],
         exception_handlers={
             Exception: _answer_error,
         },

@@ -7,10 +7,12 @@ import threading
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from stream.errors import SettingsError
 from stream.gateway.checker import EventChecker
 from stream.gateway.gateway import Gateway
 from stream.gateway.keys import ApiKeys, is_loopback, read_keys
@@ -69,6 +71,8 @@ def run_gateway(settings: Settings, stop: threading.Event, begun: threading.Even
     """
     keys = read_keys(settings.gateway)
     _warn(settings, keys)
+    if settings.gateway.pages and not Path(settings.gateway.pages).is_dir():
+        raise SettingsError(f"gateway.pages: {settings.gateway.pages} is no folder")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     topics = Topics(settings.topics.prefix)
     registry = CollectorRegistry()
@@ -123,9 +127,8 @@ async def _serve(job: _Job, stop: threading.Event, begun: threading.Event) -> No
         )
         stack.push_async_callback(asyncio.to_thread, feed.close)
         feed.start()
-        app = build(
-            Parts(gateway, checker, peers, job.keys, job.health, job.metrics), max_body_bytes=own.max_body_bytes
-        )
+        parts = Parts(gateway, checker, peers, job.keys, job.health, job.metrics)
+        app = build(parts, max_body_bytes=own.max_body_bytes, pages=own.pages)
         job.config.app = measured(app, job.metrics)
         server = Server(job.config)
         serving = asyncio.create_task(server.serve([job.listener]))

@@ -146,6 +146,8 @@ class Client:
         request_id: str | None = None,
         ts: int | None = None,
         features: Mapping[str, Any] | None = None,
+        *,
+        explain: bool = False,
     ) -> RequestKey:
         """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's key.
 
@@ -156,6 +158,7 @@ class Client:
             request_id: one that this user has for no other request; made here when None.
             ts: when, ms; now when None.
             features: of the request and of its user, by name, as `[features]` of the settings defines them.
+            explain: whether the answer shall say which behaviours weighed most (`Score.why`).
 
         Raises:
             EventError: for a field that no reader would accept.
@@ -163,7 +166,9 @@ class Client:
         """
         self._listen()
         request_id = uuid.uuid4().hex if request_id is None else request_id
-        event = Impression(request_id, user, self._time(ts), list(candidates), slots, encode_features(features))
+        event = Impression(
+            request_id, user, self._time(ts), list(candidates), slots, encode_features(features), explain
+        )
         value = _checked(event, decode_impression)
         with self._arrived:
             self._answers.pop(event.request, None)

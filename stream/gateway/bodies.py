@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from stream.schema.events import Id, Millis, ShortText
+from stream.schema.events import Id, Millis, Reason, ShortText
 
 Features = Annotated[
     dict[str, Any], Meta(description="Numbers, texts and lists of them by name, as `[features]` of the settings says.")
@@ -34,6 +34,7 @@ class RankRequest(Struct, frozen=True, omit_defaults=True):
     ts: Moment | None = None
     slots: Slots | None = None
     features: Features | None = None
+    explain: Annotated[bool, Meta(description="Whether to say which behaviours weighed most.")] | None = None
 
 
 class RankedItem(Struct, frozen=True):
@@ -48,7 +49,8 @@ class RankAnswer(Struct, frozen=True):
 
     `ranked_by` is `model`, or `candidates` where no score came in time: then the order is that of the request, there
     is neither arm nor version, and nothing will be learned from what is shown. `arm`, `epoch` and `version` say which
-    state of which model has answered, `seen` how many behaviours of the user it knew.
+    state of which model has answered, `seen` how many behaviours of the user it knew. `why` is empty unless `explain`
+    was asked for: then the behaviours with the largest attention weights, as means over the items to be shown.
     """
 
     request_id: str
@@ -60,6 +62,7 @@ class RankAnswer(Struct, frozen=True):
     epoch: int | None = None
     version: int | None = None
     seen: int | None = None
+    why: list[Reason] = []
 
 
 class ClickRequest(Struct, frozen=True):

@@ -151,6 +151,7 @@ def _ranked(score: Score) -> RankAnswer:
         epoch=score.epoch,
         version=score.version,
         seen=score.seen,
+        why=score.why,
     )
 
 

@@ -2,8 +2,9 @@
 
 External events (`Behavior`, `Impression`, `Withdrawal`, `Click`, `Score`) are JSON. Internal ones (`Sample`,
 `Outcome`) are MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and
-`action`, a candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the
-Unix epoch; ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
+`action`, a candidate's `category`, an impression's `slots` and `explain`, any `features`. Times are integer
+milliseconds since the Unix epoch; ids are strings of 1 to 256 characters. `features` are read by
+`stream.schema.features`.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -62,7 +63,7 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class Impression(Struct, frozen=True):
-    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown."""
+    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown. `explain` asks why."""
 
     request_id: Id
     user: Id
@@ -70,6 +71,7 @@ class Impression(Struct, frozen=True):
     candidates: Annotated[list[Candidate], Meta(min_length=1)]
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
     features: Given = UNSET
+    explain: bool = False
 
     @property
     def request(self) -> RequestKey:
@@ -129,6 +131,13 @@ class Team(Struct, frozen=True):
     members: list[int]
 
 
+class Reason(Struct, frozen=True, gc=False):
+    """A behaviour that an answer rests on: its `ts`, and the weight in [0, 1] with which the model has read it."""
+
+    ts: Millis
+    weight: float
+
+
 class Score(Struct, frozen=True):
     """The answer to an impression.
 
@@ -140,6 +149,9 @@ class Score(Struct, frozen=True):
     `teams` is empty unless the list was interleaved: then each candidate is in one of the two teams, `order` is the
     list that they drafted, a probability is that of the model which placed the candidate, and `epoch` and `version` are
     those of the first team.
+
+    `why` is empty unless the impression asked for it, and its model reads behaviours by weights that it can tell: then
+    it has the behaviours with the largest weights, those first, as means over the items to be shown.
     """
 
     request_id: str
@@ -156,6 +168,7 @@ class Score(Struct, frozen=True):
     spent_ms: Spent
     read_to: int = 0
     teams: list[Team] = []
+    why: list[Reason] = []
 
     @property
     def request(self) -> RequestKey:
@@ -331,7 +344,7 @@ def decode_behaviors(values: Sequence[bytes]) -> list[Behavior] | None:
     return events if len(events) == len(values) else None
 
 
-decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
+decode_impression = _NullableDecoder(Impression, {"slots", "explain"}, candidates={"category"}).decode
 decode_withdrawal = msgspec.json.Decoder(Withdrawal).decode
 decode_click = msgspec.json.Decoder(Click).decode
 

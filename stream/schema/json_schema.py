@@ -11,7 +11,7 @@ from stream.schema.features import FeatureSchema
 from stream.schema.topics import Topics
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_OPTIONAL = {"Behavior": ("category", "action"), "Candidate": ("category",), "Impression": ("slots",)}
+_OPTIONAL = {"Behavior": ("category", "action"), "Candidate": ("category",), "Impression": ("slots", "explain")}
 """Fields of what comes from outside in which `null` stands for the default."""
 
 

@@ -26,7 +26,7 @@ from stream.schema.events import (
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
 from tests.e2e.harness import USERS, Harness, wait_for
-from tests.e2e.http_gateway import HttpGateway, asked, give_score
+from tests.e2e.http_gateway import HttpGateway, asked, give_score, question
 from tests.e2e.served import served
 from tests.e2e.test_broker_trouble import frozen
 
@@ -72,7 +72,12 @@ def test_an_answer_is_the_one_in_scores_and_its_clicks_are_learned(harness: Harn
         "epoch": score.epoch,
         "version": score.version,
         "seen": 6,
+        "why": [],
     }
+    why = gateway.post("/v1/rank", question("user-1", "r-2") | {"explain": True}).body["why"]
+    times = {decode_behavior(value).ts for value in harness.read(harness.topics.behaviors)}
+    assert {reason["ts"] for reason in why} <= times
+    assert bool(why) == (score.arm == "sam")
     shown = [each["item"] for each in reply.body["items"][:2]]
     clicked = gateway.post("/v1/click", {"user": "user-1", "request_id": "r-1", "item": shown[0], "category": "c"})
     assert (clicked.status, clicked.body) == (202, {"written": 2})
@@ -80,7 +85,7 @@ def test_an_answer_is_the_one_in_scores_and_its_clicks_are_learned(harness: Harn
     behavior = [decode_behavior(value) for value in harness.read(harness.topics.behaviors)][-1]
     assert (behavior.item, behavior.action, behavior.ts) == (shown[0], "click", click.ts)
     harness.close_windows()
-    wait_for(lambda: harness.trained() == 2, "two learned items", processes=harness.processes)
+    wait_for(lambda: harness.trained() == 4, "two learned items of each list", processes=harness.processes)
 
 
 def test_what_was_answered_without_a_score_is_not_learned(harness: Harness) -> None:

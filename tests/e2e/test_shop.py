@@ -50,6 +50,7 @@ def test_a_person_sees_a_ranked_list_clicks_and_sees_it_follow(harness: Harness,
         browser.evaluate("document.querySelector('#shown button').click()")
         wait_for(lambda: text(browser, "seen") == "1", "the click to be known", processes=harness.processes)
         assert text(browser, "done").startswith(first[0])
+        assert first[0] in text(browser, "why") or text(browser, "arm") == "counts"
         assert text(browser, "changed").endswith("of 30")
         # A second later it asks once more, when the model has learned.
         wait_for(lambda: len(harness.read(harness.topics.impressions)) == 3, "three lists", processes=harness.processes)

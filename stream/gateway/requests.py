@@ -24,18 +24,18 @@ _decode_identity = msgspec.json.Decoder(_Identity).decode
 
 
 class _Entry:
-    """One request: `items` and `slots` as asked, or as its score names them."""
+    """One request: what was asked, its score as it came, and its outcome, as far as they are known."""
 
-    __slots__ = ("added", "deadline", "impression", "outcome", "score", "waits")
+    __slots__ = ("deadline", "impression", "outcome", "score", "settled")
 
-    def __init__(self, added: float) -> None:
-        self.added = added
+    def __init__(self) -> None:
         self.impression: Impression | None = None
+        """Kept while no score has answered it."""
         self.score: bytes | None = None
-        """The score's record, decoded only where somebody asks for it."""
+        """The record of a score that nobody here has asked for; decoded only when somebody does."""
         self.outcome: asyncio.Future[Outcome] | None = None
         self.deadline: asyncio.TimerHandle | None = None
-        self.waits = False
+        self.settled = 0.0
 
 
 def read_identity(value: bytes) -> RequestKey | None:
@@ -74,7 +74,8 @@ class Requests:
         self._remembered = remembered
         self._withdraw = withdraw
         self._clock = clock
-        self._entries: OrderedDict[RequestKey, _Entry] = OrderedDict()
+        self._waiting: dict[RequestKey, _Entry] = {}
+        self._settled: OrderedDict[RequestKey, _Entry] = OrderedDict()
         self.late = 0
         """Scores that came after their request was withdrawn."""
         self.malformed = 0
@@ -82,7 +83,7 @@ class Requests:
 
     def __len__(self) -> int:
         """Return how many requests are known."""
-        return len(self._entries)
+        return len(self._waiting) + len(self._settled)
 
     def known(self, impression: Impression) -> asyncio.Future[Outcome] | None:
         """Return the outcome of a request that was asked before; None for a new one.
@@ -90,8 +91,8 @@ class Requests:
         Raises:
             ProblemError: 409, when it was asked with other items or slots.
         """
-        entry = self._entries.get(impression.request)
-        if entry is None or self._is_old(entry):
+        entry = self._entry(impression.request)
+        if entry is None:
             return None
         if entry.outcome is None:
             assert entry.score is not None
@@ -120,22 +121,20 @@ class Requests:
     def ask(self, impression: Impression) -> asyncio.Future[Outcome]:
         """Take a new request, whose impression is being written; returns what becomes of it."""
         loop = asyncio.get_running_loop()
-        entry = _Entry(self._clock())
-        entry.impression, entry.outcome, entry.waits = impression, loop.create_future(), True
+        entry = self._waiting[impression.request] = _Entry()
+        entry.impression, entry.outcome = impression, loop.create_future()
         entry.deadline = loop.call_later(self._deadline_s, self._expire, impression)
-        self._put(impression.request, entry)
         return entry.outcome
 
     def take(self, request: RequestKey, value: bytes) -> None:
         """Take a score, as it came from Kafka; the first one of a request counts."""
-        entry = self._entries.get(request)
-        if entry is None:
+        if (waiting := self._waiting.get(request)) is not None:
+            self._settle(waiting, value)
+        elif (entry := self._entry(request)) is None:
             # Asked elsewhere, or here before a restart: whoever asks again gets it.
-            entry = _Entry(self._clock())
+            entry = _Entry()
             entry.score = value
-            self._put(request, entry)
-        elif entry.waits:
-            self._settle(entry, value)
+            self._remember(request, entry)
         elif entry.impression is not None:
             self.late += 1
 
@@ -145,7 +144,7 @@ class Requests:
         Raises:
             ProblemError: 422, when the item was no candidate, or the click came after the window.
         """
-        entry = self._entries.get(request)
+        entry = self._entry(request)
         known = self._items(entry) if entry is not None else None
         if known is None:
             return
@@ -181,30 +180,35 @@ class Requests:
             return  # another front end's request of the same id
         if entry.deadline is not None:
             entry.deadline.cancel()
-        entry.impression, entry.deadline, entry.waits = None, None, False
+        entry.impression, entry.deadline = None, None
+        self._remember(score.request, self._waiting.pop(score.request))
         entry.outcome.set_result(score)
 
     def _expire(self, impression: Impression) -> None:
-        entry = self._entries[impression.request]
+        entry = self._waiting.pop(impression.request)
         assert entry.outcome is not None
-        entry.waits, entry.deadline = False, None
+        entry.deadline = None
+        self._remember(impression.request, entry)
         try:
             self._withdraw(impression)
         finally:
             entry.outcome.set_result(None)
 
-    def _put(self, request: RequestKey, entry: _Entry) -> None:
-        self._entries.pop(request, None)
-        self._entries[request] = entry
-        # The oldest come first; requests that wait are younger than what may be forgotten, or few.
-        while self._entries:
-            oldest, first = next(iter(self._entries.items()))
-            if first.waits or not (self._is_old(first) or len(self._entries) > self._remembered):
-                break
-            del self._entries[oldest]
+    def _entry(self, request: RequestKey) -> _Entry | None:
+        if (waiting := self._waiting.get(request)) is not None:
+            return waiting
+        entry = self._settled.get(request)
+        return None if entry is None or self._is_old(entry) else entry
+
+    def _remember(self, request: RequestKey, entry: _Entry) -> None:
+        entry.settled = self._clock()
+        self._settled.pop(request, None)
+        self._settled[request] = entry
+        while len(self._settled) > self._remembered or self._is_old(next(iter(self._settled.values()))):
+            self._settled.popitem(last=False)  # the newest is not old, so one stays
 
     def _is_old(self, entry: _Entry) -> bool:
-        return not entry.waits and self._clock() - entry.added > self._remember_s
+        return self._clock() - entry.settled > self._remember_s
 
 
 def _asked(impression: Impression) -> tuple[list[str], int]:

@@ -143,11 +143,13 @@ def test_outcomes_are_forgotten_by_age_and_by_number_but_not_while_they_wait() -
         waits = table.requests.ask(impression("waits"))
         for number in range(10):
             table.take(impression(f"r{number}"))
+        assert len(table.requests) == 1 + 3, "what waits keeps nothing else from being forgotten"
         assert table.requests.known(impression("waits")) is waits
         table.take(impression("waits"))
         for number in range(10, 20):
             table.take(impression(f"r{number}"))
         assert len(table.requests) == 3
+        assert not table.withdrawn
         assert table.requests.known(impression("r5")) is None
         assert table.requests.known(impression("r19")) is not None
         table.clock.now += 11.0

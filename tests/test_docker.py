@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stream.gateway.metrics import GatewayMetrics
 from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
 from stream.settings import load
@@ -45,10 +46,15 @@ def expressions() -> list[str]:
 
 
 def exported() -> set[str]:
-    """Return the names of all that worker, trainer and monitor serve."""
+    """Return the names of all that worker, trainer, monitor and gateway serve."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     names: set[str] = set()
-    for role, metrics in (("worker", WorkerMetrics), ("trainer", TrainerMetrics), ("monitor", MonitorMetrics)):
+    for role, metrics in (
+        ("worker", WorkerMetrics),
+        ("trainer", TrainerMetrics),
+        ("monitor", MonitorMetrics),
+        ("gateway", GatewayMetrics),
+    ):
         registry = CollectorRegistry()
         metrics(registry)
         Health(role, registry)
@@ -136,7 +142,7 @@ def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own()
 
 def test_the_settings_of_every_service_are_settings() -> None:
     services = compose()["services"]
-    for name in ("topics", "worker", "trainer", "monitor"):
+    for name in ("topics", "worker", "trainer", "monitor", "gateway"):
         given = environment(services[name])
         ours = {key for key in given if key.startswith("SAMSTREAM_")}
         assert ours
@@ -171,7 +177,7 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
         [found] = job["dns_sd_configs"]
         assert found["type"] == "A"
         asked |= dict.fromkeys(found["names"], found["port"])
-    assert asked.keys() == {"worker", "trainer", "monitor"}
+    assert asked.keys() == {"worker", "trainer", "monitor", "gateway"}
     for name, port in asked.items():
         given = environment(services[name])
         assert given[f"SAMSTREAM_{name.upper()}__METRICS"] == f"0.0.0.0:{port}"

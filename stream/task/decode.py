@@ -16,9 +16,10 @@ from stream.schema.events import (
     Candidate,
     Click,
     Impression,
+    Withdrawal,
     decode_behavior,
     decode_click,
-    decode_impression,
+    decode_request,
 )
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.partitioner import partition_of
@@ -31,7 +32,7 @@ _USERS = 100_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _IMPRESSION_BYTES = RECORD_BYTES // 2
 
-Event = Behavior | Impression | Click | EraseMarker
+Event = Behavior | Impression | Withdrawal | Click | EraseMarker
 """What a record of the input topics says; a marker stands among behaviours."""
 
 
@@ -77,8 +78,8 @@ class RecordDecoder:
         """What unit the times of the records so far seem to have."""
         self._partitions = partitions
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
-        self._decoders: dict[str, Callable[[bytes], Behavior | Impression | Click]] = {
-            topics.impressions: decode_impression,
+        self._decoders: dict[str, Callable[[bytes], Behavior | Impression | Withdrawal | Click]] = {
+            topics.impressions: decode_request,
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }

@@ -19,7 +19,7 @@ from state.behavior import BehaviorArray, category_key, checksum, item_key
 from state.partition import Partition
 from stream.runtime.logs import log
 from stream.schema.erasures import EraseMarker, ErasureLog, Voids
-from stream.schema.events import Behavior, Impression, SequenceName
+from stream.schema.events import Behavior, Impression, RequestKey, SequenceName, Withdrawal
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
@@ -113,6 +113,8 @@ class Task:
         self._voids = Voids(ErasureLog() if erasures is None else erasures)
         self._windows = AttributionWindows(partition, settings, features.layout)
         self._refused: list[RefusedRecord] = []
+        self._withdrawn: set[RequestKey] = set()
+        """Requests that were withdrawn in the step in which they are to be scored: their windows are not open yet."""
         self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
         """Records processed."""
@@ -234,6 +236,8 @@ class Task:
                 requests += self._impression(event, record, wall_ms)
                 if len(requests) >= MAX_REQUESTS:
                     break
+            elif isinstance(event, Withdrawal):
+                self._withdraw(event.request, requests)
             elif isinstance(event, EraseMarker):
                 voids.mark(event.user, record.offset)
                 self._windows.erase(voids, [event.user])
@@ -252,7 +256,9 @@ class Task:
 
     def take_answer(self, request: ScoringRequest, answer: Answer) -> None:
         """Take the answer to a request: its attribution window opens."""
-        self._open(request.impression, request.example.categories, request.sequence, answer)
+        withdrawn = request.impression.request in self._withdrawn
+        self._withdrawn.discard(request.impression.request)
+        self._open(request.impression, request.example.categories, request.sequence, answer, withdrawn=withdrawn)
 
     def acknowledge_score(self, offset: int) -> None:
         """Tell that Kafka has an answer of this task at this offset of `scores`."""
@@ -320,13 +326,19 @@ class Task:
         return [ScoringRequest(event, example, name, record, state_ms)]
 
     def _open(
-        self, impression: Impression, categories: npt.NDArray[np.uint32], sequence: SequenceName, answer: Answer
+        self,
+        impression: Impression,
+        categories: npt.NDArray[np.uint32],
+        sequence: SequenceName,
+        answer: Answer,
+        *,
+        withdrawn: bool = False,
     ) -> None:
         """Open the window of an answer; not of one to a user who was erased since, of which nothing is learned."""
         if self._voids.answer(impression.user, sequence.read_to):
             self._counts["impressions_of_erased_users"] += 1
         else:
-            self._refuse(self._windows.open(impression, categories, sequence, answer))
+            self._refuse(self._windows.open(impression, categories, sequence, answer, withdrawn=withdrawn))
 
     def _take_erasures(self) -> None:
         """Erase the users of whom this was heard since the last call."""
@@ -340,6 +352,12 @@ class Task:
                 self._counts["erasures"] += len(unheard)
                 self._counts["erased_sequences"] += known
                 log(_logger, "erased", users=len(unheard), sequences=known, erasures=self._voids.position)
+
+    def _withdraw(self, withdrawn: RequestKey, requests: list[ScoringRequest]) -> None:
+        if any(request.impression.request == withdrawn for request in requests):
+            self._withdrawn.add(withdrawn)
+        else:
+            self._windows.withdraw(withdrawn)
 
     def _refuse(self, refused: list[RefusedRecord]) -> None:
         self._refused += refused

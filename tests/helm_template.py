@@ -1,7 +1,8 @@
 """Renders the part of Helm's templates that our chart uses, where there is no helm: enough to see what it makes.
 
 Actions are `define`, `if`, `with` and `range` over numbers, each to its `end`, and pipelines of the functions in
-`_FUNCTIONS`; `{{-` and `-}}` trim as in Go's text/template. Anything else is an error, so a chart that goes beyond is noticed.
+`_FUNCTIONS`; `{{-` and `-}}` trim as in Go's text/template. Anything else is an error, so a chart that goes
+beyond is noticed.
 """
 
 import hashlib

@@ -55,7 +55,7 @@ class Checkpoint:
         offsets: partition of the samples → next offset to read.
         origins: partition → what that offset is an offset of, as opaque text.
         arms: state of each arm by name.
-        seen: (n,) uint64 ids of the samples that would be recognised as repeats.
+        seen: (n, 2) uint64 ids of the samples that would be recognised as repeats, and whose they are.
         counts: counters by name.
     """
 

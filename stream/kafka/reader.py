@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ _SILENT_S = 60.0
 
 
 class TopicReader:
-    """Reads all partitions of some topics, from their present ends on unless it is told to begin earlier.
+    """Reads partitions of some topics, from their present ends on unless it is told to begin earlier.
 
     Args:
         kafka: librdkafka properties.
@@ -34,6 +34,7 @@ class TopicReader:
         on_missing: when Kafka has removed records between an offset to go on from and its oldest record, at the start
             or while it reads: `stop`, or `skip` them, log and count them.
         watch: watches these topics since before `offsets` were compared with them; None for one of the reader's own.
+        only: the partition numbers to read; all when None.
 
     Raises:
         KafkaClientError: for a topic that does not exist, an offset beyond its end, or removed records (`stop`).
@@ -51,6 +52,7 @@ class TopicReader:
         since_ms: int | None = None,
         on_missing: Literal["stop", "skip"] = "stop",
         watch: LogWatch | None = None,
+        only: Collection[int] | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
         own = {"group.id": "samstream-reader", "enable.partition.eof": "true"}
@@ -72,7 +74,7 @@ class TopicReader:
         self.logs = self._watch.logs or self._watch.begin(partitions)
         """Topic → which log is read."""
         for topic, numbers in partitions.items():
-            for partition in numbers:
+            for partition in numbers if only is None else sorted(only):
                 low, high = watermarks(self._consumer, topic, partition)
                 if since_ms is not None:
                     begin = offset_for_time(self._consumer, topic, partition, since_ms, high)

@@ -1,9 +1,10 @@
 """The events that travel: typed, frozen, decoded with validation errors that name the field.
 
-External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
-MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and `action`, a
-candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the Unix epoch;
-ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
+External events (`Behavior`, `Impression`, `Withdrawal`, `Click`, `Score`) are JSON. Internal ones (`Sample`,
+`Outcome`) are MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and
+`action`, a candidate's `category`, an impression's `slots` and `explain`, any `features`. Times are integer
+milliseconds since the Unix epoch; ids are strings of 1 to 256 characters. `features` are read by
+`stream.schema.features`.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -62,7 +63,7 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class Impression(Struct, frozen=True):
-    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown."""
+    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown. `explain` asks why."""
 
     request_id: Id
     user: Id
@@ -70,11 +71,28 @@ class Impression(Struct, frozen=True):
     candidates: Annotated[list[Candidate], Meta(min_length=1)]
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
     features: Given = UNSET
+    explain: bool = False
 
     @property
     def request(self) -> RequestKey:
         """The request's identity."""
         return RequestKey(self.user, self.request_id)
+
+
+class Withdrawal(Struct, frozen=True, gc=False):
+    """What `user` asked as request `withdraws` was not shown as it was answered: nothing is learned from it.
+
+    It lies in `impressions`, behind the impression that it withdraws.
+    """
+
+    withdraws: Id
+    user: Id
+    ts: Millis
+
+    @property
+    def request(self) -> RequestKey:
+        """The identity of the request that it withdraws."""
+        return RequestKey(self.user, self.withdraws)
 
 
 class Click(Struct, frozen=True, gc=False):
@@ -126,6 +144,13 @@ class Shadow(Struct, frozen=True):
     probabilities: list[float]
 
 
+class Reason(Struct, frozen=True, gc=False):
+    """A behaviour that an answer rests on: its `ts`, and the weight in [0, 1] with which the model has read it."""
+
+    ts: Millis
+    weight: float
+
+
 class Score(Struct, frozen=True):
     """The answer to an impression.
 
@@ -139,6 +164,8 @@ class Score(Struct, frozen=True):
     those of the first team.
 
     `shadows` says what other arms with `shadow = true` would have shown. It is no part of the answer.
+    `why` is empty unless the impression asked for it, and its model reads behaviours by weights that it can tell: then
+    it has the behaviours with the largest weights, those first, as means over the items to be shown.
     """
 
     request_id: str
@@ -156,6 +183,7 @@ class Score(Struct, frozen=True):
     read_to: int = 0
     teams: list[Team] = []
     shadows: list[Shadow] = []
+    why: list[Reason] = []
 
     @property
     def request(self) -> RequestKey:
@@ -235,7 +263,7 @@ class Outcome(Struct, frozen=True, array_like=True):
 
     Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
     then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the
-    user's.
+    user's. `read_to` is as in `Score`: what was answered before its user was erased does not count as the user's.
     """
 
     request_id: str
@@ -249,6 +277,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     probabilities: list[float]
     labels: list[int]
     team: str = ""
+    read_to: int = 0
 
     @property
     def request(self) -> RequestKey:
@@ -335,8 +364,32 @@ def decode_behaviors(values: Sequence[bytes]) -> list[Behavior] | None:
     return events if len(events) == len(values) else None
 
 
-decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
+decode_impression = _NullableDecoder(Impression, {"slots", "explain"}, candidates={"category"}).decode
+decode_withdrawal = msgspec.json.Decoder(Withdrawal).decode
 decode_click = msgspec.json.Decoder(Click).decode
+
+
+class _Marked(Struct):
+    withdraws: Any = UNSET
+
+
+_decode_mark = msgspec.json.Decoder(_Marked).decode
+
+
+def decode_request(value: bytes) -> Impression | Withdrawal:
+    """Return what a record of `impressions` says; only those that are no impression are looked at twice.
+
+    Raises:
+        msgspec.MsgspecError: one of `DECODE_ERRORS`, naming what is wrong.
+    """
+    try:
+        return decode_impression(value)
+    except msgspec.ValidationError:
+        if b'"withdraws"' not in value or _decode_mark(value).withdraws is UNSET:
+            raise
+    return decode_withdrawal(value)
+
+
 decode_score = msgspec.json.Decoder(Score).decode
 decode_sample = msgspec.msgpack.Decoder(Sample).decode
 decode_outcome = msgspec.msgpack.Decoder(Outcome).decode

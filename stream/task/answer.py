@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.schema.events import Impression, RequestKey, Shadow, Team
+from stream.schema.events import Impression, Reason, RequestKey, Shadow, Team
 from stream.task.resume import GivenAnswer, ResumePoint
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class Answer:
         teams: as in `Score`.
         shadows: as in `Score`.
         numbers: as in `Sample`, of all candidates.
+        why: as in `Score`.
     """
 
     arm: str
@@ -40,6 +41,7 @@ class Answer:
     teams: tuple[Team, ...] = ()
     shadows: tuple[Shadow, ...] = ()
     numbers: bytes = b""
+    why: tuple[Reason, ...] = ()
 
     @classmethod
     def recovered(cls, given: GivenAnswer) -> "Answer":

@@ -141,4 +141,5 @@ def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:
         read_to=request.sequence.read_to,
         teams=list(answer.teams),
         shadows=list(answer.shadows),
+        why=list(answer.why),
     )

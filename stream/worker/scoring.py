@@ -14,11 +14,12 @@ from model.statistics.primary import STATISTICS
 from model.statistics.replica import StatisticsReplica
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Impression, RequestKey, Shadow, Team
+from stream.schema.events import Impression, Reason, RequestKey, Shadow, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
 from stream.worker.fallback import FallbackAnswers
 
+_REASONS = 5
 _NOT_FINITE = "its probabilities are not finite"
 
 
@@ -88,6 +89,8 @@ class ArmScorers:
                 answer = interleaved_answer(arm, one, other, impression.request)
             else:
                 answer = answer_of[arm, index]
+                if impression.explain:
+                    answer = replace(answer, why=self._reasons(arm, example, answer, impression.slots))
             shadows = tuple(
                 _shadow(answer_of[model, index], impression.slots)
                 for model in self._shadows
@@ -95,6 +98,19 @@ class ArmScorers:
             )
             answers.append(replace(answer, shadows=shadows, numbers=pack_numbers(example.numbers)))
         return answers
+
+    def _reasons(self, arm: str, example: Example, answer: Answer, slots: int) -> tuple[Reason, ...]:
+        """Return the behaviours that weigh most in what is shown; none where the model cannot tell, or fails."""
+        try:
+            weights = self.by_model[arm].attention_weights(example)
+        except Exception:  # then it has failed to answer as well, and that is told
+            return ()
+        if weights is None or not weights.size or not np.isfinite(weights).all():
+            return ()
+        means = weights[answer.order[:slots]].mean(axis=0)
+        read = example.sequence[len(example.sequence) - len(means) :]
+        most = np.argsort(-means, kind="stable")[:_REASONS]
+        return tuple(Reason(int(read["ts"][place]), float(means[place])) for place in most)
 
 
 def _shadow(answer: Answer, slots: int) -> Shadow:

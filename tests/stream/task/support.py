@@ -12,6 +12,7 @@ import numpy as np
 from model.statistics.item_statistics import pack_numbers
 from state.behavior import BehaviorArray, from_bytes, item_key
 from state.partition import Partition
+from stream.schema.erasures import Erased, ErasureLog, Void, encode_marker
 from stream.schema.events import (
     Behavior,
     Candidate,
@@ -22,6 +23,7 @@ from stream.schema.events import (
     Sample,
     Score,
     Spent,
+    Withdrawal,
     decode_score,
     encode_json,
 )
@@ -72,6 +74,10 @@ def click(item: str, ts: int, request_id: str = "r", *, user: str = USER) -> Cli
     return Click(request_id, user, item, T0 + ts)
 
 
+def withdrawal(request_id: str = "r", ts: int = 0, *, user: str = USER) -> Withdrawal:
+    return Withdrawal(request_id, user, T0 + ts)
+
+
 class Log:
     """The three topics of the partition: what is written gets its offset; a record is as old as its event."""
 
@@ -82,8 +88,20 @@ class Log:
             self.write(event)
 
     def write(self, event: Event, **changes: Any) -> Record:
-        topic = {Behavior: TOPICS.behaviors, Impression: TOPICS.impressions, Click: TOPICS.clicks}[type(event)]
+        topic = {
+            Behavior: TOPICS.behaviors,
+            Impression: TOPICS.impressions,
+            Withdrawal: TOPICS.impressions,
+            Click: TOPICS.clicks,
+        }[type(event)]
         return self.put(topic, encode_json(event), **{"key": event.user.encode(), "timestamp": event.ts, **changes})
+
+    def erase(self, user: str = USER) -> Erased:
+        """Erase a user as the command does; returns what readers of `erasures` hear of it."""
+        marker = self.put(TOPICS.behaviors, encode_marker(user), key=user.encode())
+        self._next[TOPICS.erasures] += 1
+        void = Void(marker.offset, self._next[TOPICS.clicks])
+        return Erased(user, void, T0, self._next[TOPICS.erasures] - 1)
 
     def put(
         self,
@@ -162,13 +180,16 @@ class Bench:
         version: int = 1,
         answering: Callable[[ScoringRequest, int], Answer] = reversing,
         features: FeatureSchema = NO_FEATURES,
+        erasures: ErasureLog | None = None,
         **changes: Any,
     ) -> None:
         record = features.layout.behavior
         self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000, record=record)
         self.start = start or beginning(offsets=beginning().offsets | dict(self.partition.offsets))
         changed = msgspec.structs.replace(SETTINGS, **changes)
-        self.task = Task(self.partition, TOPICS, changed, self.start, features, partitions=PARTITIONS)
+        self.task = Task(
+            self.partition, TOPICS, changed, self.start, features, partitions=PARTITIONS, erasures=erasures
+        )
         self.version, self.answering = version, answering
         self.scores: dict[RequestKey, Score] = {}
         self.given: dict[RequestKey, GivenAnswer] = {}

@@ -150,3 +150,37 @@ def test_scores_and_outcomes_are_joined_once_each() -> None:
         "u", "a", {"a": (1, 2), "b": (0, 2)}, frozenset({1}), {"a": (0.3, 0.2), "b": (0.9, 0.8)}
     )
     assert log.without_score == 2
+
+
+def test_with_one_item_shown_they_are_those_of_the_open_bandit_pipeline() -> None:
+    """Where `obp` (sb-obp; Saito, Aihara, Matsutani and Narita 2021) is installed; it belongs to no extra."""
+    ope = pytest.importorskip("obp.ope", reason="obp is not installed")
+    rng, rounds, candidates = np.random.default_rng(9), 4000, 3
+    log, target, chosen, rewards, propensities, predicted = [], [], [], [], [], []
+    for number in range(rounds):
+        a, b, c = rng.integers(candidates, size=3).tolist()
+        c = a if rng.random() < 0.5 else b
+        arm = "a" if rng.random() < 0.75 else "b"
+        shown = a if arm == "a" else b
+        click = int(rng.random() < 0.1 + 0.2 * shown)
+        slates = {"a": [a], "b": [b], "c": [c]}
+        chances = {name: [0.05 + 0.1 * slate[0]] for name, slate in slates.items()}
+        log.append(LoggedImpression(f"u{number}", arm, slates, frozenset([0] if click else []), chances))
+        target.append(c)
+        chosen.append(shown)
+        rewards.append(click)
+        propensities.append(0.75 * (a == shown) + 0.25 * (b == shown))
+        predicted.append([0.05 + 0.1 * item for item in range(candidates)])
+    found = estimated(log)
+    common = {
+        "reward": np.array(rewards), "action": np.array(chosen), "pscore": np.array(propensities),
+        "action_dist": np.eye(candidates)[target][:, :, None],
+    }  # fmt: skip
+    ips = ope.InverseProbabilityWeighting().estimate_policy_value(**common)
+    snips = ope.SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(**common)
+    robust = ope.DoublyRobust().estimate_policy_value(
+        **common, estimated_rewards_by_reg_model=np.array(predicted)[:, :, None]
+    )
+    assert found.ips.value == pytest.approx(ips)
+    assert found.snips.value == pytest.approx(snips)
+    assert found.doubly_robust.value == pytest.approx(robust)

@@ -13,7 +13,7 @@ from docs.generator.markdown import table
 from model import spec
 from model.interest.options import KINDS, Options
 from stream.schema.features import FeatureDefinition
-from stream.settings import RESERVED, ArmSettings, Settings
+from stream.settings import RESERVED, ArmSettings, RampStep, Settings
 
 _HEAD = """# Settings
 
@@ -29,7 +29,7 @@ takes `--config FILE` and `--set`. An unknown key is an error that names it.
 | environment | `SAMSTREAM_WORKER__COMMIT_INTERVAL_S=0.2`: the prefix, the section, two underscores, the key |
 | flag | `--set worker.commit_interval_s=0.2`; the value as in TOML, text needs no quotes |
 
-`salt`, `seed`, `features` and `arms` have no section: `--set salt=spring-test`, `SAMSTREAM__SALT=spring-test`.
+`salt`, `seed`, `features`, `arms` and `ramp` have no section: `--set salt=spring-test`, `SAMSTREAM__SALT=spring-test`.
 
 Groups and directories that are not set follow from `topics.prefix`. Below they are those without a prefix; with the
 prefix `shop.` the worker's group is `shop.samstream-worker`, and its state lies in `.samstream/prefix-shop./state`.
@@ -61,7 +61,7 @@ learn_from = "all"
 optim = { dense_lr = 0.002 }
 ```
 
-Worker and trainer must have the same `features`, `arms` and `seed`.
+Worker and trainer must have the same `features`, `arms`, `ramp` and `seed`.
 
 ## kafka
 
@@ -113,15 +113,16 @@ def settings_page() -> str:
     for each in types.type_info(Settings).fields:  # type: ignore[attr-defined]
         if isinstance(each.type, types.StructType):
             sections.append(_section(each.name, each.type.cls))
-        elif each.name not in ("kafka", "features", "arms"):
+        elif each.name not in ("kafka", "features", "arms", "ramp"):
             plain.append(each.name)
     general = f"## General\n\n{_table(Settings, plain)}"
     features = f"{_FEATURES}\n\n{_table(FeatureDefinition)}"
     arms = f"{_ARMS}\n\n{_table(ArmSettings)}"
+    ramp = f"## ramp\n\nA list, empty unless set. {_lead(RampStep)}\n\n{_table(RampStep)}"
     model = f"### arms.model\n\n{_lead(spec.ModelSpec)}\n\n{_table(spec.ModelSpec)}"
     interest = "\n\n".join((_INTEREST, *(_kind(name, options) for name, options in KINDS.items())))
     optim = f"### arms.optim\n\n{_lead(spec.OptimSpec)}\n\n{_table(spec.OptimSpec)}"
-    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, features, arms, model, interest, optim)) + "\n"
+    return "\n\n".join((f"{_HEAD}{reserved}.", general, *sections, features, arms, model, interest, optim, ramp)) + "\n"
 
 
 def _kind(name: str, options: type[Struct]) -> str:
@@ -206,6 +207,8 @@ def type_words(kind: types.Type) -> str:
             return f"list of {type_words(kind.item_type)}"
         case types.StrType():
             return "name" if kind.pattern else "text"
+        case types.DateTimeType():
+            return "time with zone"
         case types.DictType():
             return "table"
         case types.StructType():

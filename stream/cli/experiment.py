@@ -1,6 +1,7 @@
 """`samstream experiment`: checks an experiment's file, and says how many users it needs."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from stream.cli import experiment_evaluate, experiment_report, simulate
 from stream.cli.options import Commands, add_command
+from stream.runtime.timestamps import time_words
 
 if TYPE_CHECKING:
     from stream.experiment.plan import ExperimentPlan
@@ -47,10 +49,11 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Print what `arguments.file` means; returns the exit status."""
     from stream.experiment.plan import read
 
-    experiment = read(arguments.file)
+    plan = read(arguments.file)
+    experiment = plan.ramped
     console = Console()
     console.print(_arms_table(experiment))
-    for line in (*_description(experiment), *(f"note: {note}" for note in notes(experiment))):
+    for line in (*_steps(plan), *_description(experiment), *(f"note: {note}" for note in notes(experiment))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -89,6 +92,15 @@ def notes(experiment: "ExperimentPlan") -> Iterator[str]:
     smallest = min(experiment.shares[arm.name] for arm in arms)
     if need.users * smallest < MIN_USERS:
         yield f"there is no verdict before every arm has {MIN_USERS} users"
+
+
+def _steps(plan: "ExperimentPlan") -> Iterator[str]:
+    for stage in plan.stages if plan.ramp else ():
+        total = sum(stage.shares.values())
+        shares = ", ".join(f"{name} {share / total:.1%}" for name, share in stage.shares.items())
+        yield f"{'At first' if math.isinf(stage.begin) else f'From {time_words(round(stage.begin))}'}: {shares}."
+    if plan.ramp:
+        yield "The table and the numbers of users are for the last step; a report counts from its last step on."
 
 
 def _description(experiment: "ExperimentPlan") -> Iterator[str]:

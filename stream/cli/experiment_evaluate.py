@@ -3,18 +3,20 @@
 import argparse
 import sys
 import time
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 
-from stream.cli.experiment_report import add_times, check_order, read_traffic
+from stream.cli.experiment_report import add_times, check_order, in_stage, read_traffic
 from stream.cli.options import Commands, add_settings_command, load_settings
 from stream.errors import ExperimentError
-from stream.experiment.off_policy import ClickModel, OffPolicyEstimate, off_policy_estimate
 from stream.kafka.clients import check_connection
 from stream.runtime.timestamps import parse_time
 from stream.schema.topics import Topics
+
+if TYPE_CHECKING:
+    from stream.experiment.off_policy import OffPolicyEstimate
 
 
 def add_parser(actions: Commands) -> argparse.ArgumentParser:
@@ -24,7 +26,7 @@ def add_parser(actions: Commands) -> argparse.ArgumentParser:
     text = "which arm; repeatable (default: all with shadow = true)"
     parser.add_argument("--arm", action="append", default=[], metavar="NAME", help=text)
     text = "what a click may depend on beside user and item: nothing, its place, or all that is shown"
-    parser.add_argument("--clicks", choices=get_args(ClickModel), default="item-position", help=text)
+    parser.add_argument("--clicks", choices=("item", "item-position", "slate"), default="item-position", help=text)
     parser.add_argument("--clip", type=float, default=float("inf"), metavar="W", help="largest weight (default: none)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_times(parser)
@@ -38,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         ExperimentError: when there is no such arm, nothing to compare it with, or users are not divided as planned.
     """
     from stream.experiment.ledger import Ledger
+    from stream.experiment.off_policy import off_policy_estimate
     from stream.experiment.plan import Experiment, read
     from stream.experiment.serving_cost import ServingCosts
     from stream.experiment.shadow_log import ShadowLog
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExperimentError(f"--clip {arguments.clip:g}: the largest weight is above 0")
     now = time.time()
     since, until = (None if text is None else parse_time(text, now=now) for text in (arguments.since, arguments.until))
+    plan, since, _ = in_stage(plan, since, until, now=now)
     check_order(since, until)
     check_connection(settings.kafka)
     ledger, log = Ledger(since=since, until=until), ShadowLog()
@@ -106,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-def _words(estimate: OffPolicyEstimate) -> str:
+def _words(estimate: "OffPolicyEstimate") -> str:
     rates = ", ".join(
         f"{name} {100 * value:.2f}% ({100 * low:.2f}% to {100 * high:.2f}%)"
         for name, (value, low, high) in (

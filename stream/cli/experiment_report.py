@@ -19,9 +19,10 @@ from stream.schema.events import DECODE_ERRORS, Score, decode_behavior, decode_i
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
+    from stream.experiment.assignment import Assignment
     from stream.experiment.guardrails.counts import GuardrailCounts
     from stream.experiment.ledger import Ledger, ReadSummary
-    from stream.experiment.plan import Experiment
+    from stream.experiment.plan import Experiment, ExperimentPlan
     from stream.experiment.serving_cost import ServingCosts
 
 _logger = logging.getLogger("samstream.report")
@@ -36,6 +37,30 @@ def add_parser(actions: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--before", metavar="TIME", help=text)
     add_report_option(parser)
     return parser
+
+
+def in_stage(
+    plan: "ExperimentPlan", since: int | None, until: int | None, *, now: float
+) -> "tuple[ExperimentPlan, int | None, Assignment | None]":
+    """Return the experiment in the stage of its ramp that is reported, since when, and the assignment before that.
+
+    Only the newest stage counts: in it nobody is moved, so every user is in one arm, and the shares hold.
+
+    Args:
+        plan: of the experiment.
+        since: earliest time that is asked for, ms since the epoch; None for all.
+        until: the time before which all is; None for now.
+        now: seconds since the epoch.
+    """
+    from stream.experiment.assignment import Assignment
+
+    last = 1000 * now if until is None else until - 1
+    stages = plan.stages
+    place = next(place for place, stage in enumerate(stages) if stage.holds(last))
+    if place == 0:
+        return plan.at(last), since, None
+    begin = round(stages[place].begin)
+    return plan.at(last), max(begin, since or 0), Assignment(stages[place - 1].shares, salt=plan.salt)
 
 
 def add_times(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +80,16 @@ def run(arguments: argparse.Namespace) -> int:
     from stream.report.writer import write_experiment
 
     settings = load_settings(arguments)
-    experiment = read(arguments.file)
+    plan = read(arguments.file)
     now = time.time()
     since, until, before = (
         None if text is None else parse_time(text, now=now)
         for text in (arguments.since, arguments.until, arguments.before)
     )
+    experiment, since, earlier = in_stage(plan, since, until, now=now)
     check_order(since, until, before)
+    if earlier is not None and before is not None:
+        raise TimeError("--before: a step of the ramp begins the report, and the time before it had arms: leave it out")
     console = Console()
     check_connection(settings.kafka)
     ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
@@ -87,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         salt=experiment.salt,
         settings=facts,
         guardrails=guardrails,
+        before_step=earlier,
     )
     if found.truncated_partitions or found.missing:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)

@@ -108,7 +108,9 @@ def run_simulation(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments)
     console = Console()
-    path = _simulate(arguments, settings, Experiment.of_settings(settings), console, lambda: None)
+    path = _simulate(
+        arguments, settings, Experiment.of_settings(settings.at(1000 * time.time())), console, lambda: None
+    )
     console.print(f"report: {path}")
     return 0
 
@@ -130,7 +132,11 @@ def _settings(arguments: argparse.Namespace, experiment: "ExperimentPlan", file:
     """
     state = {"length": max(experiment.longest, Settings().state.length)}
     settings = load_settings(arguments, defaults=LOCAL | experiment.settings() | {"state": state})
-    if settings.salt != experiment.salt or settings.arms != tuple(arm.settings() for arm in experiment.arms):
+    if (
+        settings.salt != experiment.salt
+        or settings.arms != tuple(arm.settings() for arm in experiment.arms)
+        or settings.ramp != experiment.ramp
+    ):
         raise ExperimentError(
             f"{file} sets the arms and the salt, and --config, --set or the environment others: state them in one place"
         )
@@ -161,7 +167,14 @@ def _run_locally(arguments: argparse.Namespace, experiment: "ExperimentPlan", fi
                 if shop is not None:
                     address = f"http://{system.settings.gateway.address}"
                     console.print(f"shop: {address}/pages/, gateway: {address}/docs", highlight=False)
-                path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check, shop)
+                path = _simulate(
+                    arguments,
+                    system.settings,
+                    Experiment.of(experiment.at(1000 * time.time())),
+                    console,
+                    system.check,
+                    shop,
+                )
                 for name in system.processes.ended_optional():
                     console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:

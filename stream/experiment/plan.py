@@ -16,7 +16,18 @@ from stream.experiment.guardrails.results import GuardrailResult, check_guardrai
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, analyse
-from stream.settings import ArmSettings, Count, ExperimentSettings, Name, Positive, Settings, convert
+from stream.settings import (
+    ArmSettings,
+    Count,
+    ExperimentSettings,
+    Name,
+    Positive,
+    RampStep,
+    Settings,
+    Stage,
+    convert,
+    stages,
+)
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -63,6 +74,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         alpha: probability of naming a winner among arms that are alike, over all looks.
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
+        ramp: shares by schedule: steps in the order of time.
         guardrails: metrics that must not get worse.
         crowd: assumptions about the users.
     """
@@ -74,6 +86,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = _DEFAULT.minimum_effect
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = _DEFAULT.alpha
     power: Share = 0.8
+    ramp: tuple[RampStep, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
     crowd: UserAssumptions = UserAssumptions()
 
@@ -93,12 +106,29 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         total = sum(arm.share for arm in self.arms)
         return {arm.name: arm.share / total for arm in self.arms}
 
+    @property
+    def stages(self) -> list[Stage]:
+        """The times between the ramp's steps, with the shares in force; one without a ramp."""
+        return stages({arm.name: arm.share for arm in self.arms}, self.ramp)
+
+    def at(self, ts: float) -> Self:
+        """Return the experiment with the shares in force at a time (ms since the epoch), and no ramp."""
+        stage = next(stage for stage in self.stages if stage.holds(ts))
+        arms = tuple(msgspec.structs.replace(arm, share=stage.shares[arm.name]) for arm in self.arms)
+        return msgspec.structs.replace(self, arms=arms, ramp=())
+
+    @property
+    def ramped(self) -> Self:
+        """The experiment with the shares of its last stage, for which it is made."""
+        return self.at(self.stages[-1].begin)
+
     def settings(self) -> dict[str, Any]:
         """Return the part of the settings that runs and judges the experiment, as plain values."""
         return {
             "experiment": {"name": self.name, "minimum_effect": self.minimum_effect, "alpha": self.alpha},
             "salt": self.salt,
             "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms],
+            **({"ramp": msgspec.to_builtins(self.ramp)} if self.ramp else {}),
         }
 
 
@@ -124,12 +154,13 @@ def read(path: Path) -> ExperimentPlan:
         convert({**experiment.settings(), "state": {"length": max(experiment.longest, Settings().state.length)}})
     except SettingsError as error:
         raise ExperimentError(f"{path}: {error}") from None
-    interleaves = any(arm.interleave and arm.share > 0 for arm in experiment.arms)
-    if len(experiment.compared) < 2 and not interleaves:
+    last = experiment.ramped
+    interleaves = any(arm.interleave and arm.share > 0 for arm in last.arms)
+    if len(last.compared) < 2 and not interleaves:
         raise ExperimentError(f"{path}: fewer than two arms have a share above 0, so there is nothing to compare")
     for guardrail in experiment.guardrails:
         try:
-            guardrail.check(tuple(arm.name for arm in experiment.compared))
+            guardrail.check(tuple(arm.name for arm in last.compared))
         except ExperimentError as error:
             raise ExperimentError(f"{path}: {error}") from None
     return experiment

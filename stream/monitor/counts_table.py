@@ -8,9 +8,10 @@ from stream.monitor import records
 from stream.monitor.application import AcknowledgedTable, MonitorApp, at_partition
 from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
 from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
-from stream.monitor.users import PartitionMoments, UserCounter, UserRow
+from stream.monitor.users import WHOLE, PartitionMoments, UserCounter, UserRow
 from stream.schema.erasures import Erasures, Voids
 from stream.schema.events import Outcome
+from stream.settings import Stage
 
 # Keys and tags keep the words of older versions: they are on disk and in Kafka.
 _PROGRESS, _MOMENTS = b"head", b"sums"
@@ -26,9 +27,19 @@ class CountsTable:
         experiment: of which users are counted.
         partitions: how many the topic `outcomes` has.
         erasures: users who were erased: their rows go, and what was answered before that counts as nobody's.
+        stage: of a ramp: users are counted for impressions within it.
     """
 
-    def __init__(self, app: MonitorApp, plan: WindowPlan, experiment: int, partitions: int, erasures: Erasures) -> None:
+    def __init__(
+        self,
+        app: MonitorApp,
+        plan: WindowPlan,
+        experiment: int,
+        partitions: int,
+        erasures: Erasures,
+        stage: Stage = WHOLE,
+    ) -> None:
+        self._stage = stage
         self._erasures = erasures
         self._voids: dict[int, Voids] = {}
         self._plan = plan
@@ -125,7 +136,9 @@ class CountsTable:
         progress, moments = self.progress(partition) or PartitionProgress(windows=[]), self.moments(partition)
         with at_partition(partition):
             void = self._voids_of(partition).answer
-            users = UserCounter(self._experiment, moments, self._load_user, begun=progress.begun, void=void)
+            users = UserCounter(
+                self._experiment, moments, self._load_user, begun=progress.begun, void=void, stage=self._stage
+            )
             changes = fold(self._plan, progress, self._load, users, outcomes)
             progress.origin, progress.anchor = position
             partials: list[Partial] = [MomentsPartial(partition, changes.sums)]

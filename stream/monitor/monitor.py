@@ -1,6 +1,7 @@
 """The monitor as a Faust application: what it reads, the table it keeps, what it writes, and when."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,18 +47,23 @@ class Monitor:
     """
 
     def __init__(self, settings: Settings, sources: Sources) -> None:
-        self.settings = settings
+        now_ms = 1000 * time.time()
+        stage = settings.stage(now_ms)
+        self.settings = settings.at(now_ms)
+        """With the shares in force when it began: the verdict is on that stage of a ramp alone."""
         self.sources = sources
         self._topics = topics = Topics(settings.topics.prefix)
         self.plan = plan = WindowPlan.of(settings)
-        self._experiment = experiment_id(settings)
+        self._experiment = experiment_id(settings, stage)
         self._latencies = LatencyCounts()
         self._intake = Intake(sources)
         self._aggregate = Aggregate(plan, self._experiment)
         self.app = app = new_app(settings, sources)
         self.erasures = Erasures()
         """Users who were erased: to be filled, before it runs and on."""
-        self._table = table = CountsTable(app, plan, self._experiment, sources.outcomes.partitions, self.erasures)
+        self._table = table = CountsTable(
+            app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage
+        )
         self._erased: dict[int, int] = {}
         self._partials = PartialsTopic(app, settings.monitor.group, plan.keep_ms)
         reader = AggregateReader(settings, self._partials.name, self._aggregate)

@@ -6,6 +6,7 @@ is new. So after a crash the moments are at least as far as every user, and a us
 record that is read again is counted only by those that are not that far.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
@@ -13,12 +14,16 @@ from xxhash import xxh32_intdigest
 
 from stream.experiment.span_moments import PackedSpans, SpanMoments, Spans
 from stream.schema.events import Outcome
-from stream.settings import Settings
+from stream.settings import Settings, Stage
+
+WHOLE = Stage(-math.inf, math.inf, {})
+"""All times."""
 
 
-def experiment_id(settings: Settings) -> int:
-    """Return the number that tells an experiment from others: of its name and salt."""
-    return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}".encode())
+def experiment_id(settings: Settings, stage: Stage = WHOLE) -> int:
+    """Return the number that tells an experiment from others: of its name and salt, and of the ramp's stage, if any."""
+    step = "" if stage.begin == WHOLE.begin else f":{stage.begin:.0f}"
+    return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}{step}".encode())
 
 
 class UserRow(Struct, array_like=True):
@@ -93,6 +98,7 @@ class UserCounter:
         load: name → row, where there is one.
         begun: of the partition's progress; sums and rows of another one are none as well.
         void: says of a user and how far `behaviors` had been read whether that was before the user was erased.
+        stage: the stage of a ramp; outcomes of impressions at other times do not count.
     """
 
     def __init__(
@@ -103,8 +109,10 @@ class UserCounter:
         *,
         begun: int = 0,
         void: Callable[[str, int], bool] = lambda _user, _read_to: False,
+        stage: Stage = WHOLE,
     ) -> None:
         self._void = void
+        self._stage = stage
         self._experiment = experiment
         self._begun = begun
         self._known = sums.offset if sums and (sums.experiment, sums.begun) == (experiment, begun) else -1
@@ -118,7 +126,7 @@ class UserCounter:
     def add(self, offset: int, outcome: Outcome, new: list[int]) -> None:
         """Count what is new of an outcome, by index: nothing of what was counted before, or is void."""
         user = outcome.user
-        if self._void(user, outcome.read_to):
+        if self._void(user, outcome.read_to) or not self._stage.holds(outcome.ts):
             return
         row = self._row(user) if new or offset <= self._known else None
         if row is not None:

@@ -37,6 +37,7 @@ def live_report(
     salt: str,
     settings: Mapping[str, str | int | float],
     guardrails: GuardrailCounts | None = None,
+    before_step: Assignment | None = None,
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
 
@@ -48,6 +49,7 @@ def live_report(
         salt: of the experiment.
         settings: for the small print.
         guardrails: what the experiment's guardrails are judged on; None leaves them out.
+        before_step: the assignment before the ramp's step with which the report begins.
     """
     sums = ledger.sums
     verdict = experiment.verdict_on_own_arms(sums)
@@ -75,6 +77,7 @@ def live_report(
         checks=[
             *checks(sums, verdict),
             _assigned(ledger, Assignment(experiment.shares, salt=salt), arms),
+            *_moved(ledger, before_step, arms),
             *_others(ledger, arms),
             _complete(ledger, found),
         ],
@@ -122,6 +125,20 @@ def _assigned(ledger: Ledger, assignment: Assignment, arms: Iterable[str]) -> Ch
             "note",
         )
     return Check("assigned", question, "Yes." if users else "There were no users.", "fine" if users else "unknown")
+
+
+def _moved(ledger: Ledger, before: Assignment | None, arms: Iterable[str]) -> list[Check]:
+    if before is None:
+        return []
+    users = [(user, name) for name in arms for user in ledger.sums.users(name)]
+    moved = sum(before.arm(user) != name for user, name in users)
+    answer = (
+        f"Yes: {moved:,} of {len(users):,} users ({percent(moved / len(users))}) were in another arm until then. They"
+        " count in the arm that they are in now, and what was before does not count; it may still tell."
+        if moved
+        else "No."
+    )
+    return [Check("ramp", "Did the last step of the ramp move users?", answer, "note" if moved else "fine")]
 
 
 def _others(ledger: Ledger, arms: Mapping[str, ArmResult]) -> list[Check]:

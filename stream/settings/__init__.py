@@ -1,5 +1,6 @@
 """One frozen, typed configuration: what can be set (`sections`), and where it is read from (`reading`)."""
 
+from stream.settings.ramp import RampStep, Stage, stages
 from stream.settings.reading import convert, load
 from stream.settings.sections import (
     KEPT_DELTAS,
@@ -33,7 +34,9 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Properties",
+    "RampStep",
     "Settings",
+    "Stage",
     "StateSettings",
     "StatisticsSettings",
     "TopicSettings",
@@ -41,4 +44,5 @@ __all__ = [
     "WorkerSettings",
     "convert",
     "load",
+    "stages",
 ]

@@ -17,6 +17,7 @@ from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.features import FeatureName, check_features, layout_of
 from stream.settings.names import default_names
+from stream.settings.ramp import RampStep, Stage, stages
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
@@ -346,6 +347,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         experiment: what the verdict rests on.
         features: features of callers, by name; workers and trainer must have the same.
         arms: the arms; workers and trainer must have the same.
+        ramp: shares by schedule: steps in the order of time; all workers must have the same.
         salt: with the user's id, decides the arm.
         seed: of the initial parameters of every arm; workers and trainer must have the same.
     """
@@ -361,6 +363,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     experiment: ExperimentSettings = ExperimentSettings()
     features: dict[FeatureName, FeatureDefinition] = {}
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
+    ramp: tuple[RampStep, ...] = ()
     salt: str = "samstream"
     seed: int = 0
 
@@ -369,7 +372,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
         Raises:
             SettingsError: for a prefix that Kafka does not take, no arms, two of one name, no share at all, a trainer's
-                arm that is not there, or an interleaved one that is not, or has no model.
+                arm that is not there, or an interleaved one that is not, or has no model, or a ramp that cannot be.
         """
         msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
         try:
@@ -395,6 +398,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(f"arms need distinct names and at least one, got {names}")
         if sum(arm.share for arm in self.arms) <= 0:
             raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
+        stages({arm.name: arm.share for arm in self.arms}, self.ramp)
         if unknown := set(self.trainer.arms) - set(models):
             raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:
@@ -454,6 +458,21 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Return the consumer group by whose committed offsets a job says which erasures it has done."""
         own = {"worker": self.worker.group, "trainer": "", "monitor": self.monitor.group}[job]
         return f"{own or f'{self.topics.prefix}samstream-{job}'}-erasures"
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The times between the ramp's steps, with the shares in force; one without a ramp."""
+        return stages({arm.name: arm.share for arm in self.arms}, self.ramp)
+
+    def stage(self, ts: float) -> Stage:
+        """Return the stage that holds a time, ms since the epoch."""
+        return next(stage for stage in self.stages if stage.holds(ts))
+
+    def at(self, ts: float) -> "Settings":
+        """Return the settings with the shares in force at a time (ms since the epoch), and no ramp."""
+        stage = self.stage(ts)
+        arms = tuple(msgspec.structs.replace(arm, share=stage.shares[arm.name]) for arm in self.arms)
+        return msgspec.structs.replace(self, arms=arms, ramp=())
 
     @property
     def models(self) -> tuple[ArmSettings, ...]:

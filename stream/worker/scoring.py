@@ -1,6 +1,7 @@
 """The scorers of all arms side by side: each user is answered by the one of their own arm, or by two in turn."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,7 +28,9 @@ class ArmScorers:
     """The serving models of all arms."""
 
     def __init__(self, settings: Settings, *, device: str) -> None:
-        self._assignment = Assignment({arm.name: arm.share for arm in settings.arms}, salt=settings.salt)
+        stages = settings.stages
+        self._begins = [stage.begin for stage in stages]
+        self._assignments = [Assignment(stage.shares, salt=settings.salt) for stage in stages]
         self._micro_batch = settings.worker.micro_batch
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
         self._shadows = tuple(arm.name for arm in settings.arms if arm.shadow)
@@ -53,7 +56,7 @@ class ArmScorers:
         all by each arm with `shadow = true`, unless its model fails. Where an answering model fails, or what it answers
         is not finite, there is a fallback: one bad arm stops no other.
         """
-        arms = [self._assignment.arm(impression.user) for impression in impressions]
+        arms = [self._arm(impression) for impression in impressions]
         if self.statistics is not None:
             examples = [self.statistics.with_numbers(example) for example in examples]
         by_model: dict[str, list[int]] = {}
@@ -98,6 +101,10 @@ class ArmScorers:
             )
             answers.append(replace(answer, shadows=shadows, numbers=pack_numbers(example.numbers)))
         return answers
+
+    def _arm(self, impression: Impression) -> str:
+        """The user's arm by the shares in force at the impression's own time, so that a repeat gets the same."""
+        return self._assignments[bisect_right(self._begins, impression.ts) - 1].arm(impression.user)
 
     def _reasons(self, arm: str, example: Example, answer: Answer, slots: int) -> tuple[Reason, ...]:
         """Return the behaviours that weigh most in what is shown; none where the model cannot tell, or fails."""

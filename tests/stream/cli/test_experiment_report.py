@@ -1,13 +1,18 @@
 """Reading outcomes and scores: all that Kafka has of the wanted times, and a notice when some are missing."""
 
+import json
 import random
 import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.cli.experiment_report import guardrail_counts, read_traffic
+from stream.cli.main import main
 from stream.errors import KafkaClientError
 from stream.experiment.assignment import Assignment
 from stream.experiment.guardrails.guardrail import Guardrail
@@ -140,6 +145,56 @@ def test_guardrails_are_judged_on_what_the_topics_have(kafka: dict[str, str], to
     assert [hidden[arm].state for arm in "ab"] == ["breaks", "holds"]
     assert unanswered["a"].value == pytest.approx(1 / 30, rel=0.02)
     assert hidden["a"].value == pytest.approx(1 / 7, rel=0.02)
+
+
+def test_a_ramp_is_reported_from_its_last_step_on_and_holds_no_user_against_the_experiment(
+    kafka: dict[str, str], topics: Topics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = round(1000 * time.time()) - 3_600_000
+    step = start + 100 * 3000
+    stages = [Assignment(shares, salt="r-1").arm for shares in ({"a": 1, "b": 0.1}, {"a": 1, "b": 1})]
+    sender = ReliableProducer(kafka)
+    for number in range(6000):
+        who, ts = number % 400, start + 100 * number
+        user, partition = f"u{who}", who % PARTITIONS
+        arm = stages[ts >= step](user)
+        missed = Outcome(
+            f"r{number}", user, arm, ts, 1, 1, ["x"], [0], [0.5], [int(number % (5 if arm == "a" else 3) == 0)]
+        )
+        sender.send(topics.outcomes, encode_packed(missed), partition=partition)
+    sender.flush()
+    text = 'name = "r"\nsalt = "r-1"\n[[arms]]\nname = "a"\n[[arms]]\nname = "b"\nlength = 50\n'
+    (plain := tmp_path / "plain.toml").write_text(text)
+    at = datetime.fromtimestamp(step / 1000, UTC).isoformat()
+    ramp = f"[[ramp]]\nat = {at}\nshares = {{ b = 1 }}\n"
+    (ramped := tmp_path / "ramped.toml").write_text(text.replace("length", "share = 0.1\nlength") + ramp)
+    where = [
+        "--bootstrap",
+        kafka["bootstrap.servers"],
+        "--set",
+        f"topics.prefix={topics.scores.removesuffix('scores')}",
+    ]
+
+    def report(file: Path) -> dict[str, Any]:
+        assert main(["experiment", "report", str(file), *where, "--report", str(tmp_path / file.stem)]) == 0
+        found: dict[str, Any] = json.loads((tmp_path / file.stem / "report.json").read_text())
+        return found | {"states": {check["name"]: check["state"] for check in found["checks"]}}
+
+    assert report(plain)["states"]["crossed"] == "fatal"
+    found = report(ramped)
+    assert found["states"] == found["states"] | {
+        "crossed": "fine",
+        "divided": "fine",
+        "assigned": "fine",
+        "ramp": "note",
+    }
+    assert sum(arm["users"] for arm in found["arms"].values()) == 400
+    assert 2900 < found["impressions"] <= 3000
+    moved = sum(stages[0](user) != stages[1](user) for user in (f"u{who}" for who in range(400)))
+    assert any(f"{moved} of 400 users" in check["answer"] for check in found["checks"])
+    capsys.readouterr()
+    assert main(["experiment", "report", str(ramped), *where, "--since", "1h", "--before", "2h"]) == 1
+    assert "--before: a step of the ramp begins the report" in capsys.readouterr().err
 
 
 def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -125,6 +125,22 @@ def test_a_winner_that_breaks_a_guardrail_is_said_to() -> None:
     assert headline(unsure).endswith("Of 1 guardrails none is broken, and 1 cannot be told yet")
 
 
+def test_users_whom_a_ramp_has_moved_are_told() -> None:
+    ledger = told(Ledger(), written(shown()))
+    before = Assignment({"a": 1, "b": 0.1}, salt=SALT)
+    made, _ = live_report(
+        EXPERIMENT, ledger, answers(shown()), ReadSummary(), salt=SALT, settings={}, before_step=before
+    )
+    (check,) = [check for check in made.checks if check.name == "ramp"]
+    now = Assignment(EXPERIMENT.shares, salt=SALT)
+    users = {each.user for each in shown()}
+    moved = sum(before.arm(user) != now.arm(user) for user in users)
+    assert check.state == "note"
+    assert f"Yes: {moved} of {len(users)} users" in check.answer
+    made, _ = live_report(EXPERIMENT, ledger, answers(shown()), ReadSummary(), salt=SALT, settings={}, before_step=now)
+    assert [check.state for check in made.checks if check.name == "ramp"] == ["fine"]
+
+
 def test_nothing_at_all_is_a_report_as_well(tmp_path: Path) -> None:
     read = report(tmp_path, Ledger())
     assert (read["began"], read["impressions"], read["verdict"]["winner"]) == ("", 0, None)

@@ -18,7 +18,7 @@ from model.spec import ModelSpec
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
 from stream.schema.events import Candidate, Impression, Score, Shadow, Spent, decode_score, encode_json
-from stream.settings import ArmSettings, Settings
+from stream.settings import ArmSettings, Settings, convert
 from stream.task.answer import Answer
 from stream.task.resume import GivenAnswer
 from stream.worker.fallback import FallbackAnswers
@@ -377,3 +377,15 @@ def test_an_answer_says_which_behaviours_weighed_most_where_it_is_asked_and_the_
         if other.arm != "counts":
             assert len(weights) == min(5, len(example.sequence), 10)
             assert {reason.ts for reason in other.why} <= set(example.sequence["ts"][-10:].tolist())
+
+
+def test_the_shares_in_force_are_those_at_the_impressions_own_time() -> None:
+    step = {"at": "1970-01-01T00:01:00Z", "shares": {"din": 5, "counts": 0}}
+    ramped = convert({**msgspec.to_builtins(SETTINGS), "ramp": [step]})
+    asked = examples(60, seed=1)
+    users = [f"user-{number}" for number in range(len(asked))]
+    scorers = ArmScorers(ramped, device="cpu")
+    for ts, shares in ((59_999, {"sam": 1, "din": 1, "counts": 1}), (60_000, {"sam": 1, "din": 5})):
+        impressions = [msgspec.structs.replace(each, ts=ts) for each in asking(users, asked)]
+        expected = [Assignment(shares, salt=ramped.salt).arm(user) for user in users]
+        assert [answer.arm for answer in scorers.answer(impressions, asked)] == expected

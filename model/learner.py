@@ -12,7 +12,7 @@ from xxhash import xxh3_64_hexdigest
 
 from model.embedding.admission import Admission
 from model.embedding.learned import Leaf, LearnedTable
-from model.embedding.shards import SHARDS, Rank, merged, part_of, rows_of
+from model.embedding.shards import SHARDS, Rank, part_of, rows_of
 from model.errors import CheckpointError
 from model.example import LATE_CLICK, Example
 from model.features.schema_change import adapted, described
@@ -398,17 +398,6 @@ class Learner:
         for table in self._tables.values():
             table.clear_touched()
         self.changed = False
-
-
-def merged_states(states: Sequence[Tensors]) -> Tensors:
-    """Return the state that one learner would have, from those of all ranks, in rank order."""
-    first, *others = states
-    if not others:
-        return first
-    names = {name.rpartition("/")[0] for name in others[0]}
-    tables = {name: merged([_under(f"{name}/", state) for state in states]) for name in names}
-    whole = {name: array for name, array in first.items() if name.rpartition("/")[0] not in names}
-    return whole | {f"{name}/{part}": array for name, table in tables.items() for part, array in table.items()}
 
 
 def _under(prefix: str, state: Tensors) -> dict[str, npt.NDArray[Any]]:

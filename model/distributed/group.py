@@ -35,7 +35,7 @@ def rank_of_environment() -> Rank:
 
 def device_of_rank(device: torch.device) -> torch.device:
     """Return the device of this rank: of several GPUs of a machine the one of `LOCAL_RANK`."""
-    if device.type != "cuda" or device.index is not None:
+    if str(device) != "cuda":
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
 

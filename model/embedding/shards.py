@@ -4,7 +4,7 @@ Keys lie in a fixed number of virtual shards, whatever the number of ranks, and 
 (mod N). So what N ranks have saved can be read by any other number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ SHARDS = 64
 
 TableState = dict[str, npt.NDArray[Any]]
 """What `LearnedTable.state` returns, as arrays by name."""
+
+LearnerState = Mapping[str, npt.NDArray[Any]]
+"""What `Learner.state` returns: the arrays of table t are named `t/…`."""
 
 _ROWS = "keys", "rows", "vectors", "sums", "touched", "published", "times"
 """Arrays with one entry a row."""
@@ -82,3 +85,30 @@ def part_of(state: TableState, rank: Rank, max_rows: int) -> TableState:
     part["gone"] = np.concatenate([gone, state["keys"][over[state["published"][over]]]])
     part["counts"] = state["counts"] if rank.number == 0 else np.zeros_like(state["counts"])
     return part
+
+
+def merged_states(states: Sequence[LearnerState]) -> LearnerState:
+    """Return the state that one learner would have, from those of all ranks, in rank order."""
+    first, *others = states
+    if not others:
+        return first
+    names = _tables(first)
+    tables = {name: merged([_under(name, state) for state in states]) for name in names}
+    whole = {name: array for name, array in first.items() if name.rpartition("/")[0] not in names}
+    return whole | {f"{name}/{part}": array for name, table in tables.items() for part, array in table.items()}
+
+
+def state_of(state: LearnerState, rank: Rank) -> LearnerState:
+    """Return what one rank's learner would return of a whole state: its rows, and the first one all else."""
+    names = _tables(state)
+    rest = {} if rank.number else {each: state[each] for each in state if each.rpartition("/")[0] not in names}
+    parts = {name: part_of(_under(name, state), rank, len(state[f"{name}/keys"])) for name in names}
+    return rest | {f"{name}/{part}": array for name, table in parts.items() for part, array in table.items()}
+
+
+def _tables(state: LearnerState) -> set[str]:
+    return {name.removesuffix("/keys") for name in state if name.endswith("/keys")}
+
+
+def _under(table: str, state: LearnerState) -> TableState:
+    return {name.removeprefix(f"{table}/"): each for name, each in state.items() if name.startswith(f"{table}/")}

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class TopicReader:
         on_missing: when Kafka has removed records between an offset to go on from and its oldest record, at the start
             or while it reads: `stop`, or `skip` them, log and count them.
         watch: watches these topics since before `offsets` were compared with them; None for one of the reader's own.
+        partitions: numbers of those to be read; None for all.
 
     Raises:
         KafkaClientError: for a topic that does not exist, an offset beyond its end, or removed records (`stop`).
@@ -51,6 +52,7 @@ class TopicReader:
         since_ms: int | None = None,
         on_missing: Literal["stop", "skip"] = "stop",
         watch: LogWatch | None = None,
+        partitions: Collection[int] | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
         own = {"group.id": "samstream-reader", "enable.partition.eof": "true"}
@@ -66,13 +68,13 @@ class TopicReader:
         self.removed: dict[tuple[str, int], int] = {}
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
-        partitions = {topic: self._partitions(topic) for topic in topics}
-        self._single = len(partitions) == 1
+        known = {topic: self._partitions(topic) for topic in topics}
+        self._single = len(known) == 1
         self._watch = watch or LogWatch(kafka)
-        self.logs = self._watch.logs or self._watch.begin(partitions)
+        self.logs = self._watch.logs or self._watch.begin(known)
         """Topic → which log is read."""
-        for topic, numbers in partitions.items():
-            for partition in numbers:
+        for topic, numbers in known.items():
+            for partition in numbers if partitions is None else [each for each in numbers if each in partitions]:
                 low, high = watermarks(self._consumer, topic, partition)
                 if since_ms is not None:
                     begin = offset_for_time(self._consumer, topic, partition, since_ms, high)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer
 
+from model.embedding.shards import ONLY, Rank
 from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, NewestCheckpoint
@@ -22,6 +23,7 @@ from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
 from stream.trainer.predictions import predictions_directory
+from stream.trainer.team import Team, partitions_of
 from stream.trainer.training import ArmTrainer, Training, not_finite
 
 _logger = logging.getLogger("samstream.trainer")
@@ -63,8 +65,10 @@ def resume_training(
     logs: Mapping[str, LogIdentity],
     consumer: Consumer,
     stop: threading.Event,
+    team: Team,
+    found: NewestCheckpoint,
 ) -> TrainingStart:
-    """Take up the newest whole checkpoint and begin the next epoch.
+    """Take up the newest whole checkpoint and begin the next epoch; of several ranks, each what it owns.
 
     Args:
         training: the arms.
@@ -73,19 +77,21 @@ def resume_training(
         logs: topic → which log it is now: `samples` and `behaviors`.
         consumer: asks for offsets.
         stop: ends the search for the newest epoch.
+        team: the ranks; the first finds the epoch.
+        found: the newest whole checkpoint.
 
     Raises:
-        CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models,
-            of another topic or of another cluster.
+        CheckpointError: when the newest whole checkpoint is of other models, of another topic or of another cluster.
         KafkaClientError: when Kafka cannot be read.
     """
     topics, directory = Topics(settings.topics.prefix), Path(settings.trainer.directory)
-    found = load_checkpoint(directory)
-    saved = found.checkpoint
+    saved, first = found.checkpoint, team.rank.number == 0
     samples = behaviors = StartOffsets()
     if saved is not None:
-        samples = _start(saved.offsets, saved.origins, logs[topics.samples], consumer, directory)
-        used = training.arms.keys() | ({STATISTICS} if statistics is not None else set())
+        mine = partitions_of(team.rank, logs[topics.samples].partitions)
+        offsets = {number: saved.offsets[number] for number in mine if number in saved.offsets}
+        samples = _start(offsets, saved.origins, logs[topics.samples], consumer, directory)
+        used = training.arms.keys() | ({STATISTICS} if statistics is not None or not first else set())
         if statistics is not None and STATISTICS in saved.arms:
             state = saved.arms[STATISTICS]
             behaviors = _resume_statistics(statistics, state, logs[topics.behaviors], consumer, directory)
@@ -103,8 +109,10 @@ def resume_training(
             if name in saved.arms:
                 resume_arm(name, arm, saved.arms[name], found.path, settings)
         training.seen.restore(saved.seen)
-        training.counts.update(saved.counts)
-    epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
+        if first:  # counts of all ranks add up
+            training.counts.update(saved.counts)
+    epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop) if first else 0)
+    epoch = int(team.share(str(epoch).encode())[0])
     if statistics is not None:
         statistics.begin_epoch(epoch)
     for arm in training.arms.values():
@@ -116,6 +124,7 @@ def resume_training(
         "started",
         arms=",".join(training.arms),
         epoch=epoch,
+        **({"rank": team.rank.number, "ranks": team.rank.ranks} if team.rank.ranks > 1 else {}),
         resumed=saved is not None,
         samples=training.counts["samples"],
     )
@@ -223,13 +232,17 @@ def resume_arm(name: str, arm: ArmTrainer, state: ArmState, path: Path | None, s
         ) from None
 
 
-def load_checkpoint(directory: Path) -> NewestCheckpoint:
+def load_checkpoint(directory: Path, rank: Rank = ONLY) -> NewestCheckpoint:
     """Return the newest whole checkpoint, None when there is none; sets newer ones that are damaged aside.
+
+    Args:
+        directory: of the checkpoints.
+        rank: who goes on from it.
 
     Raises:
         CheckpointError: when no checkpoint is whole though there are some.
     """
-    found = checkpoint.load_newest(directory)
+    found = checkpoint.load_newest(directory, rank)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
     if found.checkpoint is None and found.refused:

@@ -1,6 +1,7 @@
 """The processes that learn together: how they find each other, and what they exchange with one another."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def device_of_rank(device: torch.device) -> torch.device:
 class Group:
     """Collectives of all ranks, over gloo for CPUs and NCCL for GPUs. All ranks call the same ones in the same order.
 
-    Everything travels by three collectives that take what is empty or unequal: `all_gather_into_tensor` of equal sizes,
+    Everything travels by three collectives that take what is empty or unequal: `all_gather` of equal sizes,
     `all_to_all_single` with sizes that both sides know, and `all_reduce` of one dense tensor.
 
     Args:
@@ -82,10 +83,10 @@ class Group:
     def gather(self, name: str, numbers: Sequence[int]) -> Ints:
         """Return (ranks, n): the n whole numbers of each rank."""
         own = torch.tensor(numbers, dtype=torch.int64)
-        found = own.new_empty(self.rank.ranks * len(own))
+        found = own.new_empty(self.rank.ranks, len(own))
         with self._exchange(name, own):
-            dist.all_gather_into_tensor(found, own)
-        gathered: Ints = found.view(self.rank.ranks, len(own)).numpy()
+            dist.all_gather(list(found.unbind()), own)
+        gathered: Ints = found.numpy()
         return gathered
 
     def swap(self, name: str, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
@@ -134,10 +135,12 @@ class Group:
             yield
         except RuntimeError as error:
             raise PeerError(
-                f"rank {self.rank.number} of {self.rank.ranks} has lost another one at {name!r}: {_first_line(error)}."
+                f"rank {self.rank.number} of {self.rank.ranks} has lost another one at {name!r}: {_said(error)}."
                 " The logs of the others say why; start all ranks again: they go on from the newest checkpoint"
             ) from None
 
 
-def _first_line(error: RuntimeError) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
+def _said(error: RuntimeError) -> str:
+    """Return what torch says went wrong, without the place in its source and its advice."""
+    text = (str(error).splitlines() or [repr(error)])[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text).partition(". ")[0]

@@ -387,7 +387,7 @@ def _shard_file(rank: Rank) -> str:
 
 
 def _of(rank: int) -> str:
-    """Return what tells the files of a rank apart; those of the first are named as those of the only one. No arm's name has an @."""
+    """Return what tells the files of a rank apart, which no arm's name has; the first has those of the only one."""
     return f"@{rank}" if rank else ""
 
 

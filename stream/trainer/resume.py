@@ -1,6 +1,7 @@
 """Where a trainer resumes: the newest whole checkpoint, the offsets in it, and an epoch above all earlier ones."""
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, NewestCheckpoint
 from model.statistics.primary import STATISTICS, StatisticsPrimary
+from stream.errors import TrainerError
 from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
@@ -23,11 +25,13 @@ from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
 from stream.trainer.predictions import predictions_directory
-from stream.trainer.team import Team, partitions_of
+from stream.trainer.team import SOLO, Team, partitions_of
 from stream.trainer.training import ArmTrainer, Training, not_finite
 
 _logger = logging.getLogger("samstream.trainer")
 
+_TOKEN = "ranks"
+"""File in the directory of checkpoints by which ranks see that they have the same."""
 _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
@@ -65,8 +69,7 @@ def resume_training(
     logs: Mapping[str, LogIdentity],
     consumer: Consumer,
     stop: threading.Event,
-    team: Team,
-    found: NewestCheckpoint,
+    team: Team = SOLO,
 ) -> TrainingStart:
     """Take up the newest whole checkpoint and begin the next epoch; of several ranks, each what it owns.
 
@@ -78,13 +81,15 @@ def resume_training(
         consumer: asks for offsets.
         stop: ends the search for the newest epoch.
         team: the ranks; the first finds the epoch.
-        found: the newest whole checkpoint.
 
     Raises:
-        CheckpointError: when the newest whole checkpoint is of other models, of another topic or of another cluster.
+        CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models,
+            of another topic or of another cluster.
+        TrainerError: when the ranks do not see the same directory.
         KafkaClientError: when Kafka cannot be read.
     """
     topics, directory = Topics(settings.topics.prefix), Path(settings.trainer.directory)
+    found = load_together(directory, team)
     saved, first = found.checkpoint, team.rank.number == 0
     samples = behaviors = StartOffsets()
     if saved is not None:
@@ -252,6 +257,42 @@ def load_checkpoint(directory: Path, rank: Rank = ONLY) -> NewestCheckpoint:
         )
     checkpoint.set_aside(found.refused)
     return found
+
+
+def load_together(directory: Path, team: Team) -> NewestCheckpoint:
+    """Return the newest whole checkpoint, the same on all ranks; the first one sets damaged ones aside.
+
+    Raises:
+        CheckpointError: when no checkpoint is whole though there are some.
+        TrainerError: when the ranks do not see the same directory.
+    """
+    if team.rank.ranks == 1:
+        return load_checkpoint(directory)
+    _check_directory(directory, team)
+    if team.rank.number == 0:
+        found = load_checkpoint(directory, team.rank)
+        team.share(found.path.name.encode() if found.path else b"")
+        return found
+    name = team.share(b"")[0].decode()
+    if not name:
+        return NewestCheckpoint(None, [])
+    path = directory / name
+    return NewestCheckpoint(checkpoint.load(path, team.rank), [], path)
+
+
+def _check_directory(directory: Path, team: Team) -> None:
+    path, token = directory / _TOKEN, secrets.token_hex(8)
+    if team.rank.number == 0:
+        try:
+            path.write_text(token)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {directory}: {error}") from None
+    expected = team.share(token.encode())[0].decode()
+    if not path.is_file() or path.read_text() != expected:
+        raise TrainerError(
+            f"rank {team.rank.number} does not see the trainer.directory of rank 0 ({directory}): give all ranks one on"
+            " a file system that they share"
+        )
 
 
 def _published_epoch(settings: Settings, stop: threading.Event) -> int:

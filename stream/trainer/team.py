@@ -103,6 +103,9 @@ class Solo:
         return [content]
 
 
+SOLO = Solo()
+
+
 class RankTeam:
     """The ranks of a group: each turn begins with one small all_gather, in which all come to the same decisions.
 
@@ -131,7 +134,7 @@ class RankTeam:
             raise TrainerError(f"the ranks are at different turns, {found[:, 0].tolist()}: start all of them again")
         self.step += 1
         first = 2 + len(flags)
-        turn = [bool(wants) for wants in found[:, 3:first].any(axis=0)]
+        turn: list[bool] = np.any(found[:, 3:first], axis=0, keepdims=True)[0].tolist()
         arms = found[:, first:].reshape(len(found), len(own), 3)
         return Agreed(
             Turn(*turn),

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from model.device import configure_torch, resolve
 from model.distributed.group import Group, device_of_rank, rank_of_environment
 from model.distributed.ranks import Ranks
-from model.embedding.shards import state_of
+from model.embedding.shards import Rank, state_of
 from model.peers import ALONE
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
@@ -50,10 +50,10 @@ from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import StartOffsets, resume_training
 from stream.trainer.samples import ReadSample, SampleReader
-from stream.trainer.saving import load_together, save_together
+from stream.trainer.saving import save_together
 from stream.trainer.sequence_states import SequenceStates
 from stream.trainer.sequences import NamedSequences
-from stream.trainer.team import Agreed, RankTeam, Solo, Team, Turn, address_of_rank, check_settings, partitions_of
+from stream.trainer.team import SOLO, Agreed, RankTeam, Team, Turn, address_of_rank, check_settings, partitions_of
 from stream.trainer.training import ArmStep, Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
@@ -94,7 +94,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             if settings.trainer.progressive_log:
                 raise SettingsError("trainer.progressive_log needs a trainer of one rank: leave it empty, or run one")
             group = resources.add(Group(device, timeout_s=settings.trainer.rank_timeout_s, on_exchange=failpoint))
-        team: Team = Solo() if group is None else RankTeam(group)
+        team: Team = SOLO if group is None else RankTeam(group)
         training = Training(settings, device=str(device), peers=ALONE if group is None else Ranks(group))
         check_settings(settings, team)
         verify(settings.kafka, topics, configured=settings.topics.partitions)
@@ -107,12 +107,10 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
                 resources.enter(sole_logger(predictions_path(settings, arm)))
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
-        # Counts of the whole stream have one owner; samples bring the numbers to the other ranks.
-        statistics = _statistics(settings, training) if rank.number == 0 else None
+        statistics = _statistics(settings, training, rank)
         watches = {topic: LogWatch(settings.kafka) for topic in (topics.samples, topics.behaviors)}
         logs = {topic: watch.begin([topic])[topic] for topic, watch in watches.items()}
-        found = load_together(Path(settings.trainer.directory), team)
-        start = resume_training(training, statistics, settings, logs, asker, stop, team, found)
+        start = resume_training(training, statistics, settings, logs, asker, stop, team)
         mine = partitions_of(rank, logs[topics.samples].partitions)
 
         def reader(
@@ -166,9 +164,17 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         trainer.run(stop)
 
 
-def _statistics(settings: Settings, training: Training) -> StatisticsPrimary | None:
-    """Return what this trainer's arms want counted; None where none of them reads that."""
-    if not any(arm.arm.spec().statistics for arm in training.arms.values()):
+def _statistics(settings: Settings, training: Training, rank: Rank) -> StatisticsPrimary | None:
+    """Return what is to be counted here; None where no arm reads that, or another one counts.
+
+    Counts of the whole stream have one owner, whose counts workers serve: the first rank of the trainer that has the
+    first arm which reads them. Samples bring the numbers to all others.
+    """
+    reading = [arm.name for arm in settings.models if arm.spec().statistics]
+    if not reading or rank.number:
+        return None
+    if reading[0] not in training.arms:
+        log(_logger, "statistics_elsewhere", counted_by=reading[0], remedy="run a trainer that has this arm as well")
         return None
     limits = settings.statistics
     return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, retention_s=limits.retention_s)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.distributed.ranks import Ranks
-from model.embedding.shards import SHARDS, Rank, TableState, merged_states, owners, part_of, state_of
+from model.embedding.shards import SHARDS, Rank, TableState, merged_states, owners, part_of
 from model.example import LATE_CLICK, Example
 from model.learner import Learner
 from model.peers import ALONE, Peers, WholeStep

@@ -74,17 +74,17 @@ class Ranks:
     """
 
     def __init__(self, group: Group) -> None:
-        self._group = group
+        self.group = group
         self.rank = group.rank
 
     def total(self, sums: Tensor) -> Tensor:
         """See `Sums.total`."""
-        return self._group.add("sums", sums)
+        return self.group.add("sums", sums)
 
     def concatenated(self, rows: Tensor) -> Tensor:
         """See `Sums.concatenated`."""
-        counts = self._group.gather("rows", [len(rows)])[:, 0]
-        parts = self._group.swap("rows", [rows.flatten()] * self.rank.ranks, (counts * rows.shape[1]).tolist())
+        counts = self.group.gather("rows", [len(rows)])[:, 0]
+        parts = self.group.swap("rows", [rows.flatten()] * self.rank.ranks, (counts * rows.shape[1]).tolist())
         return torch.cat(parts).view(-1, rows.shape[1])
 
     def take(self, tables: Tables, keys: Mapping[str, Keys]) -> dict[str, _Borrowed]:
@@ -93,7 +93,7 @@ class Ranks:
             return {}
         wanted = {name: _Wanted.of(keys[name], self.rank.ranks) for name in tables}
         sent = np.stack([each.counts for each in wanted.values()], axis=1)
-        lent = self._group.swap_counts("counts", sent)
+        lent = self.group.swap_counts("counts", sent)
         asked = [torch.from_numpy(np.stack([each.keys.view(np.int64), each.times], axis=1)) for each in wanted.values()]
         received = self._swap_rows("keys", asked, sent, lent)
         own, replies = {}, []
@@ -140,7 +140,7 @@ class Ranks:
         learned = list(parameters)
         there = checks.new_tensor([each.grad is not None for each in learned])
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in learned]
-        flat = self._group.add("dense", torch.cat([checks, there, *(each.flatten() for each in gradients)]))
+        flat = self.group.add("dense", torch.cat([checks, there, *(each.flatten() for each in gradients)]))
         sizes = [len(checks), len(learned), *(each.numel() for each in learned)]
         summed, some, *parts = torch.split(flat, sizes)
         for parameter, part, of_some in zip(learned, parts, some.tolist(), strict=True):
@@ -159,6 +159,6 @@ class Ranks:
         widths = [rows.shape[1] for rows in tables]
         split = [torch.split(rows, sent[:, place].tolist()) for place, rows in enumerate(tables)]
         parts = [torch.cat([rows[rank].flatten() for rows in split]) for rank in range(self.rank.ranks)]
-        came = self._group.swap(name, parts, (received * widths).sum(axis=1).tolist())
+        came = self.group.swap(name, parts, (received * widths).sum(axis=1).tolist())
         blocks = [torch.split(part, (counts * widths).tolist()) for part, counts in zip(came, received, strict=True)]
         return [torch.cat([of_rank[place] for of_rank in blocks]).view(-1, width) for place, width in enumerate(widths)]

@@ -21,7 +21,7 @@ from model.scorer import Scorer
 from model.serialization.parts import Assembler, split
 from model.serialization.update import Tensors
 from model.spec import ModelSpec, OptimSpec
-from tests.model.distributed.pool import RankPool
+from stream.bench.harness.rank_pool import RankPool
 from tests.model.learning import examples, small
 
 CLOSE = 1e-5

@@ -8,15 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from model.distributed.group import Group, rank_of_environment
+from model.distributed.group import rank_of_environment
 from model.distributed.ranks import Ranks
 from model.embedding.shards import Rank, merged_states
 from model.errors import PeerError
 from model.peers import WholeStep
+from stream.bench.harness.rank_pool import RankPool
 from stream.errors import KafkaClientError, SettingsError, TrainerError
 from stream.trainer.team import SOLO, Agreed, RankTeam, Solo, Turn, check_settings
 from stream.trainer.training import ArmStep, Training, TrainingExample, merged_progress
-from tests.model.distributed.pool import RankPool
 from tests.stream.trainer.support import poisoned, settings, training, training_examples
 
 
@@ -30,17 +30,11 @@ def pool() -> Iterator[RankPool]:
 def agree(
     ranks: Ranks, wanted: Turn, steps: Sequence[ArmStep], samples: int, failure: Exception | None = None
 ) -> Agreed | str:
-    team = RankTeam(group_of(ranks))
+    team = RankTeam(ranks.group)
     try:
         return team.agree(wanted, steps, samples, failure)
     except (TrainerError, KafkaClientError) as error:
         return str(error)
-
-
-def group_of(ranks: Ranks) -> Group:
-    group = ranks._group
-    assert isinstance(group, Group)
-    return group
 
 
 def step(examples: int, labels: int, now: int) -> ArmStep:
@@ -126,7 +120,7 @@ class _Learned:
 
 
 def teach(ranks: Ranks, batches: Sequence[Sequence[TrainingExample]], poison: int = 0) -> _Learned:
-    team = RankTeam(group_of(ranks))
+    team = RankTeam(ranks.group)
     taught = Training(settings(), device="cpu", peers=ranks)
     if poison:
         whole = training()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from stream.worker.metrics import WorkerMetrics
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 DASHBOARD = DOCKER / "grafana/dashboards/samstream.json"
+ALERTS_TEST = ROOT / "tests/alerts.yaml"
 NAME = re.compile(r"\bsamstream_[a-z0-9_]+")
 
 
@@ -94,6 +97,31 @@ def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
         assert f"samstream_{name}" in shown
 
 
+def alerts() -> list[dict[str, Any]]:
+    [group] = read(DOCKER / "alerts.yml")["groups"]
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+def test_every_metric_of_the_alerts_is_served_and_every_alert_is_tried() -> None:
+    used = {name for rule in alerts() for name in NAME.findall(rule["expr"])}
+    assert len(used) > 10
+    assert used <= exported(), used - exported()
+    tried: dict[str, set[bool]] = {rule["alert"]: set() for rule in alerts()}
+    for test in read(ALERTS_TEST)["tests"]:
+        for each in test["alert_rule_test"]:
+            tried[each["alertname"]].add(bool(each.get("exp_alerts")))
+    assert [name for name, fires in tried.items() if True not in fires] == []
+
+
+def test_alerts_fire_on_what_they_tell_of_and_on_nothing_else() -> None:
+    if not (promtool := shutil.which("promtool")):
+        pytest.skip("promtool is not installed: it comes with Prometheus, Debian's package too")
+    for words in (["check", "rules", str(DOCKER / "alerts.yml")], ["test", "rules", str(ALERTS_TEST)]):
+        done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -149,6 +177,8 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
         assert f"127.0.0.1:{port}/health" in " ".join(services[name]["healthcheck"]["test"])
     mounts = dict(volume.split(":")[:2] for volume in services["prometheus"]["volumes"])
     assert mounts["./prometheus.yml"] == "/etc/prometheus/prometheus.yml"
+    [rules] = read(DOCKER / "prometheus.yml")["rule_files"]
+    assert mounts[f"./{rules}"] == f"/etc/prometheus/{rules}"
     [source] = read(DOCKER / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
     [provider] = read(DOCKER / "grafana/provisioning/dashboards/samstream.yml")["providers"]

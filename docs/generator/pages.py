@@ -6,6 +6,7 @@ from pathlib import Path
 from docs.generator.markdown import fill
 from docs.generator.measured import ROOT, load
 from docs.generator.metrics_page import metrics_page
+from docs.generator.schemas_page import schemas_page
 from docs.generator.settings_page import settings_page
 from docs.generator.tables import render
 
@@ -16,6 +17,7 @@ def generated(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
     """Yield each generated file with what it should hold."""
     yield root / "docs" / "settings.md", settings_page()
     yield root / "docs" / "metrics.md", metrics_page()
+    yield root / "docs" / "schemas.md", schemas_page()
     measured = load(root / "docs" / "measured.json")
     for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
         text = page.read_text()

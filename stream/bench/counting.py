@@ -75,7 +75,7 @@ class Work:
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Have a trainer learn the same samples, in turns with behaviours that it counts and with some that it does not."""
-    rounds, requests, rate = (1, 2000, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
+    rounds, requests, rate = (1, 800, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
     given = work(requests)
     rates: dict[int, list[float]] = {0: [], rate: []}
     counted: dict[int, list[float]] = {0: [], rate: []}

@@ -28,7 +28,6 @@ from stream.report.plots.figure import PALETTE, pictures
 from stream.schema.units import DAY_MS
 
 _ARM = "mean"
-_LENGTH = 1000
 _REQUESTS = 16
 _SHOWN = 10
 _POINTS = 100
@@ -39,16 +38,17 @@ _EARLY = _POINTS // 5
 
 @dataclass(frozen=True, slots=True)
 class TableSizes:
-    """How many items pass in all, how many are there at any time, and how often each is seen on average."""
+    """How many items pass in all, how many are there at any time, how often each is seen on average, and in what."""
 
     items: int = 10_000_000
     living: int = 100_000
     seen: int = 4
+    length: int = 1000
 
     @property
     def steps(self) -> int:
         """Steps between two updates."""
-        return max(1, self.items * self.seen // (_REQUESTS * _LENGTH * _POINTS))
+        return max(1, self.items * self.seen // (_REQUESTS * self.length * _POINTS))
 
     @property
     def rules(self) -> Mapping[str, OptimSpec]:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     Raises:
         StreamError: when the worker has other rows than the trainer, or memory cannot be measured here.
     """
-    sizes = TableSizes(20_000, 500) if arguments.quick else TableSizes()
+    sizes = TableSizes(20_000, 500, length=60) if arguments.quick else TableSizes()
     rows: list[dict[str, Any]] = []
     courses: dict[str, tuple[Course, Course]] = {}
     for rule, optim in sizes.rules.items():
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     ]
     notes = [
         f"{sizes.items:,} items, of which {sizes.living:,} live at any time, each for a day and seen {sizes.seen} times"
-        f" on average; histories of {_LENGTH}, steps of {_REQUESTS} requests, an update every {sizes.steps} steps",
+        f" on average; histories of {sizes.length}, steps of {_REQUESTS} requests, an update every {sizes.steps} steps",
         "MB: resident memory of the process, at its most after an update, less that before the first step",
         "the worker decodes and applies the trainer's updates; at the end both have the same rows",
     ]
@@ -121,12 +121,14 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
 
 def _stream(optim: OptimSpec, sizes: TableSizes, console: Console, rule: str) -> tuple[Course, Course]:
     """Return how it went for a trainer of these settings, and for the worker that follows it."""
-    context = get_context("spawn")
+    # Forked from a process that has imported everything and done nothing.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     updates, sent = context.Pipe(duplex=False)
     ours, theirs = zip(*(context.Pipe(duplex=False) for _ in range(2)), strict=True)
     sides = (
         context.Process(target=_train, args=(optim, sizes, sent, theirs[0]), daemon=True),
-        context.Process(target=_follow, args=(updates, theirs[1]), daemon=True),
+        context.Process(target=_follow, args=(sizes, updates, theirs[1]), daemon=True),
     )
     for side in sides:
         side.start()
@@ -146,7 +148,7 @@ def _stream(optim: OptimSpec, sizes: TableSizes, console: Console, rule: str) ->
 
 def _train(optim: OptimSpec, sizes: TableSizes, updates: Connection, result: Connection) -> None:
     configure_torch(threads=1)
-    learner, rng = Learner(_spec(), optim), np.random.default_rng(0)
+    learner, rng = Learner(_spec(sizes), optim), np.random.default_rng(0)
     learner.begin_epoch(1)
     updates.send_bytes(encode(learner.base(_ARM)))
     course = Course([], [], _megabytes(), {})
@@ -156,7 +158,7 @@ def _train(optim: OptimSpec, sizes: TableSizes, updates: Connection, result: Con
             passed = (point + step / sizes.steps) / _POINTS
             first = 1 + round(passed * (sizes.items - sizes.living))
             now = NOW + round(passed * days * DAY_MS)
-            learner.learn([_request(rng, first, sizes.living, now) for _ in range(_REQUESTS)])
+            learner.learn([_request(rng, sizes, first, now) for _ in range(_REQUESTS)])
         updates.send_bytes(encode(learner.delta(_ARM)))
         course.rows.append(learner.rows["item"])
         course.megabytes.append(_megabytes())
@@ -164,9 +166,9 @@ def _train(optim: OptimSpec, sizes: TableSizes, updates: Connection, result: Con
     result.send(course)
 
 
-def _follow(updates: Connection, result: Connection) -> None:
+def _follow(sizes: TableSizes, updates: Connection, result: Connection) -> None:
     configure_torch(threads=1)
-    scorer = Scorer(_spec())
+    scorer = Scorer(_spec(sizes))
     scorer.apply(decode(updates.recv_bytes()))
     course = Course([], [], _megabytes(), {})
     for _ in range(_POINTS):
@@ -177,14 +179,14 @@ def _follow(updates: Connection, result: Connection) -> None:
     result.send(course)
 
 
-def _spec() -> ModelSpec:
-    return msgspec.structs.replace(preset(_ARM), statistics=(), hidden=(16,), length=_LENGTH)
+def _spec(sizes: TableSizes) -> ModelSpec:
+    return msgspec.structs.replace(preset(_ARM), statistics=(), hidden=(16,), length=sizes.length)
 
 
-def _request(rng: np.random.Generator, first: int, living: int, now: int) -> Example:
+def _request(rng: np.random.Generator, sizes: TableSizes, first: int, now: int) -> Example:
     """Draw a labelled request whose history and candidates are of the items that live now."""
-    taken, offered = (first + rng.integers(0, living, size) for size in (_LENGTH, _SHOWN))
-    sequence = np.zeros(_LENGTH, BEHAVIOR)
+    taken, offered = (first + rng.integers(0, sizes.living, size) for size in (sizes.length, _SHOWN))
+    sequence = np.zeros(sizes.length, BEHAVIOR)
     sequence["item"] = spread_keys(taken)
     sequence["category"] = 1 + taken % CATEGORIES
     sequence["ts"] = now

@@ -1,25 +1,36 @@
-"""`samstream topics`: creates the topics that are missing, or checks those that exist."""
+"""`samstream topics`: creates the topics that are missing, checks those that exist, or prints their JSON Schemas."""
 
 import argparse
+import json
 import sys
+from typing import Any
 
 from stream.cli.options import Commands, add_settings_command, load_settings
 from stream.kafka import topic_admin
 from stream.kafka.topic_rules import Needs
+from stream.monitor.records import ArmWindow
+from stream.schema.json_schema import event_schemas, struct_schema
 from stream.schema.topics import Topics
 from stream.settings import Settings
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = add_settings_command(commands, "topics", run, "create or check the topics")
-    parser.add_argument("action", choices=["create", "check"], help="create what is missing, or only check")
+    parser = add_settings_command(commands, "topics", run, "create or check the topics, or print their schemas")
+    parser.add_argument(
+        "action",
+        choices=["create", "check", "schemas"],
+        help="create what is missing; only check; or print the JSON Schema of each topic that others write or read",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Create or check the topics; returns the exit status: 1 when a topic is missing, or dangerous as it is set."""
     settings = load_settings(arguments)
     topics, needs = Topics(settings.topics.prefix), needs_of(settings)
+    if arguments.action == "schemas":
+        print(json.dumps(schemas(settings), indent=2, ensure_ascii=False))
+        return 0
     if arguments.action == "check":
         report = topic_admin.inspect(settings.kafka, topics, partitions=settings.topics.partitions, needs=needs)
         if missing := [topic.name for topic in topics if topic.name not in report.existing]:
@@ -39,6 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in report.findings:
         print(finding)
     return 1 if any(finding.severity == "error" for finding in report.findings) else 0
+
+
+def schemas(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return topic → JSON Schema of its records' values, for the topics that others write or read as JSON."""
+    topics, limits = Topics(settings.topics.prefix), settings.worker
+    found = event_schemas(topics, settings.feature_schema(), max_candidates=limits.max_candidates)
+    return {**found, topics.experiment_metrics: struct_schema(ArmWindow)}
 
 
 def needs_of(settings: Settings) -> Needs:

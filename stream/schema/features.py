@@ -95,6 +95,21 @@ class FeatureSchema:
         self._item = group("item")
         self._behavior = group("item", "behavior")
 
+    @property
+    def context_type(self) -> type[Struct]:
+        """What the JSON of an impression's own features may hold."""
+        return self._context.kind
+
+    @property
+    def item_type(self) -> type[Struct]:
+        """The same of a candidate's."""
+        return self._item.kind
+
+    @property
+    def behavior_type(self) -> type[Struct]:
+        """The same of a behaviour's."""
+        return self._behavior.kind
+
     def pack_behavior(self, features: Given) -> bytes:
         """Return the record of a behaviour's features.
 
@@ -131,9 +146,9 @@ class _Group:
         self._missing = missing
         self._read = [(feature.name, _packer(feature, defaults[feature.name])) for feature in members]
         fields = [(feature.name, _json_type(feature) | None, None) for feature in members]
-        kind = defstruct("Features", fields, forbid_unknown_fields=refuse_unknown, frozen=True)
-        self._decode = msgspec.json.Decoder(kind).decode
-        self._empty = kind()
+        self.kind = defstruct("Features", fields, forbid_unknown_fields=refuse_unknown, frozen=True)
+        self._decode = msgspec.json.Decoder(self.kind).decode
+        self._empty = self.kind()
 
     def pack(self, given: Given, where: str) -> bytes:
         """Return the record of one object of features.

@@ -131,7 +131,7 @@ def _environments() -> list[tuple[str, bool]]:
     return [each for each in every if each != (here, native.library() is not None)]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(EXPECTED is not None, reason="this is such a process")
 @pytest.mark.parametrize(("instructions", "compiled"), _environments())
 def test_so_it_is_with_every_kernel_and_instruction_set(instructions: str, compiled: bool) -> None:

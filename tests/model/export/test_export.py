@@ -71,7 +71,7 @@ def test_a_torch_export_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind == "sam" else pytest.mark.long) for kind in GRAPHS if kind not in NOT_ONNX],
+    [pytest.param(kind, marks=[] if kind == "sam" else pytest.mark.slow) for kind in GRAPHS if kind not in NOT_ONNX],
 )
 def test_an_onnx_graph_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -86,7 +86,7 @@ def test_an_onnx_graph_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> N
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(NOT_ONNX))
 def test_kinds_that_onnx_has_no_operator_for_are_refused_with_it(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -95,7 +95,7 @@ def test_kinds_that_onnx_has_no_operator_for_are_refused_with_it(tmp_path: Path,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in GRAPHS if kind not in DEFAULTS])
 def test_every_kind_is_exported_or_says_why_not(tmp_path: Path, kind: str) -> None:
     learner, scorer = learned(small(kind))

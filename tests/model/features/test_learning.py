@@ -99,7 +99,7 @@ def judged(spec: ModelSpec, world: str, steps: int) -> float:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["sam", "din", "counts"])
+@pytest.mark.parametrize("kind", ["sam", pytest.param("din", marks=pytest.mark.slow), "counts"])
 @pytest.mark.parametrize("world", WORLDS)
 def test_what_only_features_tell_is_learned(kind: str, world: str) -> None:
     # Neither brand nor tier tells anything alone, so no step goes the right way at first.

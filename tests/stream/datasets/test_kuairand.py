@@ -115,7 +115,7 @@ def test_its_events_fit_its_features(tmp_path: Path) -> None:
     assert schema.missing == {"duration_s": 1 + 1 + 1, "author": 1, "tags": 1}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data are not at {SHARED}")
 def test_the_real_log_comes_in_order_with_its_clicks() -> None:
     dataset = open_dataset("kuairand", SHARED)

@@ -30,6 +30,8 @@ def run_ranks(ranks: int, arguments: Sequence[str], stop: threading.Event) -> in
     """
     shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
     shared["MASTER_PORT"] = str(free_port())
+    if sys.platform == "linux":
+        shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     children: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(ranks):

@@ -27,7 +27,7 @@ _UNSAVED = 20_000
 """Behaviours folded from which on they are written to the disk, so that they do not fill the memory."""
 _MANY = 50_000
 """Records to be folded for one sample from which on it says how far it is."""
-_WAIT_S, _STEP_S = 0.02, 0.03
+_WAIT_S, _STEP_S = 0.01, 0.02
 """How long is waited for behaviours, and how long is folded at once: another rank of the trainer waits for that."""
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,9 +149,14 @@ def test_a_rank_without_data_stalls_nobody(
         harness.start_worker("worker", instance="one")
         harness.wander(100)
         learn_more(harness)
-        before = newest(harness).step
-        learn_more(harness)
-        assert newest(harness).step > before
+        before, began = newest(harness).step, time.monotonic()
+
+        def turns_taken() -> bool:
+            harness.traffic(1)
+            return newest(harness).step > before + 50
+
+        wait_for(turns_taken, "50 turns", processes=harness.processes)
+        assert time.monotonic() - began < 20, "a silent rank joins a turn after 50 ms"
         harness.settle()
         assert {number % 2 for number, offset in newest(harness).offsets.items() if offset} == {0}
 

@@ -114,6 +114,18 @@ class Network(nn.Module):
         logits, _ = self._logits(batch, embedded, learning=False)
         return logits
 
+    def attention_weights(self, batch: Batch, embedded: Embedded) -> Tensor | None:
+        """Return the (B, C, L) weights with which candidates read behaviours; None for a model that has none.
+
+        See `InterestModel.attention_weights`.
+        """
+        if self.interest is None:
+            return None
+        counts, logits = self._matched(batch)
+        numbers = None if self.standardise is None else self.standardise(self._numbers(batch, counts))
+        keys, targets = self._sequence(batch, embedded, numbers)
+        return self.interest.attention_weights(keys, batch.mask, targets, logits)
+
     def learn(self, batch: Batch, embedded: Embedded) -> tuple[Tensor, ExtraLoss | None]:
         """Return (B, C) logits of the candidates where they were shown, and what the interest model adds to the loss.
 

@@ -108,6 +108,25 @@ def predict(
     if not examples:
         return []
     batch = model_batch(network.spec, examples, device)
+    return by_example(network(batch, _looked_up(batch, tables)), batch, examples)
+
+
+@torch.inference_mode()
+def attention_weights(
+    network: Network, tables: Mapping[str, EmbeddingTable], example: Example, *, device: torch.device
+) -> npt.NDArray[np.float32] | None:
+    """Return the (C, n) weights with which an example's candidates read its newest n behaviours, oldest first.
+
+    None for a model that has no weights, or does not tell them (`InterestModel.attention_weights`).
+    """
+    batch = model_batch(network.spec, [example], device)
+    weights = network.attention_weights(batch, _looked_up(batch, tables))
+    if weights is None:
+        return None
+    read: npt.NDArray[np.float32] = weights[0, :, batch.mask[0]].cpu().numpy()
+    return read
+
+
+def _looked_up(batch: Batch, tables: Mapping[str, EmbeddingTable]) -> Embedded:
     keys = batch_keys(batch)
-    vectors = {name: table.gather(keys[name]) for name, table in tables.items()}
-    return by_example(network(batch, embedded(batch, vectors)), batch, examples)
+    return embedded(batch, {name: table.gather(keys[name]) for name, table in tables.items()})

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,7 +14,14 @@ from model.errors import UpdateRefused
 from model.example import Example
 from model.interest.sar import SequenceAdaptation
 from model.network import Network
-from model.predict import Predictions, model_fingerprint, predict, table_dims, table_initials
+from model.predict import (
+    Predictions,
+    attention_weights,
+    model_fingerprint,
+    predict,
+    table_dims,
+    table_initials,
+)
 from model.serialization.update import Update, Version, check_gone, check_keys, check_turn, unusable
 from model.spec import ModelSpec
 from model.trial import Trial
@@ -72,6 +80,13 @@ class Scorer:
         if examples:
             self._last_request = examples[-1]
         return predict(self._network, self._tables, examples, device=self._device)
+
+    def attention_weights(self, example: Example) -> npt.NDArray[np.float32] | None:
+        """Return the (C, n) weights in [0, 1] with which candidates read the newest n behaviours, oldest first.
+
+        None for a model that has none, or does not tell them.
+        """
+        return attention_weights(self._network, self._tables, example, device=self._device)
 
     def apply(self, update: Update) -> None:
         """Check an update and swap it in.

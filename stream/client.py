@@ -24,10 +24,12 @@ from stream.schema.events import (
     Impression,
     RequestKey,
     Score,
+    Withdrawal,
     decode_behavior,
     decode_click,
     decode_impression,
     decode_score,
+    decode_withdrawal,
     encode_json,
 )
 from stream.schema.features import encode_features
@@ -144,6 +146,8 @@ class Client:
         request_id: str | None = None,
         ts: int | None = None,
         features: Mapping[str, Any] | None = None,
+        *,
+        explain: bool = False,
     ) -> RequestKey:
         """Ask for the probabilities of `candidates`; the best `slots` will be shown. Returns the request's key.
 
@@ -154,6 +158,7 @@ class Client:
             request_id: one that this user has for no other request; made here when None.
             ts: when, ms; now when None.
             features: of the request and of its user, by name, as `[features]` of the settings defines them.
+            explain: whether the answer shall say which behaviours weighed most (`Score.why`).
 
         Raises:
             EventError: for a field that no reader would accept.
@@ -161,7 +166,9 @@ class Client:
         """
         self._listen()
         request_id = uuid.uuid4().hex if request_id is None else request_id
-        event = Impression(request_id, user, self._time(ts), list(candidates), slots, encode_features(features))
+        event = Impression(
+            request_id, user, self._time(ts), list(candidates), slots, encode_features(features), explain
+        )
         value = _checked(event, decode_impression)
         with self._arrived:
             self._answers.pop(event.request, None)
@@ -202,6 +209,21 @@ class Client:
         behavior = _checked(event, decode_behavior)
         self._sender.send(self._topics.clicks, click, key=user)
         self._sender.send(self._topics.behaviors, behavior, key=user)
+
+    def withdraw(self, request: RequestKey, ts: int | None = None) -> None:
+        """Write that the answer to a request is not shown, as when it came too late: nothing is learned from it.
+
+        Args:
+            request: what `impression` returned, here or in another process.
+            ts: of the impression, ms; now when None.
+
+        Raises:
+            EventError: for a field that no reader would accept.
+            KafkaClientError: when Kafka did not take an earlier event.
+        """
+        user, request_id = _checked_key(request)
+        event = Withdrawal(request_id, user, self._time(ts))
+        self._sender.send(self._topics.impressions, _checked(event, decode_withdrawal), key=user)
 
     def scores(self, request: RequestKey, timeout: float = 5.0) -> Score:
         """Wait for the answer to a request of this client, and claim it.
@@ -341,7 +363,7 @@ def _checked_key(request: RequestKey) -> RequestKey:
     return request
 
 
-def _checked(event: Behavior | Impression | Click, decode: Callable[[bytes], Any]) -> bytes:
+def _checked(event: Behavior | Impression | Withdrawal | Click, decode: Callable[[bytes], Any]) -> bytes:
     """Return an event's JSON after reading it as its readers will: constructing a Struct validates nothing."""
     name = type(event).__name__.lower()
     try:

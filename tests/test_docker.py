@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stream.gateway.metrics import GatewayMetrics
 from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
 from stream.settings import load
@@ -19,6 +20,7 @@ from stream.worker.metrics import WorkerMetrics
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 DASHBOARD = DOCKER / "grafana/dashboards/samstream.json"
+ALERTS = DOCKER / "helm/samstream/files/alerts.yml"
 ALERTS_TEST = ROOT / "tests/alerts.yaml"
 NAME = re.compile(r"\bsamstream_[a-z0-9_]+")
 
@@ -44,10 +46,15 @@ def expressions() -> list[str]:
 
 
 def exported() -> set[str]:
-    """Return the names of all that worker, trainer and monitor serve."""
+    """Return the names of all that worker, trainer, monitor and gateway serve."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     names: set[str] = set()
-    for role, metrics in (("worker", WorkerMetrics), ("trainer", TrainerMetrics), ("monitor", MonitorMetrics)):
+    for role, metrics in (
+        ("worker", WorkerMetrics),
+        ("trainer", TrainerMetrics),
+        ("monitor", MonitorMetrics),
+        ("gateway", GatewayMetrics),
+    ):
         registry = CollectorRegistry()
         metrics(registry)
         Health(role, registry)
@@ -98,7 +105,7 @@ def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
 
 
 def alerts() -> list[dict[str, Any]]:
-    [group] = read(DOCKER / "alerts.yml")["groups"]
+    [group] = read(ALERTS)["groups"]
     rules: list[dict[str, Any]] = group["rules"]
     return rules
 
@@ -117,7 +124,7 @@ def test_every_metric_of_the_alerts_is_served_and_every_alert_is_tried() -> None
 def test_alerts_fire_on_what_they_tell_of_and_on_nothing_else() -> None:
     if not (promtool := shutil.which("promtool")):
         pytest.skip("promtool is not installed: it comes with Prometheus, Debian's package too")
-    for words in (["check", "rules", str(DOCKER / "alerts.yml")], ["test", "rules", str(ALERTS_TEST)]):
+    for words in (["check", "rules", str(ALERTS)], ["test", "rules", str(ALERTS_TEST)]):
         done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -135,7 +142,7 @@ def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own()
 
 def test_the_settings_of_every_service_are_settings() -> None:
     services = compose()["services"]
-    for name in ("topics", "worker", "trainer", "monitor"):
+    for name in ("topics", "worker", "trainer", "monitor", "gateway"):
         given = environment(services[name])
         ours = {key for key in given if key.startswith("SAMSTREAM_")}
         assert ours
@@ -170,7 +177,7 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
         [found] = job["dns_sd_configs"]
         assert found["type"] == "A"
         asked |= dict.fromkeys(found["names"], found["port"])
-    assert asked.keys() == {"worker", "trainer", "monitor"}
+    assert asked.keys() == {"worker", "trainer", "monitor", "gateway"}
     for name, port in asked.items():
         given = environment(services[name])
         assert given[f"SAMSTREAM_{name.upper()}__METRICS"] == f"0.0.0.0:{port}"
@@ -178,7 +185,7 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
     mounts = dict(volume.split(":")[:2] for volume in services["prometheus"]["volumes"])
     assert mounts["./prometheus.yml"] == "/etc/prometheus/prometheus.yml"
     [rules] = read(DOCKER / "prometheus.yml")["rule_files"]
-    assert mounts[f"./{rules}"] == f"/etc/prometheus/{rules}"
+    assert mounts[f"./{ALERTS.relative_to(DOCKER)}"] == f"/etc/prometheus/{rules}"
     [source] = read(DOCKER / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
     [provider] = read(DOCKER / "grafana/provisioning/dashboards/samstream.yml")["providers"]

@@ -37,7 +37,18 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-SITE = ("kafka", "settings", "operations", "limits", "models", "experiments", "performance", "architecture", "world")
+SITE = (
+    "kafka",
+    "gateway",
+    "settings",
+    "operations",
+    "limits",
+    "models",
+    "experiments",
+    "performance",
+    "architecture",
+    "world",
+)
 
 
 def test_generated_parts_are_current() -> None:
@@ -93,7 +104,7 @@ def test_the_architecture_says_what_each_folder_holds() -> None:
 
 def test_settings_that_the_documents_name_are_there() -> None:
     sections = {name: type(getattr(Settings(), name)) for name in Settings.__struct_fields__}
-    named = re.compile(r"`(?:--set )?(topics|state|worker|trainer|monitor)\.([a-z_]+)[`=]")
+    named = re.compile(r"`(?:--set )?(topics|state|worker|trainer|monitor|gateway)\.([a-z_]+)[`=]")
     for page in PAGES:
         if page.name != "CHANGELOG.md":
             for section, key in named.findall(page.read_text()):

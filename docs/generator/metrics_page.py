@@ -1,10 +1,11 @@
-"""`docs/metrics.md`: every Prometheus metric of worker, trainer and monitor, from the objects that the jobs declare."""
+"""`docs/metrics.md`: every Prometheus metric of the jobs, from the objects that they declare."""
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from docs.generator.markdown import table
+from stream.gateway.metrics import GatewayMetrics
 from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
 from stream.trainer.metrics import TrainerMetrics
@@ -14,9 +15,9 @@ _HEAD = """# Metrics
 
 *This page is written by `python -m docs.generator`; do not edit it.*
 
-`worker.metrics=HOST:PORT`, and the same of `trainer` and `monitor`, serve these at `/metrics` for Prometheus, and
-[`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`, `_sum` and
-`_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
+`worker.metrics=HOST:PORT`, and the same of `trainer`, `monitor` and `gateway`, serve these at `/metrics` for
+Prometheus, and [`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`,
+`_sum` and `_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
 `experiment-metrics`."""
 
 
@@ -35,11 +36,12 @@ class _Listed(CollectorRegistry):
 
 def metrics_page() -> str:
     """Return the page."""
-    shared, worker, trainer, monitor = _Listed(), _Listed(), _Listed(), _Listed()
+    shared, worker, trainer, monitor, gateway = (_Listed() for _ in range(5))
     Health("worker", shared)
     WorkerMetrics(worker)
     TrainerMetrics(trainer)
     MonitorMetrics(monitor)
+    GatewayMetrics(gateway)
     recovery = [each for each in worker.collectors if _name(each).startswith(("samstream_restore", "samstream_replay"))]
     own = [each for each in worker.collectors if each not in recovery]
     sections = (
@@ -48,6 +50,7 @@ def metrics_page() -> str:
         ("Recovery of a worker", recovery),
         ("Trainer", trainer.collectors),
         ("Monitor", monitor.collectors),
+        ("Gateway", gateway.collectors),
     )
     return "\n\n".join((_HEAD, *(f"## {title}\n\n{_table(listed)}" for title, listed in sections))) + "\n"
 

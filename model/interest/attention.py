@@ -71,7 +71,16 @@ class AttentionUnit(nn.Module):
             bias = bias + batch_invariant.matmul(query, difference.T)
         return torch.cat([effective, bias.mT.unsqueeze(-1)], dim=-1)
 
+    def weights(self, keys: Tensor, mask: Tensor, queries: list[Tensor], match: Tensor | None) -> Tensor:
+        """Return the (B, C, L) weights of (B, L, d) behaviours in the readouts, without a kernel; 0 where padded."""
+        ones = keys.new_ones(*keys.shape[:-1], 1)
+        found = self._weights(torch.cat([keys, ones], dim=-1), self._effective(queries), match)
+        return found.masked_fill(~mask.unsqueeze(1), 0.0)
+
     def _attend(self, keys: Tensor, weights: Tensor, match: Tensor | None) -> Tensor:
+        return torch.bmm(self._weights(keys, weights, match), keys[..., :-1])
+
+    def _weights(self, keys: Tensor, weights: Tensor, match: Tensor | None) -> Tensor:
         B, _, C, _ = weights.shape
         L = keys.shape[1]
         hidden = torch.bmm(weights.flatten(1, 2), keys.mT).sigmoid_().view(B, -1, C * L)
@@ -79,7 +88,7 @@ class AttentionUnit(nn.Module):
         logits += self.second.bias
         if match is not None:
             logits += match
-        return torch.bmm(logits.sigmoid_(), keys[..., :-1])
+        return logits.sigmoid_()
 
 
 class Behaviours:

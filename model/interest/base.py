@@ -125,6 +125,19 @@ class InterestModel(nn.Module, ABC):
             known: of the same behaviours and candidates; a model that reads none of it ignores it.
         """
 
+    def attention_weights(
+        self,
+        keys: Tensor,  # noqa: ARG002
+        mask: Tensor,  # noqa: ARG002
+        targets: Tensor,  # noqa: ARG002
+        match: Tensor | None,  # noqa: ARG002
+    ) -> Tensor | None:
+        """Return the (B, C, L) weights in [0, 1] with which a candidate's vector reads each behaviour, 0 where padded.
+
+        None for a model that has no such weights, or does not tell them.
+        """
+        return None
+
     def learn(
         self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None, known: Known
     ) -> tuple[Tensor, ExtraLoss | None]:

@@ -48,3 +48,7 @@ class DeepInterest(InterestModel):
             found = [native.passes(*user, unit).readouts for user in zip(keys, mask, targets, bonuses, strict=True)]
             return torch.cat([targets, torch.cat(found)], dim=-1)
         return torch.cat([targets, self.attention(Behaviours(keys, mask), [targets], match)], dim=-1)
+
+    def attention_weights(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
+        """Return the (B, C, L) weights; see `InterestModel.attention_weights`."""
+        return self.attention.weights(keys, mask, [targets], match)

@@ -111,6 +111,17 @@ class SparseAttentiveMemory(InterestModel):
             memories.append(memory)
         return self.assemble(targets, readouts, memories)
 
+    def attention_weights(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
+        """Return the (B, C, L) weights, their mean over the passes; see `InterestModel.attention_weights`."""
+        memory, found = targets, []
+        for attention in self.units:
+            query = memory if self.feedback == "iter" else targets
+            weights = attention.weights(keys, mask, [targets, query], match)
+            readout = attention.norm(torch.bmm(weights, keys))
+            memory = batch_invariant.gru(self.cell, readout.flatten(0, 1), memory.flatten(0, 1)).view_as(targets)
+            found.append(weights)
+        return torch.stack(found).mean(dim=0)
+
     def _compiled(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
         units = [unit.parameters_for_kernel() for unit in self.units]
         enhancement = self.enhancement.parameters_for_kernel() if self.enhancement is not None else None

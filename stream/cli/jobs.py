@@ -1,4 +1,4 @@
-"""`samstream worker`, `trainer` and `monitor`: the jobs of the system, each until SIGTERM or Ctrl-C."""
+"""`samstream worker`, `trainer`, `monitor` and `gateway`: the jobs of the system, each until SIGTERM or Ctrl-C."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from stream.cli.options import Commands, add_settings_command, load_settings, positive_int, settings_arguments
-from stream.errors import KafkaSilentError
+from stream.errors import KafkaSilentError, SettingsError
 from stream.runtime.logs import log
 from stream.runtime.signals import stop_event
 from stream.settings import Settings
@@ -16,7 +16,7 @@ _logger = logging.getLogger("samstream")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the three commands."""
+    """Add the four commands."""
     text = "keep users' sequences, answer impressions, label clicks"
     add_settings_command(commands, "worker", run_worker, text)
     trainer = add_settings_command(
@@ -26,6 +26,8 @@ def add_parser(commands: Commands) -> None:
     trainer.add_argument("--ranks", type=positive_int, default=1, metavar="N", help=text)
     text = "compute the arms' results from the topics, publish them, and show them on a live page"
     add_settings_command(commands, "monitor", run_monitor, text)
+    text = "answer over HTTP: rank, take clicks and behaviours, in front of the topics"
+    add_settings_command(commands, "gateway", run_gateway, text)
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
@@ -59,6 +61,23 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     from stream.monitor.run import run_monitor
 
     return run_monitor(load_settings(arguments))
+
+
+def run_gateway(arguments: argparse.Namespace) -> int:
+    """Run a gateway; returns the exit status.
+
+    Raises:
+        SettingsError: when the extra `gateway` is not installed.
+    """
+    settings = load_settings(arguments)
+    try:
+        from stream.gateway.web.server import run_gateway
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{error.name} is not installed: pip install 'samstream[gateway]' (or -e '.[gateway]' in a clone)"
+        ) from None
+    run_until_stopped(run_gateway, settings, stop_event())
+    return 0
 
 
 def run_until_stopped(

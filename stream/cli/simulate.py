@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ LOCAL: dict[str, Any] = {
     "worker": {**SHORT_WINDOWS, **EARLY_LABELS, "idle_timeout_s": 2.0},
     "trainer": {"checkpoint_interval_s": 15.0},
     "monitor": {"window_s": SHORT_WINDOWS["attribution_window_s"]},
+    "gateway": {"deadline_s": 0.4},  # below `label_wait_s`: what is not shown is withdrawn before it is learned
 }
 """Defaults of a run of a minute or two: short windows, early labels."""
 
@@ -112,6 +114,8 @@ def run_simulation(arguments: argparse.Namespace) -> int:
 def _add_local_options(parser: argparse.ArgumentParser) -> None:
     add_local_system_options(parser)
     parser.add_argument("--no-monitor", action="store_true", help="without the monitor and its live page")
+    text = "without the gateway and the shop's page, on which you play a user"
+    parser.add_argument("--no-gateway", action="store_true", help=text)
     add_simulation_options(parser, seconds=110.0, pre_impressions=4000)
 
 
@@ -139,6 +143,7 @@ def _run_locally(arguments: argparse.Namespace, experiment: "ExperimentPlan", fi
     console = Console()
     with tempfile.TemporaryDirectory(prefix="samstream-") as scratch:
         directory = Path(scratch)
+        shop = _open_shop(arguments, directory / "shop", console)
         console.print(f"starting broker ({arguments.broker}), topics, {arguments.workers} worker(s) and trainer …")
         try:
             with local_system(
@@ -147,10 +152,14 @@ def _run_locally(arguments: argparse.Namespace, experiment: "ExperimentPlan", fi
                 directory=directory,
                 workers=arguments.workers,
                 monitor=not arguments.no_monitor,
+                pages=shop,
             ) as system:
                 if web := system.settings.monitor.web:
                     console.print(f"live page: http://{web} (in a few seconds)", highlight=False)
-                path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check)
+                if shop is not None:
+                    address = f"http://{system.settings.gateway.address}"
+                    console.print(f"shop: {address}/pages/, gateway: {address}/docs", highlight=False)
+                path = _simulate(arguments, system.settings, Experiment.of(experiment), console, system.check, shop)
                 for name in system.processes.ended_optional():
                     console.print(f"note: the {name} ended before the run did; see {arguments.report}/logs/{name}.log")
         finally:
@@ -159,25 +168,51 @@ def _run_locally(arguments: argparse.Namespace, experiment: "ExperimentPlan", fi
     return 0
 
 
+def _open_shop(arguments: argparse.Namespace, folder: Path, console: Console) -> Path | None:
+    """Return the folder of the shop's page; None without a gateway."""
+    from stream.simulation.shop.files import write_page
+
+    if arguments.no_gateway:
+        return None
+    if find_spec("litestar") is None:
+        console.print("no shop and no gateway: pip install 'samstream[gateway]'", highlight=False)
+        return None
+    write_page(folder)
+    return folder
+
+
 def _simulate(
     arguments: argparse.Namespace,
     settings: Settings,
     experiment: "Experiment",
     console: Console,
     check: Callable[[], None],
+    shop: Path | None = None,
 ) -> Path:
-    """Run the simulation; returns the report's path. `check` raises when the system has failed."""
+    """Run the simulation; returns the report's path.
+
+    Args:
+        arguments: the command line.
+        settings: of the system that runs.
+        experiment: what the arms are compared by.
+        console: for what people read.
+        check: raises when the system has failed.
+        shop: folder of the shop's page, which gets the items of the world.
+    """
     from stream.report.sentences import headline
     from stream.report.writer import write_experiment
     from stream.simulation.config import WorldConfig, with_changes
     from stream.simulation.observer import Observer
     from stream.simulation.report import simulate_pre_period, simulation_report, sums_of_traces
+    from stream.simulation.shop.files import write_catalogue
     from stream.simulation.terminal_view import Viewer
     from stream.simulation.traffic import Traffic
     from stream.simulation.world import World
 
     config = with_changes(WorldConfig(users=arguments.users, history=arguments.history), arguments.world)
     world = World(config, seed=arguments.seed, start=round(1000 * time.time()))
+    if shop is not None:
+        write_catalogue(shop, world, slots=SLOTS)
     topics = Topics(settings.topics.prefix)
     traffic = Traffic(
         settings.kafka,

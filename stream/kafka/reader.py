@@ -22,7 +22,7 @@ _SILENT_S = 60.0
 
 
 class TopicReader:
-    """Reads all partitions of some topics, from their present ends on unless it is told to begin earlier.
+    """Reads partitions of some topics, from their present ends on unless it is told to begin earlier.
 
     Args:
         kafka: librdkafka properties.
@@ -34,7 +34,7 @@ class TopicReader:
         on_missing: when Kafka has removed records between an offset to go on from and its oldest record, at the start
             or while it reads: `stop`, or `skip` them, log and count them.
         watch: watches these topics since before `offsets` were compared with them; None for one of the reader's own.
-        partitions: numbers of those to be read; None for all.
+        only: the partition numbers to read; all when None.
 
     Raises:
         KafkaClientError: for a topic that does not exist, an offset beyond its end, or removed records (`stop`).
@@ -52,7 +52,7 @@ class TopicReader:
         since_ms: int | None = None,
         on_missing: Literal["stop", "skip"] = "stop",
         watch: LogWatch | None = None,
-        partitions: Collection[int] | None = None,
+        only: Collection[int] | None = None,
     ) -> None:
         # librdkafka wants a group id even where no group is joined and nothing is committed.
         own = {"group.id": "samstream-reader", "enable.partition.eof": "true"}
@@ -68,13 +68,13 @@ class TopicReader:
         self.removed: dict[tuple[str, int], int] = {}
         """(topic, partition) → the first offset that Kafka has, where reading begins there and Kafka removed others."""
         self._ends: dict[tuple[str, int], int] = {}
-        known = {topic: self._partitions(topic) for topic in topics}
-        self._single = len(known) == 1
+        partitions = {topic: self._partitions(topic) for topic in topics}
+        self._single = len(partitions) == 1
         self._watch = watch or LogWatch(kafka)
-        self.logs = self._watch.logs or self._watch.begin(known)
+        self.logs = self._watch.logs or self._watch.begin(partitions)
         """Topic → which log is read."""
-        for topic, numbers in known.items():
-            for partition in numbers if partitions is None else [each for each in numbers if each in partitions]:
+        for topic, numbers in partitions.items():
+            for partition in numbers if only is None else sorted(only):
                 low, high = watermarks(self._consumer, topic, partition)
                 if since_ms is not None:
                     begin = offset_for_time(self._consumer, topic, partition, since_ms, high)

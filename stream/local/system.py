@@ -158,7 +158,13 @@ class System:
 
 @contextmanager
 def local_system(
-    settings: Settings, *, broker: str, directory: Path, workers: int = 1, monitor: bool = False
+    settings: Settings,
+    *,
+    broker: str,
+    directory: Path,
+    workers: int = 1,
+    monitor: bool = False,
+    pages: Path | None = None,
 ) -> Iterator[System]:
     """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
 
@@ -170,6 +176,7 @@ def local_system(
         directory: a directory of this run.
         workers: how many workers share the partitions.
         monitor: start one as well, on a free port of this machine; `check` ignores its end.
+        pages: start a gateway as well, likewise, that serves this folder; None for no gateway.
     """
     with local_broker(broker, directory / "broker") as running:
         settings = msgspec.structs.replace(
@@ -182,6 +189,9 @@ def local_system(
                 directory=str(directory / "monitor"),
                 web=f"127.0.0.1:{free_port()}" if monitor else "",
             ),
+            gateway=settings.gateway
+            if pages is None
+            else msgspec.structs.replace(settings.gateway, address=f"127.0.0.1:{free_port()}", pages=str(pages)),
         )
         names = Topics(settings.topics.prefix)
         topics.ensure(
@@ -196,6 +206,8 @@ def local_system(
                 processes.start(f"worker-{number}", "worker")
             if monitor:
                 processes.start("monitor", "monitor", optional=True)
+            if pages is not None:
+                processes.start("gateway", "gateway", optional=True)
             try:
                 yield System(settings, names, processes, running)
             finally:

@@ -1,9 +1,10 @@
 """The events that travel: typed, frozen, decoded with validation errors that name the field.
 
-External events (`Behavior`, `Impression`, `Click`, `Score`) are JSON. Internal ones (`Sample`, `Outcome`) are
-MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and `action`, a
-candidate's `category`, an impression's `slots`, any `features`. Times are integer milliseconds since the Unix epoch;
-ids are strings of 1 to 256 characters. `features` are read by `stream.schema.features`.
+External events (`Behavior`, `Impression`, `Withdrawal`, `Click`, `Score`) are JSON. Internal ones (`Sample`,
+`Outcome`) are MessagePack arrays. Of what comes from outside, `null` means the default: a behaviour's `category` and
+`action`, a candidate's `category`, an impression's `slots` and `explain`, any `features`. Times are integer
+milliseconds since the Unix epoch; ids are strings of 1 to 256 characters. `features` are read by
+`stream.schema.features`.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -62,7 +63,7 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class Impression(Struct, frozen=True):
-    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown."""
+    """Rank `candidates` for `user` at `ts`; the best `slots` of them will be shown. `explain` asks why."""
 
     request_id: Id
     user: Id
@@ -70,11 +71,28 @@ class Impression(Struct, frozen=True):
     candidates: Annotated[list[Candidate], Meta(min_length=1)]
     slots: Annotated[int, Meta(ge=1, le=65535)] = 10
     features: Given = UNSET
+    explain: bool = False
 
     @property
     def request(self) -> RequestKey:
         """The request's identity."""
         return RequestKey(self.user, self.request_id)
+
+
+class Withdrawal(Struct, frozen=True, gc=False):
+    """What `user` asked as request `withdraws` was not shown as it was answered: nothing is learned from it.
+
+    It lies in `impressions`, behind the impression that it withdraws.
+    """
+
+    withdraws: Id
+    user: Id
+    ts: Millis
+
+    @property
+    def request(self) -> RequestKey:
+        """The identity of the request that it withdraws."""
+        return RequestKey(self.user, self.withdraws)
 
 
 class Click(Struct, frozen=True, gc=False):
@@ -113,6 +131,13 @@ class Team(Struct, frozen=True):
     members: list[int]
 
 
+class Reason(Struct, frozen=True, gc=False):
+    """A behaviour that an answer rests on: its `ts`, and the weight in [0, 1] with which the model has read it."""
+
+    ts: Millis
+    weight: float
+
+
 class Score(Struct, frozen=True):
     """The answer to an impression.
 
@@ -124,6 +149,9 @@ class Score(Struct, frozen=True):
     `teams` is empty unless the list was interleaved: then each candidate is in one of the two teams, `order` is the
     list that they drafted, a probability is that of the model which placed the candidate, and `epoch` and `version` are
     those of the first team.
+
+    `why` is empty unless the impression asked for it, and its model reads behaviours by weights that it can tell: then
+    it has the behaviours with the largest weights, those first, as means over the items to be shown.
     """
 
     request_id: str
@@ -140,6 +168,7 @@ class Score(Struct, frozen=True):
     spent_ms: Spent
     read_to: int = 0
     teams: list[Team] = []
+    why: list[Reason] = []
 
     @property
     def request(self) -> RequestKey:
@@ -315,8 +344,32 @@ def decode_behaviors(values: Sequence[bytes]) -> list[Behavior] | None:
     return events if len(events) == len(values) else None
 
 
-decode_impression = _NullableDecoder(Impression, {"slots"}, candidates={"category"}).decode
+decode_impression = _NullableDecoder(Impression, {"slots", "explain"}, candidates={"category"}).decode
+decode_withdrawal = msgspec.json.Decoder(Withdrawal).decode
 decode_click = msgspec.json.Decoder(Click).decode
+
+
+class _Marked(Struct):
+    withdraws: Any = UNSET
+
+
+_decode_mark = msgspec.json.Decoder(_Marked).decode
+
+
+def decode_request(value: bytes) -> Impression | Withdrawal:
+    """Return what a record of `impressions` says; only those that are no impression are looked at twice.
+
+    Raises:
+        msgspec.MsgspecError: one of `DECODE_ERRORS`, naming what is wrong.
+    """
+    try:
+        return decode_impression(value)
+    except msgspec.ValidationError:
+        if b'"withdraws"' not in value or _decode_mark(value).withdraws is UNSET:
+            raise
+    return decode_withdrawal(value)
+
+
 decode_score = msgspec.json.Decoder(Score).decode
 decode_sample = msgspec.msgpack.Decoder(Sample).decode
 decode_outcome = msgspec.msgpack.Decoder(Outcome).decode

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from stream.schema.events import Behavior, Click, Impression, Score
+from stream.schema.events import Behavior, Click, Impression, Score, Withdrawal
 from stream.schema.features import FeatureSchema
 from stream.schema.topics import Topics
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_OPTIONAL = {"Behavior": ("category", "action"), "Candidate": ("category",), "Impression": ("slots",)}
+_OPTIONAL = {"Behavior": ("category", "action"), "Candidate": ("category",), "Impression": ("slots", "explain")}
 """Fields of what comes from outside in which `null` stands for the default."""
 
 
@@ -35,6 +35,7 @@ def event_schemas(topics: Topics, features: FeatureSchema, *, max_candidates: in
     given = {"Behavior": features.behavior_type, "Impression": features.context_type, "Candidate": features.item_type}
     schemas = {topic: struct_schema(kind, given) for topic, kind in kinds.items()}
     schemas[topics.impressions]["properties"]["candidates"]["maxItems"] = max_candidates
+    schemas[topics.impressions] = _either(schemas[topics.impressions], struct_schema(Withdrawal))
     return schemas
 
 
@@ -55,6 +56,14 @@ def struct_schema(kind: type[Struct], features: Mapping[str, type[Struct]] | Non
     own = parts.pop(kind.__name__)
     assert reference == {"$ref": f"#/$defs/{kind.__name__}"}
     return {"$schema": DRAFT, **own, **({"$defs": parts} if parts else {})}
+
+
+def _either(*schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of what fits one of several, whose parts have different names."""
+    parts = {name: part for schema in schemas for name, part in schema.get("$defs", {}).items()}
+    own = [{name: value for name, value in schema.items() if name not in ("$schema", "$defs")} for schema in schemas]
+    title, text = " or ".join(each["title"] for each in own), " ".join(each["description"] for each in own)
+    return {"$schema": DRAFT, "title": title, "description": text, "anyOf": own, "$defs": parts}
 
 
 def _features(kind: type[Struct] | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from model.spec import ModelSpec, OptimSpec, overridden, preset, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
 from stream.errors import SettingsError, TopicError
+from stream.runtime.addresses import host_and_port
 from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.features import FeatureName, check_features, layout_of
@@ -215,6 +216,49 @@ class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     metrics: str = ""
 
 
+class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The gateway: HTTP in front of the topics.
+
+    Attributes:
+        address: HOST:PORT to serve; port 0 takes a free one.
+        keys: file with API keys, one a line; empty for none, which is allowed on a loopback address only.
+        allow_anonymous: whether it may serve without keys beyond this machine, as behind a proxy that checks callers.
+        certificate: file with the certificate chain for TLS, PEM; empty for plain HTTP.
+        certificate_key: file with its private key, PEM; empty where `certificate` holds it.
+        deadline_s: how long a request waits for its score.
+        on_timeout: what it gets then: the `candidates` in their own order, marked as such, or an `error` (504).
+        max_in_flight: requests that may wait at a time; further ones are answered 429.
+        max_unacknowledged: records that Kafka may not have acknowledged yet; with more, writes are answered 503.
+        max_body_bytes: larger bodies are answered 413.
+        max_lines: behaviours of one bulk request.
+        remember_s: how long a request that is repeated gets the answer of before.
+        remembered: answers that are remembered at most.
+        pages: folder of files that it serves under `/pages/`, to anybody; empty for none.
+        peers: addresses (http://HOST:PORT) of all gateways that share the users, the same list in the same order for
+            each; a gateway alone, or several that know nothing of each other, have none.
+        peer: which of `peers` this one is, from 0.
+        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
+    """
+
+    address: str = "127.0.0.1:8080"
+    keys: str = ""
+    allow_anonymous: bool = False
+    certificate: str = ""
+    certificate_key: str = ""
+    deadline_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
+    on_timeout: Literal["candidates", "error"] = "candidates"
+    max_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    max_unacknowledged: Annotated[int, Meta(ge=1, le=50_000)] = 10_000
+    max_body_bytes: Annotated[int, Meta(ge=1000, le=2**26)] = 1_000_000
+    max_lines: Annotated[int, Meta(ge=1, le=50_000)] = 5000
+    remember_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    remembered: Count = 10_000
+    pages: str = ""
+    peers: tuple[str, ...] = ()
+    peer: Annotated[int, Meta(ge=0)] = 0
+    metrics: str = ""
+
+
 class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One arm of the experiment.
 
@@ -292,6 +336,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         worker: the worker.
         trainer: the trainer.
         monitor: the monitor.
+        gateway: the gateway.
         statistics: decayed counts of items and categories.
         experiment: what the verdict rests on.
         features: features of callers, by name; workers and trainer must have the same.
@@ -306,6 +351,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
     monitor: MonitorSettings = MonitorSettings()
+    gateway: GatewaySettings = GatewaySettings()
     statistics: StatisticsSettings = StatisticsSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     features: dict[FeatureName, FeatureDefinition] = {}
@@ -337,6 +383,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError(
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
+        _check_gateway(self.gateway)
         check_features(self.features, candidates=self.worker.max_candidates)
         names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):
@@ -402,6 +449,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def models(self) -> tuple[ArmSettings, ...]:
         """The arms that have a model of their own: all but those that interleave others."""
         return tuple(arm for arm in self.arms if not arm.interleave)
+
+
+def _check_gateway(gateway: GatewaySettings) -> None:
+    try:
+        host_and_port(gateway.address)
+    except ValueError as error:
+        raise SettingsError(f"gateway.address {gateway.address!r}: {error}; write it as HOST:PORT") from None
+    if gateway.certificate_key and not gateway.certificate:
+        raise SettingsError("gateway.certificate_key is given without gateway.certificate")
+    if gateway.peers and gateway.peer >= len(gateway.peers):
+        raise SettingsError(f"gateway.peer={gateway.peer}: gateway.peers names {len(gateway.peers)}, counted from 0")
+    if wrong := [peer for peer in gateway.peers if not peer.startswith(("http://", "https://"))]:
+        raise SettingsError(f"gateway.peers names {wrong[0]!r}: write it as http://HOST:PORT or https://HOST:PORT")
 
 
 def _check_interleaved(arm: ArmSettings, models: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.schema.events import Impression, RequestKey, Team
+from stream.schema.events import Impression, Reason, RequestKey, Team
 from stream.task.resume import GivenAnswer, ResumePoint
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Answer:
         cpu_ms: this answer's part of the CPU time that scoring its batches took; 0 when not known.
         teams: as in `Score`.
         numbers: as in `Sample`, of all candidates.
+        why: as in `Score`.
     """
 
     arm: str
@@ -38,6 +39,7 @@ class Answer:
     cpu_ms: float = 0.0
     teams: tuple[Team, ...] = ()
     numbers: bytes = b""
+    why: tuple[Reason, ...] = ()
 
     @classmethod
     def recovered(cls, given: GivenAnswer) -> "Answer":

@@ -15,9 +15,10 @@ from stream.schema.events import (
     Candidate,
     Click,
     Impression,
+    Withdrawal,
     decode_behavior,
     decode_click,
-    decode_impression,
+    decode_request,
 )
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.partitioner import partition_of
@@ -30,7 +31,7 @@ _USERS = 100_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _IMPRESSION_BYTES = RECORD_BYTES // 2
 
-Event = Behavior | Impression | Click
+Event = Behavior | Impression | Withdrawal | Click
 
 
 class _Timed(msgspec.Struct):
@@ -75,7 +76,7 @@ class RecordDecoder:
         self._partitions = partitions
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
         self._decoders: dict[str, Callable[[bytes], Event]] = {
-            topics.impressions: decode_impression,
+            topics.impressions: decode_request,
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }

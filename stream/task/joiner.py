@@ -4,6 +4,9 @@ Every (request, item) of the shown items is labelled once: positive when its cli
 attribution window closes by event time. With early labels, what is not clicked a short time after its impression is
 negative to learn from already; a click may still follow. What is counted stays as it is: once, when it is final.
 
+What was answered and not shown can be withdrawn while its window is open: it gets no labels, and clicks on it are
+counted only.
+
 A click may arrive before its impression was scored, and may prove that a candidate was seen which was not among the
 `slots` best. A click that finds no impression within the window is refused. A request is known by its user and id
 together: the requests of two users never meet, whatever their ids.
@@ -36,7 +39,7 @@ class PendingImpression(Struct):
     `sequence` is as in `Sample`, `ranks` the place of each candidate in the answer (0 is the best), `clicked` 1 where a
     click came; `numbers`, `layout`, `context` and `attributes` are as in `Sample`, of all candidates. `opened` is the
     event time from which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed
-    out to learn from before the window's end.
+    out to learn from before the window's end, `withdrawn` that the answer was not shown.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class PendingImpression(Struct):
     layout: str = ""
     context: bytes = b""
     attributes: bytes = b""
+    withdrawn: bool = False
 
     @property
     def request(self) -> RequestKey:
@@ -128,6 +132,14 @@ class Joiner:
         """Impressions that came again while their request was open."""
         self.conflicting_impressions = 0
         """Impressions with other candidates than those of their request, which was open: they are not joined."""
+        self.withdrawn = 0
+        """Requests whose answer was not shown."""
+        self.withdrawn_late = 0
+        """Those of them of which something was learned before that was known."""
+        self.withdrawn_unknown = 0
+        """Withdrawals of requests that were not open."""
+        self.clicks_withdrawn = 0
+        """Clicks on what was withdrawn."""
         self._load()
 
     def __len__(self) -> int:
@@ -155,7 +167,10 @@ class Joiner:
                 self.duplicate_impressions += 1
             else:
                 self.conflicting_impressions += 1
+            if pending.withdrawn:
+                self.withdraw(request)
             return
+        self.withdrawn += pending.withdrawn
         # An impression whose clock is behind must not find its window closed before it began.
         pending.opened = max(pending.ts, self.event_time)
         self._open[request] = pending
@@ -177,6 +192,8 @@ class Joiner:
             early.append(EarlyClick(click, origin, opened))
             self._changed.add(request)
             self._schedule(opened, request)
+        elif pending.withdrawn:
+            self.clicks_withdrawn += 1
         elif click.item not in pending.items:
             yield RefusedRecord(origin, f"item {click.item!r} was no candidate of {_words(request)}")
         elif click.ts > pending.ts + self._window:
@@ -190,6 +207,17 @@ class Joiner:
             self._changed.add(request)
             yield LabelledItems(pending, [index], 1, origin.timestamp)
 
+    def withdraw(self, request: RequestKey) -> None:
+        """Give no labels to what a request was answered, and was not shown."""
+        pending = self._open.get(request)
+        if pending is None:
+            self.withdrawn_unknown += 1
+        elif not pending.withdrawn:
+            pending.withdrawn = True
+            self._changed.add(request)
+            self.withdrawn += 1
+            self.withdrawn_late += pending.learned or any(pending.clicked)
+
     def advance(self, event_time: int) -> Iterator[LabelledItems | RefusedRecord]:
         """Move event time (ms) on; yields the negatives that are due, and clicks that found no impression."""
         self.event_time = max(self.event_time, event_time)
@@ -199,7 +227,7 @@ class Joiner:
             if pending is not None and self._is_over(pending.opened):
                 del self._open[request]
                 self._changed.add(request)
-                if unclicked := _unclicked(pending):
+                if not pending.withdrawn and (unclicked := _unclicked(pending)):
                     yield LabelledItems(pending, unclicked, 0, 0, "count" if pending.learned else "both")
             elif pending is not None and self._is_to_learn(pending) and (unclicked := _unclicked(pending)):
                 pending.learned = True
@@ -260,7 +288,8 @@ class Joiner:
         return opened + self._keep < self.event_time
 
     def _is_to_learn(self, pending: PendingImpression) -> bool:
-        return self._learn is not None and not pending.learned and pending.opened + self._learn < self.event_time
+        waits = not pending.learned and not pending.withdrawn
+        return self._learn is not None and waits and pending.opened + self._learn < self.event_time
 
     def _schedule(self, opened: int, request: RequestKey) -> None:
         heapq.heappush(self._deadlines, (opened + self._keep, request))

@@ -15,7 +15,7 @@ import numpy as np
 from model.example import Example
 from state.behavior import BehaviorArray, category_key, checksum, item_key
 from state.partition import Partition
-from stream.schema.events import Behavior, Impression, SequenceName
+from stream.schema.events import Behavior, Impression, RequestKey, SequenceName, Withdrawal
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
@@ -104,6 +104,8 @@ class Task:
         self._fold = SequenceFold(partition.sequences)
         self._windows = AttributionWindows(partition, settings, features.layout)
         self._refused: list[RefusedRecord] = []
+        self._withdrawn: set[RequestKey] = set()
+        """Requests that were withdrawn in the step in which they are to be scored: their windows are not open yet."""
         self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
         """Records processed."""
@@ -213,6 +215,8 @@ class Task:
                 requests += self._impression(event, record, wall_ms)
                 if len(requests) >= MAX_REQUESTS:
                     break
+            elif isinstance(event, Withdrawal):
+                self._withdraw(event.request, requests)
             else:
                 self._refuse(windows.click(event, record))
                 self._counts["clicks"] += 1
@@ -223,7 +227,11 @@ class Task:
 
     def take_answer(self, request: ScoringRequest, answer: Answer) -> None:
         """Take the answer to a request: its attribution window opens."""
-        self._refuse(self._windows.open(request.impression, request.example.categories, request.sequence, answer))
+        withdrawn = request.impression.request in self._withdrawn
+        self._withdrawn.discard(request.impression.request)
+        categories = request.example.categories
+        opened = self._windows.open(request.impression, categories, request.sequence, answer, withdrawn=withdrawn)
+        self._refuse(opened)
 
     def acknowledge_score(self, offset: int) -> None:
         """Tell that Kafka has an answer of this task at this offset of `scores`."""
@@ -287,6 +295,12 @@ class Task:
         self._counts["impressions"] += 1
         name = SequenceName(self._fold.count(event.user), self._folded(), checksum(sequence))
         return [ScoringRequest(event, example, name, record, state_ms)]
+
+    def _withdraw(self, withdrawn: RequestKey, requests: list[ScoringRequest]) -> None:
+        if any(request.impression.request == withdrawn for request in requests):
+            self._withdrawn.add(withdrawn)
+        else:
+            self._windows.withdraw(withdrawn)
 
     def _refuse(self, refused: list[RefusedRecord]) -> None:
         self._refused += refused

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from state.feature_layout import FeatureLayout
 from state.partition import Partition
-from stream.schema.events import Click, Impression, SequenceName
+from stream.schema.events import Click, Impression, RequestKey, SequenceName
 from stream.schema.features import NO_FEATURES
 from stream.schema.record import Record, RefusedRecord
 from stream.settings import WorkerSettings
@@ -63,6 +63,10 @@ class AttributionWindows:
             duplicate_clicks=self._joiner.duplicate_clicks,
             duplicate_impressions=self._joiner.duplicate_impressions,
             conflicting_impressions=self._joiner.conflicting_impressions,
+            withdrawn=self._joiner.withdrawn,
+            withdrawn_late=self._joiner.withdrawn_late,
+            withdrawn_unknown=self._joiner.withdrawn_unknown,
+            clicks_withdrawn=self._joiner.clicks_withdrawn,
         )
 
     @property
@@ -71,7 +75,13 @@ class AttributionWindows:
         return self._joiner.unsaved
 
     def open(
-        self, impression: Impression, categories: npt.NDArray[np.uint32], sequence: SequenceName, answer: Answer
+        self,
+        impression: Impression,
+        categories: npt.NDArray[np.uint32],
+        sequence: SequenceName,
+        answer: Answer,
+        *,
+        withdrawn: bool = False,
     ) -> list[RefusedRecord]:
         """Open the window of an answered impression; returns clicks that waited for it and cannot be used.
 
@@ -80,6 +90,7 @@ class AttributionWindows:
             categories: (C,) category keys of its candidates.
             sequence: names what it was scored with.
             answer: what was answered.
+            withdrawn: whether it is known already that the answer is not shown.
         """
         ranks = np.empty(len(answer.order), dtype=np.intp)
         ranks[answer.order] = np.arange(len(answer.order))
@@ -99,11 +110,16 @@ class AttributionWindows:
             sequence=sequence,
             teams=list(answer.teams),
             numbers=answer.numbers,
+            withdrawn=withdrawn,
         )
         if self._layout.text:
             pending.layout = self._layout.text
             pending.context, pending.attributes = packed_features_of(impression)
         return self._collect(self._joiner.impression(pending))
+
+    def withdraw(self, request: RequestKey) -> None:
+        """Give no labels to what a request was answered, and was not shown."""
+        self._joiner.withdraw(request)
 
     def click(self, click: Click, record: Record) -> list[RefusedRecord]:
         """Take a click and the record that it came in; returns it when it cannot be used."""

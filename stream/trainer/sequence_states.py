@@ -95,7 +95,7 @@ class SequenceStates:
                 offsets={(self._topics.behaviors, number): fold.offset for number, fold in folds.items()},
                 on_missing=self._settings.topics.on_missing_records,
                 watch=self._watch,
-                partitions=self._partitions,
+                only=self._partitions,
             )
             resources.keep()
         window_s = self._settings.worker.attribution_window_s + self._settings.worker.allowed_lateness_s

@@ -114,7 +114,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         mine = partitions_of(rank, logs[topics.samples].partitions)
 
         def reader(
-            topic: str, begin: StartOffsets, watch: LogWatch | None = None, partitions: Sequence[int] | None = None
+            topic: str, begin: StartOffsets, watch: LogWatch | None = None, only: Sequence[int] | None = None
         ) -> TopicReader:
             read = TopicReader(
                 settings.kafka,
@@ -123,7 +123,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
                 offsets={(topic, number): offset for number, offset in begin.offsets.items()},
                 on_missing=settings.topics.on_missing_records,
                 watch=watch,
-                partitions=partitions,
+                only=only,
             )
             read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
             return read

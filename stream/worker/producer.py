@@ -140,4 +140,5 @@ def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:
         spent_ms=spent,
         read_to=request.sequence.read_to,
         teams=list(answer.teams),
+        why=list(answer.why),
     )

@@ -14,11 +14,12 @@ from model.statistics.primary import STATISTICS
 from model.statistics.replica import StatisticsReplica
 from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
-from stream.schema.events import Impression, RequestKey, Team
+from stream.schema.events import Impression, Reason, RequestKey, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
 from stream.worker.fallback import FallbackAnswers
 
+_REASONS = 5
 _NOT_FINITE = "its probabilities are not finite"
 
 
@@ -84,8 +85,23 @@ class ArmScorers:
                 answer = interleaved_answer(arm, one, other, impression.request)
             else:
                 answer = answer_of[arm, index]
+                if impression.explain:
+                    answer = replace(answer, why=self._reasons(arm, example, answer, impression.slots))
             answers.append(replace(answer, numbers=pack_numbers(example.numbers)))
         return answers
+
+    def _reasons(self, arm: str, example: Example, answer: Answer, slots: int) -> tuple[Reason, ...]:
+        """Return the behaviours that weigh most in what is shown; none where the model cannot tell, or fails."""
+        try:
+            weights = self.by_model[arm].attention_weights(example)
+        except Exception:  # then it has failed to answer as well, and that is told
+            return ()
+        if weights is None or not weights.size or not np.isfinite(weights).all():
+            return ()
+        means = weights[answer.order[:slots]].mean(axis=0)
+        read = example.sequence[len(example.sequence) - len(means) :]
+        most = np.argsort(-means, kind="stable")[:_REASONS]
+        return tuple(Reason(int(read["ts"][place]), float(means[place])) for place in most)
 
 
 def _scored(scorer: Scorer, examples: Sequence[Example]) -> list[npt.NDArray[np.float32] | str]:

@@ -23,9 +23,11 @@ from stream.schema.events import (
     RequestKey,
     Score,
     Spent,
+    Withdrawal,
     decode_behavior,
     decode_click,
     decode_impression,
+    decode_request,
     encode_json,
 )
 from stream.schema.topics import Topics
@@ -124,6 +126,19 @@ def test_a_click_is_a_label_and_a_behavior(client: Client, kafka: dict[str, str]
     assert decode_click(_value(click)) == Click(request.request_id, "ann", "tea", ts)
     (behavior,) = _read(kafka, topics.behaviors)
     assert decode_behavior(_value(behavior)) == Behavior("ann", "tea", ts, "drinks", "buy")
+
+
+def test_a_withdrawal_lies_behind_its_impression(client: Client, kafka: dict[str, str], topics: Topics) -> None:
+    request = client.impression("ann", CANDIDATES)
+    client.withdraw(request)
+    client.flush()
+    one, other = _read(kafka, topics.impressions)
+    assert (one.key(), one.partition()) == (other.key(), other.partition())
+    withdrawn = decode_request(_value(other))
+    assert isinstance(withdrawn, Withdrawal)
+    assert withdrawn.request == request
+    with pytest.raises(EventError, match="ts"):
+        client.withdraw(request, ts=-1)
 
 
 def test_features_travel_as_json(client: Client, kafka: dict[str, str], topics: Topics) -> None:

@@ -8,7 +8,7 @@ import heapq
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from stream.errors import SimulationError
 from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
 from stream.local.system import System, local_system
-from stream.schema.events import Candidate, RequestKey, Score, Spent
+from stream.schema.events import Candidate, RequestKey, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
 from stream.settings import convert
@@ -119,7 +119,7 @@ class LoadGenerator:
         for step in range(self._population.history):
             items = self._items(self._population.users)
             for user, item in enumerate(items):
-                self._send_behavior(f"user-{user}", item, start + 1000 * step)
+                self.send_behavior(f"user-{user}", item, start + 1000 * step)
         self._client.flush()
 
     def run(self, rate: float, seconds: float, check: Callable[[], None]) -> LoadResult:
@@ -136,7 +136,7 @@ class LoadGenerator:
         result = LoadResult()
         waiting: dict[RequestKey, float] = {}
         clicks: list[tuple[float, RequestKey, int]] = []
-        schedule = self._schedule(rate, seconds)
+        schedule = self.schedule(rate, seconds)
         began = now = time.time()
         next_check = 0.0
         upcoming = next(schedule, None)
@@ -146,16 +146,14 @@ class LoadGenerator:
                 waiting[self._send_request(*upcoming[1:])] = due
                 upcoming = next(schedule, None)
             while clicks and clicks[0][0] <= now:
-                _, request, item = heapq.heappop(clicks)
-                candidate = self._candidates[item]
-                self._client.click(request, candidate.item, category=candidate.category)
+                self.click(*heapq.heappop(clicks)[1:])
             next_due = began + upcoming[0] if upcoming is not None else now + _WATCH_S
             next_due = min(next_due, clicks[0][0] if clicks else next_due)
             for score, received in self._client.poll_scores(min(max(0.0, next_due - time.time()), _WATCH_S)):
                 if (asked := waiting.pop(score.request, None)) is not None:
                     result.answers.append(TimedAnswer(asked, received, (score.epoch, score.version), score.spent_ms))
-                    for item in self._clicked(score):
-                        at = received + self._rng.exponential(_CLICK_DELAY_S)
+                    shown = [score.items[index] for index in score.order[: score.slots]]
+                    for at, item in self.draw_clicks(shown, received):
                         heapq.heappush(clicks, (at, score.request, item))
             now = time.time()
             if now >= next_check:
@@ -170,7 +168,7 @@ class LoadGenerator:
             raise SimulationError(f"no request at {rate:g} a second was answered within {_TIMEOUT_S:.0f} s")
         return result
 
-    def _schedule(self, rate: float, seconds: float) -> Iterator[tuple[float, str, list[Candidate], list[int]]]:
+    def schedule(self, rate: float, seconds: float) -> Iterator[tuple[float, str, list[Candidate], list[int]]]:
         """Yield the time (s from the start), user, candidates, and the items of the user's other behaviours."""
         # Everything is drawn before the first request, so that drawing delays no request.
         count = int(rate * seconds)
@@ -187,22 +185,28 @@ class LoadGenerator:
         ]
         return iter(visits)
 
-    def _send_request(self, user: str, candidates: list[Candidate], seen: list[int]) -> RequestKey:
-        for item in seen:
-            self._send_behavior(user, item)
-        return self._client.impression(user, candidates, SLOTS)
-
-    def _send_behavior(self, user: str, item: int, ts: int | None = None) -> None:
-        candidate = self._candidates[item]
-        self._client.behavior(user, candidate.item, ts, candidate.category)
-
-    def _clicked(self, score: Score) -> list[int]:
-        shown = score.order[: score.slots]
+    def draw_clicks(self, shown: Sequence[str], received: float) -> list[tuple[float, int]]:
+        """Return when (s since the epoch) which of the shown items will be clicked: a tenth of them."""
         return [
-            int(score.items[index].removeprefix("item-"))
-            for index, draw in zip(shown, self._rng.random(len(shown)).tolist(), strict=True)
+            (received + self._rng.exponential(_CLICK_DELAY_S), int(item.removeprefix("item-")))
+            for item, draw in zip(shown, self._rng.random(len(shown)).tolist(), strict=True)
             if draw < _CLICK_RATE
         ]
+
+    def click(self, request: RequestKey, item: int) -> None:
+        """Send a click."""
+        candidate = self._candidates[item]
+        self._client.click(request, candidate.item, category=candidate.category)
+
+    def _send_request(self, user: str, candidates: list[Candidate], seen: list[int]) -> RequestKey:
+        for item in seen:
+            self.send_behavior(user, item)
+        return self._client.impression(user, candidates, SLOTS)
+
+    def send_behavior(self, user: str, item: int, ts: int | None = None) -> None:
+        """Send that a user has seen an item, at `ts` (ms; now when None)."""
+        candidate = self._candidates[item]
+        self._client.behavior(user, candidate.item, ts, candidate.category)
 
     def _read_announcements(self, result: LoadResult) -> None:
         announcements = (read_update_headers(message.headers()) for message in self._updates.read(0))

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from state.behavior import behaviors
-from stream.bench import counting, freshness, latency, state, sync, tables, volume
+from stream.bench import counting, freshness, gateway, latency, state, sync, tables, volume
 from stream.bench.counting import Point
 from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
@@ -86,6 +86,20 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
         for row, rate in zip(findings.tables["results"], (20, 40), strict=True)
     )
     assert findings.picture().startswith(PNG)
+
+
+def test_the_bench_of_the_gateway_runs(broker: Broker) -> None:
+    pytest.importorskip("litestar", reason="litestar is not installed: pip install -e '.[gateway]'")
+    findings = gateway.run(quick(broker.bootstrap), QUIET)
+    assert [(row["requests a second"], row["unanswered"]) for row in findings.tables["results"]] == [(20, 0), (40, 0)]
+    assert findings.targets[0].value is not None
+    assert findings.picture().startswith(PNG)
+
+
+def test_what_http_adds_is_the_median_of_the_differences_within_rounds() -> None:
+    row = gateway.summary_row(5.0, [((10, 20), (12, 25)), ((30, 40), (31, 90)), ((50, 60), (60, 61))], 2)
+    assert (row["Kafka client, p50, ms"], row["HTTP, p99, ms"]) == (30, 61)
+    assert (row["HTTP adds, p50, ms"], row["HTTP adds, p99, ms"], row["unanswered"]) == (2, 5, 2)
 
 
 def test_rates_of_learning_are_those_between_the_warm_up_and_the_last_sample() -> None:

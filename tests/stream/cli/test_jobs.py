@@ -1,10 +1,12 @@
 """A job that Kafka does not answer any more starts over, unless it never began."""
 
+import sys
 import threading
 
 import pytest
 
 from stream.cli.jobs import run_until_stopped
+from stream.cli.main import main
 from stream.errors import KafkaSilentError, TopicError
 from stream.settings import Settings
 
@@ -49,3 +51,13 @@ def test_other_errors_and_a_stop_end_it() -> None:
     stop.set()
     with pytest.raises(KafkaSilentError):
         run(Job(KafkaSilentError("no answer"), None), stop)
+
+
+def test_a_gateway_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "stream.gateway.web.server", raising=False)
+    for name in ("litestar", "uvicorn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["gateway"]) == 1
+    assert "is not installed: pip install 'samstream[gateway]'" in capsys.readouterr().err

@@ -15,9 +15,10 @@ from stream.schema.events import (
     DECODE_ERRORS,
     Score,
     Spent,
+    Withdrawal,
     decode_behavior,
     decode_click,
-    decode_impression,
+    decode_request,
     encode_json,
 )
 from stream.schema.features import FeatureDefinition
@@ -86,6 +87,7 @@ impression = event(
     candidates=st.lists(candidate, min_size=1, max_size=4),
     features=features,
 )
+withdrawal = event(withdraws=ids, user=ids, ts=ts)
 click = event(request_id=ids, user=ids, item=ids, ts=ts)
 
 
@@ -102,7 +104,9 @@ def accepted(topic: str, value: Any) -> bool:
         elif topic == "clicks":
             decode_click(content)
         else:
-            decoded = decode_impression(content)
+            decoded = decode_request(content)
+            if isinstance(decoded, Withdrawal):
+                return True
             PACKING.pack_context(decoded.features)
             for place, each in enumerate(decoded.candidates):
                 PACKING.pack_item(each.features, place)
@@ -113,7 +117,10 @@ def accepted(topic: str, value: Any) -> bool:
 
 
 @given(st.data())
-@pytest.mark.parametrize(("topic", "values"), [("behaviors", behavior), ("impressions", impression), ("clicks", click)])
+@pytest.mark.parametrize(
+    ("topic", "values"),
+    [("behaviors", behavior), ("impressions", impression), ("impressions", withdrawal), ("clicks", click)],
+)
 def test_a_schema_accepts_what_the_decoder_accepts(
     topic: str, values: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:

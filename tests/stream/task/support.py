@@ -22,6 +22,7 @@ from stream.schema.events import (
     Sample,
     Score,
     Spent,
+    Withdrawal,
     decode_score,
     encode_json,
 )
@@ -72,6 +73,10 @@ def click(item: str, ts: int, request_id: str = "r", *, user: str = USER) -> Cli
     return Click(request_id, user, item, T0 + ts)
 
 
+def withdrawal(request_id: str = "r", ts: int = 0, *, user: str = USER) -> Withdrawal:
+    return Withdrawal(request_id, user, T0 + ts)
+
+
 class Log:
     """The three topics of the partition: what is written gets its offset; a record is as old as its event."""
 
@@ -82,7 +87,12 @@ class Log:
             self.write(event)
 
     def write(self, event: Event, **changes: Any) -> Record:
-        topic = {Behavior: TOPICS.behaviors, Impression: TOPICS.impressions, Click: TOPICS.clicks}[type(event)]
+        topic = {
+            Behavior: TOPICS.behaviors,
+            Impression: TOPICS.impressions,
+            Withdrawal: TOPICS.impressions,
+            Click: TOPICS.clicks,
+        }[type(event)]
         return self.put(topic, encode_json(event), **{"key": event.user.encode(), "timestamp": event.ts, **changes})
 
     def put(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.partition import Partition
-from stream.schema.events import Behavior, Click, Impression, RequestKey, Sample, encode_packed
+from stream.schema.events import Behavior, Click, Impression, RequestKey, Sample, Withdrawal, encode_packed
 from stream.task.answer import Answer
 from stream.task.decode import Event
 from stream.task.resume import GivenAnswer
@@ -35,6 +35,7 @@ from tests.stream.task.support import (
     mixing,
     reversing,
     unread,
+    withdrawal,
 )
 
 
@@ -99,6 +100,7 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
             st.integers(0, 4000),
             st.integers(0, 3),
             st.lists(st.tuples(st.integers(0, WINDOW), st.integers(0, 5)), max_size=4),
+            st.sampled_from([False, False, True]),
         ),
         max_size=8,
     ),
@@ -107,19 +109,20 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
     answering=st.sampled_from([reversing, mixing]),
 )
 def test_whatever_crashes_every_shown_item_gets_the_label_of_an_undisturbed_life(
-    requests: list[tuple[int, int, list[tuple[int, int]]]],
+    requests: list[tuple[int, int, list[tuple[int, int]], bool]],
     behaviors: list[tuple[int, int]],
     turns: list[tuple[int, str]],
     answering: Callable[[ScoringRequest, int], Answer],
 ) -> None:
     events: list[Event] = [behavior(f"b{number}", ts, user=USERS[who]) for number, (ts, who) in enumerate(behaviors)]
     numbers: Counter[int] = Counter()  # each user's requests are numbered from 1
-    for ts, who, clicks in requests:
+    for ts, who, clicks, withdrawn in requests:
         numbers[who] += 1
         request_id, user = str(numbers[who]), USERS[who]
         events.append(impression(request_id, ts, user=user, size=6, slots=3))
+        events += [withdrawal(request_id, ts, user=user)] * withdrawn
         events += [click(f"c{item}", ts + delay, request_id, user=user) for delay, item in clicks]
-    order = (Impression, Click, Behavior)
+    order = (Impression, Withdrawal, Click, Behavior)
     log = Log(*sorted(events, key=lambda event: (event.ts, order.index(type(event)))), behavior("x", 20_000))
     with tempfile.TemporaryDirectory() as home:
         with closing(Bench(Path(home) / "undisturbed", answering=answering)) as undisturbed:

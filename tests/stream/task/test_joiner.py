@@ -383,3 +383,47 @@ def test_a_click_that_waits_keeps_its_headers_over_a_restart_and_one_saved_witho
     table.values["c1:us"] = msgspec.msgpack.encode([older])
     refused = list(Joiner(table, window_ms=WINDOW).advance(WINDOW + 100))
     assert [found.record for found in refused if isinstance(found, RefusedRecord)] == [with_headers, record]
+
+
+def test_what_was_withdrawn_gets_no_labels_and_clicks_on_it_are_counted_also_after_a_restart() -> None:
+    table = Memory()
+    joiner = Joiner(table, window_ms=WINDOW)
+    list(joiner.impression(pending()))
+    joiner.withdraw(RequestKey("u", "r"))
+    joiner.withdraw(RequestKey("u", "r"))
+    joiner.withdraw(RequestKey("u", "another"))
+    assert not list(joiner.click(*click("i0")))
+    joiner.save()
+    assert (joiner.withdrawn, joiner.withdrawn_late, joiner.withdrawn_unknown, joiner.clicks_withdrawn) == (1, 0, 1, 1)
+    joiner = Joiner(table, window_ms=WINDOW)
+    assert not list(joiner.click(*click("i1")))
+    assert not list(joiner.advance(WINDOW + 1))
+    assert len(joiner) == 0
+
+
+def test_a_request_that_opens_withdrawn_gives_early_clicks_no_label() -> None:
+    joiner = Joiner(Memory(), window_ms=WINDOW)
+    list(joiner.click(*click("i0")))
+    opened = pending()
+    opened.withdrawn = True
+    assert not list(joiner.impression(opened))
+    assert (joiner.withdrawn, joiner.clicks_withdrawn) == (1, 1)
+
+
+def test_what_was_learned_early_and_then_withdrawn_is_counted_and_has_no_outcome() -> None:
+    joiner = early()
+    list(joiner.impression(pending()))
+    [learned] = joiner.advance(WAIT + 1)
+    assert isinstance(learned, LabelledItems)
+    assert learned.use == "learn"
+    joiner.withdraw(RequestKey("u", "r"))
+    assert joiner.withdrawn_late == 1
+    assert not list(joiner.advance(WINDOW + 1))
+
+
+def test_what_is_withdrawn_in_time_is_not_learned_early() -> None:
+    joiner = early()
+    list(joiner.impression(pending()))
+    joiner.withdraw(RequestKey("u", "r"))
+    assert not list(joiner.advance(WAIT + 1))
+    assert not list(joiner.advance(WINDOW + 1))

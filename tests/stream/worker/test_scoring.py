@@ -303,3 +303,21 @@ def test_arms_that_could_not_answer_are_logged_again_after_half_a_minute_and_sai
     assert len(fallback.notes()) == 1
     now[0] = 91.0
     assert fallback.notes() == []
+
+
+def test_an_answer_says_which_behaviours_weighed_most_where_it_is_asked_and_the_model_can_tell() -> None:
+    asked = [example for example in examples(60, seed=1) if len(example.sequence) > 1]
+    impressions = asking([f"user-{number}" for number in range(len(asked))], asked)
+    scorers = ArmScorers(SETTINGS, device="cpu")
+    plain = scorers.answer(impressions, asked)
+    told = scorers.answer([msgspec.structs.replace(each, explain=True) for each in impressions], asked)
+    assert not any(answer.why for answer in plain)
+    assert {answer.arm for answer in told if answer.why} == {"sam", "din"}
+    for example, one, other in zip(asked, plain, told, strict=True):
+        assert one.probabilities.tobytes() == other.probabilities.tobytes(), "to ask why changes no answer"
+        weights = [reason.weight for reason in other.why]
+        assert weights == sorted(weights, reverse=True)
+        assert all(0 < weight < 1 for weight in weights)
+        if other.arm != "counts":
+            assert len(weights) == min(5, len(example.sequence), 10)
+            assert {reason.ts for reason in other.why} <= set(example.sequence["ts"][-10:].tolist())

@@ -1,0 +1,1 @@
+"""The gateway over HTTP: routes, errors, the server. Needs the extra `gateway`."""

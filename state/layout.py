@@ -6,6 +6,7 @@ All keys begin with one byte that tells what they hold:
     c                        how far records are converted to another layout (JSON); only meanwhile
     o                        topic -> next offset (JSON)
     O                        topic -> what that offset is an offset of (JSON)
+    e                        users were erased, and their bytes are not out of the files yet; only meanwhile
     p <key>                  a pending value
     s <user> <0>             head of a user: running count (u64), then the records of the open chunk
     s <user> <1 + slot>      a whole chunk of a user, in slot `chunk index % chunks` of the ring
@@ -28,6 +29,7 @@ META_KEY = b"m"
 OFFSETS_KEY = b"o"
 ORIGINS_KEY = b"O"
 CONVERSION_KEY = b"c"
+ERASED_KEY = b"e"
 PENDING_PREFIX = b"p"
 SEQUENCE_PREFIX = b"s"
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +14,9 @@ from rocksdict import Checkpoint, DbClosedError, Rdict, WriteBatch
 
 from state.conversion import convert_behaviors, unfinished
 from state.errors import FormatError, LockedError, StateError, disk_error
-from state.layout import CHUNK, META_KEY, OFFSETS_KEY, ORIGINS_KEY, Ring
+from state.layout import CHUNK, ERASED_KEY, META_KEY, OFFSETS_KEY, ORIGINS_KEY, PENDING_PREFIX, Ring, user_prefix
 from state.records import Fields, Record, fields_of, record_of
-from state.rocks import REBUILD, open_rocksdb, reading
+from state.rocks import REBUILD, drop_deleted, open_rocksdb, reading
 from state.sequences import Sequences
 from state.table import Table
 
@@ -23,6 +24,10 @@ FORMAT = 1
 """Version of the layout on disk (`state.layout`)."""
 FORMAT_WITH_FEATURES = 2
 """The same where behaviours have features, or are being converted: versions that know of none would misread it."""
+
+
+_MOST_RANGES = 100
+"""Of more users at once, all files are rewritten: each range costs about a file."""
 
 
 class Meta(Struct, frozen=True):
@@ -48,7 +53,7 @@ class Partition:
 
     So after a crash the offsets say exactly which records the sequences and the pending values have seen.
     Sequences and pending values are a fold of those records; a directory may be moved while it is closed. One
-    thread at a time.
+    thread at a time, but for `purge`.
 
     Attributes:
         meta: format version and parameters.
@@ -68,8 +73,15 @@ class Partition:
         with reading(db):
             stored: bytes | None = db.get(OFFSETS_KEY)
             origins: bytes | None = db.get(ORIGINS_KEY)
+            self._unpurged = db.get(ERASED_KEY) is not None
         self._offsets = msgspec.json.decode(stored, type=dict[str, int]) if stored is not None else {}
         self._origins = msgspec.json.decode(origins, type=dict[str, str]) if origins is not None else {}
+        self._everywhere = self._unpurged
+        """Whether it is not known whose bytes are to go: then all files are rewritten."""
+        self._erased: set[str] = set()
+        self._deleted: set[str] = set()
+        self._flag = threading.Lock()
+        self._purging = threading.Lock()
 
     @classmethod
     def open(
@@ -134,6 +146,60 @@ class Partition:
         """Topic -> what its offset is an offset of, as it was given to the last commit."""
         return MappingProxyType(self._origins)
 
+    def erase(self, users: Iterable[str]) -> int:
+        """Forget the sequences of users; returns how many had one. Their pending values are the caller's to delete.
+
+        The next commit makes it durable; `purge` then takes their bytes out of the files.
+        """
+        known = {user for user in users if self.sequences.erase(user)}
+        self._erased |= known
+        return len(known)
+
+    def mark_erased(self, users: Iterable[str]) -> None:
+        """Have the bytes of users go out of the files, also those of values that were deleted long ago."""
+        self._erased.update(users)
+
+    @property
+    def unpurged(self) -> bool:
+        """Whether the files still have, or may have, bytes of users who were erased."""
+        return self._unpurged or bool(self._erased)
+
+    def purge(self) -> None:
+        """Take the bytes of users who were erased, as of the last commit, out of the files.
+
+        Files are rewritten without them. Another thread may go on with the partition meanwhile. A crash loses nothing:
+        the next opening knows that it is to be done, and then rewrites all files. Of a closed one nothing is done.
+
+        Raises:
+            StateError: when the disk does not take it; it is still to be done then.
+        """
+        with self._purging:
+            with self._flag:
+                if not self._unpurged:
+                    return
+                users, self._deleted = self._deleted, set()
+                everywhere, self._everywhere = self._everywhere, False
+            ranges: list[tuple[bytes | None, bytes | None]]
+            if everywhere or len(users) > _MOST_RANGES:
+                ranges = [(None, None)]
+            else:
+                prefixes = [PENDING_PREFIX, *map(user_prefix, sorted(users))]
+                ranges = [(prefix, _end(prefix)) for prefix in prefixes]
+            try:
+                drop_deleted(self._db, ranges)
+                with self._flag:
+                    if not self._deleted:
+                        self._db.delete(ERASED_KEY)
+                        self._unpurged = False
+                # Only the change after the compaction makes a manifest without the keys of before.
+                self._db.flush()
+            except Exception as error:  # rocksdict raises no narrower type
+                with self._flag:
+                    self._unpurged = self._everywhere = True
+                if isinstance(error, DbClosedError):
+                    return
+                raise disk_error("rewrite", self._path, error, "Its last commit stands: open it again.") from error
+
     def commit(self, offsets: Mapping[str, int], origins: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write what changed in `sequences` and `pending`, and the offsets reached, in one atomic batch.
 
@@ -154,7 +220,10 @@ class Partition:
         if known:
             batch.put(ORIGINS_KEY, msgspec.json.encode(dict(sorted(known.items()))))
         try:
-            self._db.write(batch)
+            if self._erased:
+                self._write_erased(batch)
+            else:
+                self._db.write(batch)
         except Exception as error:  # rocksdict raises no narrower type
             with suppress(StateError):
                 self.close()
@@ -163,12 +232,24 @@ class Partition:
             ) from error
         self._offsets, self._origins = merged, known
 
+    def _write_erased(self, batch: WriteBatch) -> None:
+        """Write a batch that deletes users, with the note that their bytes are to go."""
+        with self._flag:
+            batch.put(ERASED_KEY, b"")
+            self._db.write(batch)
+            self._unpurged = True
+            self._deleted |= self._erased
+            self._erased = set()
+
     def copy(self, directory: Path) -> None:
         """Copy the last commit to a directory that must not exist: hard links, where it is on the same file system.
+
+        A copy holds no bytes of users who were erased before that commit.
 
         Raises:
             StateError: when RocksDB cannot write there.
         """
+        self.purge()
         try:
             Checkpoint(self._db).create_checkpoint(str(directory))
         except Exception as error:  # rocksdict raises no narrower type
@@ -182,7 +263,8 @@ class Partition:
                 closed.
         """
         try:
-            self._db.close()
+            with self._purging:
+                self._db.close()
         except DbClosedError:
             pass
         except Exception as error:  # rocksdict raises no narrower type
@@ -209,6 +291,11 @@ def link_state(source: Path, target: Path) -> None:
         shutil.copytree(source, target, copy_function=link)
     except OSError as error:
         raise disk_error(f"copy {source} to", target, error, "See why, and start again.") from error
+
+
+def _end(prefix: bytes) -> bytes:
+    """Return a key behind all that begin with a prefix: what follows a user is a number of 16 bits."""
+    return prefix + b"\xff\xff\xff"
 
 
 def _format(features: Fields) -> int:

@@ -1,10 +1,18 @@
 """How RocksDB is opened: its options, and its errors in this package's terms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict
+from rocksdict import (
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+)
 
 from state.errors import LockedError, disk_error
 
@@ -44,6 +52,24 @@ def reading(db: Rdict) -> Iterator[None]:
         raise disk_error("read", Path(db.path()), error, REBUILD) from error
 
 
+def drop_deleted(db: Rdict, ranges: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    """Take what was deleted out of the files: tables, write-ahead log and manifest. Writes may go on meanwhile.
+
+    Until a compaction comes to them, RocksDB keeps the bytes of deleted and overwritten values.
+
+    Args:
+        db: the database.
+        ranges: the first key of each, and the one behind its last; None is open.
+    """
+    options = CompactOptions()
+    # By default the lowest level, where nothing is left to merge with, stays as it is.
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    db.flush()  # ends the log that has the values
+    for begin, end in ranges:
+        # A range without bounds is None to RocksDB, which the stubs know as well.
+        db.compact_range(begin, end, options)
+
+
 def _options() -> Options:
     table = BlockBasedOptions()
     # A user's chunks lie side by side: blocks larger than the default bring them with fewer reads.
@@ -61,4 +87,6 @@ def _options() -> Options:
     options.set_max_log_file_size(_MIB)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
+    # A manifest names the first and last key of each file that ever was: a new one with each change names those of now.
+    options.set_max_manifest_file_size(1)
     return options

@@ -41,6 +41,7 @@ class Sequences:
         self._bytes = 0
         self._clean: OrderedDict[str, SequenceBuffer] = OrderedDict()
         self._dirty: dict[str, SequenceBuffer] = {}
+        self._erased: set[str] = set()
 
     @property
     def cached_bytes(self) -> int:
@@ -71,6 +72,23 @@ class Sequences:
             self._bytes += buffer.append(records.tobytes())
         self._evict()
         return buffer.count
+
+    def erase(self, user: str) -> bool:
+        """Forget a user's sequence: what is appended later begins anew, at count 0. Says whether there was one."""
+        prefix = user_prefix(user)
+        buffer = self._dirty.pop(user, None) or self._clean.pop(user, None)
+        if buffer is not None:
+            self._bytes -= buffer.size
+            known = buffer.count > 0
+        else:
+            with reading(self._db):
+                known = self._db.get(prefix + HEAD_SUFFIX) is not None
+        if known or user in self._erased:
+            # The disk still has the old one until `write_into`, so this one must not leave the memory.
+            self._erased.add(user)
+            self._dirty[user] = fresh = SequenceBuffer(self._ring, prefix, 0, 0, b"")
+            self._bytes += fresh.size
+        return known
 
     def count(self, user: str) -> int:
         """Return how many records the user ever had; 0 for an unknown user."""
@@ -135,9 +153,15 @@ class Sequences:
 
     def write_into(self, batch: WriteBatch) -> None:
         """Put all that changed since the last call into a batch; write it before anything else is called."""
+        for user in self._erased:
+            prefix = user_prefix(user)
+            for suffix in self._suffixes:
+                batch.delete(prefix + suffix)
+        self._erased.clear()
         for user, buffer in self._dirty.items():
-            for key, value in buffer.unsaved():
-                batch.put(key, value)
+            if buffer.count:  # else it was erased, and nothing came after
+                for key, value in buffer.unsaved():
+                    batch.put(key, value)
             self._clean[user] = buffer
         self._dirty.clear()
         self._evict()

@@ -131,6 +131,22 @@ class Snapshots:
         except Exception as error:
             raise SnapshotError(f"cannot write a snapshot to {self._root}: {error!r}") from error
 
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Remove snapshots, and the files that no other one needs, once they are an hour old.
+
+        Raises:
+            SnapshotError: when the location cannot be read or written.
+        """
+        gone = set(numbers)
+        try:
+            for number in gone:
+                self._files.rm_file(self._manifest(number))
+            self._remove_unused(self.numbers(), self._sizes(posixpath.join(self._root, "files")))
+        except SnapshotError:
+            raise
+        except Exception as error:
+            raise SnapshotError(f"cannot remove snapshots from {self._root}: {error!r}") from error
+
     def manifest(self, number: int) -> Manifest:
         """Read a snapshot's manifest.
 
@@ -217,8 +233,12 @@ class Snapshots:
     def _prune(self, numbers: list[int], stored: Iterable[str]) -> None:
         for number in numbers[: -self._keep]:
             self._files.rm_file(self._manifest(number))
+        self._remove_unused(numbers[-self._keep :], stored)
+
+    def _remove_unused(self, numbers: list[int], stored: Iterable[str]) -> None:
+        """Remove the files that none of these snapshots needs."""
         wanted: set[str] = set()
-        for number in numbers[-self._keep :]:
+        for number in numbers:
             try:
                 wanted.update(file.checksum for file in self.manifest(number).files.values())
             except SnapshotError:

@@ -1,7 +1,8 @@
 """Renders the part of Helm's templates that our chart uses, where there is no helm: enough to see what it makes.
 
-Actions are `define`, `if` and `with`, each to its `end`, and pipelines of the functions in `_FUNCTIONS`; `{{-` and
-`-}}` trim as in Go's text/template. Anything else is an error, so a chart that goes beyond is noticed.
+Actions are `define`, `if`, `with` and `range` over numbers, each to its `end`, and pipelines of the functions in
+`_FUNCTIONS`; `{{-` and `-}}` trim as in Go's text/template. Anything else is an error, so a chart that goes
+beyond is noticed.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def render(chart: Path, values: dict[str, Any] | None = None, *, release: str = 
     }
     files = sorted((chart / "templates").iterdir())
     blocks = {file: _parse(file.read_text()) for file in files}
-    renderer = _Renderer()
+    renderer = _Renderer(context)
     for block in blocks.values():
         renderer.define(block)
     made: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ def _parse(text: str) -> _Block:
         if what == "end":
             block = stack.pop()
             stack[-1].parts.append(block)
-        elif what.split()[0] in ("if", "with", "define"):
+        elif what.split()[0] in ("if", "with", "range", "define"):
             stack.append(_Block(what))
         else:
             stack[-1].parts.append(_Block(what))
@@ -82,8 +83,9 @@ def _parse(text: str) -> _Block:
 
 
 class _Renderer:
-    def __init__(self) -> None:
+    def __init__(self, root: dict[str, Any]) -> None:
         self._named: dict[str, _Block] = {}
+        self._variables: dict[str, Any] = {"$": root}
 
     def define(self, block: _Block) -> None:
         for part in block.parts:
@@ -97,11 +99,18 @@ class _Renderer:
         word, _, rest = block.what.partition(" ")
         if word == "define":
             return ""
+        if word == "range":
+            variable, _, expression = rest.partition(" := ")
+            return "".join(self._with(variable, each, block, dot) for each in self._evaluate(expression, dot))
         if word in ("if", "with"):
             value = self._evaluate(rest, dot)
             return self.text(block, value if word == "with" else dot) if value else ""
         value = self._evaluate(block.what, dot)
         return str(value).lower() if isinstance(value, bool) else str(value)
+
+    def _with(self, variable: str, value: Any, block: _Block, dot: Any) -> str:
+        self._variables[variable] = value
+        return self.text(block, dot)
 
     def _evaluate(self, expression: str, dot: Any) -> Any:
         tokens = iter(_TOKEN.findall(expression))
@@ -124,10 +133,11 @@ class _Renderer:
             return json.loads(token)
         if token.lstrip("-").isdigit():
             return int(token)
-        if not token.startswith("."):
+        variable, *names = token.split(".")
+        if variable and variable not in self._variables:
             return _Function(token)
-        value = dot
-        for name in token.split(".")[1:]:
+        value = self._variables[variable] if variable else dot
+        for name in names:
             value = value if not name else value.get(name)
         return value
 
@@ -149,10 +159,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "default": lambda instead, given: given or instead,
     "index": lambda value, key: value[key],
     "nindent": lambda width, text: "\n" + "\n".join(" " * width + line if line else "" for line in text.splitlines()),
+    "int": int,
     "not": lambda value: not value,
     "printf": lambda form, *values: form % values,
     "quote": lambda value: json.dumps(str(value), ensure_ascii=False),
     "sha256sum": lambda text: hashlib.sha256(text.encode()).hexdigest(),
     "toJson": lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True),
+    "until": range,
     "toYaml": lambda value: yaml.safe_dump(value, sort_keys=True).rstrip("\n"),
 }

@@ -29,6 +29,7 @@ FULL = {
     "volumes": [{"name": "ca", "secret": {"secretName": "kafka-ca"}}],
     "volumeMounts": [{"name": "ca", "mountPath": "/etc/kafka-ca"}],
     "worker": {"nodeSelector": {"disk": "ssd"}, "storageClass": "local", "tolerations": [{"operator": "Exists"}]},
+    "gateway": {"enabled": True, "replicas": 3, "keysSecret": "keys", "allowAnonymous": True},
     "keda": {"enabled": True, "authentication": "kafka"},
     "prometheus": {"serviceMonitor": True, "rules": True, "labels": {"release": "prometheus"}},
 }
@@ -70,15 +71,23 @@ def settings(objects: Objects, job: dict[str, Any], tmp_path: Path) -> Settings:
     file = tmp_path / "samstream.json"
     file.write_text(named(objects, "ConfigMap", volume["configMap"]["name"])["data"]["samstream.json"])
     [container] = pod(job)["containers"]
-    environ = {each["name"]: each.get("value", "pod-0") for each in container.get("env", ())}
+    environ = {each["name"]: _value(each) for each in container.get("env", ())}
     return load(file, environ=environ)
+
+
+def _value(variable: dict[str, Any]) -> str:
+    """Return what the first pod gets."""
+    if "value" in variable:
+        return str(variable["value"])
+    name = variable["valueFrom"]["fieldRef"]["fieldPath"]
+    return {"metadata.name": "pod-0", "metadata.labels['apps.kubernetes.io/pod-index']": "0"}[name]
 
 
 def test_kubernetes_takes_what_it_makes(objects: Objects) -> None:
     kubernetes = pytest.importorskip("kubernetes_validate", reason="needs pip install kubernetes-validate")
     own = [each for each in objects if each["apiVersion"].split("/")[0] not in ("keda.sh", "monitoring.coreos.com")]
     assert len(own) >= 10
-    for version in ("1.27", "1.34"):
+    for version in ("1.28", "1.34"):
         for each in own:
             kubernetes.validate(each, version, strict=True)
 
@@ -123,7 +132,7 @@ def test_every_job_is_a_command_with_settings_that_are_settings(objects: Objects
             main([*container["args"], "--help"])
         found = settings(objects, each, tmp_path)
         assert found.kafka["bootstrap.servers"] == "kafka:9092"
-        if command in JOBS:
+        if command in (*JOBS, "gateway"):
             assert getattr(found, command).metrics == "0.0.0.0:9100"
             assert found.kafka.get("group.instance.id") == ("pod-0" if command == "worker" else None)
 
@@ -135,6 +144,23 @@ def test_state_lies_on_the_volume_where_the_image_has_it(objects: Objects) -> No
         [data] = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
         section = {"worker": "STATE", "trainer": "TRAINER", "monitor": "MONITOR"}[job]
         assert f"SAMSTREAM_{section}__DIRECTORY={data['mountPath']}" in image
+
+
+def test_gateways_share_the_users_under_addresses_that_are_theirs(tmp_path: Path) -> None:
+    objects = made(FULL, tmp_path)
+    workload = named(objects, "StatefulSet", "shop-gateway")
+    found = settings(objects, workload, tmp_path).gateway
+    inside = workload["spec"]["serviceName"]
+    assert found.peers == tuple(f"http://shop-gateway-{number}.{inside}:8080" for number in range(3))
+    assert workload["spec"]["replicas"] == len(found.peers)
+    assert found.address.endswith(":8080")
+    assert named(objects, "Service", inside)["spec"]["clusterIP"] == "None"
+    [mount] = [each for each in pod(workload)["containers"][0]["volumeMounts"] if each["name"] == "keys"]
+    assert Path(found.keys).parent == Path(mount["mountPath"])
+    one = made({"gateway": {"enabled": True, "replicas": 1}}, tmp_path)
+    alone = settings(one, named(one, "StatefulSet", "shop-gateway"), tmp_path).gateway
+    assert len(alone.peers) == 1
+    assert not alone.allow_anonymous
 
 
 def test_other_settings_make_other_pods(tmp_path: Path) -> None:
@@ -165,7 +191,13 @@ def leaves(values: dict[str, Any], path: str = "") -> set[str]:
     found = set()
     for name, value in values.items():
         here = f"{path}.{name}"
-        free = here in (".settings", ".worker.resources", ".trainer.resources", ".monitor.resources")
+        free = here in (
+            ".settings",
+            ".worker.resources",
+            ".trainer.resources",
+            ".monitor.resources",
+            ".gateway.resources",
+        )
         found |= leaves(value, here) if isinstance(value, dict) and value and not free else {here}
     return found
 

@@ -63,7 +63,7 @@ class Checkpoint:
         offsets: partition of the samples → next offset to read.
         origins: partition → what that offset is an offset of, as opaque text.
         arms: state of each arm by name.
-        seen: (n,) uint64 ids of the samples that would be recognised as repeats.
+        seen: (n, 2) uint64 ids of the samples that would be recognised as repeats, and whose they are.
         counts: counters by name.
         step: turns that the ranks had taken together; 0 where there was one.
         ranks: how many have written it.
@@ -346,7 +346,7 @@ def load(path: Path, rank: Rank = ONLY) -> Checkpoint:
     if len(ranks) == rank.ranks:
         ids = tensors[seen[rank.number]]["ids"]
     else:
-        ids = np.unique(np.concatenate([tensors[name]["ids"] for name in seen]))
+        ids = np.unique(np.concatenate([tensors[name]["ids"] for name in seen]), axis=0)
     return Checkpoint(
         epoch=manifest.epoch,
         offsets=manifest.offsets,

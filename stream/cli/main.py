@@ -12,6 +12,7 @@ from stream.cli import (
     backfill,
     bench,
     dead_letters,
+    erase,
     experiment,
     export,
     jobs,
@@ -25,7 +26,7 @@ from stream.cli.options import Run
 from stream.errors import StreamError
 from stream.runtime import logs, signals
 
-_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, backfill, arms, export, experiment, bench, lab)
+_COMMANDS = (simulate, jobs, replay, topics, state, dead_letters, erase, backfill, arms, export, experiment, bench, lab)
 """Modules with one or more commands, in the order in which `--help` lists them."""
 
 

@@ -2,7 +2,8 @@
 
 | rule | breaks | severity |
 |---|---|---|
-| records must not be compacted away | `cleanup.policy` with `compact` on any topic but `model-updates` | error |
+| records must not be compacted away | `cleanup.policy` with `compact` on any topic but these two | error |
+| erased users stay erased | `erasures` with `delete`, which would forget them | error |
 | parameters must be there for who starts | `model-updates` without `compact` | error |
 | parameters should not go with time | `model-updates` with `compact,delete` | warning |
 | what is read again must be there | `retention.ms` below what the settings need (`Needs`) | error |
@@ -108,7 +109,11 @@ def _policy(topics: Topics, name: str, config: Mapping[str, str]) -> Broken:
     if (value := config.get(setting)) is None:
         return
     policies = {policy.strip() for policy in value.split(",")}
-    if name != topics.model_updates:
+    if name == topics.erasures:
+        if policies != {"compact"}:
+            text = f"{setting}={value} forgets who was erased, and old states bring them back; set it to compact"
+            yield setting, "error", text
+    elif name != topics.model_updates:
         if "compact" in policies:
             text = f"{setting}={value} leaves the newest record of each key alone; set it to delete"
             yield setting, "error", text
@@ -123,7 +128,7 @@ def _policy(topics: Topics, name: str, config: Mapping[str, str]) -> Broken:
 
 
 def _retention(topics: Topics, name: str, config: Mapping[str, str], needs: Needs) -> Broken:
-    if name == topics.model_updates and "delete" not in config.get("cleanup.policy", ""):
+    if name in (topics.model_updates, topics.erasures) and "delete" not in config.get("cleanup.policy", ""):
         return  # what is compacted is kept whatever its age
     two_windows = "two attribution windows with allowed_lateness_s, which are read again after a crash"
     must = {

@@ -11,10 +11,12 @@ from typing import Any
 import aiokafka
 import faust
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.stores.rocksdb import RocksDBOptions
 from faust.streams import _current_event, current_event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, FutureMessage
 
+from state.rocks import drop_deleted
 from stream.errors import SettingsError
 from stream.monitor.credentials import faust_connection
 from stream.monitor.sources import Sources
@@ -96,6 +98,16 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
         super().__init__(*args, **kwargs)
         self._unacknowledged: list[FutureMessage] = []
 
+    def purge(self, partition: int) -> None:
+        """Take the bytes of removed values out of a partition's files."""
+        data: Any = self.data
+        drop_deleted(data._db_for_partition(partition), [(None, None)])
+
+    def _new_store(self) -> Any:
+        store: Any = super()._new_store()
+        store.rocksdb_options.__class__ = _TableOptions
+        return store
+
     def partition_for_key(self, _key: Any) -> int:
         """Return the partition of the event at hand.
 
@@ -118,6 +130,14 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
         """Wait until Kafka has every change."""
         sent, self._unacknowledged = self._unacknowledged, []
         await asyncio.gather(*sent)
+
+
+class _TableOptions(RocksDBOptions):
+    def as_options(self) -> Any:
+        options = super().as_options()
+        # As of the worker's states: a manifest names the first and last key of each file that ever was.
+        options.set_max_manifest_file_size(1)
+        return options
 
 
 class _Event:

@@ -9,6 +9,7 @@ from stream.monitor.application import AcknowledgedTable, MonitorApp, at_partiti
 from stream.monitor.counting import PartitionProgress, WindowCounts, WindowPlan, fold
 from stream.monitor.records import MomentsPartial, Partial, ProgressPartial, WindowPartial
 from stream.monitor.users import PartitionMoments, UserCounter, UserRow
+from stream.schema.erasures import Erasures, Voids
 from stream.schema.events import Outcome
 
 # Keys and tags keep the words of older versions: they are on disk and in Kafka.
@@ -24,9 +25,12 @@ class CountsTable:
         plan: which windows there are.
         experiment: of which users are counted.
         partitions: how many the topic `outcomes` has.
+        erasures: users who were erased: their rows go, and what was answered before that counts as nobody's.
     """
 
-    def __init__(self, app: MonitorApp, plan: WindowPlan, experiment: int, partitions: int) -> None:
+    def __init__(self, app: MonitorApp, plan: WindowPlan, experiment: int, partitions: int, erasures: Erasures) -> None:
+        self._erasures = erasures
+        self._voids: dict[int, Voids] = {}
         self._plan = plan
         self._experiment = experiment
         self._table = AcknowledgedTable(
@@ -44,6 +48,34 @@ class CountsTable:
     async def acknowledged(self) -> None:
         """Wait until Kafka has every change."""
         await self._table.acknowledged()
+
+    def erase(self, partition: int) -> bool:
+        """Remove the rows of users of a partition who were erased since the last call; says whether there were any."""
+        voids = self._voids_of(partition)
+        if not voids.waiting:
+            return False
+        with at_partition(partition):
+            for user in {each.user for each in voids.take()}:
+                row = self._load_user(user)
+                # Of one that began after the erasure, nothing is void.
+                if row is not None and voids.answer(user, row.since):
+                    self._table.pop(_user_key(user), None)
+        return True
+
+    def erased_to(self, partition: int) -> int:
+        """Return the offset of `erasures` below which the rows of a partition are removed."""
+        return self._voids_of(partition).position
+
+    def purge(self, partition: int) -> None:
+        """Take the bytes of removed rows out of a partition's files; may be called in another thread."""
+        self._table.purge(partition)
+
+    def forget_erasures(self) -> None:
+        """Look through all erasures again: tables of other partitions will be here."""
+        self._voids.clear()
+
+    def _voids_of(self, partition: int) -> Voids:
+        return self._voids.setdefault(partition, Voids(self._erasures.of(partition)))
 
     def progress(self, partition: int) -> PartitionProgress | None:
         """Return how far a partition is counted; None where nothing is."""
@@ -92,7 +124,8 @@ class CountsTable:
         """
         progress, moments = self.progress(partition) or PartitionProgress(windows=[]), self.moments(partition)
         with at_partition(partition):
-            users = UserCounter(self._experiment, moments, self._load_user, begun=progress.begun)
+            void = self._voids_of(partition).answer
+            users = UserCounter(self._experiment, moments, self._load_user, begun=progress.begun, void=void)
             changes = fold(self._plan, progress, self._load, users, outcomes)
             progress.origin, progress.anchor = position
             partials: list[Partial] = [MomentsPartial(partition, changes.sums)]

@@ -24,6 +24,7 @@ class MonitorMetrics:
         self._totals = Totals()
         self._events = declare.counter("events", "What happened to outcomes and windows.", "event")
         self._buffered = declare.gauge("buffered_records", "Outcomes taken from Kafka that are not counted yet.")
+        self._erasures_lag = declare.gauge("erasures_lag_records", "Erasures that wait in Kafka.")
         self._partitions = declare.gauge("partitions", "Partitions of `outcomes` that this monitor has.")
         self._windows = declare.gauge("monitor_windows", "Windows that are kept, of all monitors.")
         self._uncounted = declare.gauge(
@@ -40,6 +41,7 @@ class MonitorMetrics:
         partitions: int,
         windows: int,
         uncounted: Mapping[str, int],
+        erasures_lag: int,
     ) -> None:
         """Bring all of them up to date.
 
@@ -49,9 +51,11 @@ class MonitorMetrics:
             partitions: of `outcomes`.
             windows: how many are kept.
             uncounted: reason → items or outcomes.
+            erasures_lag: erasures that wait.
         """
         self._totals.set_each(self._events, events)
         self._buffered.set(buffered)
+        self._erasures_lag.set(erasures_lag)
         self._partitions.set(partitions)
         self._windows.set(windows)
         for reason, count in uncounted.items():

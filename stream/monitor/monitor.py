@@ -1,10 +1,12 @@
 """The monitor as a Faust application: what it reads, the table it keeps, what it writes, and when."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from faust.types import TP
 
+from stream.kafka.erasure_feed import ErasureFeed
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.application import new_app
 from stream.monitor.counting import WindowPlan
@@ -21,6 +23,7 @@ from stream.monitor.sources import Sources
 from stream.monitor.users import experiment_id
 from stream.monitor.web.server import serve
 from stream.runtime.health import Health
+from stream.schema.erasures import Erasures
 from stream.schema.events import DECODE_ERRORS, decode_score
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -52,7 +55,10 @@ class Monitor:
         self._intake = Intake(sources)
         self._aggregate = Aggregate(plan, self._experiment)
         self.app = app = new_app(settings, sources)
-        table = CountsTable(app, plan, self._experiment, sources.outcomes.partitions)
+        self.erasures = Erasures()
+        """Users who were erased: to be filled, before it runs and on."""
+        self._table = table = CountsTable(app, plan, self._experiment, sources.outcomes.partitions, self.erasures)
+        self._erased: dict[int, int] = {}
         self._partials = PartialsTopic(app, settings.monitor.group, plan.keep_ms)
         reader = AggregateReader(settings, self._partials.name, self._aggregate)
         self._counter = OutcomeCounter(app, table, self._partials, sources, self._intake)
@@ -88,9 +94,11 @@ class Monitor:
         """Have the names of the monitors' own topics told once these are there."""
         self._recovery.on_own_topics = tell
 
-    async def report(self, metrics: MonitorMetrics, health: Health) -> None:
-        """Keep metrics and health up to date until the monitor stops."""
+    async def report(self, metrics: MonitorMetrics, health: Health, feed: ErasureFeed) -> None:
+        """Keep metrics and health up to date, and say which erasures are done, until the monitor stops."""
         while not self.app.should_stop:
+            feed.check()
+            feed.acknowledge(self._erased)
             buffered, counted = self._counter.buffered, self._counter.counted
             outcomes = self._topics.outcomes
             partitions = await report_health(self.app, outcomes, health, counted=counted, buffered=buffered)
@@ -104,6 +112,7 @@ class Monitor:
                 partitions=partitions,
                 windows=len(self._aggregate.starts()),
                 uncounted=self._aggregate.counters(),
+                erasures_lag=feed.lag,
             )
             await self.app.sleep(REPORT_INTERVAL_S)
 
@@ -129,11 +138,21 @@ class Monitor:
     async def _count(self) -> None:
         while not self.app.should_stop:
             self._intake.raise_failure()
+            await self._erase()
             await self._counter.count()
             await self._partials.send(*self._latencies.take_changes())
             await self.app.sleep(self.settings.monitor.write_interval_s)
 
+    async def _erase(self) -> None:
+        """Remove the rows of erased users, once the tables of an assignment are there."""
+        for place in sorted(self.app.consumer.assignment()) if self.app.starts is not None else ():
+            if place.topic == self._topics.outcomes and self._table.erase(place.partition):
+                await self._table.acknowledged()
+                await asyncio.to_thread(self._table.purge, place.partition)
+                self._erased[place.partition] = self._table.erased_to(place.partition)
+
     async def _forget(self, *_: Any, **__: Any) -> None:
         """Drop what is held back of partitions that are no longer ours."""
         self._counter.forget()
+        self._table.forget_erasures()
         self.app.starts = None

@@ -10,6 +10,7 @@ from faust.exceptions import ConsistencyError
 from prometheus_client import CollectorRegistry
 
 from stream.errors import KafkaClientError, MonitorError, SettingsError, StreamError
+from stream.kafka.erasure_feed import ErasureFeed
 from stream.kafka.groups import topics_of_others
 from stream.kafka.topic_admin import verify
 from stream.kafka.topic_watch import TopicWatch
@@ -51,10 +52,12 @@ def run_monitor(settings: Settings) -> int:
         signal.signal(number, signal.SIG_DFL)
     registry = CollectorRegistry()
     metrics, health = MonitorMetrics(registry), Health("monitor", registry)
-    monitor.app.task(partial(monitor.report, metrics, health))
-    read = (names.outcomes, names.scores, names.experiment_metrics, names.model_updates)
+    read = (names.outcomes, names.scores, names.experiment_metrics, names.model_updates, names.erasures)
     with Resources() as resources:
         resources.add(monitor.sources)
+        feed = ErasureFeed(settings.kafka, names, settings.erasure_group("monitor"), monitor.erasures)
+        resources.add(feed).start()
+        monitor.app.task(partial(monitor.report, metrics, health, feed))
         resources.add(MetricsServer(settings.monitor.metrics, registry, health))
         watch = resources.add(TopicWatch(settings.kafka, read, health.report_trouble))
         monitor.tell_own_topics(watch.add)

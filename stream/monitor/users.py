@@ -31,6 +31,7 @@ class UserRow(Struct, array_like=True):
         width: length of a span, ms; a power of two.
         spans: number of the span (ts // width), shown, clicks.
         begun: as of the partition's progress when it was counted; a row of another `begun` is none.
+        since: how far `behaviors` had been read for the first outcome in it; 0 in rows from before it was kept.
     """
 
     experiment: int
@@ -39,6 +40,7 @@ class UserRow(Struct, array_like=True):
     width: int
     spans: list[tuple[int, int, int]]
     begun: int = 0
+    since: int = 0
 
 
 class PartitionMoments(Struct, array_like=True):
@@ -53,8 +55,8 @@ class PartitionMoments(Struct, array_like=True):
 class _Row:
     """A user's row while a batch is counted. Spans have the width that the row was loaded with."""
 
-    def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]]) -> None:
-        self.offset, self.arm, self.width, self.spans = offset, arm, width, spans
+    def __init__(self, offset: int, arm: str | None, width: int, spans: dict[int, tuple[int, int]], since: int) -> None:
+        self.offset, self.arm, self.width, self.spans, self.since = offset, arm, width, spans, since
 
     def add(self, offset: int, arm: str, ts: int, labels: Iterable[int]) -> None:
         self.offset = offset
@@ -68,7 +70,7 @@ class _Row:
             self.spans[ts // self.width] = shown, clicks
 
     def copy(self) -> "_Row":
-        return _Row(self.offset, self.arm, self.width, dict(self.spans))
+        return _Row(self.offset, self.arm, self.width, dict(self.spans), self.since)
 
     def widened(self, width: int) -> "_Row":
         """Return the row with spans of a width that is a multiple of its own; itself if it is the same."""
@@ -79,7 +81,7 @@ class _Row:
             wider = span * self.width // width
             before = spans.get(wider, (0, 0))
             spans[wider] = before[0] + shown, before[1] + clicks
-        return _Row(self.offset, self.arm, width, spans)
+        return _Row(self.offset, self.arm, width, spans, self.since)
 
 
 class UserCounter:
@@ -90,6 +92,7 @@ class UserCounter:
         sums: the partition's, where there are any.
         load: name → row, where there is one.
         begun: of the partition's progress; sums and rows of another one are none as well.
+        void: says of a user and how far `behaviors` had been read whether that was before the user was erased.
     """
 
     def __init__(
@@ -99,7 +102,9 @@ class UserCounter:
         load: Callable[[str], UserRow | None],
         *,
         begun: int = 0,
+        void: Callable[[str, int], bool] = lambda _user, _read_to: False,
     ) -> None:
+        self._void = void
         self._experiment = experiment
         self._begun = begun
         self._known = sums.offset if sums and (sums.experiment, sums.begun) == (experiment, begun) else -1
@@ -111,8 +116,10 @@ class UserCounter:
         self._times: list[int] = []
 
     def add(self, offset: int, outcome: Outcome, new: list[int]) -> None:
-        """Count what is new of an outcome, by index: nothing of what was counted before."""
+        """Count what is new of an outcome, by index: nothing of what was counted before, or is void."""
         user = outcome.user
+        if self._void(user, outcome.read_to):
+            return
         row = self._row(user) if new or offset <= self._known else None
         if row is not None:
             self._touched.add(user)
@@ -123,7 +130,7 @@ class UserCounter:
             if user not in self._before:
                 self._before[user] = row and row.copy()
         if row is None:
-            row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {})
+            row = self._rows[user] = _Row(-1, outcome.arm, self._moments.width, {}, outcome.read_to)
             self._touched.add(user)
         row.add(offset, outcome.arm, outcome.ts, (outcome.labels[index] for index in new))
 
@@ -152,6 +159,7 @@ class UserCounter:
                 row.width,
                 [(span, shown, clicks) for span, (shown, clicks) in sorted(row.spans.items())],
                 self._begun,
+                row.since,
             )
             for user, row in rows.items()
         }
@@ -163,5 +171,5 @@ class UserCounter:
             self._rows[user] = None
             if found is not None and (found.experiment, found.begun) == (self._experiment, self._begun):
                 spans = {span: (shown, clicks) for span, shown, clicks in found.spans}
-                self._rows[user] = _Row(found.offset, found.arm, found.width, spans)
+                self._rows[user] = _Row(found.offset, found.arm, found.width, spans, found.since)
         return self._rows[user]

@@ -244,7 +244,7 @@ class Outcome(Struct, frozen=True, array_like=True):
 
     Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
     then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the
-    user's.
+    user's. `read_to` is as in `Score`: what was answered before its user was erased does not count as the user's.
     """
 
     request_id: str
@@ -258,6 +258,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     probabilities: list[float]
     labels: list[int]
     team: str = ""
+    read_to: int = 0
 
     @property
     def request(self) -> RequestKey:

@@ -1,6 +1,7 @@
 """JSON Schemas of what travels as JSON, made from the structs that decode it (draft 2020-12)."""
 
 from collections.abc import Mapping
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -48,6 +49,8 @@ def struct_schema(kind: type[Struct], features: Mapping[str, type[Struct]] | Non
     """
     (reference,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     for name, part in parts.items():
+        if "description" in part:
+            part["description"] = cleandoc(part["description"])  # as Python 3.13 has it anyway
         fields = part.get("properties", {})
         for field in _OPTIONAL.get(name, ()):
             fields[field] = _nullable(fields[field])

@@ -61,6 +61,7 @@ class Topics:
         self.model_updates = f"{prefix}model-updates"
         self.experiment_metrics = f"{prefix}experiment-metrics"
         self.dead_letters = f"{prefix}dead-letters"
+        self.erasures = f"{prefix}erasures"
 
     def __iter__(self) -> Iterator[Topic]:
         """Yield what each topic is.
@@ -70,7 +71,7 @@ class Topics:
         trainers write to it, and times in order tell, on a broker without topic ids, that a topic is the one of before.
         `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
         the newest record of each key is what a starting worker needs, so it is compacted, in small segments
-        for compaction to see.
+        for compaction to see. So are `erasures`: a state of any age must hear of all users who were erased.
         """
         yield Topic(self.behaviors, "user", _kept(90) | _STAMPED)
         yield Topic(self.impressions, "user", _kept(7) | _STAMPED)
@@ -91,6 +92,7 @@ class Topics:
         )
         yield Topic(self.experiment_metrics, "arm", _kept(30))
         yield Topic(self.dead_letters, "key of the refused record", _kept(30) | {"max.message.bytes": _MESSAGE_BYTES})
+        yield Topic(self.erasures, "user", {"cleanup.policy": "compact"})
 
 
 def _kept(days: int) -> dict[str, str]:

@@ -82,6 +82,9 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             the state of a partition restores the newest copy.
         snapshot_interval_s: how often each partition is copied.
         snapshots_kept: newest copies kept of each partition.
+        erasure_grace_s: how long after a user was erased copies from before may stay: snapshots, and checkpoints of
+            the trainer. They are removed then, however few there are; nothing is restored from them without erasing
+            the user again.
     """
 
     directory: str = ""
@@ -91,6 +94,7 @@ class StateSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     snapshots: str = ""
     snapshot_interval_s: Positive = 300.0
     snapshots_kept: Count = 3
+    erasure_grace_s: NotNegative = 86_400.0
 
     def path(self, number: int) -> Path:
         """Return the directory of a partition's state."""
@@ -444,6 +448,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def statistics_length(self) -> int:
         """Behaviours of a user of which statistics tell the share: what the shortest arm reads that reads any."""
         return min((arm.spec().length for arm in self.models if arm.spec().statistics), default=0)
+
+    def erasure_group(self, job: Literal["worker", "trainer", "monitor"]) -> str:
+        """Return the consumer group by whose committed offsets a job says which erasures it has done."""
+        own = {"worker": self.worker.group, "trainer": "", "monitor": self.monitor.group}[job]
+        return f"{own or f'{self.topics.prefix}samstream-{job}'}-erasures"
 
     @property
     def models(self) -> tuple[ArmSettings, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from stream.schema.erasures import EraseMarker, decode_marker
 from stream.schema.events import (
     DECODE_ERRORS,
     Behavior,
@@ -31,7 +32,8 @@ _USERS = 100_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _IMPRESSION_BYTES = RECORD_BYTES // 2
 
-Event = Behavior | Impression | Withdrawal | Click
+Event = Behavior | Impression | Withdrawal | Click | EraseMarker
+"""What a record of the input topics says; a marker stands among behaviours."""
 
 
 class _Timed(msgspec.Struct):
@@ -68,6 +70,7 @@ class RecordDecoder:
         self, topics: Topics, settings: WorkerSettings, features: FeatureSchema = NO_FEATURES, *, partitions: int
     ) -> None:
         self._features = features
+        self._behaviors = topics.behaviors
         self._max_candidates = settings.max_candidates
         self._max_future_ms = settings.max_future_s * 1000
         self._max_past_ms = settings.max_past_s * 1000
@@ -75,7 +78,7 @@ class RecordDecoder:
         """What unit the times of the records so far seem to have."""
         self._partitions = partitions
         self._partition_of = lru_cache(maxsize=_USERS)(partial(partition_of, partitions=partitions))
-        self._decoders: dict[str, Callable[[bytes], Event]] = {
+        self._decoders: dict[str, Callable[[bytes], Behavior | Impression | Withdrawal | Click]] = {
             topics.impressions: decode_request,
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
@@ -90,17 +93,14 @@ class RecordDecoder:
         try:
             event = self._decoders[record.topic](record.value or b"")
         except msgspec.ValidationError as error:
+            if record.topic == self._behaviors and (marker := decode_marker(record.value or b"")) is not None:
+                self._check_place(record, marker.user)
+                return marker
             raise ValueError(f"{error}{self._unit_words(record, error)}") from None
         except msgspec.DecodeError as error:
             raise ValueError(f"{error}{_place_words(record.value or b'')}") from None
         self.units.note(record.topic, event.ts)
-        if record.key != event.user.encode():
-            raise ValueError(f"the record's key must be its user {event.user!r}, it is {record.key!r}")
-        if self._partition_of(record.key) != record.partition:
-            raise ValueError(
-                f"another partitioner put it here than Kafka's murmur2 over {self._partitions} partitions, unless the"
-                " number of partitions was changed; set partitioner=murmur2_random"
-            )
+        self._check_place(record, event.user)
         # Against the record's own time, not the wall clock: folding the log again must give the same.
         if event.ts > record.timestamp + self._max_future_ms:
             raise ValueError(
@@ -119,6 +119,15 @@ class RecordDecoder:
         if self._features.reads:
             _pack_features(event, self._features)
         return event
+
+    def _check_place(self, record: Record, user: str) -> None:
+        if record.key != user.encode():
+            raise ValueError(f"the record's key must be its user {user!r}, it is {record.key!r}")
+        if self._partition_of(record.key) != record.partition:
+            raise ValueError(
+                f"another partitioner put it here than Kafka's murmur2 over {self._partitions} partitions, unless the"
+                " number of partitions was changed; set partitioner=murmur2_random"
+            )
 
     def _unit_words(self, record: Record, error: msgspec.ValidationError) -> str:
         """Return a hint at the unit of a `ts` that is out of range or not an integer; empty without one."""

@@ -1,7 +1,9 @@
 """Behaviours folded into the sequences of one partition, appended user by user."""
 
+from collections.abc import Collection
+
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, from_bytes, item_key, pack
-from state.sequences import Sequences
+from state.partition import Partition
 from stream.schema.events import Behavior
 from stream.schema.features import packed_features
 
@@ -12,12 +14,13 @@ class SequenceFold:
     Appending many behaviours of a user together rewrites a chunk once, not once a behaviour.
 
     Args:
-        sequences: of the partition.
+        partition: whose sequences these are.
     """
 
-    def __init__(self, sequences: Sequences) -> None:
-        self._sequences = sequences
-        self._record = sequences.record
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._sequences = partition.sequences
+        self._record = self._sequences.record
         self._featured = self._record != BEHAVIOR
         self._waiting: dict[str, bytearray] = {}
         self.behaviors = 0
@@ -33,6 +36,11 @@ class SequenceFold:
         else:
             self._waiting[event.user] = bytearray(packed)
         self.behaviors += 1
+
+    def erase(self, users: Collection[str]) -> int:
+        """Forget what users did so far; returns how many had done anything."""
+        waiting = {user for user in users if self._waiting.pop(user, None)}
+        return sum(bool(self._partition.erase([user])) or user in waiting for user in users)
 
     def count(self, user: str) -> int:
         """Return the running count of a user's behaviours."""

@@ -13,13 +13,14 @@ together: the requests of two users never meet, whatever their ids.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from stream.schema.erasures import Voids
 from stream.schema.events import Click, RequestKey, SequenceName, Team
 from stream.schema.record import Record, RefusedRecord
 
@@ -241,6 +242,18 @@ class Joiner:
                     f"no open impression with request_id {request.request_id!r} of user {request.user!r} in its window"
                 )
                 yield from (RefusedRecord(waiting.origin, reason) for waiting in early)
+
+    def erase(self, voids: Voids, users: Collection[str]) -> None:
+        """Drop what is void of users: open requests, and clicks that wait."""
+        for request in [each for each in self._open if each.user in users]:
+            if voids.answer(request.user, self._open[request].sequence.read_to):
+                del self._open[request]
+                self._changed.add(request)
+        for request in [each for each in self._early if each.user in users]:
+            waiting = self._early.pop(request)
+            if left := [each for each in waiting if not voids.click(request.user, each.origin.offset)]:
+                self._early[request] = left
+            self._changed.add(request)
 
     def save(self) -> None:
         """Bring the table up to date with every change since the last call."""

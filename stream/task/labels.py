@@ -83,4 +83,5 @@ def _outcome(labelled: LabelledItems, indices: list[int], by: Team) -> Outcome:
         probabilities=[pending.probabilities[index] for index in indices],
         labels=[labelled.label] * len(indices),
         team=by.arm if pending.teams else "",
+        read_to=pending.sequence.read_to,
     )

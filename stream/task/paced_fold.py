@@ -1,10 +1,12 @@
 """The sequences of a partition, folded no further than allowed. Knows records, but no Kafka client."""
 
 from collections import deque
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from state.behavior import BehaviorArray
 from state.partition import Partition
+from stream.schema.erasures import EraseMarker, ErasureLog, Voids
 from stream.schema.events import DECODE_ERRORS, Behavior, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import LogIdentity, Origin
@@ -13,6 +15,29 @@ from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.decode import RecordDecoder
 from stream.task.fold import SequenceFold
+from stream.task.joiner import Joiner
+
+
+def forget_erased(partition: Partition, fold: SequenceFold, voids: Voids, *, folded: int, heard: int) -> set[str]:
+    """Erase users in a state that no task works on; returns those whose erasure it had not heard of.
+
+    Args:
+        partition: the state.
+        fold: folds its sequences.
+        voids: what is void in the partition.
+        folded: the next offset of `behaviors` to be folded.
+        heard: the offset of `erasures` up to which the state had heard of them.
+    """
+    new = voids.take()
+    if unheard := {each.user for each in new if each.offset >= heard}:
+        # A state that was a task's, or came of a snapshot, has the open requests of then.
+        requests = Joiner(partition.pending, window_ms=0)
+        requests.erase(voids, unheard)
+        requests.save()
+        partition.mark_erased(unheard)
+    # Whose marker is folded has begun anew already.
+    fold.erase({each.user for each in new if each.void.behaviors >= folded})
+    return unheard
 
 
 class PacedFold:
@@ -30,6 +55,8 @@ class PacedFold:
         begin: the offset to begin at where the state has none.
         features: packs the features of callers, as of the owner.
         partitions: how many partitions the topics have.
+        erasures: of the partition; what is void is neither folded nor kept.
+        on_erased: told of users whose erasure the state had not heard of.
     """
 
     def __init__(
@@ -42,13 +69,19 @@ class PacedFold:
         features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int,
+        erasures: ErasureLog | None = None,
+        on_erased: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
+        self._on_erased = on_erased
         self._partition = partition
         self._topic = topics.behaviors
+        self._erasures_topic = topics.erasures
+        self._voids = Voids(ErasureLog() if erasures is None else erasures)
+        self._erasures_committed = partition.offsets.get(topics.erasures, 0)
         self.log = log
         """Which log `behaviors` is."""
         self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
-        self._fold = SequenceFold(partition.sequences)
+        self._fold = SequenceFold(partition)
         self._waiting: deque[Record] = deque()
         self._timestamp = -1
         self._committed = partition.offsets.get(self._topic, -1)
@@ -56,11 +89,22 @@ class PacedFold:
         """The next offset of `behaviors` to be folded."""
         self.next = self.offset
         """The next offset to be read."""
+        self.take_erasures()
 
     @property
     def waiting(self) -> int:
         """Records that were read, and lie beyond the limit."""
         return len(self._waiting)
+
+    @property
+    def erased_to(self) -> int:
+        """The offset of `erasures` below which all is done: nothing of it is in the state or its files."""
+        return 0 if self._partition.unpurged else self._erasures_committed
+
+    @property
+    def erasures(self) -> int:
+        """The offset of `erasures` behind those that were taken."""
+        return self._voids.position
 
     def add(self, record: Record) -> None:
         """Take a record of `behaviors`; it is folded when the limit allows it."""
@@ -82,7 +126,23 @@ class PacedFold:
             except DECODE_ERRORS:
                 continue  # a dead letter, sent by the owner
             if isinstance(event, Behavior):
-                self._fold.add(event)
+                if not (voids := self._voids).by_user or not voids.behavior(event.user, record.offset):
+                    self._fold.add(event)
+            elif isinstance(event, EraseMarker):
+                self._voids.mark(event.user, record.offset)
+                self._partition.mark_erased([event.user])
+                self._fold.erase([event.user])
+
+    def take_erasures(self) -> None:
+        """Forget users who were erased since the last call."""
+        if self._voids.waiting:
+            heard = self._erasures_committed
+            if unheard := forget_erased(self._partition, self._fold, self._voids, folded=self.offset, heard=heard):
+                self._on_erased(unheard)
+
+    def voids(self, user: str, name: SequenceName) -> bool:
+        """Say whether a sequence is one from before its user was erased."""
+        return self._voids.answer(user, name.read_to)
 
     def find(self, user: str, name: SequenceName) -> BehaviorArray | None:
         """Return the sequence of that name, (L,) behaviours, oldest first; None when it is not, or no longer, here."""
@@ -102,11 +162,21 @@ class PacedFold:
         Raises:
             StateError: when the disk does not take it.
         """
-        if self.offset != self._committed:
+        self.take_erasures()
+        if (self.offset, self._voids.position) != (self._committed, self._erasures_committed):
             self._fold.flush()
-            origin = Origin(self.log, self._timestamp).encode()
-            self._partition.commit({self._topic: self.offset}, {self._topic: origin})
-            self._committed = self.offset
+            reached, erasures = {self._topic: self.offset}, self._voids.position
+            origin = {self._topic: Origin(self.log, self._timestamp).encode()} if self.offset > self._committed else {}
+            self._partition.commit(reached | ({self._erasures_topic: erasures} if erasures else {}), origin)
+            self._committed, self._erasures_committed = self.offset, erasures
+
+    def purge(self) -> None:
+        """Take the bytes of those who were erased, as of the last commit, out of the files.
+
+        Raises:
+            StateError: when the disk does not take it.
+        """
+        self._partition.purge()
 
     def close(self) -> None:
         """Close the state; what was not committed is read again."""

@@ -4,6 +4,7 @@ The worker drives it: `add` what was consumed, `step` to get the requests that m
 back each answer, `take_results` to collect what the windows decided, `commit` to make all of it durable together.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from model.example import Example
 from state.behavior import BehaviorArray, category_key, checksum, item_key
 from state.partition import Partition
+from stream.runtime.logs import log
+from stream.schema.erasures import EraseMarker, ErasureLog, Voids
 from stream.schema.events import Behavior, Impression, RequestKey, SequenceName, Withdrawal
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import Origin
@@ -29,6 +33,8 @@ from stream.task.labels import Result
 from stream.task.record_queue import Entry, RecordQueue
 from stream.task.resume import ResumePoint
 from stream.task.windows import AttributionWindows
+
+_logger = logging.getLogger("samstream.task")
 
 MAX_REQUESTS = 16
 """Impressions of one step: more would keep the worker from polling, committing and taking updates."""
@@ -75,6 +81,7 @@ class Task:
         resume: the offsets it begins at, and the answers that were given beyond what the state knows.
         features: packs the features of callers.
         partitions: how many partitions the topics have.
+        erasures: of the partition; what is void is neither folded, nor labelled, nor kept.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Task:
         features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int = 1,
+        erasures: ErasureLog | None = None,
     ) -> None:
         self.partition = partition
         """The state."""
@@ -101,7 +109,8 @@ class Task:
         if resume.stale_state:
             for key, _ in list(partition.pending.items()):
                 partition.pending.delete(key)
-        self._fold = SequenceFold(partition.sequences)
+        self._fold = SequenceFold(partition)
+        self._voids = Voids(ErasureLog() if erasures is None else erasures)
         self._windows = AttributionWindows(partition, settings, features.layout)
         self._refused: list[RefusedRecord] = []
         self._withdrawn: set[RequestKey] = set()
@@ -110,11 +119,19 @@ class Task:
         self.processed = 0
         """Records processed."""
         self._committed = 0
+        self._erasures_committed = partition.offsets.get(topics.erasures, 0)
+        self._take_erasures()
 
     @property
     def changed(self) -> bool:
         """Whether there is something to commit."""
-        return self.processed > self._committed or self._windows.unsaved
+        unsaved = self._windows.unsaved or self._voids.position != self._erasures_committed
+        return self.processed > self._committed or unsaved
+
+    @property
+    def erased_to(self) -> int:
+        """The offset of `erasures` below which all is done: nothing of it is in the state or its files."""
+        return 0 if self.partition.unpurged else self._erasures_committed
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -199,7 +216,8 @@ class Task:
             limit: the most records to process.
             drained: whether all that the client had was added. Until then no topic is taken to bring nothing.
         """
-        windows, last, before = self._windows, self._last, self.processed
+        self._take_erasures()
+        windows, last, before, voids = self._windows, self._last, self.processed, self._voids
         requests: list[ScoringRequest] = []
         for record, event in self._queue.release(at_end, self._folded, now=now, limit=limit, drained=drained):
             last[record.topic] = record
@@ -210,13 +228,24 @@ class Task:
             if event.ts > windows.event_time:
                 windows.event_time = event.ts
             if isinstance(event, Behavior):
-                self._fold.add(event)
+                if not voids.by_user or not voids.behavior(event.user, record.offset):
+                    self._fold.add(event)
+                else:
+                    self._counts["behaviors_of_erased_users"] += 1
             elif isinstance(event, Impression):
                 requests += self._impression(event, record, wall_ms)
                 if len(requests) >= MAX_REQUESTS:
                     break
             elif isinstance(event, Withdrawal):
                 self._withdraw(event.request, requests)
+            elif isinstance(event, EraseMarker):
+                voids.mark(event.user, record.offset)
+                self._windows.erase(voids, [event.user])
+                self.partition.mark_erased([event.user])
+                self._counts["erase_markers"] += 1
+                self._counts["erased_sequences"] += self._fold.erase([event.user])
+            elif voids.click(event.user, record.offset):
+                self._counts["clicks_of_erased_users"] += 1
             else:
                 self._refuse(windows.click(event, record))
                 self._counts["clicks"] += 1
@@ -229,9 +258,7 @@ class Task:
         """Take the answer to a request: its attribution window opens."""
         withdrawn = request.impression.request in self._withdrawn
         self._withdrawn.discard(request.impression.request)
-        categories = request.example.categories
-        opened = self._windows.open(request.impression, categories, request.sequence, answer, withdrawn=withdrawn)
-        self._refuse(opened)
+        self._open(request.impression, request.example.categories, request.sequence, answer, withdrawn=withdrawn)
 
     def acknowledge_score(self, offset: int) -> None:
         """Tell that Kafka has an answer of this task at this offset of `scores`."""
@@ -255,8 +282,10 @@ class Task:
         """Make state and offsets durable together; call it when Kafka has acknowledged all that came of them."""
         self._fold.flush()
         self._windows.save()
-        self.partition.commit(self.offsets, self.origins)
-        self._committed = self.processed
+        erasures = self._voids.position
+        heard = {self._topics.erasures: erasures} if erasures else {}
+        self.partition.commit(self.offsets | heard, self.origins)
+        self._committed, self._erasures_committed = self.processed, erasures
 
     def close(self) -> None:
         """Close the state; what was not committed is dropped and will be read again."""
@@ -278,7 +307,7 @@ class Task:
         categories = np.array([category_key(candidate.category) for candidate in event.candidates], dtype=np.uint32)
         given = self._recovered.take(event, record.timestamp)
         if given is not None:
-            self._refuse(self._windows.open(event, categories, given.sequence, Answer.recovered(given)))
+            self._open(event, categories, given.sequence, Answer.recovered(given))
             self._counts["answers_recovered"] += 1
             return []
         if record.offset < self._resume.committed_impressions:
@@ -295,6 +324,34 @@ class Task:
         self._counts["impressions"] += 1
         name = SequenceName(self._fold.count(event.user), self._folded(), checksum(sequence))
         return [ScoringRequest(event, example, name, record, state_ms)]
+
+    def _open(
+        self,
+        impression: Impression,
+        categories: npt.NDArray[np.uint32],
+        sequence: SequenceName,
+        answer: Answer,
+        *,
+        withdrawn: bool = False,
+    ) -> None:
+        """Open the window of an answer; not of one to a user who was erased since, of which nothing is learned."""
+        if self._voids.answer(impression.user, sequence.read_to):
+            self._counts["impressions_of_erased_users"] += 1
+        else:
+            self._refuse(self._windows.open(impression, categories, sequence, answer, withdrawn=withdrawn))
+
+    def _take_erasures(self) -> None:
+        """Erase the users of whom this was heard since the last call."""
+        if self._voids.waiting:
+            new = self._voids.take()
+            self._windows.erase(self._voids, {each.user for each in new})
+            # Whose marker is folded has begun anew already.
+            known = self._fold.erase({each.user for each in new if each.void.behaviors >= self._folded()})
+            if unheard := {each.user for each in new if each.offset >= self._erasures_committed}:
+                self.partition.mark_erased(unheard)
+                self._counts["erasures"] += len(unheard)
+                self._counts["erased_sequences"] += known
+                log(_logger, "erased", users=len(unheard), sequences=known, erasures=self._voids.position)
 
     def _withdraw(self, withdrawn: RequestKey, requests: list[ScoringRequest]) -> None:
         if any(request.impression.request == withdrawn for request in requests):

@@ -1,13 +1,14 @@
 """Attribution windows of one partition number: opened by answers, closed by event time, turned into samples."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from state.feature_layout import FeatureLayout
 from state.partition import Partition
+from stream.schema.erasures import Voids
 from stream.schema.events import Click, Impression, RequestKey, SequenceName
 from stream.schema.features import NO_FEATURES
 from stream.schema.record import Record, RefusedRecord
@@ -124,6 +125,15 @@ class AttributionWindows:
     def click(self, click: Click, record: Record) -> list[RefusedRecord]:
         """Take a click and the record that it came in; returns it when it cannot be used."""
         return self._collect(self._joiner.click(click, record))
+
+    def erase(self, voids: Voids, users: Collection[str]) -> None:
+        """Drop what is void of users: open requests, clicks that wait, and labels that were not taken."""
+        self._joiner.erase(voids, users)
+        self._labelled = [
+            each
+            for each in self._labelled
+            if each.pending.user not in users or not voids.answer(each.pending.user, each.pending.sequence.read_to)
+        ]
 
     def close_due(self) -> list[RefusedRecord]:
         """Close the windows that are over by event time; returns clicks that found no impression."""

@@ -58,6 +58,9 @@ class TrainerMetrics:
             "table",
             "event",
         )
+        self.erasures_lag = declare.gauge(
+            "erasures_lag_records", "Erasures that wait in Kafka, or that no checkpoint holds yet."
+        )
         self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 

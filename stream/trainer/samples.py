@@ -22,11 +22,13 @@ class ReadSample:
         message: as it was read.
         sample: what it says, or why it cannot be read.
         sequence: (L,) the behaviours that it names; None when they cannot be had.
+        void: whether its user was erased after it was scored: it is not to be learned.
     """
 
     message: Message
     sample: Sample | Exception
     sequence: BehaviorArray | None = None
+    void: bool = False
 
 
 class SampleReader:
@@ -81,14 +83,16 @@ class SampleReader:
         ready: list[ReadSample] = []
         while self._waiting and len(ready) < limit:
             message, sample = self._waiting[0]
-            record, sequence = to_record(message), None
+            record, sequence, void = to_record(message), None, False
             if isinstance(sample, Sample):
+                void = self._sequences.voids(record.partition, sample.user, sample.sequence)
+            if isinstance(sample, Sample) and not void:
                 if not self._sequences.reach(record.partition, sample.sequence.read_to):
                     break
                 sequence = self._sequences.find(record.partition, sample.user, sample.sequence)
             self._waiting.popleft()
             self.timestamps[record.topic, record.partition] = record.timestamp
-            ready.append(ReadSample(message, sample, sequence))
+            ready.append(ReadSample(message, sample, sequence, void))
         return ready
 
 

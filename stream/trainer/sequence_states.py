@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from stream.kafka.offsets import watermarks
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
+from stream.schema.erasures import Erasures
 from stream.schema.events import DECODE_ERRORS, decode_sample
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
@@ -39,6 +40,8 @@ class SequenceStates:
         asker: asks for offsets.
         partitions: those whose samples are learned here.
         check: called while it takes time; what it raises ends it.
+        erasures: users who were erased.
+        on_erased: told of those of whom the checkpoint has not heard.
     """
 
     def __init__(
@@ -48,7 +51,12 @@ class SequenceStates:
         asker: Consumer,
         partitions: Sequence[int],
         check: Callable[[], None] = lambda: None,
+        *,
+        erasures: Erasures | None = None,
+        on_erased: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
+        self._on_erased = on_erased
+        self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = Topics(settings.topics.prefix)
         self._watch = watch
@@ -87,6 +95,8 @@ class SequenceStates:
                         oldest,
                         self._settings.feature_schema(),
                         partitions=self._log.partitions,
+                        erasures=self._erasures.of(number),
+                        on_erased=self._on_erased,
                     )
                 )
             reader = TopicReader(

@@ -63,8 +63,13 @@ class NamedSequences:
 
     @property
     def position(self) -> int:
-        """The sum of the offsets folded; it grows with every record."""
-        return sum(fold.offset for fold in self._folds.values())
+        """The sum of the offsets folded, and of those of erasures; it grows with every record."""
+        return sum(fold.offset + fold.erasures for fold in self._folds.values())
+
+    @property
+    def erased_to(self) -> dict[int, int]:
+        """Partition number → the offset of `erasures` below which all is done, as of the last `save`."""
+        return {number: fold.erased_to for number, fold in self._folds.items()}
 
     @property
     def missing(self) -> int:
@@ -92,6 +97,15 @@ class NamedSequences:
     def find(self, number: int, user: str, name: SequenceName) -> BehaviorArray | None:
         """Return a sequence, (L,) behaviours, oldest first; None when it cannot be had as of then."""
         return self._folds[number].find(user, name)
+
+    def voids(self, number: int, user: str, name: SequenceName) -> bool:
+        """Say whether a sequence is one from before its user was erased."""
+        return self._folds[number].voids(user, name)
+
+    def take_erasures(self) -> None:
+        """Forget users who were erased since the last call."""
+        for fold in self._folds.values():
+            fold.take_erasures()
 
     def poll(self, *, idle: bool = False) -> None:
         """Read what has come, as far as there is room; see `reach` for what it raises.

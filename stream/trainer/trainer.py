@@ -30,6 +30,7 @@ from model.statistics.primary import STATISTICS, StatisticsPrimary
 from stream.errors import SettingsError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
+from stream.kafka.erasure_feed import ErasureFeed
 from stream.kafka.identity import LogWatch
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
@@ -40,11 +41,13 @@ from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics_server import MetricsServer
+from stream.schema.erasures import Erasures
 from stream.schema.events import DECODE_ERRORS
 from stream.schema.position import encode_origins
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.trainer.behavior_counter import BehaviorCounter
+from stream.trainer.erasing import Erasing
 from stream.trainer.metrics import TrainerMetrics
 from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
@@ -128,7 +131,18 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
             return read
 
-        states = SequenceStates(settings, watches[topics.behaviors], asker, mine, partial(_check, stop))
+        erasures = Erasures()
+        feed = resources.add(ErasureFeed(settings.kafka, topics, settings.erasure_group("trainer"), erasures))
+        feed.start()
+        states = SequenceStates(
+            settings,
+            watches[topics.behaviors],
+            asker,
+            mine,
+            partial(_check, stop),
+            erasures=erasures,
+            on_erased=training.forget,
+        )
         try:
             sequences = resources.add(states.open(start.checkpoint, start.samples.offsets))
         except _StoppedError:
@@ -140,10 +154,11 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             behaviors = reader(topics.behaviors, start.behaviors)
             counter = BehaviorCounter(statistics, behaviors, max_future_s=settings.worker.max_future_s)
             resources.add(counter).start()
-        used = (*watches, topics.model_updates, topics.dead_letters)
+        used = (*watches, topics.model_updates, topics.dead_letters, topics.erasures)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
         updates = LogWatch(settings.kafka)
         updates.begin([topics.model_updates])
+        erasing = Erasing(settings, sequences, erasures, feed)
         trainer = Trainer(
             settings,
             topics,
@@ -151,6 +166,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             counter,
             samples,
             sequences,
+            erasing,
             updates,
             sender,
             metrics,
@@ -199,6 +215,7 @@ class Trainer:
         counter: counts `behaviors` for them; None where none of them reads that.
         samples: reads `samples` on from the checkpoint.
         sequences: what they name, as of the checkpoint.
+        erasing: sees to it that users who are erased are gone.
         updates: watches `model-updates`.
         sender: where updates and dead letters go.
         metrics: the trainer's.
@@ -215,6 +232,7 @@ class Trainer:
         counter: BehaviorCounter | None,
         samples: SampleReader,
         sequences: NamedSequences,
+        erasing: Erasing,
         updates: LogWatch,
         sender: ReliableProducer,
         metrics: TrainerMetrics,
@@ -228,6 +246,7 @@ class Trainer:
         self._training = training
         self._samples = samples
         self._sequences = sequences
+        self._erasing = erasing
         self._updates = updates
         self._sender = sender
         self._counter = counter
@@ -295,6 +314,9 @@ class Trainer:
             self._next_report = now + _REPORT_INTERVAL_S
             self._metrics.update(self._training, self._counter, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
+            self._metrics.erasures_lag.set(self._erasing.lag)
+            if self._team.rank.number == 0:
+                self._erasing.expire_checkpoints(now)
             self._health.report(done=self._records + self._sequences.position, lag=self._samples.lag())
         self._sender.poll()
         return turn.stop
@@ -303,6 +325,7 @@ class Trainer:
         """Take what has come, as far as there is room in the next step."""
         if self._counter is not None:
             self._counter.check()
+        self._erasing.take()
         read = self._samples.read(_POLL_S, limit=self._settings.batch_size - len(self._gathered))
         if self._samples.missing:
             self._training.counts["records_missing"] = self._missed_before + self._samples.missing
@@ -344,6 +367,9 @@ class Trainer:
         try:
             if isinstance(read.sample, Exception):
                 raise read.sample
+            if read.void:
+                self._training.leave_out(read.sample)
+                return None
             return self._training.take(read.sample, read.sequence)
         except DECODE_ERRORS as error:
             self._refuse(read.message, str(error))
@@ -389,6 +415,7 @@ class Trainer:
             keep=self._settings.checkpoints_kept,
             attach=self._sequences.save,
         )
+        self._erasing.acknowledge()
         self._saved = reached
         self._saved_at = time.monotonic()
         self._metrics.checkpoint_seconds.set(self._saved_at - began)

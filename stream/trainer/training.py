@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from stream.errors import TrainerError
 from stream.runtime.closing import close_all
 from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
-from stream.schema.dedup import RecentIds, click_ids, sample_ids
+from stream.schema.dedup import RecentIds, click_ids, owner_of, sample_ids
 from stream.schema.events import Sample
 from stream.schema.features import NO_FEATURES
 from stream.settings import ArmSettings, Settings
@@ -104,7 +104,8 @@ def unpack_sample(
             " positions"
         )
     ids = sample_ids(sample.request, items)
-    new, labels, added = _learned(ids, labels, seen) if early else _unseen(ids, labels, seen)
+    take = _learned if early else _unseen
+    new, labels, added = take(ids, labels, seen, owner_of(sample.user))
     if not new.any():
         return None
     known = unpack_numbers(sample.numbers, len(items), numbers)
@@ -127,13 +128,13 @@ _Labels = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.uint64]
 
 
-def _unseen(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds) -> tuple[_Bools, _Labels, _Ids]:
+def _unseen(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds, owner: int) -> tuple[_Bools, _Labels, _Ids]:
     """Return (C,) which items are new, (C,) their labels, and the ids that were added: one label an item."""
-    new = seen.add(ids)
+    new = seen.add(ids, owner)
     return new, labels.astype(np.float32), ids[new]
 
 
-def _learned(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds) -> tuple[_Bools, _Labels, _Ids]:
+def _learned(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds, owner: int) -> tuple[_Bools, _Labels, _Ids]:
     """Return the same where an item may come unclicked and then clicked, in whatever order and however often.
 
     A click is recognised by an id of its own. One whose item was learned already was learned as unclicked.
@@ -141,9 +142,9 @@ def _learned(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds) -> tuple
     clicked = labels == 1
     new = np.ones(len(ids), np.bool_)
     of_clicks = click_ids(ids[clicked])
-    new[clicked] = seen.add(of_clicks)
+    new[clicked] = seen.add(of_clicks, owner)
     first = np.zeros(len(ids), np.bool_)
-    first[new] = seen.add(ids[new])
+    first[new] = seen.add(ids[new], owner)
     added = np.concatenate([ids[first], of_clicks[new[clicked]]])
     taken = np.where(clicked & ~first, LATE_CLICK, labels).astype(np.float32)
     return new & (first | clicked), taken, added
@@ -342,6 +343,14 @@ class Training:
         if example.arm in self._known or self._from_all:
             self.counts["samples"] += new
         return example
+
+    def forget(self, users: Iterable[str]) -> None:
+        """Forget by which ids samples of users are recognised: none that was scored before is learned again anyway."""
+        self.seen.forget_owners({owner_of(user) for user in users})
+
+    def leave_out(self, sample: Sample) -> None:
+        """Count a sample of a user who was erased after it was scored: nothing of it is learned or remembered."""
+        self.counts["samples_of_erased_users"] += len(sample.items) // 8
 
     def _count_missing(self, sample: Sample, items: int) -> None:
         self.counts["samples_without_sequence"] += items

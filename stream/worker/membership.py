@@ -13,6 +13,7 @@ from stream.kafka.connection import ConnectionHealth
 from stream.kafka.identity import LogWatch
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
+from stream.schema.erasures import Erasures
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
@@ -43,6 +44,7 @@ class Membership:
         partitions: how many partitions the input topics have.
         before_revoke: called before partitions are given back in order.
         before_lost: called before partitions are closed that the group has given to others already.
+        erasures: users who were erased.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Membership:
         partitions: int,
         before_revoke: Callable[[], None],
         before_lost: Callable[[], None],
+        erasures: Erasures | None = None,
     ) -> None:
+        self._erasures = erasures
         self._settings = settings
         self._topics = topics
         self._snapshotter = snapshotter
@@ -236,6 +240,7 @@ class Membership:
             numbers,
             partitions=self._partitions,
             before=lambda: self._standbys.release(numbers),
+            erasures=self._erasures,
         )
 
     def _release(self) -> None:

@@ -28,6 +28,9 @@ class WorkerMetrics:
         self.standby_lag = declare.gauge(
             "standby_lag_records", "Behaviours that their workers have committed and the copies have not folded."
         )
+        self.erasures_lag = declare.gauge(
+            "erasures_lag_records", "Erasures that wait in Kafka, or whose bytes are still in the files of a partition."
+        )
         self.commit_seconds = declare.gauge("commit_seconds", "Duration of the last commit.")
         self.answer_seconds = Histogram(
             f"{PREFIX}answer_seconds",

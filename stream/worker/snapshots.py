@@ -10,6 +10,7 @@ from pathlib import Path
 
 from state.errors import SnapshotError, StateError
 from state.partition import Partition
+from state.snapshots import Snapshots
 from stream.errors import WorkerError
 from stream.runtime.logs import log
 from stream.runtime.progress import Progress
@@ -37,6 +38,7 @@ class Snapshotter(SnapshotRestorer):
     def __init__(self, settings: StateSettings, topics: Topics, metrics: WorkerMetrics) -> None:
         super().__init__(settings, topics, self._note)
         self._metrics = metrics
+        self._erasures = topics.erasures
         self._due: dict[int, float] = {}
         self._storing: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
@@ -66,6 +68,38 @@ class Snapshotter(SnapshotRestorer):
             self._failed(number, error)
             return
         self._storing = self._pool.submit(self._store, number, copy, dict(partition.offsets), dict(partition.origins))
+
+    def hurry(self, number: int, now: float) -> None:
+        """Have a snapshot taken soon: those from before hold users who were erased."""
+        self._due[number] = now
+
+    def expire(self, positions: Mapping[int, int]) -> None:
+        """Remove snapshots that hold users whose erasure is longer ago than the grace time.
+
+        Never the newest one: a newer one is on its way, as a partition is copied when users were erased in it.
+
+        Args:
+            positions: partition number → the offset of `erasures` that its snapshots must have reached.
+        """
+        wanted = {number: offset for number, offset in positions.items() if offset}
+        if wanted and self._settings.snapshots and (self._storing is None or self._storing.done()):
+            self._storing = self._pool.submit(self._expire, wanted)
+
+    def _expire(self, positions: Mapping[int, int]) -> None:
+        for number, wanted in positions.items():
+            try:
+                store = self.store(number)
+                kept = store.numbers()
+                old = [each for each in kept[:-1] if self._erasures_of(store, each) < wanted]
+                if old and self._erasures_of(store, kept[-1]) >= wanted:
+                    store.remove(old)
+                    log(_logger, "snapshots_expired", partition=number, snapshots=",".join(map(str, old)))
+            except SnapshotError as error:
+                self._failed(number, error)
+
+    def _erasures_of(self, store: Snapshots, snapshot: int) -> int:
+        """Return up to which offset of `erasures` a snapshot has done them."""
+        return store.manifest(snapshot).offsets.get(self._erasures, 0)
 
     def forget(self, number: int) -> None:
         """Take note that a partition was given back."""

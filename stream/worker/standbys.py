@@ -23,6 +23,7 @@ from stream.kafka.outage import outage_of
 from stream.runtime.closing import Resources, close_all
 from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
+from stream.schema.erasures import Erasures
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -58,11 +59,20 @@ class Standbys:
         snapshotter: gives a copy its beginning where this machine has none.
         metrics: of the worker.
         partitions: how many partitions the input topics have.
+        erasures: users who were erased.
     """
 
     def __init__(
-        self, settings: Settings, topics: Topics, snapshotter: Snapshotter, metrics: WorkerMetrics, *, partitions: int
+        self,
+        settings: Settings,
+        topics: Topics,
+        snapshotter: Snapshotter,
+        metrics: WorkerMetrics,
+        *,
+        partitions: int,
+        erasures: Erasures | None = None,
     ) -> None:
+        self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = topics
         self._metrics = metrics
@@ -198,6 +208,7 @@ class Standbys:
                 oldest,
                 self._settings.feature_schema(),
                 partitions=self._partitions,
+                erasures=self._erasures.of(number),
             )
             log(_logger, "standby", partition=number, behaviors=copy.offset)
 
@@ -206,6 +217,7 @@ class Standbys:
         for number, copy in list(self._copies.items()):
             try:
                 copy.commit()
+                copy.purge()
             except StateError as error:
                 self._drop(number, error)
                 continue

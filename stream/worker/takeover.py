@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare_state
 from stream.runtime.closing import Resources, close_all
+from stream.schema.erasures import Erasures
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -31,6 +32,7 @@ class TakeOver:
         numbers: the partition numbers.
         partitions: how many partitions the input topics have.
         before: called first, in the thread; for what must have let go of these partitions.
+        erasures: users who were erased.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class TakeOver:
         *,
         partitions: int,
         before: Callable[[], None] = lambda: None,
+        erasures: Erasures | None = None,
     ) -> None:
+        self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = topics
         self._logs = logs
@@ -108,6 +112,7 @@ class TakeOver:
                             resume,
                             self._settings.feature_schema(),
                             partitions=self._partitions,
+                            erasures=self._erasures.of(number),
                         )
                         opened.keep()
                     self._ready.put((number, task))

@@ -28,12 +28,14 @@ from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.runtime.metrics import Totals
 from stream.runtime.metrics_server import MetricsServer
+from stream.schema.erasures import Erasures
 from stream.schema.events import Spent
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import ScoringRequest, Task
 from stream.worker.catchup import CatchUp
 from stream.worker.consumer import FETCH, TaskConsumer
+from stream.worker.erasing import Erasing
 from stream.worker.event_time_warnings import EventTimeWarnings
 from stream.worker.membership import Membership
 from stream.worker.metrics import WorkerMetrics
@@ -79,11 +81,26 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
             ReliableProducer(settings.kafka, record_limits(settings.kafka, topics)), topics, metrics
         )
         snapshotter = resources.add(Snapshotter(settings.state, topics, metrics))
-        standbys = resources.add(Standbys(settings, topics, snapshotter, metrics, partitions=partitions))
+        erasures = Erasures()
+        erasing = Erasing(settings, topics, erasures, snapshotter, metrics)
+        resources.add(erasing).begin()
+        standbys = resources.add(
+            Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures)
+        )
         feed = resources.add(ModelFeed(settings, scorers.update_targets, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(
-            settings, topics, scorers, feed, producer, snapshotter, standbys, metrics, health, partitions=partitions
+            settings,
+            topics,
+            scorers,
+            feed,
+            producer,
+            snapshotter,
+            standbys,
+            erasing,
+            metrics,
+            health,
+            partitions=partitions,
         )
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
@@ -113,6 +130,7 @@ class Worker:
         producer: where answers and results go.
         snapshotter: stores and restores partitions.
         standbys: keeps copies of other workers' partitions.
+        erasing: sees to it that users who are erased are gone.
         metrics: the worker's.
         health: the worker's.
         partitions: how many partitions the input topics have.
@@ -127,11 +145,13 @@ class Worker:
         producer: TaskProducer,
         snapshotter: Snapshotter,
         standbys: Standbys,
+        erasing: Erasing,
         metrics: WorkerMetrics,
         health: Health,
         *,
         partitions: int,
     ) -> None:
+        self._erasing = erasing
         self._settings = settings.worker
         self._scorers = scorers
         self._feed = feed
@@ -158,6 +178,7 @@ class Worker:
             before_revoke=lambda: self.commit(wait=True),
             # Whoever has the partitions next reads in `scores` what was answered: no answer may come after that.
             before_lost=producer.flush,
+            erasures=erasing.erasures,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -258,7 +279,8 @@ class Worker:
                 return
 
     def _consider_snapshots(self) -> None:
-        committed = {n: task.partition for n, task in self._membership.tasks.items() if not task.changed}
+        tasks = self._membership.tasks.items()
+        committed = {n: task.partition for n, task in tasks if not task.changed and not task.partition.unpurged}
         self._snapshotter.consider(committed, time.monotonic())
 
     def _report(self, consumer: TaskConsumer, now: float) -> None:
@@ -268,6 +290,9 @@ class Worker:
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
             self._update_metrics(consumer, list(tasks.values()))
+            self._erasing.consider(tasks, now)
+            if len(self._erasing.erasures):  # else snapshots follow commits
+                self._consider_snapshots()
             self._unit_warnings.consider((task.units for task in tasks.values()), now)
             clocks = {number: known for number, task in tasks.items() if (known := task.clocks) is not None}
             self._event_time_warnings.consider(clocks, now)

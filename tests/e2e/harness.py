@@ -22,6 +22,7 @@ from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
 from stream.local.ports import free_port
 from stream.local.system import Processes
+from stream.schema.erasures import decode_marker
 from stream.schema.events import Candidate, RequestKey, Score, decode_behavior, decode_sample, decode_score
 from stream.schema.record import Record
 from stream.schema.topics import Topics
@@ -97,6 +98,8 @@ class Harness:
         self.asked: list[RequestKey] = []
         self.answers: dict[RequestKey, Score] = {}
         self.clicked: set[tuple[RequestKey, str]] = set()
+        self.quiet: set[str] = set()
+        """Users who never click."""
         self.unusable: set[tuple[str, int, int]] = set()
         """(topic, partition, offset) of records that no reader may use: the accounts are kept without them."""
 
@@ -198,7 +201,7 @@ class Harness:
             self.answers[score.request] = score
             taken.append((score.request, received))
             for index in score.order[: score.slots]:
-                if self.random.random() < 0.4:
+                if self.random.random() < 0.4 and score.user not in self.quiet:
                     self.client.click(score.request, score.items[index])
                     self.clicked.add((score.request, score.items[index]))
         return taken
@@ -234,9 +237,13 @@ class Harness:
         return found.counts.get("samples", 0) if found else 0
 
     def folded(self) -> dict[str, BehaviorArray]:
-        """Fold the topic `behaviors` in plain Python: user → all of them, in order."""
+        """Fold the topic `behaviors` in plain Python: user → all of them since the user was erased, in order."""
         rows: dict[str, list[tuple[int, int, int, int]]] = {}
-        for event in map(decode_behavior, self.read(self.topics.behaviors)):
+        for value in self.read(self.topics.behaviors):
+            if (marker := decode_marker(value)) is not None:
+                rows.pop(marker.user, None)
+                continue
+            event = decode_behavior(value)
             packed = item_key(event.item), category_key(event.category), action_key(event.action), event.ts
             rows.setdefault(event.user, []).append(packed)
         return {user: behaviors(packed) for user, packed in rows.items()}

@@ -12,6 +12,7 @@ from model.serialization.checkpoint import load_newest
 from state.behavior import BehaviorArray, action_key, behaviors, category_key, checksum, item_key
 from state.partition import Partition, link_state
 from stream.kafka.dead_letters import read_dead_letters
+from stream.schema.erasures import decode_marker
 from stream.schema.events import RequestKey, Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from stream.trainer.sequences import SEQUENCES
 from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
@@ -44,6 +45,7 @@ class Accounts:
         answers_foreign: answers that were given without the user's whole history, in topics with more partitions.
         told_missing: records of which the processes said that Kafka no longer has them.
         told_stops: job → how often it ended with status 1 and a message that says what to do.
+        erased: how often a user was erased; the user's behaviours of before count as never sent.
         without_sequence: samples of which the trainer said that it cannot have their sequences, since Kafka has removed
             behaviours; they count as removed. Where it has not, they count as lost.
     """
@@ -67,6 +69,7 @@ class Accounts:
     told_missing: int = 0
     without_sequence: int = 0
     told_stops: dict[str, int] = field(default_factory=dict)
+    erased: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return it as plain values."""
@@ -108,6 +111,8 @@ class Accounts:
             f"samples without sequence       {self.without_sequence}, where behaviours were removed",
             f"parameters not finite          {self.non_finite}",
         ]
+        if self.erased:
+            rows.append(f"users erased                   {self.erased}, who began anew")
         if self.told_stops or self.told_missing:
             stops = ", ".join(f"{count} of the {job}" for job, count in sorted(self.told_stops.items())) or "none"
             rows.append(f"stops with what to do          {stops}; told to be missing: {self.told_missing} records")
@@ -127,6 +132,7 @@ def account(
     seconds: float,
     history: History | None = None,
     told_stops: Mapping[str, int] = MappingProxyType({}),
+    erased: int = 0,
 ) -> Accounts:
     """Count everything; call it when all processes have stopped in order.
 
@@ -137,6 +143,7 @@ def account(
         seconds: how long the campaign took.
         history: what the topics ever had, where Kafka has removed some of it.
         told_stops: job → how often it ended with what to do.
+        erased: how often a user was erased.
     """
     history = history or History(harness)
     removed = history.removed()
@@ -211,6 +218,7 @@ def account(
         told_missing=len(history.told()),
         without_sequence=without_sequence,
         told_stops=dict(told_stops),
+        erased=erased,
     )
 
 
@@ -238,9 +246,12 @@ def _dead_letters(
 
 
 def _folded(values: Iterable[bytes]) -> dict[str, BehaviorArray]:
-    """Fold behaviours in plain Python: user → all of them in order."""
+    """Fold behaviours in plain Python: user → all of them since the user was erased, in order."""
     rows: dict[str, list[tuple[int, int, int, int]]] = {}
     for value in values:
+        if (marker := decode_marker(value)) is not None:
+            rows.pop(marker.user, None)
+            continue
         event = decode_behavior(value)
         rows.setdefault(event.user, []).append(
             (item_key(event.item), category_key(event.category), action_key(event.action), event.ts)

@@ -11,12 +11,15 @@ from pathlib import Path
 import psutil
 
 from stream.kafka import topic_admin as topics_module
+from stream.kafka.eraser import erase
 from stream.local.broker import Broker
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
 from tests.faults.accounts import Accounts, account
 
 USERS = [f"user-{number}" for number in range(300)]
+MORTALS = [f"mortal-{number}" for number in range(12)]
+"""Users who act and never ask; now and then one of them is erased."""
 WORKER_POINTS = ("produced", "written", "committed")
 TRAINER_POINTS = ("part", "saved")
 RANK_POINTS = ("part", "saved", "vectors", "gradients", "shard")
@@ -66,6 +69,7 @@ class Campaign:
         self._lives: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
+        self._erased = 0
         faults = self._kinds()
         self._schedule = [kind for kind in faults for _ in range(kills)]
         self._random.shuffle(self._schedule)
@@ -82,13 +86,15 @@ class Campaign:
                 self._live()
                 self._kinds()[kind]()
                 self._done[kind] += 1
+                self._erase(self._random.choice(MORTALS))
                 answers, took = len(self._harness.answers), time.monotonic() - began
                 self._tell(f"{number + 1}/{len(self._schedule)} {kind}; {answers} answers; {took:.0f} s")
             self._live()
             self._settle()
         for request, _ in self._harness.clicked:
             self._sent[request.user] += 1  # a click is a behaviour, too
-        return account(self._harness, self._sent, dict(self._done), time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return account(self._harness, self._sent, dict(self._done), seconds, erased=self._erased)
 
     def _kinds(self) -> dict[str, Callable[[], None]]:
         """Return the kinds of faults there are, with what does them."""
@@ -146,6 +152,9 @@ class Campaign:
     def _live(self) -> None:
         """Let users do their share of the traffic, in a random time."""
         self._supervise()
+        for user in MORTALS:
+            self._harness.client.behavior(user, "item-1", category="category-1")
+            self._sent[user] += 1
         pause = self._random.uniform(0.2, 2.5) / self._impressions
         for _ in range(self._impressions):
             self._harness.ask()
@@ -155,6 +164,13 @@ class Campaign:
                 self._harness.client.behavior(user, f"item-{item}", category=f"category-{item % 10}")
                 self._sent[user] += 1
             self._harness.react(pause)
+
+    def _erase(self, user: str) -> None:
+        """Erase a user, while the jobs are as the last fault has left them."""
+        self._harness.client.flush()
+        erase(self._harness.settings.kafka, self._harness.topics, [user])
+        del self._sent[user]
+        self._erased += 1
 
     def _end(self, name: str, number: signal.Signals, failpoint: str = "") -> None:
         """End a job by a signal, and start its successor."""

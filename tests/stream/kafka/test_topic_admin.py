@@ -14,7 +14,7 @@ from stream.kafka.topic_admin import ensure, inspect, verify
 from stream.local.broker import local_broker
 from stream.schema.topics import RECORD_BYTES, Topics
 
-USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes"}
+USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes", "erasures"}
 OTHERS = {"model-updates", "experiment-metrics", "dead-letters"}
 
 
@@ -41,7 +41,8 @@ def test_names_keys_and_counts() -> None:
         keyed = name.removeprefix("shop-") in USER_KEYED
         assert (topic.key == "user") == keyed
         assert topic.partitions(8) == (8 if keyed else 1)
-    assert topics["shop-model-updates"].config["cleanup.policy"] == "compact"
+    for name in ("model-updates", "erasures"):
+        assert topics[f"shop-{name}"].config["cleanup.policy"] == "compact"
     assert int(topics["shop-samples"].config["max.message.bytes"]) > RECORD_BYTES
     assert Topics().behaviors == "behaviors"
 
@@ -71,7 +72,7 @@ def test_creates_only_what_is_missing(kafka: dict[str, str], topic_prefix: str) 
     _create(kafka, names.behaviors, 2, {"cleanup.policy": "delete", "retention.ms": "60000", **stamped})
     report = ensure(kafka, names, partitions=2, replication=1)
     assert report.existing == [names.behaviors]
-    assert len(report.created) == 8
+    assert len(report.created) == 9
     [finding] = report.findings
     assert (finding.severity, finding.topic) == ("error", names.behaviors)
     assert finding.text.startswith("retention.ms=60000 is less than 86400000")
@@ -157,7 +158,7 @@ def test_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
         assert thread.is_alive(), "it gave up, or found a broker that is not there"
         broker.start()
         thread.join(20)
-        assert len(result[0].created) == 9
+        assert len(result[0].created) == 10
 
 
 def test_gives_up_with_the_address_and_the_reason() -> None:

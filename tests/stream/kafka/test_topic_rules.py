@@ -42,6 +42,8 @@ def test_what_samstream_makes_breaks_no_rule_and_what_kafka_does_not_say_neither
         ("behaviors", "cleanup.policy", "delete, compact", "error"),
         ("model-updates", "cleanup.policy", "delete", "error"),
         ("model-updates", "cleanup.policy", "compact,delete", "warning"),
+        ("erasures", "cleanup.policy", "delete", "error"),
+        ("erasures", "cleanup.policy", "compact,delete", "error"),
         ("behaviors", "retention.ms", str(DAY_MS - 1), "error"),
         ("behaviors", "retention.ms", str(DAY_MS), "warning"),
         ("behaviors", "retention.ms", str(30 * DAY_MS), "note"),

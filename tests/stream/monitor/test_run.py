@@ -9,6 +9,7 @@ import pytest
 
 from stream.errors import MonitorError
 from stream.monitor import run
+from stream.schema.erasures import Erasures
 from stream.settings import Settings, convert
 
 
@@ -34,12 +35,16 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
             closed.append(type(self).__name__)
             raise OSError("cannot be closed")
 
-    names = ("Sources", "Server", "Watch")
-    sources, server, watch = (type(name, (Closing,), {}) for name in names)
+        def start(self) -> None:
+            pass
+
+    names = ("Sources", "Server", "Watch", "Feed")
+    sources, server, watch, feed = (type(name, (Closing,), {}) for name in names)
     monitor = SimpleNamespace(
         app=SimpleNamespace(task=lambda _: None),
         sources=sources(),
         report=None,
+        erasures=Erasures(),
         tell_own_topics=lambda _: None,
     )
 
@@ -51,6 +56,7 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
         "take_over_logs": lambda _: None,
         "MetricsServer": server,
         "TopicWatch": watch,
+        "ErasureFeed": feed,
         "_execute": end,
     }.items():
         monkeypatch.setattr(run, name, stand_in)
@@ -58,4 +64,4 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
     settings: Settings = convert({})
     with pytest.raises(MonitorError, match="the first error"):
         run.run_monitor(settings)
-    assert closed == ["Watch", "Server", "Sources"]
+    assert closed == ["Watch", "Server", "Feed", "Sources"]

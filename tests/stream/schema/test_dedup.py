@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.schema.dedup import RecentIds, sample_ids
+from stream.schema.dedup import RecentIds, owner_of, sample_ids
 from stream.schema.events import RequestKey
 
 
@@ -86,3 +86,22 @@ def test_what_is_forgotten_is_new_again() -> None:
     seen.add(np.array([3], dtype=np.uint64))
     seen.forget(np.array([1, 3, 9], dtype=np.uint64))
     assert seen.add(np.array([1, 2, 3], dtype=np.uint64)).tolist() == [True, False, True]
+
+
+def test_the_ids_of_an_owner_can_be_forgotten_also_after_a_restart_and_no_others() -> None:
+    seen, mine, other = RecentIds(window=4), owner_of("me"), owner_of("other")
+    seen.add(ids(1, 2), mine)
+    seen.add(ids(3, 4, 5), other)  # those before are old now
+    seen.add(ids(6), mine)
+    again = RecentIds(window=4)
+    again.restore(seen.to_array())
+    for known in (seen, again):
+        known.forget_owners({mine})
+        assert known.add(ids(1, 2, 6), mine).all()
+        assert not known.add(ids(3, 4, 5), other).any()
+
+
+def test_ids_of_a_checkpoint_from_before_owners_are_recognised() -> None:
+    seen = RecentIds(window=10)
+    seen.restore(ids(1, 2))
+    assert seen.add(ids(1, 2, 3)).tolist() == [False, False, True]

@@ -12,6 +12,7 @@ import numpy as np
 from model.statistics.item_statistics import pack_numbers
 from state.behavior import BehaviorArray, from_bytes, item_key
 from state.partition import Partition
+from stream.schema.erasures import Erased, ErasureLog, Void, encode_marker
 from stream.schema.events import (
     Behavior,
     Candidate,
@@ -95,6 +96,13 @@ class Log:
         }[type(event)]
         return self.put(topic, encode_json(event), **{"key": event.user.encode(), "timestamp": event.ts, **changes})
 
+    def erase(self, user: str = USER) -> Erased:
+        """Erase a user as the command does; returns what readers of `erasures` hear of it."""
+        marker = self.put(TOPICS.behaviors, encode_marker(user), key=user.encode())
+        self._next[TOPICS.erasures] += 1
+        void = Void(marker.offset, self._next[TOPICS.clicks])
+        return Erased(user, void, T0, self._next[TOPICS.erasures] - 1)
+
     def put(
         self,
         topic: str,
@@ -172,13 +180,16 @@ class Bench:
         version: int = 1,
         answering: Callable[[ScoringRequest, int], Answer] = reversing,
         features: FeatureSchema = NO_FEATURES,
+        erasures: ErasureLog | None = None,
         **changes: Any,
     ) -> None:
         record = features.layout.behavior
         self.partition = Partition.open(path, length=LENGTH, slack=SLACK, cache_bytes=20_000, record=record)
         self.start = start or beginning(offsets=beginning().offsets | dict(self.partition.offsets))
         changed = msgspec.structs.replace(SETTINGS, **changes)
-        self.task = Task(self.partition, TOPICS, changed, self.start, features, partitions=PARTITIONS)
+        self.task = Task(
+            self.partition, TOPICS, changed, self.start, features, partitions=PARTITIONS, erasures=erasures
+        )
         self.version, self.answering = version, answering
         self.scores: dict[RequestKey, Score] = {}
         self.given: dict[RequestKey, GivenAnswer] = {}

@@ -136,3 +136,25 @@ def test_a_restore_that_is_no_longer_wanted_ends_and_leaves_nothing(tmp_path: Pa
         worker.restore(0, empty, compare=same, check=check)
     assert not list(empty.parent.iterdir())
     assert worker.restore(0, empty, compare=same) is not None
+
+
+def test_snapshots_from_before_an_erasure_go_after_the_grace_time_but_never_the_newest(tmp_path: Path) -> None:
+    place, erasures = tmp_path / "snapshots", Topics("one-").erasures
+    worker = snapshotter("one-", tmp_path / "state", place)
+    partition = Partition.open(tmp_path / "state" / "partition-00000")
+    store = Snapshots(str(place), 0)
+    for number, erased_to in enumerate((0, 0, 4)):
+        partition.sequences.append("u", behaviors([(number, 1, 1, 1)]))
+        partition.commit({"one-behaviors": number, erasures: erased_to})
+        copy = tmp_path / f"copy-{number}"
+        partition.copy(copy)
+        if number == 2:
+            worker.expire({0: 4})  # those there are, are all from before
+        store.save(copy, dict(partition.offsets))
+    partition.close()
+    assert store.numbers() == [1, 2, 3]
+    worker.expire({0: 0})
+    worker.expire({0: 4})
+    worker.close()
+    assert store.numbers() == [3]
+    assert store.verify(3).offsets[erasures] == 4

@@ -34,9 +34,13 @@ envFrom:
 {{- end }}
 {{- end }}
 
+{{- define "samstream.peers" -}}
+[{{- range $peer := until (int .Values.gateway.replicas) }}
+{{- if $peer }},{{ end }}"http://{{ $.Release.Name }}-gateway-{{ $peer }}.{{ $.Release.Name }}-gateways:8080"
+{{- end }}]
+{{- end }}
+
 {{- define "samstream.probes" -}}
-ports:
-  - {name: metrics, containerPort: 9100}
 # /health answers from the start on, and says by 503 that a job makes no progress: that is for an alert and, after
 # minutes, for a restart. A pod is ready as soon as it answers: nothing is sent to it, it reads Kafka by itself.
 startupProbe:
@@ -52,6 +56,8 @@ livenessProbe:
   periodSeconds: 30
   timeoutSeconds: 10
   failureThreshold: 10
+ports:
+  - {name: metrics, containerPort: 9100}
 {{- end }}
 
 {{- define "samstream.mounts" -}}

@@ -1,0 +1,132 @@
+"""Follows `erasures` for a job: read to the end before anything is folded, then as they come; says what is done."""
+
+import logging
+import threading
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from stream.kafka.clients import consumer, to_record
+from stream.kafka.identity import IdentityClient
+from stream.kafka.reader import TopicReader
+from stream.runtime.log_limit import LogLimit
+from stream.runtime.logs import log
+from stream.schema.erasures import Erased, Erasures, Void, decode_erasure
+from stream.schema.events import DECODE_ERRORS
+from stream.schema.record import Record
+from stream.schema.topics import Topics
+
+_logger = logging.getLogger("samstream.erasures")
+
+_READ_S = 0.2
+
+
+class ErasureFeed:
+    """Reads `erasures`, all partitions, in a thread of its own.
+
+    What a job has done is told to Kafka as the committed offset of a group of that job's: so `samstream erase --wait`,
+    and every tool that shows the lag of groups, sees it. The group has no members, and nobody reads on from there.
+
+    Args:
+        kafka: librdkafka properties.
+        topics: the topic names.
+        group: of the job (`settings.erasure_groups`).
+        erasures: gets what is read.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer, or refuses this client.
+        TopicError: when a topic is missing, or may not be described.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], topics: Topics, group: str, erasures: Erasures) -> None:
+        self._topics = topics
+        self._erasures = erasures
+        self._logs = IdentityClient(kafka).identify([topics.behaviors, topics.clicks])
+        # A compacted topic has gaps, and what was removed from it was replaced.
+        self._reader = TopicReader(kafka, [topics.erasures], from_beginning=True, on_missing="skip")
+        self._kafka, self._group = kafka, group
+        self._committer: Consumer | None = None
+        self._failure: Exception | None = None
+        self._done: dict[int, int] = {}
+        self._told: dict[int, int] = {}
+        self._log_limit = LogLimit()
+        self._stop = threading.Event()
+        self.lag = 0
+        """Erasures that wait, as far as the client has heard."""
+        self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
+
+    def start(self) -> None:
+        """Read to the end, then follow in the thread.
+
+        Raises:
+            KafkaClientError: when `erasures` cannot be read to its end.
+        """
+        for messages in self._reader.read_to_end():
+            for message in messages:
+                self._take(to_record(message))
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what has ended the reading.
+
+        Raises:
+            StreamError: when `erasures` can no longer be read.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def acknowledge(self, done: Mapping[int, int]) -> None:
+        """Say how far all is done: partition number → the offset of `erasures` below which nothing is left to erase."""
+        self._done = self._done | {number: offset for number, offset in done.items() if offset}
+
+    def close(self) -> None:
+        """Tell what is done, and end."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reader.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                for message in self._reader.read(_READ_S):
+                    self._take(to_record(message))
+                self.lag = self._reader.lag()
+                self._tell()
+            self._tell()
+        except Exception as error:  # the job's own thread raises it
+            self._failure = error
+        finally:
+            if self._committer is not None:
+                self._committer.close()
+
+    def _take(self, record: Record) -> None:
+        try:
+            found = decode_erasure(record.value or b"")
+        except DECODE_ERRORS as error:
+            log(
+                _logger,
+                "erasure_refused",
+                logging.ERROR,
+                partition=record.partition,
+                offset=record.offset,
+                reason=error,
+                remedy="erase the user with `samstream erase`, which writes what is to be here",
+            )
+            return
+        behaviors, clicks = self._logs[self._topics.behaviors], self._logs[self._topics.clicks]
+        void = Void(found.behaviors.within(behaviors), found.clicks.within(clicks))
+        self._erasures.of(record.partition).add(Erased(found.user, void, found.at, record.offset))
+
+    def _tell(self) -> None:
+        done = self._done
+        if new := {number: offset for number, offset in done.items() if self._told.get(number) != offset}:
+            offsets = [TopicPartition(self._topics.erasures, number, offset) for number, offset in new.items()]
+            if self._committer is None:  # most installations never erase anybody
+                self._committer = consumer(self._kafka, {"group.id": self._group})
+            try:
+                self._committer.commit(offsets=offsets, asynchronous=False)
+                self._told |= new
+            except KafkaException as error:
+                if self._log_limit.admit("acknowledge") is not None:
+                    log(_logger, "erasures_not_told", logging.WARNING, error=error.args[0].str())

@@ -1,0 +1,54 @@
+"""States of a machine that nobody has open: users who were erased go from them as well."""
+
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+from state.behavior import behaviors
+from state.partition import Partition
+from stream.schema.erasures import Erased, Erasures, Void
+from stream.schema.topics import Topics
+from stream.settings import StateSettings
+from stream.worker.purging import Purger
+
+TOPICS = Topics()
+GONE = "gone-4711"
+
+
+def written(path: Path, *, read: int) -> None:
+    with closing(Partition.open(path, length=1000, slack=256)) as partition:
+        for user in (GONE, "other"):
+            partition.sequences.append(user, behaviors([(1, 1, 1, 1)]))
+        partition.commit({TOPICS.behaviors: read})
+
+
+def holds(path: Path, user: str) -> bool:
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # RocksDB has removed it meanwhile
+            if user.encode() in file.read_bytes():
+                return True
+    return False
+
+
+def test_users_go_from_states_and_copies_that_are_not_used_and_not_from_those_that_are_open(tmp_path: Path) -> None:
+    settings = StateSettings(directory=str(tmp_path))
+    unused, copy, newer, in_use = settings.path(0), settings.standby_path(1), settings.path(2), settings.path(3)
+    for path in (unused, copy, in_use):
+        written(path, read=5)
+    written(newer, read=9)  # its user has begun anew already
+    erasures = Erasures()
+    purger = Purger(settings, TOPICS, erasures)
+    for number in range(4):
+        erasures.of(number).add(Erased(GONE, Void(5, 0), 0, offset=number))
+    with closing(Partition.open(in_use, length=1000, slack=256)):
+        deadline = time.monotonic() + 30
+        while holds(unused, GONE) or holds(copy, GONE):
+            purger.consider({}, time.monotonic())
+            assert time.monotonic() < deadline
+        purger.close()
+    assert holds(unused, "other")
+    assert holds(newer, GONE)
+    assert holds(in_use, GONE)
+    with closing(Partition.open(copy, length=1000, slack=256)) as partition:
+        assert partition.offsets == {TOPICS.behaviors: 5, TOPICS.erasures: 2}
+        assert not partition.unpurged

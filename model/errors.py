@@ -26,5 +26,9 @@ class CheckpointError(ModelError):
     """A checkpoint is damaged, of an unknown format, or of another model than the one to be restored."""
 
 
+class PeerError(ModelError):
+    """Another rank ended or fell silent, or is another job's: the whole job ends, and goes on from its checkpoint."""
+
+
 class ExportError(ModelError):
     """A model cannot be written in a form that other programs run; says why."""

@@ -4,6 +4,7 @@ Labels are 0 or 1; over a stream `LATE_CLICK` as well. A metric that the data do
 one class) is NaN.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,19 @@ class ProgressiveMetrics:
         return {"window": self._window, **{name: tally.to_dict() for name, tally in tallies.items()}}
 
     @classmethod
+    def merged(cls, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `to_dict` would of one accumulator, from those of several that each saw a part of the samples.
+
+        Windows close at a place of their own in each, so those that are put together are of about the same time.
+        """
+        first, *others = map(cls.from_dict, states)
+        for other in others:
+            first._total.take(other._total)
+            first._open.take(other._open)
+            first._closed.take(other._closed)
+        return first.to_dict()
+
+    @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "ProgressiveMetrics":
         """Return the accumulator that `to_dict` described."""
         progressive = cls(window=state["window"])
@@ -150,6 +164,13 @@ class _Tally:
         self.loss += float(log_losses(labels, predictions).sum())
         self.predicted += float(predictions.sum())
         np.add.at(self.histogram, ((labels > 0.5).astype(np.int64), _bins(predictions)), 1)
+
+    def take(self, other: "_Tally") -> None:
+        self.samples += other.samples
+        self.invalid += other.invalid
+        self.loss += other.loss
+        self.predicted += other.predicted
+        self.histogram += other.histogram
 
     def _move(self, predictions: Floats) -> None:
         """Make unclicked samples clicked ones."""

@@ -24,6 +24,7 @@ from model.match import (
     find_matches,
     match_features,
 )
+from model.peers import ALONE, Sums
 from model.spec import ModelSpec
 from model.standardise import Standardise
 
@@ -193,8 +194,14 @@ class Network(nn.Module):
         }
 
     @torch.no_grad()
-    def observe(self, batch: Batch, embedded: Embedded) -> None:
-        """Take a batch into what no gradient moves: means and variances of numbers, state of the interest model."""
+    def observe(self, batch: Batch, embedded: Embedded, sums: Sums = ALONE) -> None:
+        """Take a batch into what no gradient moves: means and variances of numbers, state of the interest model.
+
+        Args:
+            batch: what this rank has learned from.
+            embedded: what was looked up for it.
+            sums: adds up over all ranks, which call this together.
+        """
         found = None
         if self.standardise is not None:
             counts, _ = self._matched(batch)
@@ -202,11 +209,11 @@ class Network(nn.Module):
         if self.interest is not None and self.interest.observes:  # the keys that the step has read
             numbers = None if self.standardise is None else self.standardise(found)
             keys, _ = self._sequence(batch, embedded, numbers)
-            self.interest.observe(keys, batch.mask)
+            self.interest.observe(keys, batch.mask, sums)
         if self.standardise is not None and found is not None:
-            self.standardise.observe(found[batch.target_mask])
+            self.standardise.observe(found[batch.target_mask], sums)
         if self.features is not None and batch.features is not None:
-            self.features.observe(batch.features, batch.mask)
+            self.features.observe(batch.features, batch.mask, sums)
 
     def _sequence(self, batch: Batch, embedded: Embedded, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the (B, L, d) keys and (B, C, d) targets that the interest model reads."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from model.peers import ALONE, Sums
+
 WINDOW = 2.0**18
 """Candidates that means and variances remember, once so many have come."""
 _LARGEST = 5.0
@@ -42,19 +44,24 @@ class Standardise(nn.Module):
         return _standardised(numbers, self.mean[first:], self.variance[first:])
 
     @torch.no_grad()
-    def observe(self, numbers: Tensor) -> None:
-        """Take (n, width) numbers into the means and variances; one that is not finite is left out."""
+    def observe(self, numbers: Tensor, sums: Sums = ALONE) -> None:
+        """Take (n, width) numbers into the means and variances; one that is not finite is left out.
+
+        Args:
+            numbers: of this rank's batch.
+            sums: adds up over the ranks.
+        """
         there = torch.isfinite(numbers)
-        counts = there.sum(dim=0)
+        counts = sums.total(there.sum(dim=0))
         self.seen.add_(counts).clamp_(max=WINDOW)
         share = (counts / self.seen.clamp_min(1.0)).clamp(max=1.0)
         before = torch.where(there, numbers - self.mean, 0.0)
         bound = torch.where(self.seen < _ENOUGH + counts, torch.inf, _OUTLIER * (self.variance + _LEAST).sqrt())
         before = before.clamp(-bound, bound)
-        shift = before.sum(dim=0) / counts.clamp_min(1)
+        shift = sums.total(before.sum(dim=0)) / counts.clamp_min(1)
         # Later values are measured from the mean to come, which keeps the variance right while the mean moves.
         mean = self.mean + share * shift
-        squares = (before * (before + self.mean - mean).where(there, 0.0)).sum(dim=0) / counts.clamp_min(1)
+        squares = sums.total((before * (before + self.mean - mean).where(there, 0.0)).sum(dim=0)) / counts.clamp_min(1)
         self.mean.copy_(mean)
         self.variance.lerp_(squares, share)
 

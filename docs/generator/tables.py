@@ -453,6 +453,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "forgetting": lambda measured: _bench(measured, "forgetting", rename=_FORGETTING),
     "counting": lambda measured: _bench(measured, "counting"),
     "volume": lambda measured: _bench(measured, "volume"),
+    "ranks": lambda measured: _bench(measured, "ranks"),
     "experiment": _experiment,
     "interleaving": _interleaving,
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),

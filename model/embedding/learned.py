@@ -23,27 +23,36 @@ _EVICTED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class Leaf:
     """The vectors a batch needs, as one leaf of the graph.
 
     Attributes:
         vectors: (1 + U, dim) leaf that requires a gradient: zeros, then a vector for each distinct key.
         positions: (n,) int64 on the device, where in `vectors` each of the n keys is; 0 for key 0.
-        rows: (U,) rows of the known keys, −1 for new ones, which come last.
-        fresh: (F,) the new keys, in order of first occurrence.
-        seen: (F,) how often each is among the n keys.
     """
 
     vectors: Tensor
     positions: Tensor
-    rows: Rows
-    fresh: Keys
-    seen: npt.NDArray[np.int64]
 
     def embed(self) -> Tensor:
         """Return (n, dim) vectors of the n keys, differentiable; the gradient of row 0, key 0's, means nothing."""
         # Not `embedding`, whose backward takes three times as long on a CPU.
         return self.vectors.index_select(0, self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered(Leaf):
+    """The same, with the rows of the table that are to move.
+
+    Attributes:
+        rows: (U,) rows of the known keys, −1 for new ones, which come last.
+        fresh: (F,) the new keys, in order of first occurrence.
+        seen: (F,) how often each is among the n keys.
+    """
+
+    rows: Rows
+    fresh: Keys
+    seen: npt.NDArray[np.int64]
 
 
 class LearnedTable(EmbeddingTable):
@@ -89,8 +98,13 @@ class LearnedTable(EmbeddingTable):
         if self._recency.advance(now_ms):
             self._release(self._recency.expired(self._held()), "expired")
 
-    def take(self, keys: Keys) -> Gathered:
-        """Return the vectors of (n,) keys for one step; admits nothing until `step`."""
+    def take(self, keys: Keys, times: npt.NDArray[np.int64] | None = None) -> Gathered:
+        """Return the vectors of (n,) keys for one step; admits nothing until `step`.
+
+        Args:
+            keys: of a batch.
+            times: (n,) how often each was seen; None for once.
+        """
         rows = self._index.lookup(keys)
         positions = np.zeros(len(keys), np.int64)
         known = np.flatnonzero(rows >= 0)
@@ -109,7 +123,8 @@ class LearnedTable(EmbeddingTable):
             vectors[1 : 1 + len(distinct)] = self._values.index_select(0, self._to_device(distinct + 1))
             vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, self.initial))
         rows = np.concatenate([distinct, np.full(len(fresh), -1)])
-        seen = np.bincount(inverse, minlength=len(fresh))
+        weights = None if times is None else times[unknown]
+        seen = np.bincount(inverse, weights, minlength=len(fresh)).astype(np.int64)
         return Gathered(vectors.requires_grad_(), self._to_device(positions), rows, fresh, seen)
 
     @torch.no_grad()

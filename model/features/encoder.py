@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from model.features.gather import FeatureBatch, columns, columns_of, width
 from model.kernels import batch_invariant
+from model.peers import ALONE, Sums
 from model.standardise import Standardise
 from state.feature import Feature
 
@@ -97,10 +98,10 @@ class FeatureEncoder(nn.Module):
             moves.append(batch_invariant.matmul(torch.cat(parts, dim=-1), self.behavior.weight.T))
         return sum(moves[1:], moves[0]) if moves else None
 
-    def observe(self, batch: FeatureBatch, mask: Tensor) -> None:
+    def observe(self, batch: FeatureBatch, mask: Tensor, sums: Sums = ALONE) -> None:
         """Take the numbers of behaviours into the scale by which they are standardised."""
         if self.standardise is not None:
-            self.standardise.observe(batch.past_numbers[..., self._item_numbers :][mask])
+            self.standardise.observe(batch.past_numbers[..., self._item_numbers :][mask], sums)
 
 
 def names(features: Sequence[Feature], of: str = "", *, embedded: bool = False) -> list[str]:

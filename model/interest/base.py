@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.batch import Batch
 from model.interest.options import Interest
 from model.losses import log_losses
+from model.peers import ALONE, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,11 @@ class InterestModel(nn.Module, ABC):
         """Return what `forward` returns, and what a model adds to the loss of a step, if it adds anything."""
         return self(keys, mask, targets, match, known), None
 
-    def observe(self, keys: Tensor, mask: Tensor) -> None:
-        """Take the keys of a step that was taken into state that no gradient moves; there are no gradients."""
+    def observe(self, keys: Tensor, mask: Tensor, sums: Sums = ALONE) -> None:
+        """Take the keys of a step that was taken into state that no gradient moves; there are no gradients.
+
+        All ranks do so together, and `sums` gives all of them the same: their states must stay equal.
+        """
 
     @property
     def adds_to_loss(self) -> bool:

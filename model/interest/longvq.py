@@ -11,6 +11,7 @@ from model.interest.heads import masked_softmax
 from model.interest.newest import Newest
 from model.interest.options import LongVq
 from model.kernels import batch_invariant
+from model.peers import ALONE, Sums
 
 _KEPT = 0.99
 """How much of their usage and sums codes keep in a step."""
@@ -105,9 +106,9 @@ class QuantisedAttention(InterestModel):
         distances = (exact - self.codes[nearest]).square().mean(dim=-1)[mask]
         return vectors, lambda _: self.weight * distances.mean()
 
-    def observe(self, keys: Tensor, mask: Tensor) -> None:
+    def observe(self, keys: Tensor, mask: Tensor, sums: Sums = ALONE) -> None:
         """Move the codes; see `InterestModel.observe`."""
-        exact = self.key_norm(self.key(self.average(masked_keys(keys, mask))))[mask]
+        exact = sums.concatenated(self.key_norm(self.key(self.average(masked_keys(keys, mask))))[mask])
         if not len(exact):
             return
         S = len(self.codes)

@@ -12,6 +12,7 @@ from model.interest.multi_head import TargetAttention
 from model.interest.newest import Newest
 from model.interest.options import RnnSearch
 from model.interest.packing import by_candidates
+from model.peers import ALONE, Sums
 
 _CLOSED = -1e4
 """A logit whose sigmoid is exactly zero."""
@@ -237,7 +238,7 @@ class SequentialSearch(InterestModel):
         policy, seed = self.policy, int(known.items.sum()) % 2**63
         return vectors, lambda _: _WEIGHT * policy.losses(states, newest.keys(keys), newest.mask, seed)
 
-    def observe(self, keys: Tensor, mask: Tensor) -> None:  # noqa: ARG002
+    def observe(self, keys: Tensor, mask: Tensor, sums: Sums = ALONE) -> None:  # noqa: ARG002
         """Have the targets of the policy follow."""
         if self.policy is not None:
             self.policy.follow()

@@ -10,6 +10,7 @@ from model.interest.multi_head import RowAttention
 from model.interest.newest import Newest
 from model.interest.options import Sar
 from model.interest.packing import packed
+from model.peers import ALONE, Sums
 
 _CRITIC = 0.5
 _ENTROPY = 0.01
@@ -202,9 +203,9 @@ class SequenceAdaptation(InterestModel):
 
         return _together(choices, parts), extra_loss
 
-    def observe(self, keys: Tensor, mask: Tensor) -> None:
+    def observe(self, keys: Tensor, mask: Tensor, sums: Sums = ALONE) -> None:
         """Have the inner model observe."""
-        self.inner.observe(keys, mask)
+        self.inner.observe(keys, mask, sums)
 
     def _policy_loss(self, outcome: Outcome, choices: Tensor, state: Tensor, log_probabilities: Tensor) -> Tensor:
         """Return the loss of actor and critic, a scalar: the mean over users to whom something was shown."""

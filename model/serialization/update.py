@@ -5,8 +5,8 @@ refused with `UpdateRefused`, whatever the bytes; nothing is allocated for sizes
 """
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ import safetensors.numpy
 from msgspec import Meta, Struct
 from safetensors import SafetensorError
 
+from model.embedding.shards import ONLY, Rank
 from model.errors import UpdateRefused
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -59,6 +60,8 @@ class Update:
         fingerprint: `fingerprint` of the model; both sides must have the same.
         tensors: dense parameters by name; `<table>/keys` (n,) uint64 with `<table>/values` (n, dim) float32; in a
             delta perhaps `<table>/gone` (m,) uint64, keys that are not among the others.
+        piece: which piece of the whole this is, where several ranks publish one: the first has the dense parameters,
+            each the rows of its shards.
     """
 
     arm: str
@@ -67,6 +70,7 @@ class Update:
     version: int
     fingerprint: str
     tensors: Tensors
+    piece: Rank = ONLY
 
     @property
     def at(self) -> Version:
@@ -77,6 +81,29 @@ class Update:
     def unusable(self) -> str:
         """Which tensor cannot be served, and why; empty when all can."""
         return next((f"{name} holds {why}" for name, tensor in self.tensors.items() if (why := unusable(tensor))), "")
+
+
+def joined(pieces: Sequence[Update]) -> Update:
+    """Return the update that all pieces are together, given in rank order.
+
+    Raises:
+        UpdateRefused: "malformed" when they are not pieces of one.
+    """
+    first, *others = pieces
+    tensors = dict(first.tensors)
+    tables = {name.rpartition("/")[0] for name in tensors if name.endswith("/keys")}
+    for other in others:
+        if other.fingerprint != first.fingerprint or {name.rpartition("/")[0] for name in other.tensors} != tables:
+            raise UpdateRefused("malformed", f"the pieces of {first.kind} {first.at} are of different models")
+    try:
+        for table in tables:
+            for part in ("keys", "values", "gone"):
+                name = f"{table}/{part}"
+                if found := [piece.tensors[name] for piece in pieces if name in piece.tensors]:
+                    tensors[name] = np.concatenate(found)
+    except ValueError as error:
+        raise UpdateRefused("malformed", f"the pieces of {first.kind} {first.at} do not fit: {error}") from None
+    return replace(first, tensors=tensors, piece=ONLY)
 
 
 def check_turn(update: Update, served: Version) -> None:

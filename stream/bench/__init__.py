@@ -16,6 +16,7 @@ BENCHES: dict[str, str] = {
     "counting": "how much a trainer's learning slows while it counts behaviours for the statistics",
     "tables": "memory of a trainer and a worker while many more keys pass than live at a time, by how tables forget",
     "volume": "bytes that an impression with ten shown items and three clicks takes in each topic",
+    "ranks": "samples a second of a trainer of one and of two ranks, and the bytes that they exchange in a step",
     "training": "time and memory of a training step: the literal form with autograd against the learner",
 }
 """Name → what it measures. Each is a module of this package with a function `run` (`stream.cli.findings.Case`)."""

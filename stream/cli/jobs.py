@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from stream.cli.options import Commands, add_settings_command, load_settings
+from stream.cli.options import Commands, add_settings_command, load_settings, positive_int, settings_arguments
 from stream.errors import KafkaSilentError, SettingsError
 from stream.runtime.logs import log
 from stream.runtime.signals import stop_event
@@ -19,7 +19,11 @@ def add_parser(commands: Commands) -> None:
     """Add the four commands."""
     text = "keep users' sequences, answer impressions, label clicks"
     add_settings_command(commands, "worker", run_worker, text)
-    add_settings_command(commands, "trainer", run_trainer, "learn from samples, publish updates, save checkpoints")
+    trainer = add_settings_command(
+        commands, "trainer", run_trainer, "learn from samples, publish updates, save checkpoints"
+    )
+    text = "run so many processes on this machine as one trainer; torchrun starts them on several"
+    trainer.add_argument("--ranks", type=positive_int, default=1, metavar="N", help=text)
     text = "compute the arms' results from the topics, publish them, and show them on a live page"
     add_settings_command(commands, "monitor", run_monitor, text)
     text = "answer over HTTP: rank, take clicks and behaviours, in front of the topics"
@@ -35,12 +39,20 @@ def run_worker(arguments: argparse.Namespace) -> int:
 
 
 def run_trainer(arguments: argparse.Namespace) -> int:
-    """Run the trainer; returns the exit status."""
+    """Run the trainer, or one rank of it, or all its ranks; returns the exit status."""
+    settings = load_settings(arguments)
+    if arguments.ranks > 1:
+        from stream.trainer.launcher import run_ranks
+
+        return run_ranks(arguments.ranks, settings_arguments(arguments), stop_event())
+    from model.distributed.group import rank_of_environment
     from stream.trainer.trainer import run_trainer
 
-    settings = load_settings(arguments)
     os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
-    run_until_stopped(run_trainer, settings, stop_event())
+    if rank_of_environment().ranks > 1:
+        run_trainer(settings, stop_event(), threading.Event())  # a rank that starts over needs the others to
+    else:
+        run_until_stopped(run_trainer, settings, stop_event())
     return 0
 
 

@@ -32,6 +32,14 @@ def add_settings_command(commands: Commands, name: str, run: Run, text: str) -> 
     return parser
 
 
+def settings_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return the flags by which a command of its own reads the same settings, and logs as much."""
+    flags = ["--config", str(arguments.config.resolve())] if arguments.config else []
+    flags += [word for each in arguments.set for word in ("--set", each)]
+    flags += ["--bootstrap", arguments.bootstrap] if arguments.bootstrap else []
+    return [*flags, "--log-level", arguments.log_level]
+
+
 def load_settings(arguments: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a command that was added with `add_settings_command`.
 

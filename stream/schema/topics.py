@@ -67,7 +67,8 @@ class Topics:
         """Yield what each topic is.
 
         The broker stamps what comes from outside: how old an impression is, and how far ahead of the clock an
-        event, must not depend on the clocks of those who write.
+        event, must not depend on the clocks of those who write. It stamps `model-updates` as well: several ranks and
+        trainers write to it, and times in order tell, on a broker without topic ids, that a topic is the one of before.
         `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
         the newest record of each key is what a starting worker needs, so it is compacted, in small segments
         for compaction to see. So are `erasures`: a state of any age must hear of all users who were erased.
@@ -86,6 +87,7 @@ class Topics:
                 "segment.bytes": str(64 << 20),
                 "min.cleanable.dirty.ratio": "0.1",
                 "max.message.bytes": _MESSAGE_BYTES,
+                **_STAMPED,
             },
         )
         yield Topic(self.experiment_metrics, "arm", _kept(30))

@@ -171,8 +171,10 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         nice: by how much the trainer steps back behind other processes of its machine when processors are scarce
             (Unix): learning can wait, answers cannot.
         dedup_window: labelled items by which repeated samples are recognised.
+        rank_timeout_s: how long one of several ranks may keep the others waiting, such as while it restores sequences;
+            one that ends is noticed at once.
         progressive_log: folder of a log of every prediction that was made before learning; empty for none.
-        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none.
+        metrics: HOST:PORT of Prometheus metrics and the health check; empty for none. Rank r uses PORT + r.
         device: as of the worker.
         threads: of torch.
     """
@@ -185,6 +187,7 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     batch_size: Count = 32
     nice: Annotated[int, Meta(ge=0, le=19)] = 5
     dedup_window: Count = 1_000_000
+    rank_timeout_s: Positive = 600.0
     progressive_log: str = ""
     metrics: str = ""
     device: str = "auto"

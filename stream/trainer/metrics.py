@@ -22,6 +22,10 @@ class TrainerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         declare = MetricFactory(registry)
         self._totals = Totals()
+        self._sent: Mapping[str, int] = {}
+        self.exchanged = declare.counter(
+            "exchanged_bytes", "What this rank of the trainer has put into exchanges with the others.", "exchange"
+        )
         self.events = declare.counter("events", "What happened to samples.", "event")
         self.dead_letters = declare.counter("dead_letters", "Records that could not be used.")
         self.batch = declare.gauge("batch_records", "Records of the newest step.")
@@ -60,6 +64,10 @@ class TrainerMetrics:
         self.checkpoint_age = declare.gauge("checkpoint_age_seconds", "Seconds since the last checkpoint.")
         self.checkpoint_seconds = declare.gauge("checkpoint_seconds", "Duration of the last checkpoint.")
 
+    def watch_exchanges(self, sent: Mapping[str, int]) -> None:
+        """Show what this rank sends to the others: name of an exchange → bytes so far."""
+        self._sent = sent
+
     def update(self, training: Training, counter: BehaviorCounter | None, withheld: Mapping[str, int]) -> None:
         """Bring the metrics of what was learned up to date.
 
@@ -71,6 +79,7 @@ class TrainerMetrics:
         self._totals.set_each(self.updates_withheld, withheld)
         self._totals.set_each(self.samples_of_unknown_arms, training.unknown_arms)
         self._totals.set_each(self.events, training.counts)
+        self._totals.set_each(self.exchanged, self._sent)
         self._totals.set(self.dead_letters, training.counts["refused"])
         if counter is not None:
             for counted, name in (("yes", "behaviors_counted"), ("no", "behaviors_not_counted")):

@@ -56,6 +56,8 @@ class UpdatePublisher:
         self._statistics = statistics
         self._part_bytes = min(RECORD_BYTES, max(_LEAST_PART, sender.limit(topic) - _LEAST_PART))
         self._bases: Counter[str] = Counter()
+        self.samples = 0
+        """Distinct labelled items that the trainer has consumed in its lineage."""
         self._log_limit = LogLimit()
         self.withheld: Counter[str] = Counter()
         """Arm → updates that were not published, since its parameters are not finite."""
@@ -83,15 +85,19 @@ class UpdatePublisher:
             yield STATISTICS, self._statistics
 
     def _publish(self, update: Update, key: str, clicks: tuple[int, ...]) -> None:
+        if update.piece.number >= update.piece.ranks:
+            return  # this rank owns no rows
         if why := update.unusable:
             self._withhold(update, why)
             return
+        if update.piece.number:  # of compaction, each rank's piece has keys of its own
+            key = f"rank-{update.piece.number}/{key}"
         announced = UpdateHeaders(
             arm=update.arm,
             kind=update.kind,
             epoch=update.epoch,
             version=update.version,
-            samples=self._training.counts["samples"],
+            samples=self.samples,
             clicks=clicks,
         )
         for number, part in enumerate(split(update, self._part_bytes)):

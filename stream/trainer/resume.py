@@ -1,6 +1,7 @@
 """Where a trainer resumes: the newest whole checkpoint, the offsets in it, and an epoch above all earlier ones."""
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from confluent_kafka import Consumer
 
+from model.embedding.shards import ONLY, Rank
 from model.errors import CheckpointError
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, NewestCheckpoint
 from model.statistics.primary import STATISTICS, StatisticsPrimary
+from stream.errors import TrainerError
 from stream.kafka.identity import compare
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import Resources
@@ -22,10 +25,13 @@ from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
 from stream.trainer.predictions import predictions_directory
+from stream.trainer.team import SOLO, Team, partitions_of
 from stream.trainer.training import ArmTrainer, Training, not_finite
 
 _logger = logging.getLogger("samstream.trainer")
 
+_TOKEN = "ranks"
+"""File in the directory of checkpoints by which ranks see that they have the same."""
 _LOOK_BACK = 200
 """Records of `model-updates` among whose last the newest epoch is looked for first."""
 
@@ -63,8 +69,9 @@ def resume_training(
     logs: Mapping[str, LogIdentity],
     consumer: Consumer,
     stop: threading.Event,
+    team: Team = SOLO,
 ) -> TrainingStart:
-    """Take up the newest whole checkpoint and begin the next epoch.
+    """Take up the newest whole checkpoint and begin the next epoch; of several ranks, each what it owns.
 
     Args:
         training: the arms.
@@ -73,19 +80,23 @@ def resume_training(
         logs: topic → which log it is now: `samples` and `behaviors`.
         consumer: asks for offsets.
         stop: ends the search for the newest epoch.
+        team: the ranks; the first finds the epoch.
 
     Raises:
         CheckpointError: when no checkpoint is whole though there are some, or the newest whole one is of other models,
             of another topic or of another cluster.
+        TrainerError: when the ranks do not see the same directory.
         KafkaClientError: when Kafka cannot be read.
     """
     topics, directory = Topics(settings.topics.prefix), Path(settings.trainer.directory)
-    found = load_checkpoint(directory)
-    saved = found.checkpoint
+    found = load_together(directory, team)
+    saved, first = found.checkpoint, team.rank.number == 0
     samples = behaviors = StartOffsets()
     if saved is not None:
-        samples = _start(saved.offsets, saved.origins, logs[topics.samples], consumer, directory)
-        used = training.arms.keys() | ({STATISTICS} if statistics is not None else set())
+        mine = partitions_of(team.rank, logs[topics.samples].partitions)
+        offsets = {number: saved.offsets[number] for number in mine if number in saved.offsets}
+        samples = _start(offsets, saved.origins, logs[topics.samples], consumer, directory)
+        used = training.arms.keys() | ({STATISTICS} if statistics is not None or not first else set())
         if statistics is not None and STATISTICS in saved.arms:
             state = saved.arms[STATISTICS]
             behaviors = _resume_statistics(statistics, state, logs[topics.behaviors], consumer, directory)
@@ -103,8 +114,10 @@ def resume_training(
             if name in saved.arms:
                 resume_arm(name, arm, saved.arms[name], found.path, settings)
         training.seen.restore(saved.seen)
-        training.counts.update(saved.counts)
-    epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop))
+        if first:  # counts of all ranks add up
+            training.counts.update(saved.counts)
+    epoch = 1 + max(saved.epoch if saved else 0, _published_epoch(settings, stop) if first else 0)
+    epoch = int(team.share(str(epoch).encode())[0])
     if statistics is not None:
         statistics.begin_epoch(epoch)
     for arm in training.arms.values():
@@ -116,6 +129,7 @@ def resume_training(
         "started",
         arms=",".join(training.arms),
         epoch=epoch,
+        **({"rank": team.rank.number, "ranks": team.rank.ranks} if team.rank.ranks > 1 else {}),
         resumed=saved is not None,
         samples=training.counts["samples"],
     )
@@ -223,13 +237,17 @@ def resume_arm(name: str, arm: ArmTrainer, state: ArmState, path: Path | None, s
         ) from None
 
 
-def load_checkpoint(directory: Path) -> NewestCheckpoint:
+def load_checkpoint(directory: Path, rank: Rank = ONLY) -> NewestCheckpoint:
     """Return the newest whole checkpoint, None when there is none; sets newer ones that are damaged aside.
+
+    Args:
+        directory: of the checkpoints.
+        rank: who goes on from it.
 
     Raises:
         CheckpointError: when no checkpoint is whole though there are some.
     """
-    found = checkpoint.load_newest(directory)
+    found = checkpoint.load_newest(directory, rank)
     for refused in found.refused:
         log(_logger, "checkpoint_refused", logging.WARNING, path=refused.path, reason=refused.reason)
     if found.checkpoint is None and found.refused:
@@ -239,6 +257,42 @@ def load_checkpoint(directory: Path) -> NewestCheckpoint:
         )
     checkpoint.set_aside(found.refused)
     return found
+
+
+def load_together(directory: Path, team: Team) -> NewestCheckpoint:
+    """Return the newest whole checkpoint, the same on all ranks; the first one sets damaged ones aside.
+
+    Raises:
+        CheckpointError: when no checkpoint is whole though there are some.
+        TrainerError: when the ranks do not see the same directory.
+    """
+    if team.rank.ranks == 1:
+        return load_checkpoint(directory)
+    _check_directory(directory, team)
+    if team.rank.number == 0:
+        found = load_checkpoint(directory, team.rank)
+        team.share(found.path.name.encode() if found.path else b"")
+        return found
+    name = team.share(b"")[0].decode()
+    if not name:
+        return NewestCheckpoint(None, [])
+    path = directory / name
+    return NewestCheckpoint(checkpoint.load(path, team.rank), [], path)
+
+
+def _check_directory(directory: Path, team: Team) -> None:
+    path, token = directory / _TOKEN, secrets.token_hex(8)
+    if team.rank.number == 0:
+        try:
+            path.write_text(token)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {directory}: {error}") from None
+    expected = team.share(token.encode())[0].decode()
+    if not path.is_file() or path.read_text() != expected:
+        raise TrainerError(
+            f"rank {team.rank.number} does not see the trainer.directory of rank 0 ({directory}): give all ranks one on"
+            " a file system that they share"
+        )
 
 
 def _published_epoch(settings: Settings, stop: threading.Event) -> int:

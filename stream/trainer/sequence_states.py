@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.paced_fold import PacedFold
 from stream.task.restore import SnapshotRestorer
-from stream.trainer.sequences import SEQUENCES, NamedSequences, partition_path
+from stream.trainer.sequences import NamedSequences, partition_path
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -32,12 +32,13 @@ _OLD_S = 3600.0
 
 
 class SequenceStates:
-    """Opens the sequences of all partitions where a trainer begins.
+    """Opens the sequences of its partitions where a trainer, or a rank of it, begins.
 
     Args:
         settings: the configuration.
         watch: watches `behaviors`.
         asker: asks for offsets.
+        partitions: those whose samples are learned here.
         check: called while it takes time; what it raises ends it.
         erasures: users who were erased.
         on_erased: told of those of whom the checkpoint has not heard.
@@ -48,6 +49,7 @@ class SequenceStates:
         settings: Settings,
         watch: LogWatch,
         asker: Consumer,
+        partitions: Sequence[int],
         check: Callable[[], None] = lambda: None,
         *,
         erasures: Erasures | None = None,
@@ -60,6 +62,7 @@ class SequenceStates:
         self._watch = watch
         self._log: LogIdentity = watch.logs[self._topics.behaviors]
         self._asker = asker
+        self._partitions = partitions
         self._check = check
         self._directory = Path(settings.trainer.directory)
         self._restorer = SnapshotRestorer(settings.state, self._topics)
@@ -76,10 +79,11 @@ class SequenceStates:
             StreamError: when Kafka does not answer, has removed what comes next, or the snapshots are another system's.
         """
         # The last life has folded for samples that are learned again.
-        shutil.rmtree(self._directory / SEQUENCES, ignore_errors=True)
+        for number in self._partitions:
+            shutil.rmtree(partition_path(self._directory, number), ignore_errors=True)
         with Resources() as resources:
             folds = {}
-            for number in range(self._log.partitions):
+            for number in self._partitions:
                 self._check()
                 partition, oldest = self._open(number, checkpoint, samples.get(number))
                 folds[number] = resources.add(
@@ -101,10 +105,11 @@ class SequenceStates:
                 offsets={(self._topics.behaviors, number): fold.offset for number, fold in folds.items()},
                 on_missing=self._settings.topics.on_missing_records,
                 watch=self._watch,
+                only=self._partitions,
             )
             resources.keep()
         window_s = self._settings.worker.attribution_window_s + self._settings.worker.allowed_lateness_s
-        return NamedSequences(folds, reader, old_s=max(_OLD_S, 2 * window_s))
+        return NamedSequences(folds, reader, self._topics.behaviors, old_s=max(_OLD_S, 2 * window_s))
 
     def _open(self, number: int, checkpoint: Path | None, sample: int | None) -> tuple[Partition, int]:
         """Return the state of a partition, and the oldest offset of `behaviors` that Kafka has of it."""

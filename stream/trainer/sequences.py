@@ -27,7 +27,8 @@ _UNSAVED = 20_000
 """Behaviours folded from which on they are written to the disk, so that they do not fill the memory."""
 _MANY = 50_000
 """Records to be folded for one sample from which on it says how far it is."""
-_WAIT_S, _STEP_S = 0.02, 0.1
+_WAIT_S, _STEP_S = 0.01, 0.02
+"""How long is waited for behaviours, and how long is folded at once: another rank of the trainer waits for that."""
 
 
 def partition_path(directory: Path, number: int) -> Path:
@@ -36,7 +37,7 @@ def partition_path(directory: Path, number: int) -> Path:
 
 
 class NamedSequences:
-    """Follows the samples of all partitions through `behaviors`, and gives the sequences that they name.
+    """Follows the samples of its partitions through `behaviors`, and gives the sequences that they name.
 
     A sample is never looked up before all is folded that it had read, and nothing is folded before a sample had read
     it, or all samples of then are surely learned. So the ring still has a sequence when its sample comes, however far
@@ -45,14 +46,15 @@ class NamedSequences:
     Args:
         folds: partition number → its sequences; owned by this.
         reader: reads `behaviors` on from there.
+        topic: `behaviors`.
         old_s: no sample is still to come that had not read what is older than this (s).
     """
 
-    def __init__(self, folds: Mapping[int, PacedFold], reader: TopicReader, *, old_s: float) -> None:
+    def __init__(self, folds: Mapping[int, PacedFold], reader: TopicReader, topic: str, *, old_s: float) -> None:
         self._old_s = old_s
         self._folds = folds
         self._reader = reader
-        [self._topic] = {topic for topic, _ in reader.positions}
+        self._topic = topic
         self._paused: set[int] = set()
         self._ends: dict[int, int] = {}
         """Partition number → where it ended when Kafka was asked last."""
@@ -124,7 +126,7 @@ class NamedSequences:
         Raises:
             StateError: when the disk does not take it.
         """
-        (directory / SEQUENCES).mkdir()
+        (directory / SEQUENCES).mkdir(exist_ok=True)  # of several ranks, another one may have been first
         self._commit()
         for number, fold in self._folds.items():
             fold.copy(partition_path(directory, number))

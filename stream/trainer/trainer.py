@@ -3,21 +3,31 @@
 A checkpoint holds everything: parameters, optimisers, offsets reached, ids seen, sequences. What was learned after the
 newest one is learned again after a crash, so in the lineage that survives each sample counts once. A start, after
 whatever end, raises the epoch: workers then take this trainer's base and refuse what an older one may still send.
+
+Several ranks are one trainer: they take turns together, and each reads and folds some of the partitions, owns some rows
+of the tables, and publishes and saves what it owns.
 """
 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from confluent_kafka import Message
 from prometheus_client import CollectorRegistry
 
 from model.device import configure_torch, resolve
+from model.distributed.group import Group, device_of_rank, rank_of_environment
+from model.distributed.ranks import Ranks
+from model.embedding.shards import Rank, state_of
+from model.peers import ALONE
 from model.serialization import checkpoint
 from model.serialization.checkpoint import ArmState, Checkpoint
 from model.statistics.primary import STATISTICS, StatisticsPrimary
+from stream.errors import SettingsError
 from stream.kafka.clients import consumer, to_record
 from stream.kafka.dead_letters import send_dead_letter
 from stream.kafka.erasure_feed import ErasureFeed
@@ -43,22 +53,27 @@ from stream.trainer.predictions import predictions_path, sole_logger
 from stream.trainer.publisher import UpdatePublisher
 from stream.trainer.resume import StartOffsets, resume_training
 from stream.trainer.samples import ReadSample, SampleReader
+from stream.trainer.saving import save_together
 from stream.trainer.sequence_states import SequenceStates
 from stream.trainer.sequences import NamedSequences
-from stream.trainer.training import Training, TrainingExample, diverged
+from stream.trainer.team import SOLO, Agreed, RankTeam, Team, Turn, address_of_rank, check_settings, partitions_of
+from stream.trainer.training import ArmStep, Training, TrainingExample, diverged
 
 _logger = logging.getLogger("samstream.trainer")
 
 _POLL_S = 0.02
 _GATHER_S = 0.1
 """How long the first example of a step waits for more: a step on many costs little more than one on few."""
+_GATHER_TOGETHER_S = 0.05
+"""The same of several ranks, which wait for one another: one whose partitions are silent does not stall the others."""
 _REPORT_INTERVAL_S = 1.0
 
 
 def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Event) -> None:
     """Train the arms of `trainer.arms` until `stop` is set; then publish, save and return.
 
-    Of two trainers, workers hear only the one that began later.
+    Of two trainers, workers hear only the one that began later. Where `RANK` and `WORLD_SIZE` say so, this is one rank
+    of a trainer.
 
     Args:
         settings: the configuration; arms and models as the workers have them.
@@ -69,28 +84,41 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         StreamError: when the work cannot go on.
         CheckpointError: when no checkpoint is whole though there are some, when the newest whole one is of other
             models, when another trainer works in the same directory, or when none can be written.
+        PeerError: when another rank has ended.
     """
-    topics = Topics(settings.topics.prefix)
+    topics, rank = Topics(settings.topics.prefix), rank_of_environment()
     configure_torch(threads=settings.trainer.threads)
     registry = CollectorRegistry()
     metrics, health = TrainerMetrics(registry), Health("trainer", registry)
-    training = Training(settings, device=str(resolve(settings.trainer.device)))
-    verify(settings.kafka, topics, configured=settings.topics.partitions)
-    sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
+    device = device_of_rank(resolve(settings.trainer.device))
     with Resources() as resources:
-        resources.add(MetricsServer(settings.trainer.metrics, registry, health))
-        resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
+        group: Group | None = None
+        if rank.ranks > 1:
+            if settings.trainer.progressive_log:
+                raise SettingsError("trainer.progressive_log needs a trainer of one rank: leave it empty, or run one")
+            group = resources.add(Group(device, timeout_s=settings.trainer.rank_timeout_s, on_exchange=failpoint))
+        team: Team = SOLO if group is None else RankTeam(group)
+        training = Training(settings, device=str(device), peers=ALONE if group is None else Ranks(group))
+        check_settings(settings, team)
+        verify(settings.kafka, topics, configured=settings.topics.partitions)
+        sender = ReliableProducer(settings.kafka, record_limits(settings.kafka, topics))
+        resources.add(MetricsServer(address_of_rank(settings.trainer.metrics, rank), registry, health))
+        if rank.number == 0:
+            resources.enter(checkpoint.sole_writer(Path(settings.trainer.directory)))
         if settings.trainer.progressive_log:
             for arm in training.arms:
                 resources.enter(sole_logger(predictions_path(settings, arm)))
         resources.add(training)
         asker = resources.add(consumer(settings.kafka, {"group.id": "samstream-trainer"}))
-        statistics = _statistics(settings, training)
+        statistics = _statistics(settings, training, rank)
         watches = {topic: LogWatch(settings.kafka) for topic in (topics.samples, topics.behaviors)}
         logs = {topic: watch.begin([topic])[topic] for topic, watch in watches.items()}
-        start = resume_training(training, statistics, settings, logs, asker, stop)
+        start = resume_training(training, statistics, settings, logs, asker, stop, team)
+        mine = partitions_of(rank, logs[topics.samples].partitions)
 
-        def reader(topic: str, begin: StartOffsets, watch: LogWatch | None = None) -> TopicReader:
+        def reader(
+            topic: str, begin: StartOffsets, watch: LogWatch | None = None, only: Sequence[int] | None = None
+        ) -> TopicReader:
             read = TopicReader(
                 settings.kafka,
                 [topic],
@@ -98,6 +126,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
                 offsets={(topic, number): offset for number, offset in begin.offsets.items()},
                 on_missing=settings.topics.on_missing_records,
                 watch=watch,
+                only=only,
             )
             read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
             return read
@@ -109,6 +138,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             settings,
             watches[topics.behaviors],
             asker,
+            mine,
             partial(_check, stop),
             erasures=erasures,
             on_erased=training.forget,
@@ -117,7 +147,8 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             sequences = resources.add(states.open(start.checkpoint, start.samples.offsets))
         except _StoppedError:
             return
-        samples = SampleReader(resources.add(reader(topics.samples, start.samples, watches[topics.samples])), sequences)
+        of_samples = resources.add(reader(topics.samples, start.samples, watches[topics.samples], mine))
+        samples = SampleReader(of_samples, sequences)
         counter = None
         if statistics is not None:
             behaviors = reader(topics.behaviors, start.behaviors)
@@ -140,15 +171,26 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             sender,
             metrics,
             health,
+            team,
             epoch=start.epoch,
         )
+        if group is not None:
+            metrics.watch_exchanges(group.sent)
         begun.set()
         trainer.run(stop)
 
 
-def _statistics(settings: Settings, training: Training) -> StatisticsPrimary | None:
-    """Return what this trainer's arms want counted; None where none of them reads that."""
-    if not any(arm.arm.spec().statistics for arm in training.arms.values()):
+def _statistics(settings: Settings, training: Training, rank: Rank) -> StatisticsPrimary | None:
+    """Return what is to be counted here; None where no arm reads that, or another one counts.
+
+    Counts of the whole stream have one owner, whose counts workers serve: the first rank of the trainer that has the
+    first arm which reads them. Samples bring the numbers to all others.
+    """
+    reading = [arm.name for arm in settings.models if arm.spec().statistics]
+    if not reading or rank.number:
+        return None
+    if reading[0] not in training.arms:
+        log(_logger, "statistics_elsewhere", counted_by=reading[0], remedy="run a trainer that has this arm as well")
         return None
     limits = settings.statistics
     return StatisticsPrimary(settings.half_lives_s, max_rows=limits.max_rows, retention_s=limits.retention_s)
@@ -178,6 +220,7 @@ class Trainer:
         sender: where updates and dead letters go.
         metrics: the trainer's.
         health: the trainer's.
+        team: the ranks of it.
         epoch: of this life of the trainer.
     """
 
@@ -194,6 +237,7 @@ class Trainer:
         sender: ReliableProducer,
         metrics: TrainerMetrics,
         health: Health,
+        team: Team,
         *,
         epoch: int,
     ) -> None:
@@ -209,6 +253,8 @@ class Trainer:
         self._publisher = UpdatePublisher(sender, topics.model_updates, training, counter)
         self._metrics = metrics
         self._health = health
+        self._team = team
+        self._gather_s = _GATHER_S if team.rank.ranks == 1 else _GATHER_TOGETHER_S
         self._epoch = epoch
         self._missed_before = training.counts["records_missing"]
         self._saved: tuple[dict[tuple[str, int], int], int] = {}, -1
@@ -227,62 +273,90 @@ class Trainer:
         Raises:
             StreamError: when the work cannot go on.
         """
+        self._agree(Turn())
         self._publisher.publish_bases()
-        while not stop.is_set():
-            self._turn()
-        self._learn()
-        self._publisher.publish_deltas()
-        self._save()
+        while not self._turn(stopping=stop.is_set()):
+            pass
 
-    def _turn(self) -> None:
-        """Gather samples, learn when there are enough, publish and save when it is time."""
-        if self._counter is not None:
-            self._counter.check()
-        self._erasing.take()
-        settings, size = self._settings, self._settings.batch_size
-        read = self._samples.read(_POLL_S, limit=size - len(self._gathered))
-        if self._samples.missing:
-            self._training.counts["records_missing"] = self._missed_before + self._samples.missing
+    def _turn(self, *, stopping: bool) -> bool:
+        """Gather samples, learn when there are enough, publish and save when it is time; returns whether it ends."""
+        settings, failure = self._settings, None
+        try:
+            if not stopping:
+                self._gather()
+        except Exception as error:  # first the other ranks are told
+            failure = error
         now = time.monotonic()
-        if not self._gathered:
-            self._gathering_since = now
-        self._gathered += [(example, each.message) for each in read if (example := self._take(each)) is not None]
-        if len(self._gathered) >= size or now - self._gathering_since >= _GATHER_S:
-            self._learn()
-        if now >= self._next_update:
-            self._learn()
+        agreed = self._agree(
+            Turn(
+                learn=len(self._gathered) >= settings.batch_size or now - self._gathering_since >= self._gather_s,
+                publish=now >= self._next_update,
+                save=now >= self._next_checkpoint,
+                restart=self._updates.check(now, lambda: ()) is not None,
+                stop=stopping,
+            ),
+            failure,
+        )
+        turn = agreed.turn
+        if turn:
+            self._learn(agreed.steps)
+        if turn.publish or turn.stop:
             self._publisher.publish_deltas()
             self._next_update = now + settings.update_interval_s
-        if now >= self._next_checkpoint:
-            self._learn()
-            if self._save():
+        if turn.save or turn.stop:
+            if self._save() and not turn.stop:
                 failpoint("saved")
-                self._publisher.publish_bases()
+                self._publish_bases()
             self._next_checkpoint = now + settings.checkpoint_interval_s
-        if self._updates.check(now, lambda: ()) is not None:
+        if turn.restart:
             self._restart_updates()
         if now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL_S
             self._metrics.update(self._training, self._counter, self._publisher.withheld)
             self._metrics.checkpoint_age.set(now - self._saved_at)
             self._metrics.erasures_lag.set(self._erasing.lag)
-            self._erasing.expire_checkpoints(now)
+            if self._team.rank.number == 0:
+                self._erasing.expire_checkpoints(now)
             self._health.report(done=self._records + self._sequences.position, lag=self._samples.lag())
         self._sender.poll()
+        return turn.stop
+
+    def _gather(self) -> None:
+        """Take what has come, as far as there is room in the next step."""
+        if self._counter is not None:
+            self._counter.check()
+        self._erasing.take()
+        read = self._samples.read(_POLL_S, limit=self._settings.batch_size - len(self._gathered))
+        if self._samples.missing:
+            self._training.counts["records_missing"] = self._missed_before + self._samples.missing
+        if not self._gathered:
+            self._gathering_since = time.monotonic()
+        self._gathered += [(example, each.message) for each in read if (example := self._take(each)) is not None]
+
+    def _agree(self, wanted: Turn, failure: Exception | None = None) -> Agreed:
+        steps = self._training.weigh([example for example, _ in self._gathered])
+        agreed = self._team.agree(wanted, steps, self._training.counts["samples"], failure)
+        self._publisher.samples = agreed.samples
+        return agreed
+
+    def _publish_bases(self) -> None:
+        """Publish everything; of several ranks as of a version whose pieces are alike, so what is new goes before."""
+        if self._team.rank.ranks > 1:
+            self._publisher.publish_deltas()
+        self._publisher.publish_bases()
 
     def _restart_updates(self) -> None:
         """Publish all parameters in a `model-updates` that was recreated: without, a worker that starts has none."""
         topic, publishes = self._topics.model_updates, "all parameters of every arm again"
         log(_logger, "topic_recreated", logging.WARNING, topic=topic, publishes=publishes)
         self._updates.begin([topic])
-        self._learn()
-        self._publisher.publish_bases()
+        self._publish_bases()
 
-    def _learn(self) -> None:
+    def _learn(self, steps: Sequence[ArmStep]) -> None:
         """Take a step on what was gathered; samples whose step is not finite go to the dead letters."""
         if self._gathered:
             self._metrics.batch.set(len(self._gathered))
-        lost = self._training.learn([example for example, _ in self._gathered])
+        lost = self._training.learn([example for example, _ in self._gathered], steps)
         for index, arms in sorted(lost.items()):
             self._refuse(self._gathered[index][1], f"loss or gradient is not finite: not learned by {', '.join(arms)}")
         self._gathered = []
@@ -321,12 +395,12 @@ class Trainer:
         self._sender.flush()
         training, positions = self._training, self._samples.positions
         reached = positions, self._sequences.position + (self._counter.position if self._counter else 0)
-        if self._saved == reached:
+        if not any(self._team.share(b"" if self._saved == reached else b"more")):
             return False
         began = time.monotonic()
         for arm in training.arms.values():
             arm.flush_log()
-        path = checkpoint.save(
+        path = save_together(
             Path(self._settings.directory),
             Checkpoint(
                 epoch=self._epoch,
@@ -336,6 +410,8 @@ class Trainer:
                 counts=training.counts,
                 origins=encode_origins(self._samples.logs, positions, self._samples.timestamps),
             ),
+            self._team,
+            digest=" ".join(arm.learner.dense_digest() for arm in training.arms.values()),
             keep=self._settings.checkpoints_kept,
             attach=self._sequences.save,
         )
@@ -350,14 +426,18 @@ class Trainer:
     def _arm_states(self) -> dict[str, ArmState]:
         """Return the arms' states; of one that has diverged, the last good one, so that a start can go back to it."""
         states = {name: arm.save() for name, arm in self._training.arms.items()}
-        if bad := {name: why for name, state in states.items() if (why := diverged(state))}:
+        bad = {name: why for name, state in states.items() if (why := diverged(state))}
+        # Where an arm has diverged on one rank, all go back.
+        told = self._team.share(msgspec.json.encode(bad))
+        if bad := {name: why for said in told for name, why in msgspec.json.decode(said, type=dict[str, str]).items()}:
             directory = Path(self._settings.directory)
             found = checkpoint.load_newest(directory).checkpoint
             for name, why in bad.items():
                 log(_logger, "arm_diverged", logging.ERROR, arm=name, reason=why, kept=directory)
                 del states[name]
                 if found is not None and name in found.arms:
-                    states[name] = found.arms[name]
+                    kept, rank = found.arms[name], self._team.rank
+                    states[name] = ArmState(state_of(kept.tensors, rank), {} if rank.number else kept.progress)
         if self._counter is not None:
             states[STATISTICS] = self._counter.save()
         return states

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from xxhash import xxh3_64_intdigest
 
 from model.example import LATE_CLICK, Example
 from model.learner import Learner
 from model.metrics import ProgressiveMetrics
+from model.peers import ALONE, Peers, WholeStep
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import unusable
 from model.spec import count_numbers
@@ -148,12 +150,32 @@ def _learned(ids: _Ids, labels: npt.NDArray[np.uint8], seen: RecentIds, owner: i
     return new & (first | clicked), taken, added
 
 
+@dataclass(frozen=True, slots=True)
+class ArmStep:
+    """What all ranks have for a step of an arm.
+
+    Attributes:
+        examples: how many each rank has.
+        whole: all of them together.
+    """
+
+    examples: tuple[int, ...]
+    whole: WholeStep
+
+    @classmethod
+    def of(cls, examples: Sequence[TrainingExample]) -> Self:
+        """Return what there is where there is one rank alone."""
+        labels, now = _weight([example.features for example in examples])
+        return cls((len(examples),), WholeStep(labels, now))
+
+
 class ArmTrainer:
     """The training of one arm: its learner, its progressive metrics, the log of its predictions if one is kept."""
 
-    def __init__(self, arm: ArmSettings, settings: Settings, *, device: str) -> None:
+    def __init__(self, arm: ArmSettings, settings: Settings, *, device: str, peers: Peers = ALONE) -> None:
         self.arm = arm
-        self.learner = Learner(settings.spec(arm), arm.optim, seed=settings.seed, device=device)
+        self.learner = Learner(settings.spec(arm), arm.optim, seed=settings.seed, device=device, peers=peers)
+        self._peers = peers
         self.metrics = ProgressiveMetrics()
         self.predictions = 0
         """Rows of the progressive log so far."""
@@ -174,8 +196,9 @@ class ArmTrainer:
         """
         if changed := self.learner.load_state(state.tensors):
             log(_logger, "features_changed", logging.WARNING, arm=self.arm.name, **changed)
-        self.metrics = ProgressiveMetrics.from_dict(state.progress["metrics"])
-        self.predictions = state.progress["predictions"]
+        if self._peers.rank.number == 0:  # of several ranks, the first goes on with what all have counted
+            self.metrics = ProgressiveMetrics.from_dict(state.progress["metrics"])
+            self.predictions = state.progress["predictions"]
 
     def open_log(self, directory: Path) -> None:
         """Write predictions to `<directory>/<arm>.predictions`, cutting off what a lost lineage wrote.
@@ -192,18 +215,23 @@ class ArmTrainer:
             self._log.seek(0, 2)
         self._log_path = path
 
-    def train_step(self, examples: Sequence[TrainingExample]) -> list[int]:
+    def train_step(self, examples: Sequence[TrainingExample], step: ArmStep | None = None) -> list[int]:
         """Predict every sample, measure the predictions, then take one step; no step when the arm is not learning.
 
         A step that is not finite is taken again with each example alone. Returns the indices of those that could not be
         learned even so.
+
+        Args:
+            examples: of this rank.
+            step: what all ranks have for it; None where there is one.
         """
         batch = [example.features for example in examples]
+        step = step or ArmStep.of(examples)
         skipped = self.learner.skipped
-        predicted = self.learner.learn(batch) if self.arm.learn else self.learner.predict(batch)
-        lost = self._one_by_one(batch) if self.learner.skipped > skipped else []
-        labels = [each.labels for each in batch if each.labels is not None]
-        self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
+        predicted = self.learner.learn(batch, step.whole) if self.arm.learn else self.learner.predict(batch)
+        lost = self._one_by_one(batch, step.examples) if self.learner.skipped > skipped else []
+        if labels := [each.labels for each in batch if each.labels is not None]:
+            self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
         if self.arm.learn:
             learned = [example for index, example in enumerate(examples) if index not in lost]
             self._clicks += [example.clicked_at for example in learned if example.clicked_at]
@@ -215,16 +243,25 @@ class ArmTrainer:
                     self.predictions += len(rows)
         return lost
 
-    def _one_by_one(self, batch: Sequence[Example]) -> list[int]:
-        """Learn from examples one by one; returns the indices of those whose step is not finite."""
-        if len(batch) == 1:
-            return [0]
+    def _one_by_one(self, batch: Sequence[Example], counts: Sequence[int]) -> list[int]:
+        """Learn from examples one by one, those of one rank after the other; returns the own ones not even so learned.
+
+        Args:
+            batch: of this rank.
+            counts: how many each rank has.
+        """
+        if sum(counts) == 1:
+            return list(range(len(batch)))
         lost = []
-        for index, features in enumerate(batch):
-            skipped = self.learner.skipped
-            self.learner.learn([features])
-            if self.learner.skipped > skipped:
-                lost.append(index)
+        for rank, count in enumerate(counts):
+            for index in range(count):
+                own = [batch[index]] if rank == self._peers.rank.number else []
+                # All other ranks add 0.
+                labels, now = self._peers.total(torch.tensor(_weight(own))).tolist()
+                skipped = self.learner.skipped
+                self.learner.learn(own, WholeStep(labels, now))
+                if own and self.learner.skipped > skipped:
+                    lost.append(index)
         return lost
 
     def take_clicks(self) -> tuple[int, ...]:
@@ -246,12 +283,14 @@ class ArmTrainer:
 
 
 class Training:
-    """All arms of one trainer."""
+    """All arms of one trainer, or of one rank of it."""
 
-    def __init__(self, settings: Settings, *, device: str) -> None:
+    def __init__(self, settings: Settings, *, device: str, peers: Peers = ALONE) -> None:
         wanted = settings.trainer.arms or tuple(arm.name for arm in settings.models)
         self.arms = {
-            arm.name: ArmTrainer(arm, settings, device=device) for arm in settings.models if arm.name in wanted
+            arm.name: ArmTrainer(arm, settings, device=device, peers=peers)
+            for arm in settings.models
+            if arm.name in wanted
         }
         self._known = {arm.name for arm in settings.models}
         self._early = settings.worker.labels == "early"
@@ -329,20 +368,29 @@ class Training:
             log(_logger, "samples_of_unknown_arm", logging.WARNING, arm=arm, arms=known, remedy=_UNKNOWN)
         self.unknown_arms[arm] += samples
 
-    def learn(self, examples: Sequence[TrainingExample]) -> dict[int, list[str]]:
+    def weigh(self, examples: Sequence[TrainingExample]) -> list[ArmStep]:
+        """Return what each arm would learn from, for ranks to agree on."""
+        return [ArmStep.of([examples[index] for index in self._of_arm(arm, examples)]) for arm in self.arms.values()]
+
+    def learn(
+        self, examples: Sequence[TrainingExample], steps: Sequence[ArmStep] | None = None
+    ) -> dict[int, list[str]]:
         """Let every arm predict, then learn, the examples of its own users (or all, as it is set).
 
         Returns index of example → arms whose step was not finite, for the examples that were lost to some arm. One that
         no arm has learned is not taken for a repeat when it comes again.
+
+        Args:
+            examples: of this rank.
+            steps: for each arm, what all ranks have for it; None where there is one.
         """
         lost: dict[int, list[str]] = {}
         learned: set[int] = set()
-        for name, trainer in self.arms.items():
-            everyone = trainer.arm.learn_from == "all"
-            mine = [index for index, example in enumerate(examples) if everyone or example.arm == name]
-            if not mine:
+        for (name, trainer), step in zip(self.arms.items(), steps or self.weigh(examples), strict=True):
+            mine = self._of_arm(trainer, examples)
+            if not any(step.examples):
                 continue
-            failed = {mine[place] for place in trainer.train_step([examples[index] for index in mine])}
+            failed = {mine[place] for place in trainer.train_step([examples[index] for index in mine], step)}
             for index in failed:
                 lost.setdefault(index, []).append(name)
             if trainer.arm.learn:
@@ -352,6 +400,22 @@ class Training:
             if index not in learned:
                 self.seen.forget(examples[index].ids)
         return lost
+
+    def _of_arm(self, trainer: ArmTrainer, examples: Sequence[TrainingExample]) -> list[int]:
+        """Return the indices of the examples that an arm learns from."""
+        everyone = trainer.arm.learn_from == "all"
+        return [index for index, example in enumerate(examples) if everyone or example.arm == trainer.arm.name]
+
+
+def merged_progress(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an arm's progress from that of all ranks: see `ArmTrainer.save`."""
+    first, *others = states
+    return {**first, "metrics": ProgressiveMetrics.merged([each["metrics"] for each in states])} if others else first
+
+
+def _weight(examples: Sequence[Example]) -> tuple[int, int]:
+    """Return the labels of some examples, and their newest `ts` (ms); 0 without any."""
+    return sum(len(each.items) for each in examples), max((each.ts for each in examples), default=0)
 
 
 def diverged(state: ArmState) -> str:

@@ -65,7 +65,8 @@ class Purger:
                 return
             self._running = None
             running.result()
-        due = next((task.partition for task in tasks.values() if task.partition.unpurged and not task.changed), None)
+        # Also of one that is never without changes: what is not committed yet is purged after its commit.
+        due = next((task.partition for task in tasks.values() if task.partition.unpurged), None)
         if due is not None:
             failpoint("erased")
             self._running = self._pool.submit(due.purge)

@@ -22,6 +22,7 @@ def main() -> int:
     flags.add_argument("--behaviors", type=int, default=50_000, help="behaviours to send, at least")
     flags.add_argument("--impressions", type=int, default=2_000, help="impressions to send, at least")
     flags.add_argument("--seed", type=int, default=0, help="of traffic and faults")
+    flags.add_argument("--ranks", type=int, default=1, help="of the trainer (default 1); faults strike one of them")
     flags.add_argument("--only", action="append", choices=[_KILLS, *EPISODES], help="this part alone; again for more")
     arguments = flags.parse_args()
     wanted = arguments.only or [_KILLS, *EPISODES]
@@ -38,6 +39,7 @@ def main() -> int:
                 behaviors=arguments.behaviors,
                 impressions=arguments.impressions,
                 seed=arguments.seed,
+                ranks=arguments.ranks,
                 tell=tell,
             ).run()
         results = Results(
@@ -51,7 +53,8 @@ def main() -> int:
                 tell=tell,
             ),
         )
-    run = this_run(f"make faults ARGS='--kills {arguments.kills} --broker {arguments.broker}'")
+    ranks = f" --ranks {arguments.ranks}" if arguments.ranks > 1 else ""
+    run = this_run(f"make faults ARGS='--kills {arguments.kills} --broker {arguments.broker}{ranks}'")
     figures = results.as_dict() | {"machine": msgspec.to_builtins(this_machine()), "run": run}
     return conclude(arguments, results, figures)
 

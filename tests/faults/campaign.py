@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from stream.kafka import topic_admin as topics_module
 from stream.kafka.eraser import erase
 from stream.local.broker import Broker
@@ -20,13 +22,14 @@ MORTALS = [f"mortal-{number}" for number in range(12)]
 """Users who act and never ask; now and then one of them is erased."""
 WORKER_POINTS = ("produced", "written", "committed")
 TRAINER_POINTS = ("part", "saved")
+RANK_POINTS = ("part", "saved", "vectors", "gradients", "shard")
 _SETTLE_S = 240.0
 _END_S = 90.0
 _LOG_CHARS = 6000
 
 
 class Campaign:
-    """Two workers, a trainer and their broker, under traffic and faults.
+    """Two workers, a trainer of one or several ranks and their broker, under traffic and faults.
 
     Args:
         broker: where it runs; it is killed as well if it would survive that.
@@ -35,6 +38,7 @@ class Campaign:
         behaviors: behaviours to be sent, at least.
         impressions: impressions to be sent, at least.
         seed: of traffic and schedule.
+        ranks: of the trainer. A fault strikes one of them, and the job ends and is started again.
         tell: takes a line now and then.
     """
 
@@ -47,6 +51,7 @@ class Campaign:
         behaviors: int,
         impressions: int,
         seed: int,
+        ranks: int = 1,
         tell: Callable[[str], None],
     ) -> None:
         prefix = f"faults-{seed}-{time.time_ns():x}-"
@@ -54,6 +59,7 @@ class Campaign:
         topics = Topics(prefix)
         topics_module.ensure(kafka, topics, partitions=4, replication=1)
         self._broker = broker
+        self._ranks = ranks
         self._tell = tell
         self._random = random.Random(seed)
         self._harness = Harness(
@@ -100,11 +106,24 @@ class Campaign:
             "trainer killed": lambda: self._end("trainer", signal.SIGKILL),
             "trainer asked to end": lambda: self._end("trainer", signal.SIGTERM),
             "trainer frozen": lambda: self._freeze("trainer"),
-            "trainer killed at a bad moment": lambda: self._end_at("trainer", TRAINER_POINTS),
+            "trainer killed at a bad moment": lambda: self._end_at("trainer", self._trainer_points()),
         }
         if self._broker.durable:
             kinds["broker killed"] = self._kill_broker
         return kinds
+
+    def _trainer_points(self) -> tuple[str, ...]:
+        """Return the bad moments of a trainer; of several ranks, of one of them."""
+        if self._ranks == 1:
+            return TRAINER_POINTS
+        return tuple(f"{rank}/{point}" for rank in range(self._ranks) for point in RANK_POINTS if rank == 0 or
+                     point != "saved")  # fmt: skip
+
+    def _struck(self, name: str) -> psutil.Process:
+        """Return the process that a fault strikes: the job itself, or any rank of a trainer that has several."""
+        job = psutil.Process(self._children[name].pid)
+        ranks = job.children() if name == "trainer" and self._ranks > 1 else []
+        return self._random.choice(ranks) if ranks else job
 
     def _worker(self) -> str:
         return self._random.choice(("worker-1", "worker-2"))
@@ -114,7 +133,7 @@ class Campaign:
         self._lives[name] += 1
         life = f"{name}.{self._lives[name]}"
         job = name.partition("-")[0]
-        arguments = ["--set", f"kafka.group.instance.id={name}"] if job == "worker" else []
+        arguments = ["--set", f"kafka.group.instance.id={name}"] if job == "worker" else ["--ranks", str(self._ranks)]
         self._children[name] = self._harness.processes.start(
             life, job, *arguments, environment={"SAMSTREAM_FAILPOINT": failpoint}
         )
@@ -158,7 +177,10 @@ class Campaign:
         self._supervise()
         self._forget(name)
         child = self._children[name]
-        child.send_signal(number)
+        if number == signal.SIGKILL:
+            self._struck(name).kill()
+        else:
+            child.send_signal(number)
         self._await_end(name, child)
         in_order = child.returncode in (0, -signal.SIGTERM) or "fenced by other consumer" in self._log(name)
         assert number != signal.SIGTERM or in_order, f"{name} ended with {child.returncode}: {self._log(name)}"
@@ -181,7 +203,8 @@ class Campaign:
         while self._children[name].poll() is None:
             self._live_a_little()
             assert time.monotonic() < deadline, f"{name} never came to its point: {self._log(name)}"
-        assert self._children[name].returncode == -signal.SIGKILL, self._log(name)
+        of_ranks = name == "trainer" and self._ranks > 1
+        assert self._children[name].returncode == (1 if of_ranks else -signal.SIGKILL), self._log(name)
         self._start(name)
 
     def _live_a_little(self) -> None:
@@ -194,12 +217,12 @@ class Campaign:
 
     def _freeze(self, name: str) -> None:
         """Stop a process for a moment, now and then for longer than its session."""
-        child = self._children[name]
-        child.send_signal(signal.SIGSTOP)
+        child = self._struck(name)
+        child.suspend()
         until = time.monotonic() + (8.0 if self._random.random() < 0.2 else self._random.uniform(0.2, 2.0))
         while time.monotonic() < until:
             self._live_a_little()
-        child.send_signal(signal.SIGCONT)
+        child.resume()
 
     def _kill_broker(self) -> None:
         self._broker.kill()

@@ -115,9 +115,9 @@ def test_when_all_are_damaged_there_is_none_and_the_next_number_is_new(tmp_path:
 def test_another_format_is_refused_and_says_so(tmp_path: Path) -> None:
     path = save(tmp_path, checkpoint(1)) / "manifest.json"
     manifest = msgspec.json.decode(path.read_bytes())
-    path.write_bytes(msgspec.json.encode({**manifest, "format": 2, "new": "field"}))
-    assert "format 2" in load_newest(tmp_path).refused[0].reason
-    with pytest.raises(CheckpointError, match="format 2"):
+    path.write_bytes(msgspec.json.encode({**manifest, "format": 3, "new": "field"}))
+    assert "format 3" in load_newest(tmp_path).refused[0].reason
+    with pytest.raises(CheckpointError, match="format 3"):
         checkpoints.load(path.parent)
 
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 
+from model.embedding import shards
+from model.peers import Alone
 from model.scorer import Scorer
-from model.serialization.parts import Assembler
+from model.serialization.parts import Assembler, PiecePart
 from stream.kafka.producer import ReliableProducer
 from stream.settings import convert
 from stream.trainer.publisher import UpdatePublisher
@@ -28,12 +31,14 @@ class Sent:
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
+        self.keys: list[str] = []
 
     def limit(self, _topic: str) -> int:
         return 1_000_000
 
-    def send(self, _topic: str, value: bytes, **_: object) -> None:
+    def send(self, _topic: str, value: bytes, *, key: str, **_: object) -> None:
         self.records.append(value)
+        self.keys.append(key)
 
 
 @pytest.fixture
@@ -113,3 +118,22 @@ def test_the_largest_steps_that_the_settings_allow_lead_to_no_number_that_is_non
     for name, arm in training.arms.items():
         assert diverged(arm.save()) == "", name
         assert all(np.isfinite(each).all() for each in arm.learner.predict([training_examples("own")[0].features]))
+
+
+class Rank(Alone):
+    """One of several ranks, which asks nobody."""
+
+    def __init__(self, number: int, ranks: int) -> None:
+        self.rank = shards.Rank(number, ranks)
+
+
+def test_each_rank_publishes_its_piece_under_keys_of_its_own_and_one_without_rows_none() -> None:
+    of_ranks = {number: Sent() for number in (0, 1, 64)}
+    for number, sent in of_ranks.items():
+        training = Training(SETTINGS, device="cpu", peers=Rank(number, 70))
+        publisher(sent, training).publish_bases()
+    assert of_ranks[0].keys == ["good/base-start/0", "bad/base-start/0"]
+    assert of_ranks[1].keys == ["rank-1/good/base-start/0", "rank-1/bad/base-start/0"]
+    assert not of_ranks[64].records
+    parts = [msgspec.msgpack.decode(of_ranks[number].records[0], type=PiecePart) for number in (0, 1)]
+    assert [(part.piece, part.pieces) for part in parts] == [(0, 64), (1, 64)]

@@ -10,6 +10,7 @@ from stream.schema.erasures import Erased, Erasures, Void
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.purging import Purger
+from tests.stream.task.support import NUMBER, USER, Bench, Log, behavior
 
 TOPICS = Topics()
 GONE = "gone-4711"
@@ -52,3 +53,25 @@ def test_users_go_from_states_and_copies_that_are_not_used_and_not_from_those_th
     with closing(Partition.open(copy, length=1000, slack=256)) as partition:
         assert partition.offsets == {TOPICS.behaviors: 5, TOPICS.erasures: 2}
         assert not partition.unpurged
+
+
+def test_a_partition_that_always_has_something_to_commit_is_purged(tmp_path: Path) -> None:
+    log, erasures = Log(behavior("a", 0)), Erasures()
+    bench = Bench(tmp_path / "state", erasures=erasures.of(NUMBER))
+    bench.turn(*log.records)
+    bench.task.commit()
+    before = len(log.records)
+    erasures.of(NUMBER).add(log.erase())
+    bench.turn(*log.records[before:], wall=1)
+    bench.task.commit()
+    assert holds(tmp_path / "state", USER)
+    purger = Purger(StateSettings(directory=str(tmp_path)), TOPICS, erasures)
+    deadline = time.monotonic() + 30
+    while bench.partition.unpurged:
+        bench.turn(log.write(behavior("b", len(log.records))), wall=len(log.records))
+        assert bench.task.changed
+        purger.consider({NUMBER: bench.task}, time.monotonic())
+        assert time.monotonic() < deadline
+    purger.close()
+    bench.close()
+    assert not holds(tmp_path / "state", USER)

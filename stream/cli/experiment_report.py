@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stream.experiment.plan import Experiment, read
     from stream.experiment.serving_cost import ServingCosts
     from stream.report.live_report import live_report, missing_words
-    from stream.report.sentences import headline
+    from stream.report.sentences import broken_guardrail_lines, headline
     from stream.report.writer import write_experiment
 
     settings = load_settings(arguments)
@@ -119,7 +119,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if found.truncated_partitions or found.missing:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
-    for line in (headline(report), *(result.sentence for result in report.interleaving)):
+    for line in (
+        headline(report),
+        *broken_guardrail_lines(report),
+        *(result.sentence for result in report.interleaving),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {write_experiment(arguments.report, report, trace)}")
     return 0

@@ -214,7 +214,7 @@ def _simulate(
         check: raises when the system has failed.
         shop: folder of the shop's page, which gets the items of the world.
     """
-    from stream.report.sentences import headline
+    from stream.report.sentences import broken_guardrail_lines, headline
     from stream.report.writer import write_experiment
     from stream.simulation.config import WorldConfig, with_changes
     from stream.simulation.observer import Observer
@@ -284,7 +284,11 @@ def _simulate(
         settings=facts,
         guardrails=_guardrail_results(experiment, settings, topics, since=round(1000 * started)),
     )
-    for line in (headline(report), *(result.sentence for result in report.interleaving)):
+    for line in (
+        headline(report),
+        *broken_guardrail_lines(report),
+        *(result.sentence for result in report.interleaving),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     return write_experiment(arguments.report, report, trace)
 

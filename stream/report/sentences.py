@@ -27,6 +27,16 @@ def headline(report: ExperimentReport) -> str:
     return gain + _guardrail_words(report, verdict.winner or first.arm)
 
 
+def broken_guardrail_lines(report: ExperimentReport) -> list[str]:
+    """Return what breaks a guardrail and is not in the headline: other arms, or any while there is no verdict."""
+    said = headline(report)
+    return [
+        f"{result.arm} breaks: {result.text}"
+        for result in report.guardrails
+        if result.state == "breaks" and result.text not in said
+    ]
+
+
 def _guardrail_words(report: ExperimentReport, arm: str) -> str:
     """Say which guardrails the leading arm breaks, and of which it is not known."""
     broken = [result.text for result in report.guardrails if result.arm == arm and result.state == "breaks"]

@@ -16,7 +16,7 @@ from stream.experiment.serving_cost import ServingCosts
 from stream.report.live_report import live_report
 from stream.report.pages.experiment import experiment_page
 from stream.report.pages.page import render_page
-from stream.report.sentences import headline
+from stream.report.sentences import broken_guardrail_lines, headline
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings
@@ -116,6 +116,8 @@ def test_a_winner_that_breaks_a_guardrail_is_said_to() -> None:
     line = headline(made)
     assert line.startswith("a wins: ")
     assert ", but breaks 1 of its guardrails: share of answers slower than 5 ms " in line
+    (other,) = broken_guardrail_lines(made)
+    assert other.startswith("b breaks: share of answers slower than 5 ms ")
     page = render_page(experiment_page(made, {}))
     assert "What must not get worse" in page
     assert "a: breaks" in page

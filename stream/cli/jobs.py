@@ -46,7 +46,7 @@ def run_trainer(arguments: argparse.Namespace) -> int:
 
         return run_ranks(arguments.ranks, settings_arguments(arguments), stop_event())
     from model.distributed.group import rank_of_environment
-    from stream.trainer.trainer import run_trainer
+    from stream.trainer.run import run_trainer
 
     os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
     if rank_of_environment().ranks > 1:

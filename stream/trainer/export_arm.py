@@ -9,8 +9,8 @@ from model.serialization import checkpoint
 from model.statistics.primary import STATISTICS
 from stream.errors import TrainerError
 from stream.settings import Settings
+from stream.trainer.arm_trainer import ArmTrainer, diverged
 from stream.trainer.resume import resume_arm
-from stream.trainer.training import ArmTrainer, diverged
 
 
 def export_arm(

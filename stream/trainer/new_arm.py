@@ -8,8 +8,8 @@ from model.serialization import checkpoint
 from model.warm_start import WarmStart, warm_start
 from stream.errors import TrainerError
 from stream.settings import ArmSettings, Settings
+from stream.trainer.arm_trainer import ArmTrainer
 from stream.trainer.resume import load_checkpoint, resume_arm
-from stream.trainer.training import ArmTrainer
 
 _REMEDY = "stop it (SIGTERM: it saves what it has learned), run this again, and start it again"
 

@@ -24,9 +24,10 @@ from stream.schema.position import LogIdentity, kept_origin
 from stream.schema.topics import Topics
 from stream.schema.update_headers import read_update_headers
 from stream.settings import Settings
+from stream.trainer.arm_trainer import ArmTrainer, not_finite
 from stream.trainer.predictions import predictions_directory
 from stream.trainer.team import SOLO, Team, partitions_of
-from stream.trainer.training import ArmTrainer, Training, not_finite
+from stream.trainer.training import Training
 
 _logger = logging.getLogger("samstream.trainer")
 

@@ -7,8 +7,8 @@ from model.serialization import checkpoint
 from model.serialization.checkpoint import Checkpoint
 from stream.errors import TrainerError
 from stream.runtime.failpoints import failpoint
+from stream.trainer.arm_trainer import merged_progress
 from stream.trainer.team import Team
-from stream.trainer.training import merged_progress
 
 
 def save_together(

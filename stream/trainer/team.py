@@ -13,7 +13,7 @@ from model.embedding.shards import ONLY, Rank
 from model.peers import WholeStep
 from stream.errors import SettingsError, TrainerError
 from stream.settings import Settings
-from stream.trainer.training import ArmStep
+from stream.trainer.arm_trainer import ArmStep
 
 _OWN = "trainer.metrics"
 """The only setting that may differ from rank to rank."""

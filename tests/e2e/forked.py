@@ -15,9 +15,7 @@ from stream.local.processes import kill_with_parent
 from stream.local.system import Processes
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["stream.cli.main", "stream.worker.worker", "stream.trainer.trainer", "stream.monitor.run"]
-)
+_CONTEXT.set_forkserver_preload(["stream.cli.main", "stream.worker.worker", "stream.trainer.run", "stream.monitor.run"])
 
 
 class ForkedProcesses(Processes):

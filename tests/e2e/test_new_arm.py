@@ -9,7 +9,7 @@ from model.serialization.checkpoint import load_newest
 from stream.cli.main import main
 from stream.schema.topics import Topics
 from stream.settings import Settings, convert
-from stream.trainer.training import ArmTrainer
+from stream.trainer.arm_trainer import ArmTrainer
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 pytestmark = pytest.mark.broker

@@ -17,7 +17,7 @@ from stream.local.broker import Broker
 from stream.schema.dedup import RecentIds
 from stream.schema.events import Spent, decode_sample
 from stream.schema.update_headers import UpdateHeaders
-from stream.trainer.training import unpack_sample
+from stream.trainer.examples import unpack_sample
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())

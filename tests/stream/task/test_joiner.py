@@ -17,7 +17,7 @@ from stream.schema.events import Click, RequestKey
 from stream.schema.record import Record, RefusedRecord
 from stream.task.joiner import Joiner, LabelledItems, PendingImpression
 from stream.task.labels import merge_labels, samples_and_outcomes
-from stream.trainer.training import unpack_sample
+from stream.trainer.examples import unpack_sample
 
 WINDOW = 1000
 WAIT = 200

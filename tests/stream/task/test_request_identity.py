@@ -9,7 +9,7 @@ from state.behavior import behaviors
 from state.partition import Partition
 from stream.schema.dedup import RecentIds
 from stream.schema.partitioner import partition_of
-from stream.trainer.training import unpack_sample
+from stream.trainer.examples import unpack_sample
 from tests.stream.task.support import (
     LATER,
     LENGTH,

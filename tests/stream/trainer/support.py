@@ -11,7 +11,9 @@ from state.behavior import checksum
 from stream.schema.dedup import sample_ids
 from stream.schema.events import RequestKey, Sample, SequenceName, decode_sample, encode_packed
 from stream.settings import Settings, convert
-from stream.trainer.training import ArmTrainer, Training, TrainingExample
+from stream.trainer.arm_trainer import ArmTrainer
+from stream.trainer.examples import TrainingExample
+from stream.trainer.training import Training
 from tests.model.learning import examples
 
 SMALL = {"item_dim": 4, "category_dim": 4, "statistics": ()}

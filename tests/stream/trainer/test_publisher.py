@@ -12,8 +12,9 @@ from model.scorer import Scorer
 from model.serialization.parts import Assembler, PiecePart
 from stream.kafka.producer import ReliableProducer
 from stream.settings import convert
+from stream.trainer.arm_trainer import diverged
 from stream.trainer.publisher import UpdatePublisher
-from stream.trainer.training import Training, diverged
+from stream.trainer.training import Training
 from tests.stream.trainer.support import training_examples
 
 SETTINGS = convert(

@@ -15,8 +15,10 @@ from model.errors import PeerError
 from model.peers import WholeStep
 from stream.bench.harness.rank_pool import RankPool
 from stream.errors import KafkaClientError, SettingsError, TrainerError
+from stream.trainer.arm_trainer import ArmStep, merged_progress
+from stream.trainer.examples import TrainingExample
 from stream.trainer.team import SOLO, Agreed, RankTeam, Solo, Turn, check_settings
-from stream.trainer.training import ArmStep, Training, TrainingExample, merged_progress
+from stream.trainer.training import Training
 from tests.stream.trainer.support import poisoned, settings, training, training_examples
 
 

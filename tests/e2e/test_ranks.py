@@ -85,7 +85,7 @@ def test_two_ranks_learn_every_sample_once_and_workers_serve_them(harness: Harne
         assert not refusals(harness, "worker")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "points"),
     [(0, ["gradients@4", "manifest@2", "part@9"]), (1, ["vectors@3", "shard@2", "part@9"])],
@@ -121,7 +121,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_its_restart_learns_every_sample_
         assert not refusals(harness, "worker")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_one_rank_goes_on_from_two_and_two_from_one(harness: Harness) -> None:
     with harness:
         harness.start_worker("worker", instance="one")
@@ -172,7 +172,7 @@ def test_ranks_that_are_set_otherwise_refuse_to_start_and_say_what_differs(harne
             assert "rank 1 has other settings than rank 0: trainer.batch_size" in words
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_torchrun_runs_the_ranks_as_well(harness: Harness) -> None:
     log = harness.directory / "torchrun.txt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -68,9 +67,13 @@ def nothing_missing(harness: Harness) -> bool:
     return not newest(harness).counts.get("samples_without_sequence", 0)
 
 
-def expected_rows(harness: Harness, learner: Learner, after: Checkpoint) -> Counter[tuple[int, int, int, float]]:
-    """What a frozen model predicts of the samples behind a checkpoint, on sequences folded in plain Python."""
-    everything, seen, rows = harness.folded(), set[tuple[str, str, int]](), Counter[tuple[int, int, int, float]]()
+Row = tuple[int, int, int, float]
+"""`ts`, hash of the user, label, probability."""
+
+
+def expected_rows(harness: Harness, learner: Learner, after: Checkpoint) -> list[Row]:
+    """What a frozen model predicts of the samples behind a checkpoint, on sequences folded in plain Python; sorted."""
+    everything, seen, rows = harness.folded(), set[tuple[str, str, int]](), list[Row]()
     for record in harness.records(harness.topics.samples):
         sample = decode_sample(record.value or b"")
         items = np.frombuffer(sample.items, "<u8")
@@ -92,8 +95,8 @@ def expected_rows(harness: Harness, learner: Learner, after: Checkpoint) -> Coun
         assert labels is not None
         user = xxh3_64_intdigest(sample.user.encode())
         for label, probability in zip(labels.tolist(), probabilities.tolist(), strict=True):
-            rows[sample.ts, user, int(label), round(probability, 4)] += 1
-    return rows
+            rows.append((sample.ts, user, int(label), probability))
+    return sorted(rows)
 
 
 @pytest.mark.long
@@ -125,10 +128,11 @@ def test_predictions_are_those_on_the_sequences_of_then_once_each_whoever_is_kil
     learner = Learner(harness.settings.spec(arm), arm.optim, seed=harness.settings.seed)
     learner.load_state(begun.arms["sam"].tensors)
     rows = read_predictions(predictions_path(harness.settings, "sam"))[begun.arms["sam"].progress["predictions"] :]
-    found = Counter((ts, user, label, round(p, 4)) for ts, user, label, p in rows.tolist())
-    expected = expected_rows(harness, learner, begun)
-    assert len({probability for *_, probability in found}) > 50, "the model tells sequences apart"
-    assert found == expected
+    found, expected = sorted(rows.tolist()), expected_rows(harness, learner, begun)
+    assert len({round(probability, 4) for *_, probability in found}) > 50, "the model tells sequences apart"
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    # Computed in other batches. In the log they are float32; a sort among those of one request may differ by that only.
+    np.testing.assert_allclose([row[3] for row in found], [row[3] for row in expected], atol=1e-5)
 
 
 @pytest.mark.long

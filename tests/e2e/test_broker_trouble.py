@@ -150,7 +150,8 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
             told = warnings(harness, name)
             assert len(told) <= 8, "\n".join(told)
             begun, over = (sum(f" {event} " in line for line in told) for event in ("kafka_errors", "kafka_recovered"))
-            assert begun == over == 1, "\n".join(told)
+            # A broker that goes on slowly may seem away to one client once more.
+            assert 1 <= begun == over <= 2, "\n".join(told)
             assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
         for harness in harnesses:
             harness.traffic(10)

@@ -54,7 +54,7 @@ NUMBER = (int, float)
 def test_the_demo_answers_everything_learns_it_and_writes_its_report(tmp_path: Path) -> None:
     report, scratch = tmp_path / "report", tmp_path / "scratch"
     small = ["--seconds", "6", "--rate", "20", "--users", "60", "--history", "200"]
-    for quicker in ("worker.attribution_window_s=2", "worker.idle_timeout_s=1"):
+    for quicker in ("worker.attribution_window_s=4", "worker.idle_timeout_s=1"):
         small += ["--set", quicker]
     done = run("demo", *small, "--plain", "--broker", ENGINE, "--report", report, scratch=scratch, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr

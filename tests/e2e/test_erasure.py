@@ -40,9 +40,9 @@ def log(harness: Harness, name: str) -> str:
 
 
 def act(harness: Harness, times: int) -> None:
-    """Let the victim do `times` things, and ask."""
+    """Let the victim do `times` things that nobody else does, so that their bytes are found nowhere else."""
     for number in range(times):
-        harness.client.behavior(VICTIM, f"item-{number}", category=f"category-{number % 10}")
+        harness.client.behavior(VICTIM, f"own-{number}", category=f"category-{number % 10}")
     harness.client.flush()
 
 

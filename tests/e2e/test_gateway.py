@@ -98,6 +98,7 @@ def test_what_was_answered_without_a_score_is_not_learned(harness: Harness) -> N
     assert {each["probability"] for each in late.body["items"]} == {None}
     assert "arm" not in late.body or late.body["arm"] is None
     assert gateway.post("/v1/click", {"user": "user-1", "request_id": "late", "item": "item-0"}).status == 202
+    wait_for(lambda: len(asked(harness)) >= 2, "both records", processes=harness.processes)
     [impression, withdrawal] = asked(harness)
     assert isinstance(impression, Impression)
     assert isinstance(withdrawal, Withdrawal)
@@ -141,6 +142,8 @@ def test_without_a_score_it_is_504_where_the_settings_say_so(harness: Harness) -
         reply = gateway.rank("user-1", "r")
         assert (reply.status, reply.headers["Content-Type"]) == (504, PROBLEM)
         assert "withdrawn" in reply.body["detail"]
+    # Both are on their way when the caller is answered.
+    wait_for(lambda: len(asked(harness)) >= 2, "both records", processes=harness.processes)
     assert [type(each) for each in asked(harness)] == [Impression, Withdrawal]
 
 

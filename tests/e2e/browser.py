@@ -38,12 +38,18 @@ class Browser:
         return answer["result"]["result"].get("value")
 
 
+def chromium() -> str:
+    """Return the command of Chromium; skips the test where there is none."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("there is no Chromium on the path")
+    return found
+
+
 @contextmanager
 def opened(url: str, profile: Path) -> Iterator[Browser]:
     """Yield a page of Chromium that shows an address; skips the test where there is no Chromium."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium on the path")
+    browser = chromium()
     port = profile / "DevToolsActivePort"
     flags = ["--no-sandbox", "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
     process = subprocess.Popen([browser, *flags, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -31,6 +31,7 @@ from stream.schema.events import Outcome, Score, Spent, encode_packed
 from stream.schema.topics import Topics
 from stream.settings import convert
 from tests.conftest import PARTITIONS
+from tests.e2e.browser import chromium
 from tests.e2e.forked import ForkedProcesses
 from tests.e2e.harness import wait_for
 from tests.near import near
@@ -347,9 +348,7 @@ def test_a_monitor_without_room_for_its_tables_says_so_and_counts_on_when_there_
 
 
 def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium on the path")
+    browser = chromium()
     traffic.write(600)
     traffic.close_windows()
     monitors.start("a")

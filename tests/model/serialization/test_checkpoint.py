@@ -14,6 +14,7 @@ from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, load_newest, save
 from state.errors import StateError
 from state.manifest import with_checksum
+from tests.model.serialization.crashing import dying_after
 
 
 def checkpoint(number: int) -> Checkpoint:
@@ -122,30 +123,9 @@ def test_another_format_is_refused_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_a_crash_at_any_step_of_writing_leaves_the_one_before(
-    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_at_any_step_of_writing_leaves_the_one_before(tmp_path: Path, step: int) -> None:
     save(tmp_path, checkpoint(1))
-    steps = 0
-    real_fsync, real_rename = os.fsync, Path.rename
-
-    def dies() -> None:
-        nonlocal steps
-        steps += 1
-        if steps > step:
-            raise KeyboardInterrupt
-
-    def fsync(descriptor: int) -> None:
-        dies()
-        real_fsync(descriptor)
-
-    def rename(self: Path, target: Path) -> Path:
-        dies()
-        return real_rename(self, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fsync)
-        patched.setattr(Path, "rename", rename)
+    with dying_after(step):
         try:
             save(tmp_path, checkpoint(2))
             died = False

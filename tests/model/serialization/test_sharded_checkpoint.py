@@ -1,6 +1,5 @@
 """Checkpoints of several ranks: there together or not at all, and the same for any number of readers."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, begin, finish, load_newest, save, write_shard
 from model.serialization.update import Tensors
 from tests.model.learning import examples, small
+from tests.model.serialization.crashing import dying_after
 
 
 def learned(seed: int) -> Tensors:
@@ -92,29 +92,10 @@ def test_what_ranks_have_written_is_read_as_one_whole(tmp_path: Path, ranks: int
 
 
 @pytest.mark.parametrize("step", range(16))
-def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, step: int) -> None:
     before, after = learned(1), learned(50)
     save(tmp_path, Checkpoint(1, {0: 1}, {"a": ArmState(before)}, np.zeros(0, np.uint64)))
-    steps = 0
-    real_fsync, real_rename = os.fsync, Path.rename
-
-    def dies() -> None:
-        nonlocal steps
-        steps += 1
-        if steps > step:
-            raise KeyboardInterrupt
-
-    def fsync(descriptor: int) -> None:
-        dies()
-        real_fsync(descriptor)
-
-    def rename(self: Path, target: Path) -> Path:
-        dies()
-        return real_rename(self, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fsync)
-        patched.setattr(Path, "rename", rename)
+    with dying_after(step):
         try:
             write(tmp_path, after, 2, epoch=2)
             renamed = True

@@ -1,6 +1,7 @@
 """The input of a model: one user's sequence, a time, and candidates; with labels for training."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +38,22 @@ class Example:
     positions: npt.NDArray[np.uint16] | None = None
     context: npt.NDArray[np.void] | None = None
     attributes: npt.NDArray[np.void] | None = None
+
+
+def joined(examples: Sequence[Example]) -> Example:
+    """Return labelled examples of one request as one, with all their candidates in order.
+
+    Its loss and gradients are the sums of theirs, and the sequence is read once for all of them.
+
+    Args:
+        examples: at least one, alike in what they have beside candidates; each of `labels`, `numbers`, `positions` and
+            `attributes` is there in all or in none.
+    """
+    first = examples[0]
+    if len(examples) == 1:
+        return first
+    parts = {}
+    for name in ("items", "categories", "labels", "numbers", "positions", "attributes"):
+        if getattr(first, name) is not None:
+            parts[name] = np.concatenate([getattr(each, name) for each in examples])
+    return replace(first, **parts)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.kernels import native
+
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
@@ -43,6 +45,8 @@ class _Slots:
 
     def find(self, keys: Keys) -> Rows:
         """Return the slot of each of (n,) keys, −1 for one that has none and for key 0."""
+        if native.library() is not None:
+            return native.find_slots(keys, self.keys, int(self._factor), int(self._shift))
         slot = self.first(keys)
         found = self.keys[slot]
         hit = (found == keys) & (keys != 0)

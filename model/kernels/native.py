@@ -23,8 +23,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.kernels.signatures import declare
+
 THREADED = 100_000
 """Candidates times behaviours from which a second thread is worth its start."""
+
+_LISTED = 1 << 16
+"""Matches for which there is room at first."""
 
 _BUILDS = {"AVX512": ("_passes_avx512", "_passes"), "AVX2": ("_passes",)}
 """By what the CPU can do, as torch says it: the builds that run there, best first."""
@@ -68,7 +73,9 @@ class Result(NamedTuple):
     enhanced: Tensor | None
 
 
-class _Unit(ctypes.Structure):
+class UnitPointers(ctypes.Structure):
+    """A `Unit` as the kernels take it."""
+
     _fields_ = [*((name, ctypes.c_void_p) for name in ("first", "bias", "second", "second_bias", "scale", "shift")),
                 ("epsilon", ctypes.c_float)]  # fmt: skip
 
@@ -84,7 +91,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        ("units", ctypes.POINTER(_Unit)),
+        ("units", ctypes.POINTER(UnitPointers)),
         ("cell", ctypes.POINTER(_Gates)),
         ("projections", ctypes.POINTER(ctypes.c_void_p)),
         ("enhancement", ctypes.POINTER(_Gates)),
@@ -101,19 +108,9 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
-                if not hasattr(found, "count"):
-                    warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
-                    continue
-                pointer, size = ctypes.c_void_p, ctypes.c_int64
-                found.passes.argtypes = [
-                    ctypes.POINTER(_Model), pointer, pointer, size, pointer, pointer, size, size, pointer, pointer,
-                    pointer, size,
-                ]  # fmt: skip
-                found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
-                found.dense.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
-                found.count.argtypes = [*[pointer] * 3, *[size] * 2, pointer, *[size] * 2, *[pointer] * 3]
-                found.passes.restype = found.matches.restype = found.dense.restype = found.count.restype = None
-                return found
+                if declare(found):
+                    return found
+                warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
     return None
 
 
@@ -155,7 +152,7 @@ def passes(
         match = match.contiguous()
     projections = [tensor.data_ptr() for pair in enhancement.projections for tensor in pair] if enhancement else []
     model = _Model(
-        units=(_Unit * P)(*map(_unit, units)),
+        units=(UnitPointers * P)(*map(unit_pointers, units)),
         cell=None if cell is None else ctypes.pointer(_gates(cell)),
         projections=(ctypes.c_void_p * len(projections))(*projections),
         enhancement=None if enhancement is None else ctypes.pointer(_gates(enhancement.cell)),
@@ -168,8 +165,8 @@ def passes(
     )
     threads = torch.get_num_threads() if C * L >= THREADED else 1
     kernel.passes(
-        ctypes.byref(model), keys.data_ptr(), mask.data_ptr(), L, targets.data_ptr(), _pointer(match),
-        0 if match is None else match.stride(0), C, *map(_pointer, result), threads,
+        ctypes.byref(model), keys.data_ptr(), mask.data_ptr(), L, targets.data_ptr(), pointer_to(match),
+        0 if match is None else match.stride(0), C, *map(pointer_to, result), threads,
     )  # fmt: skip
     return result
 
@@ -210,10 +207,62 @@ def matches(
     history, mask, targets = history.contiguous(), mask.contiguous(), targets.contiguous()
     kernel.matches(
         history.data_ptr(), targets.data_ptr(), mask.data_ptr(), ages.data_ptr(), L, C, K,
-        (ctypes.c_int64 * len(windows))(*windows), len(windows), _pointer(weights), _pointer(bonus), within.data_ptr(),
-        newest.data_ptr(),
+        (ctypes.c_int64 * len(windows))(*windows), len(windows), pointer_to(weights), pointer_to(bonus),
+        within.data_ptr(), newest.data_ptr(),
     )  # fmt: skip
     return within, newest, bonus
+
+
+def list_matches(
+    history: Tensor, mask: Tensor, targets: Tensor, windows: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find which behaviours of B users match which candidates, by K kinds of keys; only where there is a `library`.
+
+    Args:
+        history: (B, K, L) int64; key 0 matches nothing.
+        mask: (B, L) bool.
+        targets: (B, K, C) int64.
+        windows: as in `matches`.
+
+    Returns:
+        (B, C, K, W + 1) and (B, C, K) as in `matches`; (M,) int64 places of the matches, as of (B, C, L), and (M,)
+        int64 kinds.
+    """
+    kernel = library()
+    assert kernel is not None
+    (B, K, L), C = history.shape, targets.shape[2]
+    history, mask, targets = history.contiguous(), mask.contiguous(), targets.contiguous()
+    capacity = _LISTED
+    while True:
+        within, newest = torch.zeros(B, C, K, len(windows) + 1), torch.zeros(B, C, K)
+        listed = torch.empty(2, capacity, dtype=torch.int64)
+        found = kernel.list_matches(
+            history.data_ptr(), targets.data_ptr(), mask.data_ptr(), B, L, C, K,
+            (ctypes.c_int64 * len(windows))(*windows), len(windows), within.data_ptr(), newest.data_ptr(),
+            listed[0].data_ptr(), listed[1].data_ptr(), capacity,
+        )  # fmt: skip
+        if found <= capacity:
+            return within, newest, listed[0, :found], listed[1, :found]
+        capacity = found
+
+
+def find_slots(
+    keys: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint64], factor: int, shift: int
+) -> npt.NDArray[np.int64]:
+    """Return the slot of each of (n,) keys, −1 for one that has none and for key 0; only where there is a `library`.
+
+    Args:
+        keys: to look up.
+        slots: the keys in the slots, a power of two; 0 in a free one.
+        factor: of the hash.
+        shift: by which the product is shifted to the right.
+    """
+    kernel = library()
+    assert kernel is not None
+    keys = np.ascontiguousarray(keys)
+    found = np.empty(len(keys), np.int64)
+    kernel.find_slots(keys.ctypes.data, len(keys), slots.ctypes.data, len(slots) - 1, factor, shift, found.ctypes.data)
+    return found
 
 
 def count(
@@ -248,19 +297,21 @@ def count(
     )  # fmt: skip
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer_to(tensor: Tensor | None) -> int | None:
+    """Return where a tensor lies; None for none."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def _unit(unit: Unit) -> _Unit:
+def unit_pointers(unit: Unit) -> UnitPointers:
+    """Return where a unit's parameters lie; valid while they live."""
     scale, shift, epsilon = unit.norm or (None, None, 0.0)
-    return _Unit(*map(_pointer, (*unit[:4], scale, shift)), epsilon)
+    return UnitPointers(*map(pointer_to, (*unit[:4], scale, shift)), epsilon)
 
 
 def _layer(layer: Layer) -> _Layer:
     scale, shift, epsilon = layer.norm or (None, None, 0.0)
     tensors = (layer.weight, layer.bias, scale, shift, layer.slope)
-    return _Layer(*map(_pointer, tensors), epsilon, len(layer.bias), layer.crossed)
+    return _Layer(*map(pointer_to, tensors), epsilon, len(layer.bias), layer.crossed)
 
 
 def _gates(cell: torch.nn.GRUCell) -> _Gates:

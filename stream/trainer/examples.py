@@ -1,5 +1,6 @@
 """What is new in a sample, as models take it: repeats are recognised, and late clicks. Knows no Kafka."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ class TrainingExample:
     Attributes:
         arm: of the user.
         user: whose sample it is.
+        request: its id; with `user`, its identity.
         clicked_at: as in `Sample`.
         features: sequence, items and labels. A click on what was learned as unclicked has label `LATE_CLICK`.
         ids: those that were new with it, of (request, item) pairs and of clicks.
@@ -29,6 +31,7 @@ class TrainingExample:
 
     arm: str
     user: str
+    request: str
     clicked_at: int
     features: Example
     ids: npt.NDArray[np.uint64]
@@ -39,6 +42,16 @@ class TrainingExample:
         assert self.features.labels is not None
         late: npt.NDArray[np.bool_] = self.features.labels == LATE_CLICK
         return late
+
+
+def group_by_request(examples: Sequence[TrainingExample]) -> list[list[int]]:
+    """Return the indices of examples that can be joined: those of one request that bring the same of each item."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, example in enumerate(examples):
+        brought = example.features
+        key = example.user, example.request, brought.ts, len(brought.sequence), brought.numbers is None
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 def unpack_sample(
@@ -94,7 +107,7 @@ def unpack_sample(
         context=context,
         attributes=None if attributes is None else attributes[new],
     )
-    return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, added)
+    return TrainingExample(sample.arm, sample.user, sample.request_id, sample.clicked_at, features, added)
 
 
 _Bools = npt.NDArray[np.bool_]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +53,17 @@ def joined(examples: Sequence[Example]) -> Example:
     first = examples[0]
     if len(examples) == 1:
         return first
-    parts = {}
-    for name in ("items", "categories", "labels", "numbers", "positions", "attributes"):
-        if getattr(first, name) is not None:
-            parts[name] = np.concatenate([getattr(each, name) for each in examples])
-    return replace(first, **parts)
+
+    def of_all(name: str) -> Any:
+        parts = [getattr(each, name) for each in examples]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    return replace(
+        first,
+        items=of_all("items"),
+        categories=of_all("categories"),
+        labels=of_all("labels"),
+        numbers=of_all("numbers"),
+        positions=of_all("positions"),
+        attributes=of_all("attributes"),
+    )

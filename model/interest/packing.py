@@ -16,7 +16,7 @@ def packed(
 ) -> Tensor:
     """Return the (B, C, k) of `model`; zero at padded candidates.
 
-    On a GPU, all users at once; so do, while the compiled kernel learns, models that skip padding themselves. Others on a
+    On a GPU, all users at once; so do, while the compiled kernel learns, models that skip padding. Others on a
     CPU with gradients, in runs of users that follow one another with as many candidates. On a CPU without, user by user
     at its own length, since what stands beside a user must not change its bits; models that see to that themselves get
     runs, too.

@@ -49,11 +49,14 @@ struct OwnKeys : Keys {
     std::vector<float> tile_memory, row_memory;
 
     OwnKeys(const float *keys, const uint8_t *mask, int64_t length, int64_t width)
-        : Keys{length, width, padded(width, 2 * LANES), padded(length, TILE), nullptr, nullptr},
-          tile_memory(span * width), row_memory(length * columns) {
+        : Keys{length, width, padded(width, 2 * LANES), padded(length, TILE), nullptr, keys}, tile_memory(span * width) {
+        const bool copied = columns != width || std::count(mask, mask + length, 0);  // else they are as they should be
+        if (copied) {
+            row_memory.resize(length * columns);
+            rows = row_memory.data();
+        }
         tiles = tile_memory.data();
-        rows = row_memory.data();
-        lay_out(*this, keys, mask, tile_memory.data(), row_memory.data());
+        lay_out(*this, keys, mask, tile_memory.data(), copied ? row_memory.data() : nullptr);
     }
 };
 

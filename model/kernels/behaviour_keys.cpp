@@ -20,6 +20,13 @@ inline void add(const float *x, int64_t count, float *y) {
     for (; j < count; ++j) y[j] += x[j];
 }
 
+// y = x; a call of memcpy for each of so few numbers would cost as much as all else.
+inline void copy(const float *x, int64_t count, float *y) {
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES) store(y + j, load(x + j));
+    for (; j < count; ++j) y[j] = x[j];
+}
+
 }  // namespace
 
 // Of (users, length) behaviours: writes the rows of `tables` side by side, plus those of `sums`, each as wide as all,
@@ -37,7 +44,7 @@ extern "C" void embed_keys(const Rows *side_by_side, int64_t tables, const Rows 
             }
             for (int64_t t = 0, from = 0; t < tables; from += side_by_side[t++].width) {
                 const Rows &rows = side_by_side[t];
-                std::copy_n(rows.vectors + rows.positions[at] * rows.width, rows.width, key + from);
+                copy(rows.vectors + rows.positions[at] * rows.width, rows.width, key + from);
             }
             for (int64_t t = 0; t < more; ++t) add(added[t].vectors + added[t].positions[at] * width, width, key);
             add(key, width, total);
@@ -52,7 +59,7 @@ extern "C" void embed_keys_backward(const Rows *side_by_side, int64_t tables, co
     for (int64_t b = 0; b < users; ++b) {
         for (int64_t at = b * length; at < (b + 1) * length; ++at) {
             if (!mask[at]) continue;
-            std::copy_n(keys + at * width, width, buffer);
+            copy(keys + at * width, width, buffer);
             add(totals + b * width, width, buffer);
             for (int64_t t = 0, from = 0; t < tables; from += side_by_side[t++].width) {
                 const Rows &rows = side_by_side[t];

@@ -108,7 +108,7 @@ class _Attention(torch.autograd.Function):
         queries = tuple(query.contiguous() for query in queries)
         match = None if match is None else match.contiguous()
         B, C, d = queries[0].shape
-        unit = native.Unit(first, bias, second, second_bias, None)
+        unit = native.Unit(first, bias, second, second_bias)
         out, weights = queries[0].new_zeros(B, C, d), queries[0].new_empty(B, C, keys.shape[1])
         task = _task(laid, unit, queries, match)
         kernel.attend(ctypes.byref(task), out.data_ptr(), weights.data_ptr(), _threads(weights))
@@ -129,7 +129,7 @@ class _Attention(torch.autograd.Function):
         d_keys, d_queries = torch.empty_like(keys), [torch.zeros_like(query) for query in queries]
         d_match = None if match is None else torch.zeros_like(match)
         sums = [each.new_zeros(threads, *each.shape) for each in unit]
-        task = _task(laid, native.Unit(*unit, None), queries, match)
+        task = _task(laid, native.Unit(*unit), queries, match)
         of_threads = [_UnitGradient(*(each.data_ptr() for each in part)) for part in zip(*sums, strict=True)]
         kernel.attend_backward(
             ctypes.byref(task), gradient.data_ptr(), weights.data_ptr(), d_keys.data_ptr(),

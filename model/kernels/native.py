@@ -42,7 +42,7 @@ class Unit(NamedTuple):
     bias: Tensor
     second: Tensor
     second_bias: Tensor
-    norm: tuple[Tensor, Tensor, float] | None
+    norm: tuple[Tensor, Tensor, float] | None = None
 
 
 class Enhancement(NamedTuple):

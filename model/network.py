@@ -18,7 +18,6 @@ from model.kernels.behaviour_keys import Rows, embed_keys
 from model.match import (
     MATCH_FEATURES,
     PER_KIND,
-    Columns,
     ListedMatches,
     MatchCounts,
     Matches,
@@ -185,9 +184,9 @@ class Network(nn.Module):
                 raise ValueError("it reads features that are texts, but not their embeddings")
             parts.append(self.features.texts(batch.features, embedded.shown_features))
         features = torch.cat(parts, dim=-1)
-        if torch.compiler.is_compiling() or features.device.type != "cpu":
+        if torch.compiler.is_compiling() or features.device.type != "cpu" or len(features) == 1:
             return self._head(features), extra
-        # On a CPU, work on padding costs as much as work on candidates.
+        # On a CPU, work on padding costs as much as work on candidates; a user alone has none.
         own = self._head(features[batch.target_mask])
         return own.new_zeros(batch.target_mask.shape).masked_scatter(batch.target_mask, own), extra
 
@@ -202,10 +201,10 @@ class Network(nn.Module):
             return embedded
         parameter = next(self.head.parameters())
         matches: Matches | ListedMatches | None = None
-        if self.spec.match:
-            compiled = parameter.device.type == "cpu" and parameter.dtype == torch.float32 and native.library()
-            find = list_matches if compiled else _in_pairs
-            matches = find(batch, self._matched_columns)
+        if self.spec.match and native.library() is not None and parameter.device.type == "cpu":
+            matches = list_matches(batch, self._matched_columns)
+        elif self.spec.match:
+            matches = find_matches(batch, parameter.dtype, self._matched_columns)
         counts = None if matches is None else count_matches(matches, batch)
         return replace(embedded, seen=Seen(matches, None if self.standardise is None else self._numbers(batch, counts)))
 
@@ -323,10 +322,6 @@ class Network(nn.Module):
             return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets), None
         added = [Rows(self.actions.weight, rows.flatten()), Rows(self.gaps.weight, batch.gap_buckets.flatten())]
         return embed_keys(history, added, batch.mask)
-
-
-def _in_pairs(batch: Batch, features: Columns) -> Matches:
-    return find_matches(batch, torch.get_default_dtype(), features)
 
 
 class Cross(nn.Module):

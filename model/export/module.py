@@ -115,7 +115,8 @@ class ScoringModule(nn.Module):
 
 def _embedded(inputs: Inputs) -> Embedded:
     names = ("history_vectors", "target_vectors", "history_text_vectors", "target_text_vectors")
-    return Embedded(*(inputs[name].unsqueeze(0) if name in inputs else None for name in names))
+    history, targets, past, shown = (inputs[name].unsqueeze(0) if name in inputs else None for name in names)
+    return Embedded(history, targets, past, shown)
 
 
 def _age_limits() -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
 from model.example import LATE_CLICK, Example
 from model.statistics.item_statistics import unpack_numbers
@@ -45,11 +46,12 @@ class TrainingExample:
 
 
 def group_by_request(examples: Sequence[TrainingExample]) -> list[list[int]]:
-    """Return the indices of examples that can be joined: those of one request that bring the same of each item."""
+    """Return the indices of examples that can be joined: of one request and sequence, with the same of each item."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, example in enumerate(examples):
         brought = example.features
-        key = example.user, example.request, brought.ts, len(brought.sequence), brought.numbers is None
+        read = xxh3_64_intdigest(np.ascontiguousarray(brought.sequence))
+        key = example.user, example.request, brought.ts, read, brought.numbers is None
         groups.setdefault(key, []).append(index)
     return list(groups.values())
 

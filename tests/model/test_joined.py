@@ -1,6 +1,7 @@
 """Examples of one request, joined, are learned as they would be one by one in the same step."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.model.worlds import NOW, example, featured
 def parts(whole: Example, cuts: list[int]) -> list[Example]:
     """Cut an example's candidates into several examples."""
     bounds = [0, *sorted(cuts), len(whole.items)]
-    places = [slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
+    places = [slice(start, end) for start, end in pairwise(bounds) if end > start]
     names = "items", "categories", "labels", "numbers", "positions", "attributes"
     given = {name: array for name in names if (array := getattr(whole, name)) is not None}
     return [replace(whole, **{name: array[place] for name, array in given.items()}) for place in places]

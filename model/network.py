@@ -1,6 +1,6 @@
 """The dense part of a model: from a batch and its embeddings to logits."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Embedded:
     targets: Tensor | None = None
     past_features: Tensor | None = None
     shown_features: Tensor | None = None
-    seen: Seen | None = None
+    seen: Seen | None = field(default=None, kw_only=True)
 
 
 class Network(nn.Module):

@@ -115,8 +115,7 @@ class ScoringModule(nn.Module):
 
 def _embedded(inputs: Inputs) -> Embedded:
     names = ("history_vectors", "target_vectors", "history_text_vectors", "target_text_vectors")
-    history, targets, past, shown = (inputs[name].unsqueeze(0) if name in inputs else None for name in names)
-    return Embedded(history, targets, past, shown)
+    return Embedded(*(inputs[name].unsqueeze(0) if name in inputs else None for name in names))
 
 
 def _age_limits() -> Tensor:

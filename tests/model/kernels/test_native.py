@@ -131,7 +131,9 @@ def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None
     torch.testing.assert_close(counted.within[real], expected.within[real], rtol=0, atol=0)
     torch.testing.assert_close(counted.newest[real], expected.newest[real], rtol=0, atol=0)
     upstream = torch.rand_like(bonus) * real.unsqueeze(-1)
-    learned = [torch.autograd.grad((logits(each) * upstream).sum(), logits.parameters()) for each in (matches, listed)]
+    learned = [
+        torch.autograd.grad((logits(each) * upstream).sum(), list(logits.parameters())) for each in (matches, listed)
+    ]
     for one, other in zip(*learned, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(listed)[real], logits(matches)[real], rtol=1e-6, atol=1e-6)

@@ -50,7 +50,7 @@ def group_by_request(examples: Sequence[TrainingExample]) -> list[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, example in enumerate(examples):
         brought = example.features
-        read = xxh3_64_intdigest(np.ascontiguousarray(brought.sequence))
+        read = xxh3_64_intdigest(brought.sequence.tobytes())
         key = example.user, example.request, brought.ts, read, brought.numbers is None
         groups.setdefault(key, []).append(index)
     return list(groups.values())

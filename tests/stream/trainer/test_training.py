@@ -182,8 +182,8 @@ def test_records_of_one_request_are_answered_and_learned_as_they_would_be_apart(
     alone = Learner(trainer.arm.spec(), trainer.arm.optim, seed=0)
     expected: list[np.float32] = []
     for day in range(6):
-        named = [("r", 1), ("s", 5, 6), ("r", 2, 3), ("t", 1), ("r", 4)]
-        read = [taught.take(sample(f"{name}{day}", *items), SEQUENCE) for name, *items in named]
+        named: list[tuple[str, list[int]]] = [("r", [1]), ("s", [5, 6]), ("r", [2, 3]), ("t", [1]), ("r", [4])]
+        read = [taught.take(sample(f"{name}{day}", *items), SEQUENCE) for name, items in named]
         batch = [example for example in read if example is not None]
         assert len(batch) == len(named)
         expected += np.concatenate(alone.learn([example.features for example in batch])).tolist()

@@ -1,4 +1,4 @@
-"""SAM, DIN, the head, decayed counts and lookups on a CPU: compiled when samstream is installed, where there is a compiler.
+"""SAM, DIN, the head, counts and lookups on a CPU: compiled when samstream is installed, where there is a compiler.
 
 Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
 takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
@@ -12,7 +12,7 @@ too: so its result is the same to the bit in every list, and with any number of 
 import ctypes
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -29,7 +29,7 @@ THREADED = 100_000
 _BUILDS = {"AVX512": ("_passes_avx512", "_passes"), "AVX2": ("_passes",)}
 """By what the CPU can do, as torch says it: the builds that run there, best first."""
 
-_FUNCTIONS = "passes", "matches", "match_features", "sums_by_key", "move_keys", "dense", "count", "lookup"
+_FUNCTIONS = "passes", "matches", "match_features", "sums_by_key", "move_keys", "dense", "count"
 
 
 class Unit(NamedTuple):
@@ -117,13 +117,22 @@ def library() -> ctypes.CDLL | None:
                 found.count.argtypes = [*[pointer] * 3, *[size] * 2, pointer, *[size] * 2, *[pointer] * 3]
                 found.match_features.argtypes = [*[pointer] * 3, *[size] * 4, pointer, ctypes.c_float, pointer]
                 found.sums_by_key.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
-                # It is over sooner than another thread would give the interpreter back, and nobody changes the table.
-                found.lookup = ctypes.PyDLL(str(path)).lookup
-                found.lookup.argtypes = [pointer, size, pointer, pointer, *[ctypes.c_uint64] * 2, size, pointer]
                 for function in _FUNCTIONS:
                     getattr(found, function).restype = None
                 return found
     return None
+
+
+@cache
+def _lookup() -> Callable[..., None]:
+    """Return what looks up keys, and keeps the interpreter: nobody changes the table meanwhile, and it is soon over."""
+    kernel = library()
+    assert kernel is not None
+    function = ctypes.PyDLL(kernel._name).lookup
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, size, pointer, pointer, *[ctypes.c_uint64] * 2, size, pointer]
+    function.restype = None
+    return function
 
 
 def usable(keys: Tensor) -> bool:
@@ -287,7 +296,7 @@ def sums_by_key(
     """
     kernel = library()
     assert kernel is not None
-    keys, history, weights = map(np.ascontiguousarray, (keys, history, weights))
+    keys, history, weights = np.ascontiguousarray(keys), np.ascontiguousarray(history), np.ascontiguousarray(weights)
     sums = np.zeros((len(keys), weights.shape[1]))
     kernel.sums_by_key(
         history.ctypes.data, keys.ctypes.data, weights.ctypes.data, len(history), *sums.shape, sums.ctypes.data
@@ -307,12 +316,10 @@ def lookup(
         factor: by which a key is multiplied; the upper bits say where its search begins.
         shift: 64 − b.
     """
-    kernel = library()
-    assert kernel is not None
     keys = np.ascontiguousarray(keys)
     found = np.empty(len(keys), np.int64)
-    kernel.lookup(keys.ctypes.data, len(keys), slots.ctypes.data, rows.ctypes.data, len(slots) - 1, factor, shift,
-                  found.ctypes.data)  # fmt: skip
+    _lookup()(keys.ctypes.data, len(keys), slots.ctypes.data, rows.ctypes.data, len(slots) - 1, factor, shift,
+              found.ctypes.data)  # fmt: skip
     return found
 
 

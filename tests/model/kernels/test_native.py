@@ -23,6 +23,7 @@ from model.interest.sam_reference import literal_sam
 from model.kernels import native
 from model.match import MatchLogits, compiled_matches, count_matches, find_matches, match_features
 from model.network import Cross, Embedded, Network, build_head, head_logits
+from model.predict import model_batch
 from model.spec import preset
 from tests.model.worlds import example, nothing_known
 
@@ -146,8 +147,8 @@ def test_what_heads_read_of_matches_equals_torchs_to_the_bit(seed: int, lengths:
 def test_behaviours_are_moved_as_torch_moves_them_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     network = Network(preset("sam"))
-    batch = collate([example(rng, length, 3) for length in (0, 7, 40)], length=30)
-    history, targets = torch.randn(3, 30, network.spec.width), torch.randn(3, 3, network.spec.width)
+    batch = model_batch(network.spec, [example(rng, length, 3) for length in (0, 7, 40)], "cpu")
+    history, targets = (torch.randn(3, rows, network.spec.width) for rows in (40, 3))
     with torch.inference_mode():
         for table in (network.actions, network.gaps):
             assert table is not None

@@ -14,10 +14,12 @@ from stream.experiment.guardrails.counts import GuardrailCounts
 from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.guardrails.results import GuardrailResult, check_guardrails
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
+from stream.experiment.shares_in_force import Explorers
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, analyse
 from stream.settings import (
     ArmSettings,
+    BanditSettings,
     Count,
     ExperimentSettings,
     Name,
@@ -75,6 +77,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
         ramp: shares by schedule: steps in the order of time.
+        bandit: shares that follow the clicks.
         guardrails: metrics that must not get worse.
         crowd: assumptions about the users.
     """
@@ -87,6 +90,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = _DEFAULT.alpha
     power: Share = 0.8
     ramp: tuple[RampStep, ...] = ()
+    bandit: BanditSettings = BanditSettings()
     guardrails: tuple[Guardrail, ...] = ()
     crowd: UserAssumptions = UserAssumptions()
 
@@ -105,6 +109,11 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Share of each arm, as fractions of 1."""
         total = sum(arm.share for arm in self.arms)
         return {arm.name: arm.share / total for arm in self.arms}
+
+    @property
+    def explorers(self) -> Explorers:
+        """The users whose clicks count: those who explore, or all without a bandit."""
+        return Explorers(salt=self.salt, share=self.bandit.explore)
 
     @property
     def stages(self) -> list[Stage]:
@@ -129,6 +138,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             "salt": self.salt,
             "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms],
             **({"ramp": msgspec.to_builtins(self.ramp)} if self.ramp else {}),
+            **({"bandit": msgspec.to_builtins(self.bandit)} if self.bandit.on else {}),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from faust.types import TP
 
+from stream.experiment.shares_in_force import Explorers
 from stream.kafka.erasure_feed import ErasureFeed
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.application import new_app
@@ -61,8 +62,9 @@ class Monitor:
         self.app = app = new_app(settings, sources)
         self.erasures = Erasures()
         """Users who were erased: to be filled, before it runs and on."""
+        explorers = Explorers(salt=settings.salt, share=settings.bandit.explore) if settings.bandit.on else None
         self._table = table = CountsTable(
-            app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage
+            app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage, explorers
         )
         self._erased: dict[int, int] = {}
         self._partials = PartialsTopic(app, settings.monitor.group, plan.keep_ms)

@@ -1,5 +1,6 @@
 """One frozen, typed configuration: what can be set (`sections`), and where it is read from (`reading`)."""
 
+from stream.settings.bandit import BanditSettings
 from stream.settings.ramp import RampStep, Stage, stages
 from stream.settings.reading import convert, load
 from stream.settings.sections import (
@@ -26,6 +27,7 @@ __all__ = [
     "KEPT_DELTAS",
     "RESERVED",
     "ArmSettings",
+    "BanditSettings",
     "Count",
     "ExperimentSettings",
     "GatewaySettings",

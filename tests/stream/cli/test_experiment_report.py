@@ -19,6 +19,7 @@ from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
+from stream.experiment.shares_in_force import Explorers
 from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Behavior, Candidate, Impression, Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
@@ -110,7 +111,7 @@ def test_guardrails_are_judged_on_what_the_topics_have(kafka: dict[str, str], to
     """Hours of the past: of a's answers each 20th is slow, of its requests each 30th unanswered and 7th hidden."""
     experiment = Experiment(name="g", arms=(ArmSettings(name="a"), ArmSettings(name="b")), guardrails=GUARDRAILS)
     ledger, answers = Ledger(), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt="g-1")
+    counts = guardrail_counts(experiment, ledger, answers, salt="g-1", users=Explorers(salt="g-1", share=1))
     assert counts is not None
     of = Assignment(experiment.shares, salt="g-1").arm
     start = round(1000 * time.time()) - 2 * 3_600_000

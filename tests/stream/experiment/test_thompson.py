@@ -143,3 +143,15 @@ def test_a_bandit_misses_fewer_clicks_keeps_its_floor_and_its_intervals_hold() -
     assert found.lift.all(axis=1).mean() >= 1 - ALPHA
     assert found.rates.all(axis=1).mean(axis=0).min() >= 1 - ALPHA
     assert np.abs(found.error.mean(axis=0)).max() < 4 * found.error.std() / math.sqrt(40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.085, 0.1)])
+def test_estimates_of_many_bandits_are_unbiased_and_their_intervals_hold(rates: tuple[float, float]) -> None:
+    found = play(rates, runs=400, users=1500, steps=30, seed=2)
+    assert found.least >= FLOOR - 1e-9
+    assert not found.regret > 0.75
+    allowed = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / 400)
+    assert 1 - found.lift.all(axis=1).mean() <= allowed
+    assert 1 - found.rates.all(axis=1).mean(axis=0).min() <= allowed
+    assert np.abs(found.error.mean(axis=0) / found.error.std(axis=0)).max() * math.sqrt(400) < 3.5

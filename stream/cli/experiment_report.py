@@ -16,7 +16,7 @@ from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.erasures import Voids
+from stream.schema.erasures import Erasures, Voids
 from stream.schema.events import (
     DECODE_ERRORS,
     Outcome,
@@ -223,15 +223,6 @@ def read_traffic(
     """
     from stream.experiment.ledger import ReadSummary
 
-    erasures = read_erasures(kafka, topics)
-    voids: dict[int, Voids] = {}
-
-    def void(record: Record) -> Voids:
-        if record.partition not in voids:
-            voids[record.partition] = Voids(erasures.of(record.partition))
-            voids[record.partition].take()
-        return voids[record.partition]
-
     wanted = [topics.outcomes, topics.scores]
     if guardrails is not None:
         wanted += [topics.impressions] * guardrails.wants_impressions + [topics.behaviors] * guardrails.wants_behaviors
@@ -249,6 +240,7 @@ def read_traffic(
     )
     progress = Progress(_logger, "reading", "records", total := tail.left())
     try:
+        void = _voids(read_erasures(kafka, topics))
         for messages in tail.read_to_end():
             signals.raise_if_interrupted()
             for message in messages:
@@ -295,6 +287,19 @@ def read_traffic(
         progress.close()
         tail.close()
     return found
+
+
+def _voids(erasures: Erasures) -> Callable[[Record], Voids]:
+    """Return what is void in a record's partition, by the erasures that were read."""
+    by_partition: dict[int, Voids] = {}
+
+    def void(record: Record) -> Voids:
+        if record.partition not in by_partition:
+            by_partition[record.partition] = found = Voids(erasures.of(record.partition))
+            found.take()
+        return by_partition[record.partition]
+
+    return void
 
 
 def check_order(since: int | None, until: int | None, before: int | None = None) -> None:

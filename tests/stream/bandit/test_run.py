@@ -26,7 +26,7 @@ OF = Assignment({"a": 1, "b": 1}, salt=SALT)
 
 
 def records(clicks: dict[str, int]) -> list[Record]:
-    found = []
+    found: list[Record] = []
     for number, user in enumerate(USERS):
         arm = OF.arm(user)
         for label, places in ((1, range(clicks[arm])), (0, range(clicks[arm], 10))):
@@ -48,7 +48,8 @@ def test_shares_are_written_ahead_once_and_held_long_enough() -> None:
     assert bandit.choose(1_000_001) is None  # it has just looked
     step = bandit.choose(1_020_000)
     assert step is not None
-    assert (step.begin, step.shares) == (1_030_000, pytest.approx({"a": 0.9, "b": 0.1}))
+    assert step.begin == 1_030_000
+    assert step.shares == pytest.approx({"a": 0.9, "b": 0.1})
     assert bandit.choose(1_021_000) is None  # what it wrote may not be read yet
     assert shares.add(step, 1_020_100)
     assert bandit.choose(1_079_000) is None  # they hold for a minute

@@ -54,11 +54,8 @@ def test_without_enough_users_or_probabilities_there_are_no_rates() -> None:
 
 
 def test_a_bandit_counts_explorers_alone_and_drops_another_experiments_outcomes() -> None:
-    counts, of, explorers = (
-        ExplorerCounts(SETTINGS),
-        Assignment({"a": 1, "b": 1}, salt=SALT),
-        Explorers(salt=SALT, share=0.4),
-    )
+    counts, explorers = ExplorerCounts(SETTINGS), Explorers(salt=SALT, share=0.4)
+    of = Assignment({"a": 1, "b": 1}, salt=SALT)
     users = [f"u{number}" for number in range(400)]
     foreign = next(user for user in users if user in explorers)
     wrong = "b" if of.arm(foreign) == "a" else "a"

@@ -16,17 +16,7 @@ from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.erasures import Erasures, Voids
-from stream.schema.events import (
-    DECODE_ERRORS,
-    Outcome,
-    Score,
-    decode_behavior,
-    decode_impression,
-    decode_outcome,
-    decode_score,
-)
-from stream.schema.record import Record
+from stream.schema.events import Outcome, Score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
@@ -200,9 +190,6 @@ def read_traffic(
 ) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
 
-    What is void since its user was erased is left out: outcomes, actions, and what `on_score` takes. Latencies and
-    unanswered impressions are counted by the minute, whosever they are.
-
     Guardrails may need `impressions` or `behaviors` as well, which are large; they are read only then.
 
     Args:
@@ -222,84 +209,47 @@ def read_traffic(
         TopicError: when a topic is recreated while it is read.
     """
     from stream.experiment.ledger import ReadSummary
+    from stream.experiment.traffic import Traffic
 
-    wanted = [topics.outcomes, topics.scores]
-    if guardrails is not None:
-        wanted += [topics.impressions] * guardrails.wants_impressions + [topics.behaviors] * guardrails.wants_behaviors
     tail = TopicReader(
         kafka,
-        wanted,
+        Traffic.wanted(topics, guardrails),
         from_beginning=begin is None,
         since_ms=begin,
         on_missing=on_missing,
     )
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
-    scores_cut = {partition for topic, partition in tail.removed if topic == topics.scores}
     found = ReadSummary(
         partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), truncated_partitions=len(cut)
     )
     progress = Progress(_logger, "reading", "records", total := tail.left())
     try:
-        void = _voids(read_erasures(kafka, topics))
+        erasures = read_erasures(kafka, topics)
+        traffic = Traffic(
+            topics,
+            ledger,
+            answers,
+            erasures,
+            found,
+            guardrails=guardrails,
+            on_score=on_score,
+            users=users,
+            scores_cut=[partition for topic, partition in tail.removed if topic == topics.scores],
+        )
         for messages in tail.read_to_end():
             signals.raise_if_interrupted()
             for message in messages:
                 record = to_record(message)
-                try:
-                    if record.topic == topics.scores:
-                        score = decode_score(record.value or b"")
-                        if ledger.within(score.ts):
-                            if users is None or score.user in users:
-                                answers.add(score)
-                            if on_score is not None and not void(record).answer(score.user, score.read_to):
-                                on_score(score)
-                        if guardrails is not None:
-                            guardrails.add_score(score)
-                            if record.partition in scores_cut:
-                                scores_cut.remove(record.partition)
-                                guardrails.scores_from = max(guardrails.scores_from, record.timestamp)
-                        continue
-                    if guardrails is not None and record.topic == topics.impressions:
-                        impression = decode_impression(record.value or b"")
-                        if users is None or impression.user in users:
-                            guardrails.add_impression(impression)
-                        continue
-                    if guardrails is not None and record.topic == topics.behaviors:
-                        behavior = decode_behavior(record.value or b"")
-                        wanted_user = users is None or behavior.user in users
-                        if wanted_user and not void(record).behavior(behavior.user, record.offset):
-                            guardrails.add_behavior(behavior)
-                        continue
-                    found.outcomes += 1
-                    if record.partition in cut:
-                        cut.remove(record.partition)
-                        found.complete_from = max(found.complete_from, record.timestamp)
-                    outcome = decode_outcome(record.value or b"")
-                    if void(record).answer(outcome.user, outcome.read_to):
-                        found.erased += 1
-                    else:
-                        ledger.add(record.partition, outcome)
-                except DECODE_ERRORS:
-                    found.unreadable += record.topic == topics.outcomes
+                if record.topic == topics.outcomes and record.partition in cut:
+                    cut.remove(record.partition)
+                    found.complete_from = max(found.complete_from, record.timestamp)
+                traffic.take(record)
             progress.reach(total - tail.left())
             found.missing = tail.missing
     finally:
         progress.close()
         tail.close()
     return found
-
-
-def _voids(erasures: Erasures) -> Callable[[Record], Voids]:
-    """Return what is void in a record's partition, by the erasures that were read."""
-    by_partition: dict[int, Voids] = {}
-
-    def void(record: Record) -> Voids:
-        if record.partition not in by_partition:
-            by_partition[record.partition] = found = Voids(erasures.of(record.partition))
-            found.take()
-        return by_partition[record.partition]
-
-    return void
 
 
 def check_order(since: int | None, until: int | None, before: int | None = None) -> None:

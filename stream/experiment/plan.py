@@ -11,7 +11,6 @@ from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError, SettingsError
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.guardrails.results import GuardrailResult, check_guardrails
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
 from stream.experiment.shares_in_force import Explorers
@@ -30,6 +29,7 @@ from stream.settings import (
     convert,
     stages,
 )
+from stream.settings.guardrail import Guardrail
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -134,7 +134,12 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def settings(self) -> dict[str, Any]:
         """Return the part of the settings that runs and judges the experiment, as plain values."""
         return {
-            "experiment": {"name": self.name, "minimum_effect": self.minimum_effect, "alpha": self.alpha},
+            "experiment": {
+                "name": self.name,
+                "minimum_effect": self.minimum_effect,
+                "alpha": self.alpha,
+                **({"guardrails": msgspec.to_builtins(self.guardrails)} if self.guardrails else {}),
+            },
             "salt": self.salt,
             "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms],
             **({"ramp": msgspec.to_builtins(self.ramp)} if self.ramp else {}),
@@ -201,7 +206,13 @@ class Experiment(Struct, frozen=True, kw_only=True):
     def of_settings(cls, settings: Settings) -> Self:
         """Return the experiment that the settings describe."""
         asked = settings.experiment
-        return cls(name=asked.name, arms=settings.arms, alpha=asked.alpha, minimum_effect=asked.minimum_effect)
+        return cls(
+            name=asked.name,
+            arms=settings.arms,
+            alpha=asked.alpha,
+            minimum_effect=asked.minimum_effect,
+            guardrails=asked.guardrails,
+        )
 
     @property
     def shares(self) -> dict[str, float]:

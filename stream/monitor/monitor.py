@@ -13,6 +13,7 @@ from stream.monitor.aggregate import Aggregate
 from stream.monitor.application import new_app
 from stream.monitor.counting import WindowPlan
 from stream.monitor.counts_table import CountsTable
+from stream.monitor.guardrail_watch import GuardrailWatch
 from stream.monitor.intake import Intake
 from stream.monitor.latency import LatencyCounts
 from stream.monitor.metrics import REPORT_INTERVAL_S, MonitorMetrics, report_health
@@ -66,6 +67,8 @@ class Monitor:
         self._table = table = CountsTable(
             app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage, explorers
         )
+        self.guardrails = GuardrailWatch(self.settings, stage, explorers, self.erasures)
+        """What the guardrails say; to be started."""
         self._erased: dict[int, int] = {}
         self._partials = PartialsTopic(app, settings.monitor.group, plan.keep_ms)
         reader = AggregateReader(settings, self._partials.name, self._aggregate)

@@ -1,19 +1,16 @@
 """One frozen, typed configuration: what can be set (`sections`), and where it is read from (`reading`)."""
 
 from stream.settings.bandit import BanditSettings
+from stream.settings.guardrail import Guardrail
 from stream.settings.ramp import RampStep, Stage, stages
 from stream.settings.reading import convert, load
 from stream.settings.sections import (
     KEPT_DELTAS,
     RESERVED,
     ArmSettings,
-    Count,
     ExperimentSettings,
     GatewaySettings,
     MonitorSettings,
-    Name,
-    NotNegative,
-    Positive,
     Properties,
     Settings,
     StateSettings,
@@ -22,6 +19,7 @@ from stream.settings.sections import (
     TrainerSettings,
     WorkerSettings,
 )
+from stream.settings.types import Count, Name, NotNegative, Positive
 
 __all__ = [
     "KEPT_DELTAS",
@@ -31,6 +29,7 @@ __all__ = [
     "Count",
     "ExperimentSettings",
     "GatewaySettings",
+    "Guardrail",
     "MonitorSettings",
     "Name",
     "NotNegative",

@@ -1,6 +1,7 @@
 """What can be set, a class a section: types, limits, defaults, and what cannot go together."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,18 +12,17 @@ from model.errors import SpecError
 from model.spec import ModelSpec, OptimSpec, overridden, preset, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
-from stream.errors import SettingsError, TopicError
+from stream.errors import ExperimentError, SettingsError, TopicError
 from stream.runtime.addresses import host_and_port
 from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.bandit import BanditSettings, check_bandit
 from stream.settings.features import FeatureName, check_features, layout_of
+from stream.settings.guardrail import Guardrail
 from stream.settings.names import default_names
 from stream.settings.ramp import RampStep, Stage, stages
+from stream.settings.types import Count, Name, NotNegative, Positive
 
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
-NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=1)]
 RESERVED = frozenset(
     {
         "group.id",
@@ -48,9 +48,6 @@ class Properties(dict[str, str]):
     def __repr__(self) -> str:
         shown = {key: value if key == "bootstrap.servers" else "…" for key, value in self.items()}
         return f"Properties({shown})"
-
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
 class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -329,11 +326,16 @@ class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         name: with `salt`, which experiment this is: another name starts over.
         minimum_effect: the smallest relative lift that is worth finding; 0.05 is 5% more clicks.
         alpha: the probability of naming a winner among arms that are alike, over all looks.
+        guardrails: metrics that must not get worse, which the monitor's page shows (see `docs/experiments.md`).
+        since: when the experiment began, for the guardrails: impressions before then do not count. All that Kafka has
+            unless set.
     """
 
     name: Name = "experiment"
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    guardrails: tuple[Guardrail, ...] = ()
+    since: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -407,6 +409,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
         stages({arm.name: arm.share for arm in self.arms}, self.ramp)
         check_bandit(self.bandit, self.arms, ramp=bool(self.ramp), max_future_s=self.worker.max_future_s)
+        for guardrail in self.experiment.guardrails:
+            try:
+                guardrail.check(tuple(models))
+            except ExperimentError as error:
+                raise SettingsError(f"experiment: {error}") from None
         if unknown := set(self.trainer.arms) - set(models):
             raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:

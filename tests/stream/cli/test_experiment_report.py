@@ -16,7 +16,6 @@ from stream.cli.experiment_report import guardrail_counts, read_traffic
 from stream.cli.main import main
 from stream.errors import KafkaClientError
 from stream.experiment.assignment import Assignment
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
@@ -27,6 +26,7 @@ from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Behavior, Candidate, Impression, Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
 from stream.settings import ArmSettings
+from stream.settings.guardrail import Guardrail
 from tests.conftest import PARTITIONS
 
 

@@ -24,7 +24,8 @@ _logger = logging.getLogger("samstream.monitor")
 
 _READ_S = 0.5
 _JUDGE_INTERVAL_S = 10.0
-_AGAIN_S = 60.0
+_PAUSE_S = 60.0
+_GATHER_S = 5.0
 
 
 class GuardrailWatch:
@@ -64,8 +65,11 @@ class GuardrailWatch:
             try:
                 self._follow()
             except Exception as error:  # the page goes on without what it cannot know
-                log(_logger, "guardrails_unread", logging.WARNING, error=error, again_s=_AGAIN_S)
-            self._stop.wait(_AGAIN_S)
+                log(_logger, "guardrails_unread", logging.WARNING, error=error, again_s=_PAUSE_S)
+                self._stop.wait(_PAUSE_S)
+            else:
+                log(_logger, "guardrails_again", erased=len(self._erasures))
+                self._stop.wait(_GATHER_S)  # many are mostly erased together
 
     def _follow(self) -> None:
         """Read on and judge until somebody is erased, or the monitor ends."""

@@ -85,7 +85,7 @@ def _experiment(
         "explore": settings.bandit.explore,
         "verdict": verdict,
         "guardrails": guardrails,
-        "guardrail_words": guardrail_words(guardrails, leader),
+        "guardrail_words": guardrail_words(guardrails, leader, brief=True),
         "interleaved": mixed,
         "course": {
             "ends": [int(edge) for edge in course.edges[1:]],

@@ -1,4 +1,4 @@
-"""Types of values that several sections use, with their limits."""
+"""The types that settings share, with their limits."""
 
 from typing import Annotated
 

@@ -3,17 +3,20 @@
 import itertools
 import random
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.cli.main import main
 from stream.errors import SettingsError
 from stream.experiment.assignment import Assignment
+from stream.experiment.plan import read
 from stream.experiment.shares_in_force import Explorers, SharesInForce
 from stream.schema.shares import SharesStep, decode_shares, encode_shares
-from stream.settings import ArmSettings, Settings, convert
+from stream.settings import ArmSettings, Settings, convert, load
 
 SALT = "bandit-1"
 BANDIT = {"explore": 0.3, "floor": 0.1, "every_s": 60, "notice_s": 10}
@@ -129,3 +132,20 @@ def test_an_arm_without_a_share_is_no_arm_of_the_bandit() -> None:
     shares = SharesInForce(msgspec.structs.replace(SETTINGS, arms=arms))
     assert shares.add(step(100_000), 0)
     assert {shares.assign(user, 100_000).arm for user in USERS} == {"a", "b"}
+
+
+def test_an_experiments_file_says_what_its_bandit_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text(
+        'name = "b"\nsalt = "b-1"\n[[arms]]\nname = "a"\n[[arms]]\nname = "c"\nlength = 50\n'
+        "[bandit]\nexplore = 0.25\nfloor = 0.1\nevery_s = 300\n"
+    )
+    assert main(["experiment", "check", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "25% of the users explore" in said
+    assert "at least 10% an arm, which hold for 300 s or longer" in said
+    assert main(["experiment", "settings", str(file)]) == 0
+    (settings := tmp_path / "settings.json").write_text(capsys.readouterr().out)
+    plan = read(file)
+    assert load(settings, environ={}).bandit == plan.bandit
+    assert ("u" in plan.explorers) == ("u" in Explorers(salt="b-1", share=0.25))

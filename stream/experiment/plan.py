@@ -166,7 +166,11 @@ def read(path: Path) -> ExperimentPlan:
         if arm.length is not None and "length" in arm.model:
             raise ExperimentError(f"{path}: arm {arm.name!r} has its length twice: keep `length`, drop `model.length`")
     try:
-        convert({**experiment.settings(), "state": {"length": max(experiment.longest, Settings().state.length)}})
+        # What the workers' own settings allow is seen when these are read together.
+        defaults = Settings()
+        length = max(experiment.longest, defaults.state.length)
+        ahead = min(defaults.worker.max_future_s, experiment.bandit.notice_s / 2)
+        convert({**experiment.settings(), "state": {"length": length}, "worker": {"max_future_s": ahead}})
     except SettingsError as error:
         raise ExperimentError(f"{path}: {error}") from None
     last = experiment.ramped

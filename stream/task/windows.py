@@ -113,6 +113,7 @@ class AttributionWindows:
             teams=list(answer.teams),
             numbers=answer.numbers,
             withdrawn=withdrawn,
+            propensity=answer.shares.get(answer.arm, 0.0),
         )
         if self._layout.text:
             pending.layout = self._layout.text

@@ -151,7 +151,7 @@ def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> Non
     findings = volume.run(quick(broker.bootstrap), QUIET)
     rows = {row["topic"]: row for row in findings.tables["results"]}
     counts = {topic: row["records an impression"] for topic, row in rows.items() if topic != "model-updates"}
-    none = {"experiment-metrics": 0, "dead-letters": 0, "erasures": 0}
+    none = {"experiment-metrics": 0, "experiment-shares": 0, "dead-letters": 0, "erasures": 0}
     assert counts == {"behaviors": 3, "impressions": 1, "clicks": 3, "scores": 1, "samples": 4, "outcomes": 4} | none
     [target] = findings.targets
     assert target.value == rows["samples"]["bytes an impression"]

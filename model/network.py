@@ -317,6 +317,9 @@ class Network(nn.Module):
         assert self.actions is not None
         assert self.gaps is not None
         actions = batch.history_actions
+        if isinstance(history, Tensor) and native.usable(history):
+            own = self.actions.weight, self.gaps.weight
+            return native.move_keys(history, actions, batch.gap_buckets, *own), None
         rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
         if isinstance(history, Tensor):
             return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets), None

@@ -1,10 +1,11 @@
 """The compiled functions of `model.kernels`, and what they take and return."""
 
 import ctypes
+from typing import Any
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
     "passes": [*[_pointer] * 3, _size, *[_pointer] * 2, *[_size] * 2, *[_pointer] * 3, _size],
     "dense": [_pointer, _size, _pointer, _size, _size, _pointer],
     "matches": [*[_pointer] * 2, *[_size] * 4, _pointer, _size, *[_pointer] * 4],

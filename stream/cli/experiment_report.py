@@ -12,10 +12,13 @@ from stream.cli.options import Commands, add_report_option, add_settings_command
 from stream.errors import TimeError
 from stream.kafka.clients import check_connection, to_record
 from stream.kafka.reader import TopicReader
+from stream.registry.formats import awaited_json, open_formats
 from stream.runtime import signals
+from stream.runtime.closing import Resources
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
 from stream.schema.events import DECODE_ERRORS, Score, decode_behavior, decode_impression, decode_outcome, decode_score
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
@@ -97,15 +100,18 @@ def run(arguments: argparse.Namespace) -> int:
     earliest = before if before is not None else since
     # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
-    found = read_traffic(
-        settings.kafka,
-        Topics(settings.topics.prefix),
-        ledger,
-        answers,
-        begin=begin,
-        on_missing=settings.topics.on_missing_records,
-        guardrails=guardrails,
-    )
+    topics = Topics(settings.topics.prefix)
+    with Resources() as resources:
+        found = read_traffic(
+            settings.kafka,
+            topics,
+            ledger,
+            answers,
+            begin=begin,
+            on_missing=settings.topics.on_missing_records,
+            guardrails=guardrails,
+            formats=open_formats(settings, topics, resources) if guardrails is not None else JSON_ONLY,
+        )
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
     report, trace = live_report(
         Experiment.of(experiment),
@@ -158,6 +164,7 @@ def read_traffic(
     begin: int | None,
     on_missing: Literal["stop", "skip"] = "stop",
     guardrails: "GuardrailCounts | None" = None,
+    formats: Formats = JSON_ONLY,
     on_score: "Callable[[Score], None] | None" = None,
 ) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
@@ -172,12 +179,14 @@ def read_traffic(
         begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
         on_missing: when Kafka removes records while they are read: `stop`, or `skip` and count them.
         guardrails: takes what the guardrails are judged on.
+        formats: of `impressions` and `behaviors`.
         on_score: takes the scores of those times as well.
 
     Raises:
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
             has removed some (`stop`).
         TopicError: when a topic is recreated while it is read.
+        RegistryError: when the registry does not tell the schema of a record that the guardrails need.
     """
     from stream.experiment.ledger import ReadSummary
 
@@ -216,10 +225,12 @@ def read_traffic(
                                 guardrails.scores_from = max(guardrails.scores_from, record.timestamp)
                         continue
                     if guardrails is not None and record.topic == topics.impressions:
-                        guardrails.add_impression(decode_impression(record.value or b""))
+                        value = awaited_json(formats, record.topic, record.value or b"")
+                        guardrails.add_impression(decode_impression(value))
                         continue
                     if guardrails is not None and record.topic == topics.behaviors:
-                        guardrails.add_behavior(decode_behavior(record.value or b""))
+                        value = awaited_json(formats, record.topic, record.value or b"")
+                        guardrails.add_behavior(decode_behavior(value))
                         continue
                     found.outcomes += 1
                     if record.partition in cut:

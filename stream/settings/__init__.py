@@ -2,6 +2,7 @@
 
 from stream.settings.ramp import RampStep, Stage, stages
 from stream.settings.reading import convert, load
+from stream.settings.registry import RegistrySettings
 from stream.settings.sections import (
     KEPT_DELTAS,
     RESERVED,
@@ -35,6 +36,7 @@ __all__ = [
     "Positive",
     "Properties",
     "RampStep",
+    "RegistrySettings",
     "Settings",
     "Stage",
     "StateSettings",

@@ -22,6 +22,8 @@ from stream.schema.events import (
     decode_request,
 )
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.schema.formats import JSON_ONLY, Formats, schema_id
+from stream.schema.json_path import path_of
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
@@ -64,10 +66,17 @@ class RecordDecoder:
         settings: limits.
         features: packs the features of callers.
         partitions: how many partitions the topics have.
+        formats: make JSON of the values of topics in other formats.
     """
 
     def __init__(
-        self, topics: Topics, settings: WorkerSettings, features: FeatureSchema = NO_FEATURES, *, partitions: int
+        self,
+        topics: Topics,
+        settings: WorkerSettings,
+        features: FeatureSchema = NO_FEATURES,
+        *,
+        partitions: int,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self._features = features
         self._behaviors = topics.behaviors
@@ -83,13 +92,17 @@ class RecordDecoder:
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }
+        self._formats = formats
+        self._other_formats = frozenset(topic for topic in self._decoders if formats.reads(topic))
 
     def decode(self, record: Record) -> Event:
-        """Return what a record says, its features packed.
+        """Return what a record says, its features packed; `formats` must be ready for it.
 
         Raises:
             ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
         """
+        if record.topic in self._other_formats:
+            record = record._replace(value=self._formats.to_json(record.topic, record.value or b""))
         try:
             event = self._decoders[record.topic](record.value or b"")
         except msgspec.ValidationError as error:
@@ -153,10 +166,12 @@ class RecordDecoder:
 def _place_words(value: bytes) -> str:
     """Return where NaN, Infinity or half a surrogate pair stands, which many languages write and JSON does not have.
 
-    Empty for what is no JSON for another reason.
+    For what is no JSON for another reason, what it may be; empty when that is not clear.
     """
+    if (number := schema_id(value)) is not None:
+        return f": it looks like a value of schema {number}; [registry] of the settings says which topics have such"
     try:
-        path = _path_of_none(json.loads(value, parse_constant=_Constant), "$")
+        path = path_of(json.loads(value, parse_constant=_Constant), _is_none)
     except (ValueError, RecursionError):
         return ""
     return f" - at `{path}`" if path else ""
@@ -166,16 +181,9 @@ class _Constant(str):
     """NaN or Infinity in a text that is no JSON."""
 
 
-def _path_of_none(value: Any, path: str) -> str:
-    """Return where the first value stands that JSON does not have; empty when there is none."""
-    entries: list[tuple[str, Any]] = []
-    if isinstance(value, _Constant) or (isinstance(value, str) and _SURROGATE.search(value)):
-        return path
-    if isinstance(value, dict):
-        entries = [(f"{path}.{name}", each) for name, each in value.items()]
-    elif isinstance(value, list):
-        entries = [(f"{path}[{place}]", each) for place, each in enumerate(value)]
-    return next((found for where, each in entries if (found := _path_of_none(each, where))), "")
+def _is_none(value: Any) -> bool:
+    """Say whether a value is one that JSON does not have."""
+    return isinstance(value, _Constant) or (isinstance(value, str) and bool(_SURROGATE.search(value)))
 
 
 def _pack_features(event: Event, schema: FeatureSchema) -> None:

@@ -21,6 +21,7 @@ from stream.kafka.identity import IdentityClient
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
+from stream.registry.formats import open_formats
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
@@ -30,6 +31,7 @@ from stream.runtime.metrics import Totals
 from stream.runtime.metrics_server import MetricsServer
 from stream.schema.erasures import Erasures
 from stream.schema.events import Spent
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import ScoringRequest, Task
@@ -84,8 +86,9 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
         erasures = Erasures()
         erasing = Erasing(settings, topics, erasures, snapshotter, metrics)
         resources.add(erasing).begin()
+        formats = open_formats(settings, topics, resources)
         standbys = resources.add(
-            Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures)
+            Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures, formats=formats)
         )
         feed = resources.add(ModelFeed(settings, scorers.update_targets, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
@@ -101,6 +104,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
             metrics,
             health,
             partitions=partitions,
+            formats=formats,
         )
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
@@ -134,6 +138,7 @@ class Worker:
         metrics: the worker's.
         health: the worker's.
         partitions: how many partitions the input topics have.
+        formats: of the topics.
     """
 
     def __init__(
@@ -150,7 +155,9 @@ class Worker:
         health: Health,
         *,
         partitions: int,
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._formats = formats
         self._erasing = erasing
         self._settings = settings.worker
         self._scorers = scorers
@@ -179,6 +186,7 @@ class Worker:
             # Whoever has the partitions next reads in `scores` what was answered: no answer may come after that.
             before_lost=producer.flush,
             erasures=erasing.erasures,
+            formats=formats,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -210,7 +218,7 @@ class Worker:
         if messages:
             self._metrics.batch.set(len(messages))
         now = time.monotonic()
-        requests = self._fold(consumer, now, drained=len(messages) < FETCH)  # (a)
+        requests = self._fold(consumer, now, drained=consumer.drained)  # (a)
         self._feed.apply()
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
         for start in range(0, len(requests), self._settings.micro_batch):
@@ -312,7 +320,7 @@ class Worker:
             for length, answers in scorer.chosen_lengths.items():
                 self._totals.set(metrics.chosen_lengths, answers, arm, str(length))
         self._totals.set_each(metrics.updates_of_unknown_arms, self._feed.unknown_arms)
-        self._health.note([*self._scorers.fallback.notes(), *self._feed.notes()])
+        self._health.note([*self._scorers.fallback.notes(), *self._feed.notes(), *self._formats.notes()])
         metrics.buffered.set(sum(task.buffered for task in tasks))
         metrics.open_requests.set(sum(task.open_requests for task in tasks))
         metrics.unacknowledged.set(self._producer.unacknowledged)

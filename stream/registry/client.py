@@ -91,7 +91,7 @@ class RegistryClient:
             raise RegistryError(f"no use of the schema registry at {self.where}: {_words(error)}") from None
         if not found.schema_str:
             for client in self._clients.values():  # or it would be given again
-                client.clear_caches()
+                client.clear_caches()  # type: ignore[no-untyped-call]
             raise RegistryError(f"no use of the schema registry at {self.where}: it answers without a schema")
         return found
 

@@ -101,31 +101,34 @@ class RecordDecoder:
         Raises:
             ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
         """
-        if record.topic in self._other_formats:
-            record = record._replace(value=self._formats.to_json(record.topic, record.value or b""))
+        topic, value = record.topic, record.value or b""
+        if self._other_formats and topic in self._other_formats:
+            value = self._formats.to_json(topic, value)
+            record = record._replace(value=value)
         try:
-            event = self._decoders[record.topic](record.value or b"")
+            event = self._decoders[topic](value)
         except msgspec.ValidationError as error:
-            if record.topic == self._behaviors and (marker := decode_marker(record.value or b"")) is not None:
+            if topic == self._behaviors and (marker := decode_marker(value)) is not None:
                 self._check_place(record, marker.user)
                 return marker
             raise ValueError(f"{error}{self._unit_words(record, error)}") from None
         except msgspec.DecodeError as error:
-            raise ValueError(f"{error}{_place_words(record.value or b'')}") from None
-        self.units.note(record.topic, event.ts)
+            raise ValueError(f"{error}{_place_words(value)}") from None
+        ts, timestamp = event.ts, record.timestamp
+        self.units.note(topic, ts)
         self._check_place(record, event.user)
         # Against the record's own time, not the wall clock: folding the log again must give the same.
-        if event.ts > record.timestamp + self._max_future_ms:
+        if ts > timestamp + self._max_future_ms:
             raise ValueError(
-                f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp"
-                f" {record.timestamp}{unit_hint(event.ts) or unit_hint(record.timestamp)}"
+                f"`ts` {ts} is {ts - timestamp} ms ahead of the record's timestamp"
+                f" {timestamp}{unit_hint(ts) or unit_hint(timestamp)}"
             )
         # Old behaviours are as good as new ones. But among impressions and clicks a slow or still clock closes no
         # windows: there would be clicks, and never what was not clicked.
-        if record.timestamp - event.ts > self._max_past_ms and not isinstance(event, Behavior):
+        if timestamp - ts > self._max_past_ms and not isinstance(event, Behavior):
             raise ValueError(
-                f"`ts` {event.ts} is {(record.timestamp - event.ts) // DAY_MS} days behind the record's timestamp"
-                f" {record.timestamp}, more than worker.max_past_s allows{unit_hint(event.ts)}"
+                f"`ts` {ts} is {(timestamp - ts) // DAY_MS} days behind the record's timestamp"
+                f" {timestamp}, more than worker.max_past_s allows{unit_hint(ts)}"
             )
         if isinstance(event, Impression):
             self._check_cost(record, event)

@@ -1,4 +1,4 @@
-"""Input in Avro and Protobuf: folded, answered and learned; refused with a reason; and never lost to a registry's rest."""
+"""Input in Avro and Protobuf: folded, answered and learned; refused with a reason; and kept while the registry is away."""
 
 import json
 import time
@@ -25,13 +25,17 @@ from tests.registry_stub import RegistryStub
 from tests.stream.registry.support import AvroWriter, ProtobufWriter, frame
 
 PARTITIONS = 4
+
+
+def place_of(user: str) -> int:
+    """Return the partition of a user."""
+    return partition_of(user.encode(), PARTITIONS)
+
+
 ANN = "user-1"
 """Whose partition waits for a schema while the registry is away."""
-BEN = next(
-    user
-    for user in map("user-{}".format, range(2, 30))
-    if partition_of(user.encode(), PARTITIONS) != partition_of(ANN.encode(), PARTITIONS)
-)
+OTHERS = [f"user-{number}" for number in range(2, 30)]
+BEN = next(user for user in OTHERS if place_of(user) != place_of(ANN))
 """Whose partition does not."""
 
 
@@ -53,8 +57,7 @@ class Shop:
         self._requests = 0
 
     def write(self, topic: str, user: str, value: bytes) -> None:
-        key = user.encode()
-        self._raw.write(topic, value, key=key, partition=partition_of(key, PARTITIONS))
+        self._raw.write(topic, value, key=user.encode(), partition=place_of(user))
 
     def behave(self, user: str, count: int) -> None:
         for place in range(count):
@@ -120,7 +123,7 @@ def test_avro_and_protobuf_come_through_and_a_registry_that_is_away_costs_nothin
         shop.write(topics.behaviors, ANN, unknown)
         shop.write(topics.behaviors, ANN, lacking)
         wait_for(lambda: len(letters_of(harness)) == 2, "two dead letters", processes=harness.processes)
-        reasons = {letter.record.value: letter.reason for letter in letters_of(harness)}
+        reasons = {letter.origin.value: letter.reason for letter in letters_of(harness)}
         assert reasons[unknown] == "the registry has no schema 123456"
         assert "missing required field `ts`" in reasons[lacking]
 

@@ -45,7 +45,7 @@ class AvroWriter:
 
     def __call__(self, topic: str, event: Any) -> bytes:
         """Return an event as the value of a record."""
-        written = self._serializers[topic](event, SerializationContext(topic, MessageField.VALUE))
+        written: bytes | None = self._serializers[topic](event, SerializationContext(topic, MessageField.VALUE))
         assert written is not None
         return written
 

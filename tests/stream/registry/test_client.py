@@ -23,8 +23,8 @@ def registry() -> Iterator[RegistryStub]:
         yield stub
 
 
-def reading(stub: RegistryStub, **settings: str) -> RegistryClient:
-    return RegistryClient(RegistrySettings(url=stub.url, timeout_s=5.0, **settings))
+def reading(stub: RegistryStub, credentials: str = "", ca: str = "") -> RegistryClient:
+    return RegistryClient(RegistrySettings(url=stub.url, timeout_s=5.0, credentials=credentials, ca=ca))
 
 
 def test_a_schema_is_read(registry: RegistryStub) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,7 +54,12 @@ def until(condition: Callable[[], Any]) -> None:
 
 def test_a_schema_is_asked_for_once_whoever_asks(registry: Registry, schemas: Schemas) -> None:
     keys = [Key("avro", number) for number in range(1, 20)]
-    threads = [threading.Thread(target=lambda: [until(lambda k=key: schemas.ready(k)) for key in keys]) for _ in "abcd"]
+
+    def ask_all() -> None:
+        for key in keys:
+            until(partial(schemas.ready, key))
+
+    threads = [threading.Thread(target=ask_all) for _ in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -109,7 +115,7 @@ def test_a_schema_that_is_not_there_is_refused_and_asked_for_again_later(registr
 
 def test_one_number_is_two_schemas_of_two_kinds(registry: Registry, schemas: Schemas) -> None:
     for key in (Key("avro", 7), Key("protobuf", 7)):
-        until(lambda key=key: schemas.ready(key))
+        until(partial(schemas.ready, key))
         assert schemas.reader(key)(b"x") == (key, b"x")
 
 

@@ -79,6 +79,7 @@ class RecordDecoder:
         formats: Formats = JSON_ONLY,
     ) -> None:
         self._features = features
+        self._reads_features = features.reads
         self._behaviors = topics.behaviors
         self._max_candidates = settings.max_candidates
         self._max_future_ms = settings.max_future_s * 1000
@@ -132,7 +133,7 @@ class RecordDecoder:
             )
         if isinstance(event, Impression):
             self._check_cost(record, event)
-        if self._features.reads:
+        if self._reads_features:
             _pack_features(event, self._features)
         return event
 

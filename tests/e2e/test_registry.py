@@ -1,4 +1,4 @@
-"""Input in Avro and Protobuf: folded, answered and learned; refused with a reason; and kept while the registry is away."""
+"""Input in Avro and Protobuf: folded, answered, learned; refused with a reason; kept while the registry is away."""
 
 import json
 import time

@@ -11,6 +11,7 @@ from stream.errors import RegistryError, SettingsError
 from stream.registry.client import RegistryClient
 from stream.registry.schemas import Key
 from stream.settings import RegistrySettings, convert
+from tests.e2e.secured import certificates
 from tests.registry_stub import RegistryStub
 
 SCHEMA = '{"type": "record", "name": "A", "fields": [{"name": "user", "type": "string"}]}'
@@ -88,6 +89,19 @@ def test_credentials_come_from_a_file(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="username") as refused:
             reading(registry, credentials=str(tmp_path / "odd"))
         assert "secret" not in str(refused.value)
+
+
+def test_https_is_checked_by_an_authority_of_ones_own(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    with RegistryStub(certificate=tmp_path / "server-chain.pem") as registry:
+        registry.register("a", SCHEMA)
+        client = reading(registry, ca=str(tmp_path / "ca.pem"))
+        assert client.reader(Key("avro", 1))(b"\x06ann") == {"user": "ann"}
+        client.close()
+        client = reading(registry, ca=str(tmp_path / "other.pem"))
+        with pytest.raises(RegistryError, match="certificate"):
+            client.reader(Key("avro", 1))
+        client.close()
 
 
 @pytest.mark.parametrize(

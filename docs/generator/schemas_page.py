@@ -22,14 +22,15 @@ Schemas in [Avro](#avro) and [Protobuf](#protobuf) of the topics that you write 
 
 _AVRO = """## Avro
 
-For input topics [in Avro](kafka.md#avro-and-protobuf): `samstream topics schemas --format avro`, with `--topic NAME` one of
-them alone, as a registry takes it. What may be null has its default then. `features` may be anything that JSON may have;
-`[features]` of your settings says what is read of it. A record of `impressions` is an impression or a withdrawal."""
+For input topics [in Avro](kafka.md#avro-and-protobuf): `samstream topics schemas --format avro`, with `--topic NAME`
+one of them alone, as a registry takes it. What may be null has its default then. `features` may be anything that JSON
+may have; `[features]` of your settings says what is read of it. A record of `impressions` is an impression or a
+withdrawal."""
 
 _PROTOBUF = """## Protobuf
 
-For input topics [in Protobuf](kafka.md#avro-and-protobuf): `samstream topics schemas --format protobuf`, with `--topic NAME`
-one file alone. All fields have presence: one that is not set has its default, or is missing."""
+For input topics [in Protobuf](kafka.md#avro-and-protobuf): `samstream topics schemas --format protobuf`, with `--topic
+NAME` one file alone. All fields have presence: one that is not set has its default, or is missing."""
 
 
 def schemas_page() -> str:
@@ -43,7 +44,5 @@ def schemas_page() -> str:
         f"### {topic}.avsc\n\n```json\n{json.dumps(schema, indent=2, ensure_ascii=False)}\n```"
         for topic, schema in avro_schemas(topics).items()
     ]
-    protobuf = [
-        f"### {topic}.proto\n\n```protobuf\n{text}```" for topic, text in protobuf_schemas(topics).items()
-    ]
+    protobuf = [f"### {topic}.proto\n\n```protobuf\n{text}```" for topic, text in protobuf_schemas(topics).items()]
     return "\n\n".join((_HEAD, *parts, _AVRO, *avro, _PROTOBUF, *protobuf)) + "\n"

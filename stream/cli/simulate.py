@@ -138,6 +138,7 @@ def _settings(arguments: argparse.Namespace, experiment: "ExperimentPlan", file:
         settings.salt != experiment.salt
         or settings.arms != tuple(arm.settings() for arm in experiment.arms)
         or settings.ramp != experiment.ramp
+        or settings.bandit != experiment.bandit
     ):
         raise ExperimentError(
             f"{file} sets the arms and the salt, and --config, --set or the environment others: state them in one place"
@@ -216,6 +217,7 @@ def _simulate(
         check: raises when the system has failed.
         shop: folder of the shop's page, which gets the items of the world.
     """
+    from stream.experiment.shares_in_force import Explorers
     from stream.report.sentences import broken_guardrail_lines, headline
     from stream.report.writer import write_experiment
     from stream.simulation.config import WorldConfig, with_changes
@@ -241,7 +243,8 @@ def _simulate(
         await_outcomes=settings.worker.labels == "early",
     )
     before = simulate_pre_period(world, arguments.pre_impressions, SLOTS)
-    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
+    explorers = Explorers(salt=settings.salt, share=settings.bandit.explore) if settings.bandit.on else None
+    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before, explorers)))
     partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)
     lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
@@ -285,6 +288,7 @@ def _simulate(
         before=before,
         settings=facts,
         guardrails=_guardrail_results(experiment, settings, topics, since=round(1000 * started)),
+        users=explorers,
     )
     for line in (
         headline(report),
@@ -301,12 +305,22 @@ def _guardrail_results(
     """Return what the guardrails say of the traffic since then (ms), as the topics have it."""
     from stream.experiment.ledger import Ledger
     from stream.experiment.serving_cost import ServingCosts
+    from stream.experiment.shares_in_force import Explorers
 
-    ledger, answers = Ledger(since=since), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt)
+    explorers = Explorers(salt=settings.salt, share=settings.bandit.explore)
+    ledger, answers = Ledger(since=since, users=explorers), ServingCosts()
+    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt, users=explorers)
     if counts is None:
         return []
     with Resources() as resources:
-        formats = open_formats(settings, topics, resources)
-        read_traffic(settings.kafka, topics, ledger, answers, begin=since, guardrails=counts, formats=formats)
+        read_traffic(
+            settings.kafka,
+            topics,
+            ledger,
+            answers,
+            begin=since,
+            guardrails=counts,
+            formats=open_formats(settings, topics, resources),
+            users=explorers,
+        )
     return experiment.guardrail_results(counts, ledger.sums)

@@ -19,6 +19,7 @@ from stream.errors import ConsumerFatalError
 from stream.kafka.groups import topics_of_others
 from stream.kafka.identity import IdentityClient
 from stream.kafka.producer import ReliableProducer
+from stream.kafka.shares_feed import SharesFeed
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
 from stream.registry.formats import open_formats
@@ -90,6 +91,10 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
         standbys = resources.add(
             Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures, formats=formats)
         )
+        shares = None
+        if settings.bandit.on:  # before any impression is answered
+            shares = resources.add(SharesFeed(settings.kafka, topics.experiment_shares, scorers.shares.add))
+            shares.start()
         feed = resources.add(ModelFeed(settings, scorers.update_targets, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(
@@ -105,6 +110,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
             health,
             partitions=partitions,
             formats=formats,
+            shares=shares,
         )
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
@@ -139,6 +145,7 @@ class Worker:
         health: the worker's.
         partitions: how many partitions the input topics have.
         formats: of the topics.
+        shares: brings the scorers the shares that a bandit chooses; started. None without a bandit.
     """
 
     def __init__(
@@ -156,8 +163,10 @@ class Worker:
         *,
         partitions: int,
         formats: Formats = JSON_ONLY,
+        shares: SharesFeed | None = None,
     ) -> None:
         self._formats = formats
+        self._shares = shares
         self._erasing = erasing
         self._settings = settings.worker
         self._scorers = scorers
@@ -213,6 +222,8 @@ class Worker:
         consumer, tasks = self._membership.consumer, self._membership.tasks
         messages = consumer.receive(min(_IDLE_POLL_S, self._settings.commit_interval_s))
         self._membership.check()
+        if self._shares is not None:
+            self._shares.check()
         self._membership.check_logs(time.monotonic())
         consumer.dispatch(messages, tasks)
         if messages:

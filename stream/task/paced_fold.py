@@ -4,16 +4,20 @@ from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from state.behavior import BehaviorArray
 from state.partition import Partition
 from stream.schema.erasures import EraseMarker, ErasureLog, Voids
-from stream.schema.events import DECODE_ERRORS, Behavior, SequenceName
+from stream.schema.events import Behavior, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.position import LogIdentity, Origin
-from stream.schema.record import Record
+from stream.schema.record import Record, RecordBatch
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
-from stream.task.decode import RecordDecoder
+from stream.task.behavior_columns import BehaviorColumns
+from stream.task.decode import Event, RecordDecoder
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner
 
@@ -82,7 +86,8 @@ class PacedFold:
         """Which log `behaviors` is."""
         self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
         self._fold = SequenceFold(partition)
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[BehaviorColumns | tuple[Record, Event | Exception]] = deque()
+        self._count = 0
         self._timestamp = -1
         self._committed = partition.offsets.get(self._topic, -1)
         self.offset = max(begin, self._committed)
@@ -94,7 +99,7 @@ class PacedFold:
     @property
     def waiting(self) -> int:
         """Records that were read, and lie beyond the limit."""
-        return len(self._waiting)
+        return self._count
 
     @property
     def erased_to(self) -> int:
@@ -106,10 +111,12 @@ class PacedFold:
         """The offset of `erasures` behind those that were taken."""
         return self._voids.position
 
-    def add(self, record: Record) -> None:
-        """Take a record of `behaviors`; it is folded when the limit allows it."""
-        self._waiting.append(record)
-        self.next = record.offset + 1
+    def add(self, batch: RecordBatch) -> None:
+        """Take records of `behaviors`; they are folded when the limit allows it."""
+        for piece in self._decoder.decode_batch(batch):
+            self._waiting.append(piece if isinstance(piece, BehaviorColumns) else (batch.record(piece[0]), piece[1]))
+        self._count += len(batch)
+        self.next = batch.offsets[-1] + 1
 
     def fold(self, limit: int, *, before_ms: int = 0) -> None:
         """Fold what was read.
@@ -118,20 +125,39 @@ class PacedFold:
             limit: the offset of `behaviors` up to which.
             before_ms: those with an older Kafka timestamp (ms) as well, whatever their offset.
         """
-        while self._waiting and (self._waiting[0].offset < limit or self._waiting[0].timestamp < before_ms):
-            record = self._waiting.popleft()
-            self.offset, self._timestamp = record.offset + 1, record.timestamp
-            try:
-                event = self._decoder.decode(record)
-            except DECODE_ERRORS:
-                continue  # a dead letter, sent by the owner
-            if isinstance(event, Behavior):
-                if not (voids := self._voids).by_user or not voids.behavior(event.user, record.offset):
-                    self._fold.add(event)
-            elif isinstance(event, EraseMarker):
-                self._voids.mark(event.user, record.offset)
-                self._partition.mark_erased([event.user])
-                self._fold.erase([event.user])
+        while self._waiting:
+            entry = self._waiting[0]
+            if isinstance(entry, BehaviorColumns):
+                folded = _first((entry.offsets < limit) | (entry.timestamps < before_ms))
+                if not folded:
+                    return
+                self._waiting.popleft()
+                if folded < len(entry):
+                    self._waiting.appendleft(entry.part(folded, len(entry)))
+                self._fold_columns(entry.part(0, folded))
+            else:
+                record, event = entry
+                if record.offset >= limit and record.timestamp >= before_ms:
+                    return
+                self._waiting.popleft()
+                self._count -= 1
+                self.offset, self._timestamp = record.offset + 1, record.timestamp
+                self._fold_one(record, event)
+
+    def _fold_columns(self, columns: BehaviorColumns) -> None:
+        self._count -= len(columns)
+        self.offset, self._timestamp = int(columns.offsets[-1]) + 1, int(columns.timestamps[-1])
+        self._fold.add_columns(columns.kept(self._voids))
+
+    def _fold_one(self, record: Record, event: Event | Exception) -> None:
+        """Fold what came by itself; what cannot be used is a dead letter, sent by the owner."""
+        if isinstance(event, Behavior):
+            if not (voids := self._voids).by_user or not voids.behavior(event.user, record.offset):
+                self._fold.add(event)
+        elif isinstance(event, EraseMarker):
+            self._voids.mark(event.user, record.offset)
+            self._partition.mark_erased([event.user])
+            self._fold.erase([event.user])
 
     def take_erasures(self) -> None:
         """Forget users who were erased since the last call."""
@@ -181,3 +207,8 @@ class PacedFold:
     def close(self) -> None:
         """Close the state; what was not committed is read again."""
         self._partition.close()
+
+
+def _first(mask: npt.NDArray[np.bool_]) -> int:
+    """Return how many of the first are set."""
+    return len(mask) if mask.all() else int(mask.argmin())

@@ -15,7 +15,7 @@ _COPIED = 2**16
 """Rows that are copied at once when a table grows."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Leaving:
     """Keys that are to lose their rows, and whether these have the keys' initial vectors yet."""
 
@@ -69,8 +69,7 @@ class ServedTable(EmbeddingTable):
 
     def __len__(self) -> int:
         """Return how many keys have a row, those that are placed and not yet written included."""
-        leaving = [each.keys for each in self._leaving]
-        return len(self._index) - (len(np.unique(np.concatenate(leaving))) if leaving else 0)
+        return len(self._index) - sum(len(each.keys) for each in self._leaving)
 
     @torch.no_grad()
     def place(self, keys: Keys, vectors: Tensor, gone: Keys) -> PlacedRows:
@@ -84,6 +83,8 @@ class ServedTable(EmbeddingTable):
         with self._placing:
             self._take_rows(keys)
             rows = self._rows_of(keys)
+            for each in self._leaving:
+                gone = np.setdiff1d(gone, each.keys, assume_unique=True)  # they go already
             left = self._index.lookup(gone)
             leaving = _Leaving(gone[left >= 0])
             if len(leaving.keys):

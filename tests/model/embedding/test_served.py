@@ -57,12 +57,14 @@ def test_readers_beside_keys_that_come_and_go_see_one_change_after_the_other() -
     """Each change brings 300 keys, which the next but one takes away; rows are used again, and the table grows."""
     table = ServedTable(DIM, initial=INITIAL)
     numbers = range(1, 200)
-    keys = {n: np.arange(100 * n, 100 * n + 300 + 3 * n, dtype=np.uint64) for n in (-1, 0, *numbers)}
+    keys = {n: np.arange(100 * n, 100 * n + 300 + 3 * n, dtype=np.uint64) for n in numbers}
     ready: queue.Queue[PlacedRows] = queue.Queue(3)
 
     def prepare() -> None:
         for number in numbers:
-            gone = np.setdiff1d(keys[number - 2], np.union1d(keys[number], keys[number - 1])) if number > 2 else KEYS[:0]
+            gone = (
+                np.setdiff1d(keys[number - 2], np.union1d(keys[number], keys[number - 1])) if number > 2 else KEYS[:0]
+            )
             ready.put(place(table, keys[number], number, gone))
 
     thread = threading.Thread(target=prepare, daemon=True)

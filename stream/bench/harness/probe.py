@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -33,7 +34,7 @@ def read_process(pid: int) -> ProcessReading | None:
         raise StreamError("processes are measured on Linux alone: run this benchmark there")
     try:
         lines = (process / "status").read_text().splitlines()
-        descriptors = len(os.listdir(process / "fd"))
+        descriptors = sum(1 for _ in (process / "fd").iterdir())
         children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -55,11 +56,9 @@ def disk_megabytes(directories: Iterable[Path]) -> float:
     for directory in directories:
         for folder, _, names in os.walk(directory):
             for name in names:
-                try:
-                    found = os.stat(os.path.join(folder, name))
-                except FileNotFoundError:
-                    continue  # RocksDB has removed it meanwhile
-                sizes[found.st_ino] = found.st_size
+                with suppress(FileNotFoundError):  # RocksDB may have removed it meanwhile
+                    found = Path(folder, name).stat()
+                    sizes[found.st_ino] = found.st_size
     return sum(sizes.values()) / 1e6
 
 

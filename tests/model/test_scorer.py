@@ -253,7 +253,12 @@ def test_a_score_beside_updates_that_are_prepared_is_that_of_one_version() -> No
         expected[follower.version] = [each.tobytes() for each in follower.score(PROBE)]
     assert all("item/gone" in update.tensors for update in updates[1:3])
     ready: queue.Queue[Prepared] = queue.Queue(4)
-    thread = threading.Thread(target=lambda: [ready.put(scorer.prepare(update)) for update in updates], daemon=True)
+
+    def prepare() -> None:
+        for update in updates:
+            ready.put(scorer.prepare(update))
+
+    thread = threading.Thread(target=prepare, daemon=True)
     thread.start()
     for update in updates:
         prepared = ready.get(timeout=60)

@@ -74,8 +74,7 @@ def _measure(broker: str, users: int, full: Path, warm_up: float, seconds: float
             time.sleep(0.1)
         load.run(RATE, warm_up, system.check)
         answers = load.run(RATE, seconds, system.check).answers
-        pid = system.processes.pid(_WORKER)
-        found = None if pid is None else read_process(pid)
+        found = read_process(system.processes.pid(_WORKER))
     if found is None:
         raise StreamError("the worker has ended: its memory cannot be read")
     return {"users": users, **summary(answers), "memory, MB": found.memory}

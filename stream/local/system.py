@@ -128,11 +128,6 @@ class Processes:
         """Return the names of optional children that have ended."""
         return [name for name, child in self._children.items() if name in self._optional and child.poll() is not None]
 
-    def pid(self, name: str) -> int | None:
-        """Return the id of a child's process; None for one that is not there."""
-        child = self._children.get(name)
-        return None if child is None else child.pid
-
     def release(self, name: str) -> subprocess.Popen[bytes]:
         """Return a child and forget it: the caller must end it and wait for it."""
         return self._children.pop(name)

@@ -150,7 +150,10 @@ class Watch:
                     size += len(message.value() or b"")
         values = {"update": size / deltas / 1000 if deltas else math.nan}
         for job in self._jobs:
-            pid = self._system.processes.pid(job.process)
+            try:
+                pid = self._system.processes.pid(job.process)
+            except KeyError:  # it is being restarted
+                pid = None
             values |= self._process(job.command, pid)
             lag = read_metric(job.metrics, _LAG)
             values[f"lag of the {job.command}"] = math.nan if lag is None else lag

@@ -449,6 +449,8 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "freshness": lambda measured: _bench(measured, "freshness"),
     "sync": lambda measured: _bench(measured, "sync"),
     "state": lambda measured: _bench(measured, "state"),
+    "soak": lambda measured: _bench(measured, "soak"),
+    "growth": lambda measured: _bench(measured, "growth"),
     "takeover": lambda measured: _bench(measured, "takeover"),
     "tables": lambda measured: _bench(measured, "tables"),
     "forgetting": lambda measured: _bench(measured, "forgetting", rename=_FORGETTING),

@@ -10,6 +10,8 @@ BENCHES: dict[str, str] = {
     "freshness": "time from a click to the first score of a model that has learned from it",
     "sync": "size and time of a model update, and for how long a worker pauses to apply it",
     "state": "time to read, append and commit sequences, and their memory and disk",
+    "growth": "latency and a worker's memory, by the number of users with full histories",
+    "soak": "memory, descriptors, disk, updates, lag and latency over time under steady traffic with restarts",
     "takeover": "time from kill -9 of a worker to the first answer of the one that takes its partition over",
     "scoring": "time of SAM's attention: the formulas taken literally against the served implementation",
     "learning": "how well arms and peers rank real visits, each sample predicted before it is learned from",

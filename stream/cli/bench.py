@@ -23,7 +23,16 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--broker", default="embedded", help=BROKER_HELP)
     text = "the Python interpreter that has Faust and Quix Streams installed"
     parser.add_argument("--peer-python", default=sys.executable, metavar="FILE", help=text)
+    text = "soak: minutes of traffic (default %(default)g)"
+    parser.add_argument("--minutes", type=_minutes, default=30.0, metavar="N", help=text)
     _add_learning_options(parser)
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 1 <= minutes <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 100000 minutes")
+    return minutes
 
 
 def _add_learning_options(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from stream.bench.harness.full_state import copy_state
 from stream.client import Client
 from stream.errors import SimulationError
 from stream.kafka.offsets import GroupLag
@@ -229,13 +230,19 @@ class LoadGenerator:
 
 @contextmanager
 def loaded_system(
-    broker: str, population: Population, *, launcher: Sequence[str] = (), **sections: Mapping[str, Any]
+    broker: str,
+    population: Population,
+    *,
+    full: Path | None = None,
+    launcher: Sequence[str] = (),
+    **sections: Mapping[str, Any] | list[Any],
 ) -> Iterator[tuple[System, LoadGenerator]]:
     """Start a broker, one worker and one trainer, and load every user's history into the state.
 
     Args:
         broker: as `local_system` takes it.
         population: the users.
+        full: a closed state of the only partition that has the histories already: they are not sent.
         launcher: as `Processes` takes it.
         sections: settings that differ from `SETTINGS`, by section.
     """
@@ -245,22 +252,35 @@ def loaded_system(
     defaults = {name: SETTINGS.get(name, {}) for name in names}
     settings = convert(
         {
-            name: value if name == "arms" else {**value, **own.get(name, {}), **sections.get(name, {})}
+            name: sections.get(name, value)
+            if name == "arms"
+            else {**value, **own.get(name, {}), **dict(sections.get(name, {}))}
             for name, value in defaults.items()
         }
     )
     with (
-        tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
-        local_system(settings, broker=broker, directory=Path(scratch), launcher=launcher) as system,
+        _directory(full, Topics(prefix)) as directory,
+        local_system(settings, broker=broker, directory=directory, launcher=launcher) as system,
         _removed_afterwards(system),
         LoadGenerator(system.settings.kafka, system.topics, population) as load,
         closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,
     ):
-        load.send_histories()
+        if full is None:
+            load.send_histories()
         while lag.of(system.topics.behaviors, settings.topics.partitions):
             system.check()
             time.sleep(_WATCH_S)
         yield system, load
+
+
+@contextmanager
+def _directory(full: Path | None, topics: Topics) -> Iterator[Path]:
+    """Make a directory of a system; a full state is where its worker looks, as one at the beginning of all topics."""
+    with tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch:
+        if full is not None:
+            read = topics.behaviors, topics.impressions, topics.clicks, topics.scores
+            copy_state(full, Path(scratch) / "state" / "partition-00000", dict.fromkeys(read, 0))
+        yield Path(scratch)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from stream.local.system import System, local_system
 from stream.schema.events import Candidate, RequestKey, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
-from stream.settings import convert
+from stream.settings import Settings, convert
 from stream.simulation.config import SHORT_WINDOWS
 
 SLOTS = 10
@@ -40,18 +40,23 @@ _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
     "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
-    "arms": [{"name": "sam", "preset": "sam"}],
 }
-"""Short windows; one arm, the default model at length 1000."""
+"""Short windows."""
+ARM = "sam"
+"""The one arm, unless another is named: the default model at length 1000."""
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Number of users, behaviours in each user's history, and candidates in each request."""
+    """Number of users, behaviours in each user's history, and candidates in each request.
+
+    `clicks` is how many of an answer's shown items are clicked; None for each with the probability of a tenth.
+    """
 
     users: int = 400
     history: int = 1000
     candidates: int = 50
+    clicks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +191,12 @@ class LoadGenerator:
         return iter(visits)
 
     def draw_clicks(self, shown: Sequence[str], received: float) -> list[tuple[float, int]]:
-        """Return when (s since the epoch) which of the shown items will be clicked: a tenth of them."""
+        """Return when (s since the epoch) which of the shown items will be clicked."""
+        draws, clicks = self._rng.random(len(shown)), self._population.clicks
+        clicked = np.flatnonzero(draws < _CLICK_RATE) if clicks is None else np.argsort(draws)[:clicks]
         return [
-            (received + self._rng.exponential(_CLICK_DELAY_S), int(item.removeprefix("item-")))
-            for item, draw in zip(shown, self._rng.random(len(shown)).tolist(), strict=True)
-            if draw < _CLICK_RATE
+            (received + self._rng.exponential(_CLICK_DELAY_S), int(shown[place].removeprefix("item-")))
+            for place in clicked.tolist()
         ]
 
     def click(self, request: RequestKey, item: int) -> None:
@@ -222,30 +228,44 @@ class LoadGenerator:
         return items
 
 
+def load_settings(prefix: str, arm: str, sections: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Return the settings of a system under load.
+
+    Args:
+        prefix: of topics and group.
+        arm: preset of the one arm.
+        sections: what differs from `SETTINGS`, by section.
+    """
+    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
+    merged = {
+        name: {**SETTINGS.get(name, {}), **own.get(name, {}), **sections.get(name, {})}
+        for name in {*SETTINGS, *own, *sections}
+    }
+    return convert({**merged, "arms": [{"name": arm, "preset": arm}]})
+
+
 @contextmanager
 def loaded_system(
-    broker: str, population: Population, **sections: Mapping[str, Any]
+    broker: str,
+    population: Population,
+    *,
+    launcher: Sequence[str] = (),
+    arm: str = ARM,
+    **sections: Mapping[str, Any],
 ) -> Iterator[tuple[System, LoadGenerator]]:
     """Start a broker, one worker and one trainer, and load every user's history into the state.
 
     Args:
         broker: as `local_system` takes it.
         population: the users.
+        launcher: as `Processes` takes it.
+        arm: preset of the one arm.
         sections: settings that differ from `SETTINGS`, by section.
     """
-    prefix = f"bench-{uuid.uuid4().hex[:8]}-"
-    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
-    names = {*SETTINGS, *own, *sections}
-    defaults = {name: SETTINGS.get(name, {}) for name in names}
-    settings = convert(
-        {
-            name: value if name == "arms" else {**value, **own.get(name, {}), **sections.get(name, {})}
-            for name, value in defaults.items()
-        }
-    )
+    settings = load_settings(f"bench-{uuid.uuid4().hex[:8]}-", arm, sections)
     with (
         tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
-        local_system(settings, broker=broker, directory=Path(scratch)) as system,
+        local_system(settings, broker=broker, directory=Path(scratch), launcher=launcher) as system,
         _removed_afterwards(system),
         LoadGenerator(system.settings.kafka, system.topics, population) as load,
         closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,

@@ -9,7 +9,6 @@ read is the same as of one rank: everything.
 """
 
 import fcntl
-import os
 import re
 import shutil
 from collections import Counter
@@ -18,32 +17,38 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
-from msgspec import UNSET, Meta, Struct, UnsetType
-from safetensors import SafetensorError
-from xxhash import xxh3_128_hexdigest
+from msgspec import UNSET
 
 from model.embedding.shards import ONLY, SHARDS, Rank, merged_states
 from model.errors import CheckpointError
+from model.serialization.checkpoint_files import (
+    FORMAT,
+    HALF,
+    MANIFEST,
+    REFUSED,
+    SHARDED_FORMAT,
+    File,
+    Manifest,
+    Shard,
+    arm_file,
+    numbers,
+    read_manifest,
+    read_shard,
+    read_tensors,
+    seen_file,
+    shard_file,
+    sync,
+    write_bytes,
+    write_tensors,
+)
 from model.serialization.update import Tensors
 from state.errors import StateError
 from state.manifest import with_checksum
-
-FORMAT = 1
-SHARDED_FORMAT = 2
-"""Of a checkpoint of several ranks; releases from before them refuse it."""
-
-_MANIFEST = "manifest.json"
-_HALF = ".half"
-_REFUSED = ".refused"
-
-Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.+-]{1,128}\Z")]
-"""Of an arm; it becomes part of a file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,42 +101,6 @@ class NewestCheckpoint:
     path: Path | None = None
 
 
-class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    size: int
-    checksum: str
-
-
-class _Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    format: int
-    epoch: int
-    offsets: dict[int, int]
-    counts: dict[str, int]
-    progress: dict[Name, dict[str, Any]]
-    files: dict[str, _File]
-    origins: dict[int, str] | UnsetType = UNSET
-    """Unset in checkpoints from before it was kept: their checksums do not cover it."""
-    step: int | UnsetType = UNSET
-    ranks: Annotated[int, Meta(ge=1, le=65_536)] | UnsetType = UNSET
-    shards: int | UnsetType = UNSET
-    """These three are set where several ranks have written it."""
-    checksum: str = ""
-    """XXH3-128 of the manifest's own JSON with this field empty."""
-
-
-class _Shard(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one rank has written."""
-
-    offsets: dict[int, int]
-    counts: dict[str, int]
-    progress: dict[Name, dict[str, Any]]
-    files: dict[str, _File]
-    origins: dict[int, str]
-
-
-class _Format(Struct):
-    format: int
-
-
 @contextmanager
 def sole_writer(directory: Path, remedy: str = "stop it, or give this one a directory of its own") -> Iterator[None]:
     """Lock a directory of checkpoints for one writer; the lock ends with the process.
@@ -158,7 +127,7 @@ def set_aside(refused: Iterable[RefusedCheckpoint]) -> None:
     """Rename checkpoints that were refused, so that no later `save` counts or removes them."""
     for each in refused:
         with _writing(each.path.parent):
-            each.path.rename(each.path.with_suffix(_REFUSED))
+            each.path.rename(each.path.with_suffix(REFUSED))
 
 
 def save(
@@ -189,7 +158,7 @@ def _save(directory: Path, checkpoint: Checkpoint, keep: int, attach: Callable[[
     half = _begin(directory)
     if attach is not None:
         attach(half)
-    manifest = _Manifest(
+    manifest = Manifest(
         format=FORMAT,
         epoch=checkpoint.epoch,
         offsets=dict(checkpoint.offsets),
@@ -225,15 +194,15 @@ def write_shard(half: Path, checkpoint: Checkpoint, rank: Rank, *, attach: Calla
     """
     with _writing(half.parent):
         attach(half)
-        shard = _Shard(
+        shard = Shard(
             offsets=dict(checkpoint.offsets),
             counts=dict(checkpoint.counts),
             origins=dict(checkpoint.origins),
             progress={name: arm.progress for name, arm in checkpoint.arms.items()},
             files=_write_files(half, checkpoint, rank),
         )
-        _write_bytes(half / _shard_file(rank), msgspec.json.encode(shard))
-        _sync(half)
+        write_bytes(half / shard_file(rank), msgspec.json.encode(shard))
+        sync(half)
 
 
 def finish(
@@ -259,9 +228,9 @@ def finish(
         CheckpointError: when a rank has not written its shard, or the directory cannot be written.
     """
     with _writing(half.parent):
-        shards = [_read_shard(half / _shard_file(Rank(number, ranks))) for number in range(ranks)]
+        shards = [read_shard(half / shard_file(Rank(number, ranks))) for number in range(ranks)]
         first = shards[0]
-        manifest = _Manifest(
+        manifest = Manifest(
             format=SHARDED_FORMAT,
             epoch=epoch,
             step=step,
@@ -277,33 +246,33 @@ def finish(
             files={name: file for shard in shards for name, file in shard.files.items()},
         )
         for number in range(ranks):
-            (half / _shard_file(Rank(number, ranks))).unlink()
+            (half / shard_file(Rank(number, ranks))).unlink()
         return _publish(half, manifest, keep)
 
 
 def _begin(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_halves(directory)
-    refused = [int(path.stem) for path in directory.glob(f"*{_REFUSED}") if path.stem.isdecimal()]
-    half = directory / f"{max([*_numbers(directory), *refused], default=0) + 1:08d}{_HALF}"
+    refused = [int(path.stem) for path in directory.glob(f"*{REFUSED}") if path.stem.isdecimal()]
+    half = directory / f"{max([*numbers(directory), *refused], default=0) + 1:08d}{HALF}"
     half.mkdir()
     return half
 
 
-def _write_files(half: Path, checkpoint: Checkpoint, rank: Rank) -> dict[str, _File]:
-    tensors = {_arm_file(name, rank.number): arm.tensors for name, arm in checkpoint.arms.items()}
-    tensors[_seen_file(rank.number)] = {"ids": checkpoint.seen}
-    return {name: _write(half / name, content) for name, content in tensors.items()}
+def _write_files(half: Path, checkpoint: Checkpoint, rank: Rank) -> dict[str, File]:
+    tensors = {arm_file(name, rank.number): arm.tensors for name, arm in checkpoint.arms.items()}
+    tensors[seen_file(rank.number)] = {"ids": checkpoint.seen}
+    return {name: write_tensors(half / name, content) for name, content in tensors.items()}
 
 
-def _publish(half: Path, manifest: _Manifest, keep: int) -> Path:
+def _publish(half: Path, manifest: Manifest, keep: int) -> Path:
     """Write the manifest, give the directory its name, and remove the oldest ones."""
     directory, target = half.parent, half.with_suffix("")
-    _write_bytes(half / _MANIFEST, msgspec.json.encode(with_checksum(manifest)))
-    _sync(half)
+    write_bytes(half / MANIFEST, msgspec.json.encode(with_checksum(manifest)))
+    sync(half)
     half.rename(target)
-    _sync(directory)
-    for number in sorted(_numbers(directory))[:-keep]:
+    sync(directory)
+    for number in sorted(numbers(directory))[:-keep]:
         shutil.rmtree(directory / f"{number:08d}")
     return target
 
@@ -316,7 +285,7 @@ def load_newest(directory: Path, rank: Rank = ONLY) -> NewestCheckpoint:
     if not directory.is_dir():
         return NewestCheckpoint(None, [])
     refused: list[RefusedCheckpoint] = []
-    for number in sorted(_numbers(directory), reverse=True):
+    for number in sorted(numbers(directory), reverse=True):
         path = directory / f"{number:08d}"
         try:
             return NewestCheckpoint(load(path, rank), refused, path)
@@ -335,14 +304,14 @@ def load(path: Path, rank: Rank = ONLY) -> Checkpoint:
     Raises:
         CheckpointError: when a file is missing or damaged, or the format is unknown.
     """
-    manifest = _read_manifest(path / _MANIFEST)
+    manifest = read_manifest(path / MANIFEST)
     ranks = range(manifest.ranks or 1)
-    arms = {name: [file for each in ranks if (file := _arm_file(name, each)) in manifest.files] for name in
+    arms = {name: [file for each in ranks if (file := arm_file(name, each)) in manifest.files] for name in
             manifest.progress}  # fmt: skip
-    seen = [_seen_file(each) for each in ranks]
+    seen = [seen_file(each) for each in ranks]
     if manifest.files.keys() != {*seen, *chain.from_iterable(arms.values())} or not all(arms.values()):
-        raise CheckpointError(f"{_MANIFEST} does not name the files of its arms")
-    tensors = {name: _read(path / name, file) for name, file in manifest.files.items()}
+        raise CheckpointError(f"{MANIFEST} does not name the files of its arms")
+    tensors = {name: read_tensors(path / name, file) for name, file in manifest.files.items()}
     if len(ranks) == rank.ranks:
         ids = tensors[seen[rank.number]]["ids"]
     else:
@@ -374,83 +343,6 @@ def _writing(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def _arm_file(name: str, rank: int = 0) -> str:
-    return f"arm-{name}{_of(rank)}.safetensors"
-
-
-def _seen_file(rank: int) -> str:
-    return f"seen{_of(rank)}.safetensors"
-
-
-def _shard_file(rank: Rank) -> str:
-    return f"shard{_of(rank.number)}.json"
-
-
-def _of(rank: int) -> str:
-    """Return what tells the files of a rank apart, which no arm's name has; the first has those of the only one."""
-    return f"@{rank}" if rank else ""
-
-
-def _numbers(directory: Path) -> list[int]:
-    return [int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{8}", path.name)]
-
-
 def _remove_halves(directory: Path) -> None:
-    for path in directory.glob(f"*{_HALF}"):
+    for path in directory.glob(f"*{HALF}"):
         shutil.rmtree(path)
-
-
-def _write(path: Path, tensors: Tensors) -> _File:
-    content = safetensors.numpy.save({key: np.asarray(array, order="C") for key, array in tensors.items()})
-    _write_bytes(path, content)
-    return _File(len(content), xxh3_128_hexdigest(content))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Flush the names in a directory to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    try:
-        content = path.read_bytes()
-        written = msgspec.json.decode(content, type=_Format).format
-        if written not in (FORMAT, SHARDED_FORMAT):
-            text = f"format {written}, this release reads {FORMAT} and {SHARDED_FORMAT}"
-            raise CheckpointError(f"{text}: use the one that wrote it")
-        manifest = msgspec.json.decode(content, type=_Manifest)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: {error}") from None
-    if with_checksum(manifest) != manifest:
-        raise CheckpointError(f"{path.name} is damaged: its checksum is another")
-    return manifest
-
-
-def _read_shard(path: Path) -> _Shard:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Shard)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: {error}. All ranks must see the same trainer.directory") from None
-
-
-def _read(path: Path, file: _File) -> Tensors:
-    try:
-        if (found := path.stat().st_size) != file.size:  # before memory is taken for it
-            raise CheckpointError(f"{path.name} is damaged: {found} bytes, {file.size} were written")
-        content = path.read_bytes()
-        if len(content) != file.size or xxh3_128_hexdigest(content) != file.checksum:
-            raise CheckpointError(f"{path.name} is damaged: {len(content)} bytes, {file.size} were written")
-        return safetensors.numpy.load(content)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: {error}") from None

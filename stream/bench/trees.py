@@ -6,7 +6,6 @@ It is the job of Metarank: lists of candidates from Kafka, ordered by boosted tr
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -141,8 +140,7 @@ def _requests(files: Mapping[str, Path], population: Population, repeats: int) -
 
 def _serve(broker: str, population: Population, arm: str, started: Sequence[str], seconds: float) -> Served:
     """Answer a load with one worker, started as said, beside a trainer that learns from the clicks."""
-    with ExitStack() as stack:
-        system, load = stack.enter_context(loaded_system(broker, population, launcher=started, arm=arm))
+    with loaded_system(broker, population, launcher=started, arm=arm) as (system, load):
         load.run(_RATE, min(seconds, _WARM_UP_S), system.check)
         worker = system.processes.pid("worker-1")
         before = cpu_seconds(worker)

@@ -1,4 +1,4 @@
-"""A whole system on one machine: broker, topics, workers, trainer and perhaps a monitor, for demo, replay and tests."""
+"""A whole system on one machine, for demo, replay and tests: broker, topics, workers, trainer, and perhaps more."""
 
 import logging
 import os
@@ -184,6 +184,8 @@ def local_system(
 ) -> Iterator[System]:
     """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
 
+    Where the settings have a bandit, it is started as well.
+
     State, checkpoints and logs lie in `directory`.
 
     Args:
@@ -221,6 +223,8 @@ def local_system(
             processes.start("trainer", "trainer")
             for number in range(1, workers + 1):
                 processes.start(f"worker-{number}", "worker")
+            if settings.bandit.on:
+                processes.start("bandit", "bandit")
             if monitor:
                 processes.start("monitor", "monitor", optional=True)
             if pages is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from stream.errors import SettingsError
-from stream.settings.sections import Settings
+from stream.settings.settings import Settings
 
 _TARGET = re.compile(r"[\w.]*")
 _VARIABLE = re.compile(r"SAMSTREAM_(?:([A-Za-z0-9]\w*?)_)?_([A-Za-z0-9]\w*)", re.ASCII)

@@ -1,55 +1,13 @@
-"""What can be set, a class a section: types, limits, defaults, and what cannot go together."""
+"""The sections of the settings, a class each: types, limits and defaults."""
 
-from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
-from model.errors import SpecError
-from model.spec import ModelSpec, OptimSpec, overridden, preset, reads_features
-from state.feature import Feature
-from state.feature_layout import FeatureLayout
-from stream.errors import SettingsError, TopicError
-from stream.runtime.addresses import host_and_port
-from stream.schema.features import FeatureDefinition, FeatureSchema
-from stream.schema.topics import Topics
-from stream.settings.features import FeatureName, check_features, layout_of
-from stream.settings.names import default_names
-from stream.settings.ramp import RampStep, Stage, stages
-
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
-NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=1)]
-RESERVED = frozenset(
-    {
-        "group.id",
-        "enable.auto.commit",
-        "enable.auto.offset.store",
-        "auto.offset.reset",
-        "isolation.level",
-        "partition.assignment.strategy",
-        "group.protocol",
-        "enable.idempotence",
-        "partitioner",
-    }
-)
-"""librdkafka properties that are not for the user to set."""
-
-KEPT_DELTAS = 4096
-"""Distinct Kafka keys of an arm's deltas: what compaction leaves of them."""
-
-
-class Properties(dict[str, str]):
-    """librdkafka properties; `repr` shows the address alone, since any other value can be a secret."""
-
-    def __repr__(self) -> str:
-        shown = {key: value if key == "bootstrap.servers" else "…" for key, value in self.items()}
-        return f"Properties({shown})"
-
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+from stream.settings.guardrail import Guardrail
+from stream.settings.limits import Count, Name, NotNegative, Positive
 
 
 class TopicSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -231,7 +189,8 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         certificate: file with the certificate chain for TLS, PEM; empty for plain HTTP.
         certificate_key: file with its private key, PEM; empty where `certificate` holds it.
         deadline_s: how long a request waits for its score.
-        on_timeout: what it gets then: the `candidates` in their own order, marked as such, or an `error` (504).
+        on_timeout: what it gets then: the `candidates` in their own order, or by `popularity`, how high this gateway's
+            newest answers had them, both marked as such; or an `error` (504).
         max_in_flight: requests that may wait at a time; further ones are answered 429.
         max_unacknowledged: records that Kafka may not have acknowledged yet; with more, writes are answered 503.
         max_body_bytes: larger bodies are answered 413.
@@ -251,7 +210,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     certificate: str = ""
     certificate_key: str = ""
     deadline_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
-    on_timeout: Literal["candidates", "error"] = "candidates"
+    on_timeout: Literal["candidates", "popularity", "error"] = "candidates"
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     max_unacknowledged: Annotated[int, Meta(ge=1, le=50_000)] = 10_000
     max_body_bytes: Annotated[int, Meta(ge=1000, le=2**26)] = 1_000_000
@@ -262,51 +221,6 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     peers: tuple[str, ...] = ()
     peer: Annotated[int, Meta(ge=0)] = 0
     metrics: str = ""
-
-
-class ArmSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One arm of the experiment.
-
-    Attributes:
-        name: of the arm.
-        share: of the users, in proportion to the other arms' shares.
-        preset: the model, such as `sam`, `sam-paper`, `din-50` or `counts`.
-        model: fields of the model that differ from the preset.
-        learn: whether it learns; else it keeps the parameters that it starts from.
-        learn_from: whose samples it learns from: those of its `own` users (in interleaved requests: the items that it
-            placed), or `all`.
-        optim: step sizes and table sizes.
-        features: names of those of `[features]` that its model reads, or `all`.
-        interleave: two other arms. Users of this one get lists that both have drafted in turn (see
-            `stream.experiment.interleaving`); it has no model of its own.
-        shadow: whether it also ranks the impressions that other arms answer. Its rankings are in the scores, nobody
-            sees them, and `samstream experiment evaluate` says what its click rate would be. Each costs as much as an
-            answer.
-    """
-
-    name: Name
-    share: NotNegative = 1.0
-    preset: str = "sam"
-    model: dict[str, Any] = {}
-    learn: bool = True
-    learn_from: Literal["own", "all"] = "own"
-    optim: OptimSpec = OptimSpec()
-    features: tuple[FeatureName, ...] | Literal["all"] = "all"
-    interleave: tuple[Name, ...] = ()
-    shadow: bool = False
-
-    def spec(self) -> ModelSpec:
-        """Return the model this arm runs, but for the features of callers: see `Settings.spec`.
-
-        Raises:
-            SettingsError: for an unknown preset or field, and for an arm that interleaves others.
-        """
-        if self.interleave:
-            raise SettingsError(f"arm {self.name!r} interleaves {' and '.join(self.interleave)}: it has no model")
-        try:
-            return overridden(preset(self.preset), self.model)
-        except SpecError as error:
-            raise SettingsError(f"arm {self.name!r}: {error}") from None
 
 
 class StatisticsSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -328,179 +242,13 @@ class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         name: with `salt`, which experiment this is: another name starts over.
         minimum_effect: the smallest relative lift that is worth finding; 0.05 is 5% more clicks.
         alpha: the probability of naming a winner among arms that are alike, over all looks.
+        guardrails: metrics that must not get worse, which the monitor's page shows (see `docs/experiments.md`).
+        since: when the experiment began, for the guardrails: impressions before then do not count. All that Kafka has
+            unless set.
     """
 
     name: Name = "experiment"
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
-
-
-class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set.
-
-    Attributes:
-        kafka: librdkafka properties.
-        topics: names and sizes of the topics.
-        state: the state of the partitions.
-        worker: the worker.
-        trainer: the trainer.
-        monitor: the monitor.
-        gateway: the gateway.
-        statistics: decayed counts of items and categories.
-        experiment: what the verdict rests on.
-        features: features of callers, by name; workers and trainer must have the same.
-        arms: the arms; workers and trainer must have the same.
-        ramp: shares by schedule: steps in the order of time; all workers must have the same.
-        salt: with the user's id, decides the arm.
-        seed: of the initial parameters of every arm; workers and trainer must have the same.
-    """
-
-    kafka: dict[str, str] = field(default_factory=lambda: {"bootstrap.servers": "localhost:9092"})
-    topics: TopicSettings = TopicSettings()
-    state: StateSettings = StateSettings()
-    worker: WorkerSettings = WorkerSettings()
-    trainer: TrainerSettings = TrainerSettings()
-    monitor: MonitorSettings = MonitorSettings()
-    gateway: GatewaySettings = GatewaySettings()
-    statistics: StatisticsSettings = StatisticsSettings()
-    experiment: ExperimentSettings = ExperimentSettings()
-    features: dict[FeatureName, FeatureDefinition] = {}
-    arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
-    ramp: tuple[RampStep, ...] = ()
-    salt: str = "samstream"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Fill in the names that follow from the prefix; refuse arms that cannot be run side by side.
-
-        Raises:
-            SettingsError: for a prefix that Kafka does not take, no arms, two of one name, no share at all, a trainer's
-                arm that is not there, or an interleaved one that is not, or has no model, or a ramp that cannot be.
-        """
-        msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
-        try:
-            Topics(self.topics.prefix)
-        except TopicError as error:
-            raise SettingsError(str(error)) from None
-        for section, defaults in default_names(self.topics.prefix).items():
-            given = getattr(self, section)
-            missing = {key: name for key, name in defaults.items() if not getattr(given, key)}
-            msgspec.structs.force_setattr(self, section, msgspec.structs.replace(given, **missing))
-        if taken := RESERVED & self.kafka.keys():
-            raise SettingsError(
-                f"kafka.{', kafka.'.join(sorted(taken))}: samstream's promises rest on what it sets here"
-            )
-        if self.trainer.checkpoint_interval_s / self.trainer.update_interval_s > KEPT_DELTAS / 2:
-            raise SettingsError(
-                f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
-            )
-        _check_gateway(self.gateway)
-        check_features(self.features, candidates=self.worker.max_candidates)
-        names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
-        if not names or len(set(names)) < len(names):
-            raise SettingsError(f"arms need distinct names and at least one, got {names}")
-        if sum(arm.share for arm in self.arms) <= 0:
-            raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
-        stages({arm.name: arm.share for arm in self.arms}, self.ramp)
-        if unknown := set(self.trainer.arms) - set(models):
-            raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
-        for arm in self.arms:
-            if "features" in arm.model:
-                raise SettingsError(f"arm {arm.name!r}: features are no field of its model: give the arm `features`")
-            named = () if arm.features == "all" else arm.features
-            if unknown_features := sorted(set(named) - self.features.keys()):
-                raise SettingsError(
-                    f"arm {arm.name!r} reads feature {unknown_features[0]!r}; there are {sorted(self.features)}"
-                )
-            if arm.interleave:
-                _check_interleaved(arm, models)
-        for arm in self.models:
-            if arm.spec().length > self.state.length:
-                raise SettingsError(
-                    f"arm {arm.name!r} looks at {arm.spec().length} behaviours, state.length keeps {self.state.length}"
-                )
-        if len(counted := {arm.spec().statistics for arm in self.models} - {()}) > 1:
-            raise SettingsError(
-                f"arms read statistics of different half-lives ({', '.join(map(str, sorted(counted)))} s): they are"
-                " counted once, so give all arms the same model.statistics, or none"
-            )
-
-    def spec(self, arm: ArmSettings) -> ModelSpec:
-        """Return the model an arm runs, with the features that it reads.
-
-        Raises:
-            SettingsError: as `ArmSettings.spec`.
-        """
-        spec = arm.spec()
-        if not reads_features(spec):
-            return spec
-        read = self.features if arm.features == "all" else arm.features
-        features: tuple[Feature, ...] = tuple(self.features[name].feature(name) for name in sorted(read))
-        return msgspec.structs.replace(spec, features=features)
-
-    @property
-    def feature_layout(self) -> FeatureLayout:
-        """How features lie in records."""
-        return layout_of(self.features)
-
-    def feature_schema(self) -> FeatureSchema:
-        """Return what checks and packs features; it counts what is missing."""
-        return FeatureSchema(self.features, refuse_unknown=self.worker.unknown_features == "refuse")
-
-    @property
-    def half_lives_s(self) -> tuple[float, ...]:
-        """Half-lives (s) of the statistics that arms read; none where no arm reads any."""
-        return max((arm.spec().statistics for arm in self.models), default=())
-
-    @property
-    def statistics_length(self) -> int:
-        """Behaviours of a user of which statistics tell the share: what the shortest arm reads that reads any."""
-        return min((arm.spec().length for arm in self.models if arm.spec().statistics), default=0)
-
-    def erasure_group(self, job: Literal["worker", "trainer", "monitor"]) -> str:
-        """Return the consumer group by whose committed offsets a job says which erasures it has done."""
-        own = {"worker": self.worker.group, "trainer": "", "monitor": self.monitor.group}[job]
-        return f"{own or f'{self.topics.prefix}samstream-{job}'}-erasures"
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The times between the ramp's steps, with the shares in force; one without a ramp."""
-        return stages({arm.name: arm.share for arm in self.arms}, self.ramp)
-
-    def stage(self, ts: float) -> Stage:
-        """Return the stage that holds a time, ms since the epoch."""
-        return next(stage for stage in self.stages if stage.holds(ts))
-
-    def at(self, ts: float) -> "Settings":
-        """Return the settings with the shares in force at a time (ms since the epoch), and no ramp."""
-        stage = self.stage(ts)
-        arms = tuple(msgspec.structs.replace(arm, share=stage.shares[arm.name]) for arm in self.arms)
-        return msgspec.structs.replace(self, arms=arms, ramp=())
-
-    @property
-    def models(self) -> tuple[ArmSettings, ...]:
-        """The arms that have a model of their own: all but those that interleave others."""
-        return tuple(arm for arm in self.arms if not arm.interleave)
-
-
-def _check_gateway(gateway: GatewaySettings) -> None:
-    try:
-        host_and_port(gateway.address)
-    except ValueError as error:
-        raise SettingsError(f"gateway.address {gateway.address!r}: {error}; write it as HOST:PORT") from None
-    if gateway.certificate_key and not gateway.certificate:
-        raise SettingsError("gateway.certificate_key is given without gateway.certificate")
-    if gateway.peers and gateway.peer >= len(gateway.peers):
-        raise SettingsError(f"gateway.peer={gateway.peer}: gateway.peers names {len(gateway.peers)}, counted from 0")
-    if wrong := [peer for peer in gateway.peers if not peer.startswith(("http://", "https://"))]:
-        raise SettingsError(f"gateway.peers names {wrong[0]!r}: write it as http://HOST:PORT or https://HOST:PORT")
-
-
-def _check_interleaved(arm: ArmSettings, models: Sequence[str]) -> None:
-    if len(arm.interleave) != 2 or arm.interleave[0] == arm.interleave[1]:
-        raise SettingsError(f"arm {arm.name!r} interleaves {list(arm.interleave)}: name two different arms")
-    if unknown := [name for name in arm.interleave if name not in models]:
-        raise SettingsError(f"arm {arm.name!r} interleaves {unknown}; arms with a model are {list(models)}")
-    plain = ArmSettings(name=arm.name, share=arm.share, interleave=arm.interleave)
-    if extra := [field for field in ArmSettings.__struct_fields__ if getattr(arm, field) != getattr(plain, field)]:
-        raise SettingsError(f"arm {arm.name!r} interleaves others and has no model of its own: drop {', '.join(extra)}")
+    guardrails: tuple[Guardrail, ...] = ()
+    since: Annotated[datetime, Meta(tz=True)] | None = None

@@ -12,6 +12,7 @@ from model.errors import CheckpointError
 from model.metrics import ProgressiveMetrics
 from model.serialization import checkpoint as checkpoints
 from model.serialization.checkpoint import ArmState, Checkpoint, load_newest, save
+from model.serialization.checkpoint_files import read_manifest
 from state.errors import StateError
 from state.manifest import with_checksum
 from tests.model.serialization.crashing import dying_after
@@ -150,11 +151,11 @@ def test_a_manifest_with_a_right_checksum_never_leads_out_of_its_directory(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path, checkpoint(1))
-    manifest = checkpoints._read_manifest(path / "manifest.json")
+    manifest = read_manifest(path / "manifest.json")
     files = {**manifest.files, f"arm-{name}.safetensors": manifest.files["arm-sam.safetensors"]}
     forged = msgspec.structs.replace(manifest, files=files, progress={**manifest.progress, name: {}})
     (path / "manifest.json").write_bytes(msgspec.json.encode(with_checksum(forged)))
-    monkeypatch.setattr(checkpoints, "_read", lambda path, _file: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(checkpoints, "read_tensors", lambda path, _file: pytest.fail(f"{path} was opened"))
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         checkpoints.load(path)
 

@@ -64,11 +64,9 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
 def position_picture(tables: Mapping[str, list[Row]]) -> bytes:
     """Draw the lift of the arm that is told the places over the one that is not, by what came before."""
     told = {title: next(row for row in rows if row["arm"].endswith(", told")) for title, rows in tables.items()}
-    said = " and ".join(f"{signed_percent(row['lift'], 1)} {title}" for title, row in told.items())
-    with pictures(1, f"Knowing the places: clicks {said}", "95% intervals over users, paired", height=2.6) as (
-        [axes],
-        save,
-    ):
+    said = " and ".join(signed_percent(row["lift"], 1) for row in told.values())
+    title, subtitle = f"Knowing the places brings {said} clicks", "95% confidence intervals over users, paired"
+    with pictures(1, title, subtitle, height=2.6) as ([axes], save):
         for place, row in enumerate(told.values()):
             axes.plot([100 * row["lift low"], 100 * row["lift high"]], [place] * 2, color=PALETTE[0], linewidth=3)
             axes.plot(100 * row["lift"], place, "o", color=PALETTE[0], markersize=8)

@@ -66,5 +66,5 @@ $(READY): pyproject.toml constraints.txt
 	% sys.version_info[:2])'
 	@echo "installing into .venv; the first time this takes some minutes"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,gateway,test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,gateway,registry,test,dev]'
 	@touch $@

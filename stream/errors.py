@@ -79,3 +79,7 @@ class TimeError(StreamError, ValueError):
 
 class BackfillError(StreamError):
     """History cannot be read, or cannot go on where it was: names the file, the column, or what differs."""
+
+
+class RegistryError(StreamError):
+    """The schema registry does not answer, or not as one: what it was asked must be asked again."""

@@ -4,6 +4,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -13,10 +14,13 @@ from stream.errors import TimeError
 from stream.kafka.clients import check_connection, to_record
 from stream.kafka.erasure_feed import read_erasures
 from stream.kafka.reader import TopicReader
+from stream.registry.formats import awaited_json, open_formats
 from stream.runtime import signals
+from stream.runtime.closing import Resources
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
 from stream.schema.events import Outcome, Score
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
@@ -105,16 +109,19 @@ def run(arguments: argparse.Namespace) -> int:
     earliest = before if before is not None else since
     # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
-    found = read_traffic(
-        settings.kafka,
-        Topics(settings.topics.prefix),
-        ledger,
-        answers,
-        begin=begin,
-        on_missing=settings.topics.on_missing_records,
-        guardrails=guardrails,
-        users=experiment.explorers,
-    )
+    topics = Topics(settings.topics.prefix)
+    with Resources() as resources:
+        found = read_traffic(
+            settings.kafka,
+            topics,
+            ledger,
+            answers,
+            begin=begin,
+            on_missing=settings.topics.on_missing_records,
+            guardrails=guardrails,
+            users=experiment.explorers,
+            formats=open_formats(settings, topics, resources) if guardrails is not None else JSON_ONLY,
+        )
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
     report, trace = live_report(
         Experiment.of(experiment),
@@ -185,6 +192,7 @@ def read_traffic(
     begin: int | None,
     on_missing: Literal["stop", "skip"] = "stop",
     guardrails: "GuardrailCounts | None" = None,
+    formats: Formats = JSON_ONLY,
     on_score: "Callable[[Score], None] | None" = None,
     users: Container[str] | None = None,
 ) -> "ReadSummary":
@@ -200,6 +208,7 @@ def read_traffic(
         begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
         on_missing: when Kafka removes records while they are read: `stop`, or `skip` and count them.
         guardrails: takes what the guardrails are judged on.
+        formats: of `impressions` and `behaviors`.
         on_score: takes the scores of those times as well, of all users.
         users: whose scores, impressions and behaviors count; None for all. The ledger knows by itself.
 
@@ -207,6 +216,7 @@ def read_traffic(
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
             has removed some (`stop`).
         TopicError: when a topic is recreated while it is read.
+        RegistryError: when the registry does not tell the schema of a record that the guardrails need.
     """
     from stream.experiment.ledger import ReadSummary
     from stream.experiment.traffic import Traffic
@@ -234,6 +244,7 @@ def read_traffic(
             guardrails=guardrails,
             on_score=on_score,
             users=users,
+            to_json=partial(awaited_json, formats),
             scores_cut=[partition for topic, partition in tail.removed if topic == topics.scores],
         )
         for messages in tail.read_to_end():

@@ -25,6 +25,8 @@ from stream.errors import ExperimentError
 from stream.kafka.offsets import GroupLag
 from stream.kafka.topic_admin import verify
 from stream.local.system import keep_logs, local_system
+from stream.registry.formats import open_formats
+from stream.runtime.closing import Resources
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.simulation.config import EARLY_LABELS, SHORT_WINDOWS
@@ -310,5 +312,15 @@ def _guardrail_results(
     counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt, users=explorers)
     if counts is None:
         return []
-    read_traffic(settings.kafka, topics, ledger, answers, begin=since, guardrails=counts, users=explorers)
+    with Resources() as resources:
+        read_traffic(
+            settings.kafka,
+            topics,
+            ledger,
+            answers,
+            begin=since,
+            guardrails=counts,
+            formats=open_formats(settings, topics, resources),
+            users=explorers,
+        )
     return experiment.guardrail_results(counts, ledger.sums)

@@ -1,14 +1,17 @@
-"""`samstream topics`: creates the topics that are missing, checks those that exist, or prints their JSON Schemas."""
+"""`samstream topics`: creates the topics that are missing, checks those that exist, or prints their schemas."""
 
 import argparse
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from stream.cli.options import Commands, add_settings_command, load_settings
+from stream.errors import TopicError
 from stream.kafka import topic_admin
 from stream.kafka.topic_rules import Needs
 from stream.monitor.records import ArmWindow
+from stream.schema.input_schemas import avro_schemas, protobuf_schemas
 from stream.schema.json_schema import event_schemas, struct_schema
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -20,8 +23,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "action",
         choices=["create", "check", "schemas"],
-        help="create what is missing; only check; or print the JSON Schema of each topic that others write or read",
+        help="create what is missing; only check; or print the schema of each topic that others write or read",
     )
+    parser.add_argument(
+        "--format",
+        choices=["json", "avro", "protobuf"],
+        default="json",
+        help="of `schemas`: JSON Schema (default), or Avro or Protobuf for the input topics",
+    )
+    parser.add_argument("--topic", metavar="NAME", help="of `schemas`: only that of this topic, as a registry takes it")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments)
     topics, needs = Topics(settings.topics.prefix), needs_of(settings)
     if arguments.action == "schemas":
-        print(json.dumps(schemas(settings), indent=2, ensure_ascii=False))
+        print(schema_text(settings, arguments.format, arguments.topic))
         return 0
     if arguments.action == "check":
         report = topic_admin.inspect(settings.kafka, topics, partitions=settings.topics.partitions, needs=needs)
@@ -50,6 +60,28 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in report.findings:
         print(finding)
     return 1 if any(finding.severity == "error" for finding in report.findings) else 0
+
+
+def schema_text(settings: Settings, form: Literal["json", "avro", "protobuf"], topic: str | None = None) -> str:
+    """Return the schemas of topics as text: of all that have one in this format, or of one.
+
+    Raises:
+        TopicError: for a topic that has none.
+    """
+    topics = Topics(settings.topics.prefix)
+    found: Mapping[str, Any]
+    match form:
+        case "json":
+            found = schemas(settings)
+        case "avro":
+            found = avro_schemas(topics)
+        case "protobuf":
+            found = protobuf_schemas(topics)
+    if topic is not None and topic not in found:
+        raise TopicError(f"--topic {topic}: there are schemas in this format of {', '.join(found)}")
+    if form == "protobuf":
+        return str(found[topic]) if topic else "\n".join(f"// {name}.proto\n{text}" for name, text in found.items())
+    return json.dumps(found[topic] if topic else found, indent=2, ensure_ascii=False)
 
 
 def schemas(settings: Settings) -> dict[str, dict[str, Any]]:

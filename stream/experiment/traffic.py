@@ -14,6 +14,7 @@ from stream.schema.events import (
     decode_outcome,
     decode_score,
 )
+from stream.schema.formats import JSON_ONLY
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 
@@ -33,6 +34,7 @@ class Traffic:
         guardrails: takes what the guardrails are judged on.
         on_score: takes the scores of those times as well, of all users.
         users: whose scores, impressions and behaviors count; None for all. The ledger knows by itself.
+        to_json: makes JSON of the value of a topic in another format.
         scores_cut: partitions of `scores` whose oldest records Kafka has removed: no impression from before the first
             that is left counts as unanswered.
     """
@@ -48,9 +50,11 @@ class Traffic:
         guardrails: GuardrailCounts | None = None,
         on_score: Callable[[Score], None] | None = None,
         users: Container[str] | None = None,
+        to_json: Callable[[str, bytes], bytes] = JSON_ONLY.to_json,
         scores_cut: Iterable[int] = (),
     ) -> None:
         self._scores_cut = set(scores_cut)
+        self._to_json = to_json
         self._topics, self._ledger, self._answers, self._erasures = topics, ledger, answers, erasures
         self._found, self._guardrails, self._on_score, self._users = found, guardrails, on_score, users
         self._voids: dict[int, Voids] = {}
@@ -72,11 +76,11 @@ class Traffic:
             elif record.topic == self._topics.outcomes:
                 self._take_outcome(record)
             elif self._guardrails is not None and record.topic == self._topics.impressions:
-                impression = decode_impression(record.value or b"")
+                impression = decode_impression(self._to_json(record.topic, record.value or b""))
                 if self._counts(impression.user):
                     self._guardrails.add_impression(impression)
             elif self._guardrails is not None and record.topic == self._topics.behaviors:
-                behavior = decode_behavior(record.value or b"")
+                behavior = decode_behavior(self._to_json(record.topic, record.value or b""))
                 if self._counts(behavior.user) and not self._void(record).behavior(behavior.user, record.offset):
                     self._guardrails.add_behavior(behavior)
         except DECODE_ERRORS:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Container, Sequence
+from functools import partial
 
 from stream.experiment.assignment import Assignment
 from stream.experiment.guardrails.counts import GuardrailCounts
@@ -14,6 +15,8 @@ from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.traffic import Traffic
 from stream.kafka.clients import to_record
 from stream.kafka.reader import TopicReader
+from stream.registry.formats import awaited_json, open_formats
+from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
 from stream.schema.events import Outcome
@@ -26,6 +29,7 @@ _READ_S = 0.5
 _JUDGE_INTERVAL_S = 10.0
 _PAUSE_S = 60.0
 _GATHER_S = 5.0
+_REGISTRY_S = 5.0
 
 
 class GuardrailWatch:
@@ -100,7 +104,9 @@ class GuardrailWatch:
             on_missing="skip",
         )
         due = 0.0
-        try:
+        with Resources() as resources:
+            resources.add(reader)
+            formats = open_formats(self._settings, self._topics, resources)
             traffic = Traffic(
                 self._topics,
                 ledger,
@@ -109,6 +115,7 @@ class GuardrailWatch:
                 ReadSummary(),
                 guardrails=counts,
                 users=self._users,
+                to_json=partial(awaited_json, formats, wait_s=_REGISTRY_S),
                 scores_cut=[partition for topic, partition in reader.removed if topic == self._topics.scores],
             )
             while not self._stop.is_set() and len(self._erasures) == erased:
@@ -118,8 +125,6 @@ class GuardrailWatch:
                     counts.now = _now_ms()
                     self.results = self._experiment.guardrail_results(counts, ledger.sums)
                     due = time.monotonic() + _JUDGE_INTERVAL_S
-        finally:
-            reader.close()
 
 
 def _now_ms() -> int:

@@ -7,6 +7,7 @@ from stream.settings.kafka_properties import RESERVED, Properties
 from stream.settings.limits import Count, Name, NotNegative, Positive
 from stream.settings.ramp import RampStep, Stage, stages
 from stream.settings.reading import convert, load
+from stream.settings.registry import RegistrySettings
 from stream.settings.sections import (
     ExperimentSettings,
     GatewaySettings,
@@ -34,6 +35,7 @@ __all__ = [
     "Positive",
     "Properties",
     "RampStep",
+    "RegistrySettings",
     "Settings",
     "Stage",
     "StateSettings",

@@ -18,6 +18,7 @@ from stream.settings.features import FeatureName, check_features, layout_of
 from stream.settings.kafka_properties import RESERVED, Properties
 from stream.settings.names import default_names
 from stream.settings.ramp import RampStep, Stage, stages
+from stream.settings.registry import RegistrySettings, check_registry
 from stream.settings.sections import (
     ExperimentSettings,
     GatewaySettings,
@@ -44,6 +45,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         trainer: the trainer.
         monitor: the monitor.
         gateway: the gateway.
+        registry: formats of the input topics.
         statistics: decayed counts of items and categories.
         experiment: what the verdict rests on.
         bandit: shares that follow the clicks.
@@ -61,6 +63,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     trainer: TrainerSettings = TrainerSettings()
     monitor: MonitorSettings = MonitorSettings()
     gateway: GatewaySettings = GatewaySettings()
+    registry: RegistrySettings = RegistrySettings()
     statistics: StatisticsSettings = StatisticsSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     bandit: BanditSettings = BanditSettings()
@@ -96,6 +99,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"more than {KEPT_DELTAS // 2} updates between two checkpoints: compaction would lose some"
             )
         _check_gateway(self.gateway)
+        check_registry(self.registry)
         check_features(self.features, candidates=self.worker.max_candidates)
         names, models = [arm.name for arm in self.arms], [arm.name for arm in self.models]
         if not names or len(set(names)) < len(names):

@@ -22,6 +22,8 @@ from stream.schema.events import (
     decode_request,
 )
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.schema.formats import JSON_ONLY, Formats, schema_id
+from stream.schema.json_path import path_of
 from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import RECORD_BYTES, Topics
@@ -64,12 +66,20 @@ class RecordDecoder:
         settings: limits.
         features: packs the features of callers.
         partitions: how many partitions the topics have.
+        formats: make JSON of the values of topics in other formats.
     """
 
     def __init__(
-        self, topics: Topics, settings: WorkerSettings, features: FeatureSchema = NO_FEATURES, *, partitions: int
+        self,
+        topics: Topics,
+        settings: WorkerSettings,
+        features: FeatureSchema = NO_FEATURES,
+        *,
+        partitions: int,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self._features = features
+        self._reads_features = features.reads
         self._behaviors = topics.behaviors
         self._max_candidates = settings.max_candidates
         self._max_future_ms = settings.max_future_s * 1000
@@ -83,40 +93,47 @@ class RecordDecoder:
             topics.clicks: decode_click,
             topics.behaviors: decode_behavior,
         }
+        self._formats = formats
+        self._other_formats = frozenset(topic for topic in self._decoders if formats.reads(topic))
 
     def decode(self, record: Record) -> Event:
-        """Return what a record says, its features packed.
+        """Return what a record says, its features packed; `formats` must be ready for it.
 
         Raises:
             ValueError, or another of `events.DECODE_ERRORS`: saying why it cannot be used.
         """
+        topic, value = record.topic, record.value or b""
+        if self._other_formats and topic in self._other_formats:
+            value = self._formats.to_json(topic, value)
+            record = record._replace(value=value)
         try:
-            event = self._decoders[record.topic](record.value or b"")
+            event = self._decoders[topic](value)
         except msgspec.ValidationError as error:
-            if record.topic == self._behaviors and (marker := decode_marker(record.value or b"")) is not None:
+            if topic == self._behaviors and (marker := decode_marker(value)) is not None:
                 self._check_place(record, marker.user)
                 return marker
             raise ValueError(f"{error}{self._unit_words(record, error)}") from None
         except msgspec.DecodeError as error:
-            raise ValueError(f"{error}{_place_words(record.value or b'')}") from None
-        self.units.note(record.topic, event.ts)
+            raise ValueError(f"{error}{_place_words(value)}") from None
+        ts, timestamp = event.ts, record.timestamp
+        self.units.note(topic, ts)
         self._check_place(record, event.user)
         # Against the record's own time, not the wall clock: folding the log again must give the same.
-        if event.ts > record.timestamp + self._max_future_ms:
+        if ts > timestamp + self._max_future_ms:
             raise ValueError(
-                f"`ts` {event.ts} is {event.ts - record.timestamp} ms ahead of the record's timestamp"
-                f" {record.timestamp}{unit_hint(event.ts) or unit_hint(record.timestamp)}"
+                f"`ts` {ts} is {ts - timestamp} ms ahead of the record's timestamp"
+                f" {timestamp}{unit_hint(ts) or unit_hint(timestamp)}"
             )
         # Old behaviours are as good as new ones. But among impressions and clicks a slow or still clock closes no
         # windows: there would be clicks, and never what was not clicked.
-        if record.timestamp - event.ts > self._max_past_ms and not isinstance(event, Behavior):
+        if timestamp - ts > self._max_past_ms and not isinstance(event, Behavior):
             raise ValueError(
-                f"`ts` {event.ts} is {(record.timestamp - event.ts) // DAY_MS} days behind the record's timestamp"
-                f" {record.timestamp}, more than worker.max_past_s allows{unit_hint(event.ts)}"
+                f"`ts` {ts} is {(timestamp - ts) // DAY_MS} days behind the record's timestamp"
+                f" {timestamp}, more than worker.max_past_s allows{unit_hint(ts)}"
             )
         if isinstance(event, Impression):
             self._check_cost(record, event)
-        if self._features.reads:
+        if self._reads_features:
             _pack_features(event, self._features)
         return event
 
@@ -153,10 +170,12 @@ class RecordDecoder:
 def _place_words(value: bytes) -> str:
     """Return where NaN, Infinity or half a surrogate pair stands, which many languages write and JSON does not have.
 
-    Empty for what is no JSON for another reason.
+    For what is no JSON for another reason, what it may be; empty when that is not clear.
     """
+    if (number := schema_id(value)) is not None:
+        return f": it looks like a value of schema {number}; [registry] of the settings says which topics have such"
     try:
-        path = _path_of_none(json.loads(value, parse_constant=_Constant), "$")
+        path = path_of(json.loads(value, parse_constant=_Constant), _is_none)
     except (ValueError, RecursionError):
         return ""
     return f" - at `{path}`" if path else ""
@@ -166,16 +185,9 @@ class _Constant(str):
     """NaN or Infinity in a text that is no JSON."""
 
 
-def _path_of_none(value: Any, path: str) -> str:
-    """Return where the first value stands that JSON does not have; empty when there is none."""
-    entries: list[tuple[str, Any]] = []
-    if isinstance(value, _Constant) or (isinstance(value, str) and _SURROGATE.search(value)):
-        return path
-    if isinstance(value, dict):
-        entries = [(f"{path}.{name}", each) for name, each in value.items()]
-    elif isinstance(value, list):
-        entries = [(f"{path}[{place}]", each) for place, each in enumerate(value)]
-    return next((found for where, each in entries if (found := _path_of_none(each, where))), "")
+def _is_none(value: Any) -> bool:
+    """Say whether a value is one that JSON does not have."""
+    return isinstance(value, _Constant) or (isinstance(value, str) and bool(_SURROGATE.search(value)))
 
 
 def _pack_features(event: Event, schema: FeatureSchema) -> None:

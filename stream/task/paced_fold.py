@@ -9,6 +9,7 @@ from state.partition import Partition
 from stream.schema.erasures import EraseMarker, ErasureLog, Voids
 from stream.schema.events import DECODE_ERRORS, Behavior, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import LogIdentity, Origin
 from stream.schema.record import Record
 from stream.schema.topics import Topics
@@ -57,6 +58,7 @@ class PacedFold:
         partitions: how many partitions the topics have.
         erasures: of the partition; what is void is neither folded nor kept.
         on_erased: told of users whose erasure the state had not heard of.
+        formats: of the topics; a record that they are not ready for is waited for.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class PacedFold:
         partitions: int,
         erasures: ErasureLog | None = None,
         on_erased: Callable[[Collection[str]], None] = lambda _: None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self._on_erased = on_erased
         self._partition = partition
@@ -80,7 +83,9 @@ class PacedFold:
         self._erasures_committed = partition.offsets.get(topics.erasures, 0)
         self.log = log
         """Which log `behaviors` is."""
-        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
+        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions, formats=formats)
+        self._formats = formats
+        self._awaits_schemas = formats.reads(self._topic)
         self._fold = SequenceFold(partition)
         self._waiting: deque[Record] = deque()
         self._timestamp = -1
@@ -93,8 +98,13 @@ class PacedFold:
 
     @property
     def waiting(self) -> int:
-        """Records that were read, and lie beyond the limit."""
+        """Records that were read, and lie beyond the limit, or have a schema that is not known yet."""
         return len(self._waiting)
+
+    @property
+    def first_waiting(self) -> int | None:
+        """The offset of the first of them; None where none waits."""
+        return self._waiting[0].offset if self._waiting else None
 
     @property
     def erased_to(self) -> int:
@@ -112,14 +122,17 @@ class PacedFold:
         self.next = record.offset + 1
 
     def fold(self, limit: int, *, before_ms: int = 0) -> None:
-        """Fold what was read.
+        """Fold what was read, up to the first record whose schema is not known yet.
 
         Args:
             limit: the offset of `behaviors` up to which.
             before_ms: those with an older Kafka timestamp (ms) as well, whatever their offset.
         """
         while self._waiting and (self._waiting[0].offset < limit or self._waiting[0].timestamp < before_ms):
-            record = self._waiting.popleft()
+            record = self._waiting[0]
+            if self._awaits_schemas and not self._formats.ready(self._topic, record.value):
+                return
+            self._waiting.popleft()
             self.offset, self._timestamp = record.offset + 1, record.timestamp
             try:
                 event = self._decoder.decode(record)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from stream.errors import WorkerError
 from stream.schema.events import DECODE_ERRORS, Click, Impression
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.record import HasHeaders, Record
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
@@ -29,6 +30,7 @@ class RecordQueue:
         offsets: topic → the first offset that is expected.
         features: packs the features of callers.
         partitions: how many partitions the topics have.
+        formats: of the topics; records are added when they are ready for them.
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class RecordQueue:
         features: FeatureSchema = NO_FEATURES,
         *,
         partitions: int,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self._behaviors = topics.behaviors
         self._recovered = recovered
         self._next = dict(offsets)
-        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions)
+        self._decoder = RecordDecoder(topics, settings, features, partitions=partitions, formats=formats)
         self._last_ts: dict[str, int] = {}
         # An impression goes before a behaviour of the same millisecond: no model may see what came of its answer.
         self._merge: Merge[Entry] = Merge(

@@ -21,6 +21,7 @@ from stream.runtime.logs import log
 from stream.schema.erasures import EraseMarker, ErasureLog, Voids
 from stream.schema.events import Behavior, Impression, RequestKey, SequenceName, Withdrawal
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import Origin
 from stream.schema.record import HasHeaders, Record, RefusedRecord
 from stream.schema.topics import Topics
@@ -82,6 +83,7 @@ class Task:
         features: packs the features of callers.
         partitions: how many partitions the topics have.
         erasures: of the partition; what is void is neither folded, nor labelled, nor kept.
+        formats: of the topics; records are added when they are ready for them.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Task:
         *,
         partitions: int = 1,
         erasures: ErasureLog | None = None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self.partition = partition
         """The state."""
@@ -105,7 +108,9 @@ class Task:
             resume, behaviors_end=resume.ends[topics.behaviors], slack_ms=1000 * settings.max_future_s
         )
         self._features = features
-        self._queue = RecordQueue(topics, settings, self._recovered, resume.offsets, features, partitions=partitions)
+        self._queue = RecordQueue(
+            topics, settings, self._recovered, resume.offsets, features, partitions=partitions, formats=formats
+        )
         if resume.stale_state:
             for key, _ in list(partition.pending.items()):
                 partition.pending.delete(key)

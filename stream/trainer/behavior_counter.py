@@ -15,6 +15,7 @@ from state.behavior import BEHAVIOR, BehaviorArray, category_key, item_key
 from stream.kafka.reader import TopicReader
 from stream.runtime.progress import Progress
 from stream.schema.events import DECODE_ERRORS, Behavior, decode_behavior, decode_behaviors
+from stream.schema.formats import JSON_ONLY, Formats, await_ready
 from stream.schema.position import encode_origins
 
 _logger = logging.getLogger("samstream.trainer")
@@ -40,9 +41,18 @@ class BehaviorCounter:
         statistics: as of the reader's positions.
         reader: reads `behaviors` on from there.
         max_future_s: how far `ts` may be ahead of the record's timestamp.
+        formats: of the topic; a record that they are not ready for is waited for.
     """
 
-    def __init__(self, statistics: StatisticsPrimary, reader: TopicReader, *, max_future_s: float) -> None:
+    def __init__(
+        self,
+        statistics: StatisticsPrimary,
+        reader: TopicReader,
+        *,
+        max_future_s: float,
+        formats: Formats = JSON_ONLY,
+    ) -> None:
+        self._formats = formats
         self._statistics = statistics
         self._reader = reader
         self._max_future_ms = max_future_s * 1000
@@ -132,6 +142,8 @@ class BehaviorCounter:
                         progress = None
                 if records < _BATCH:
                     self._stop.wait(_GATHER_S)
+        except _StoppedError:
+            pass
         except Exception as error:  # the thread that trains raises it
             self._failure = error
         finally:
@@ -151,16 +163,29 @@ class BehaviorCounter:
     def _read(self, timeout_s: float) -> tuple[BehaviorArray, int]:
         # The records are gone before the next ones are read: so few objects live at any time.
         messages = self._reader.read(timeout_s, limit=_READ)
-        return self._packed(messages), len(messages)
+        values = [message.value() or b"" for message in messages]
+        if messages and self._formats.reads(topic := messages[0].topic() or ""):
+            await_ready(self._formats, ((topic, value) for value in values), self._pause)
+            values = [_json(self._formats, topic, value) for value in values]
+        return self._packed(messages, values), len(messages)
 
-    def _packed(self, messages: Sequence[Message]) -> BehaviorArray:
+    def _pause(self) -> None:
+        if self._stop.wait(_POLL_S):
+            raise _StoppedError
+
+    def _packed(self, messages: Sequence[Message], values: Sequence[bytes]) -> BehaviorArray:
         """Return the behaviours in some records, packed, without their actions: all are counted alike.
 
         Whole columns at a time: this takes the interpreter from the thread that trains.
+
+        Args:
+            messages: the records.
+            values: of each, as JSON.
         """
-        events = decode_behaviors([message.value() or b"" for message in messages])
+        events = decode_behaviors(values)
         if events is None:
-            decoded = [(event, each) for each in messages if (event := _decoded(each)) is not None]
+            pairs = zip(values, messages, strict=True)
+            decoded = [(event, each) for value, each in pairs if (event := _decoded(value)) is not None]
             events, messages = [event for event, _ in decoded], [message for _, message in decoded]
         packed = np.zeros(len(events), BEHAVIOR)
         packed["item"] = [item_key(event.item) for event in events]
@@ -170,8 +195,20 @@ class BehaviorCounter:
         return packed[packed["ts"] <= written + self._max_future_ms]
 
 
-def _decoded(message: Message) -> Behavior | None:
+class _StoppedError(Exception):
+    """It was told to stop while it waited for a schema."""
+
+
+def _decoded(value: bytes) -> Behavior | None:
     try:
-        return decode_behavior(message.value() or b"")
+        return decode_behavior(value)
     except DECODE_ERRORS:
         return None
+
+
+def _json(formats: Formats, topic: str, value: bytes) -> bytes:
+    """Return a value as JSON; empty, which is no behaviour, for one that cannot be read."""
+    try:
+        return formats.to_json(topic, value)
+    except DECODE_ERRORS:
+        return b""

@@ -23,6 +23,7 @@ from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
+from stream.registry.formats import open_formats
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
@@ -107,6 +108,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             read.timestamps |= {(topic, number): ms for number, ms in begin.timestamps.items()}
             return read
 
+        formats = open_formats(settings, topics, resources)
         erasures = Erasures()
         feed = resources.add(ErasureFeed(settings.kafka, topics, settings.erasure_group("trainer"), erasures))
         feed.start()
@@ -118,6 +120,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             partial(_check, stop),
             erasures=erasures,
             on_erased=training.forget,
+            formats=formats,
         )
         try:
             sequences = resources.add(states.open(start.checkpoint, start.samples.offsets))
@@ -128,7 +131,8 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
         counter = None
         if statistics is not None:
             behaviors = reader(topics.behaviors, start.behaviors)
-            counter = BehaviorCounter(statistics, behaviors, max_future_s=settings.worker.max_future_s)
+            max_future_s = settings.worker.max_future_s
+            counter = BehaviorCounter(statistics, behaviors, max_future_s=max_future_s, formats=formats)
             resources.add(counter).start()
         used = (*watches, topics.model_updates, topics.dead_letters, topics.erasures)
         resources.add(TopicWatch(settings.kafka, used, health.report_trouble))
@@ -149,6 +153,7 @@ def run_trainer(settings: Settings, stop: threading.Event, begun: threading.Even
             health,
             team,
             epoch=start.epoch,
+            formats=formats,
         )
         if group is not None:
             metrics.watch_exchanges(group.sent)

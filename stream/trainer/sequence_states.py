@@ -18,6 +18,7 @@ from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
 from stream.schema.events import DECODE_ERRORS, decode_sample
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -42,6 +43,7 @@ class SequenceStates:
         check: called while it takes time; what it raises ends it.
         erasures: users who were erased.
         on_erased: told of those of whom the checkpoint has not heard.
+        formats: of the topics.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class SequenceStates:
         *,
         erasures: Erasures | None = None,
         on_erased: Callable[[Collection[str]], None] = lambda _: None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
         self._on_erased = on_erased
+        self._formats = formats
         self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = Topics(settings.topics.prefix)
@@ -97,6 +101,7 @@ class SequenceStates:
                         partitions=self._log.partitions,
                         erasures=self._erasures.of(number),
                         on_erased=self._on_erased,
+                        formats=self._formats,
                     )
                 )
             reader = TopicReader(

@@ -150,7 +150,8 @@ class NamedSequences:
     def _is_folded(self, number: int, read_to: int) -> bool:
         self._fold(number, read_to)
         # Offsets without a record, such as of transaction markers, are read and never folded.
-        return self._folds[number].waiting > 0 or self._reader.positions[self._topic, number] >= read_to
+        first = self._folds[number].first_waiting
+        return self._reader.positions[self._topic, number] >= read_to if first is None else first >= read_to
 
     def _tell(self, number: int, read_to: int) -> None:
         """Report how far it is where much is to be folded, as after a start without sequences."""

@@ -29,6 +29,7 @@ from stream.runtime.failpoints import failpoint
 from stream.runtime.health import Health
 from stream.runtime.logs import log
 from stream.schema.events import DECODE_ERRORS
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import encode_origins
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -71,6 +72,7 @@ class Trainer:
         health: the trainer's.
         team: the ranks of it.
         epoch: of this life of the trainer.
+        formats: of the topics.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Trainer:
         team: Team,
         *,
         epoch: int,
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._formats = formats
         self._settings = settings.trainer
         self._topics = topics
         self._training = training
@@ -166,6 +170,7 @@ class Trainer:
             self._metrics.erasures_lag.set(self._erasing.lag)
             if self._team.rank.number == 0:
                 self._erasing.expire_checkpoints(now)
+            self._health.note(self._formats.notes())
             self._health.report(done=self._records + self._sequences.position, lag=self._samples.lag())
         self._sender.poll()
         return turn.stop

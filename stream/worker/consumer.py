@@ -15,7 +15,9 @@ from stream.kafka.removed import skip_removed
 from stream.runtime.closing import close_all
 from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.task.task import Task
+from stream.worker.schema_gate import SchemaGate, Where
 
 _logger = logging.getLogger("samstream.worker")
 
@@ -24,9 +26,6 @@ FETCH = 5_000
 _MOST_WAITING = 20_000
 """Records of one topic and partition in hand: when more wait for another topic to catch up, reading pauses."""
 _ASK_S = 1.0
-
-Where = tuple[str, int]
-"""Topic and partition number."""
 
 
 class TaskConsumer:
@@ -39,6 +38,7 @@ class TaskConsumer:
         new_asker: makes another consumer, with a connection of its own: a question behind a fetch waits until records
             come. One that does not answer is replaced: it may have forgotten all brokers.
         on_missing: what to do when Kafka has removed records that were not read: `stop`, or `skip` them.
+        formats: of the topics; a record that they are not ready for is held back.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class TaskConsumer:
         new_asker: Callable[[], Consumer],
         *,
         on_missing: Literal["stop", "skip"] = "stop",
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._gate = SchemaGate(formats, topics)
         self._consumer = consumer
         self._new_asker = new_asker
         self._asker = new_asker()
@@ -63,6 +65,8 @@ class TaskConsumer:
         self._log_limit = LogLimit()
         self.missing = 0
         """Records that Kafka had removed before they could be read."""
+        self.drained = True
+        """Whether the last `receive` took all that the client had."""
 
     @property
     def member_id(self) -> str:
@@ -81,12 +85,15 @@ class TaskConsumer:
     def forget(self) -> None:
         """Forget all partitions: they were given back."""
         with suppress(KafkaException):
-            self._consumer.resume([TopicPartition(*where) for where in self._paused])
+            self._consumer.resume([TopicPartition(*where) for where in self._paused | self._gate.partitions])
+        self._gate.clear()
         for known in (self._positions, self._fetched, self._ends, self._paused):
             known.clear()
 
-    def receive(self, timeout_s: float) -> list[Message]:
+    def receive(self, timeout_s: float) -> Sequence[Message]:
         """Return what the client has, at most about `FETCH` messages; waits up to `timeout_s` for the first.
+
+        Records whose schema is not known yet come once it is, and nothing behind them in their partition before.
 
         Raises:
             ConsumerFatalError: when the consumer is of no use any more.
@@ -101,7 +108,18 @@ class TaskConsumer:
             messages = [] if first is None else [first, *self._consumer.consume(FETCH, 0)]
         if messages:
             self._connection.mark_reachable()
-        return messages
+        self.drained = len(messages) < FETCH
+        before = self._gate.partitions
+        admitted = self._gate.admit(messages)
+        if before or self._gate.partitions:
+            self._pause_held(before, self._gate.partitions)
+        return admitted
+
+    def _pause_held(self, before: set[Where], held: set[Where]) -> None:
+        """Read nothing more of partitions that wait for a schema, and go on with those that no longer do."""
+        self._ends -= held
+        self._consumer.pause([TopicPartition(*where) for where in held])
+        self._consumer.resume([TopicPartition(*where) for where in before - held - self._paused])
 
     def dispatch(self, messages: Sequence[Message], tasks: Mapping[int, Task]) -> None:
         """Give each task the records of its partition.
@@ -179,6 +197,8 @@ class TaskConsumer:
 
     def _assign(self) -> None:
         """Assign all partitions once more: reading goes on where each of them stands."""
+        self._consumer.resume([TopicPartition(*where) for where in self._gate.partitions])
+        self._gate.clear()
         self._consumer.assign([TopicPartition(*where, offset) for where, offset in self._positions.items()])
         self._consumer.pause([TopicPartition(*where) for where in self._paused])
 

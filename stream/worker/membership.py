@@ -14,6 +14,7 @@ from stream.kafka.identity import LogWatch
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import Task
@@ -45,6 +46,7 @@ class Membership:
         before_revoke: called before partitions are given back in order.
         before_lost: called before partitions are closed that the group has given to others already.
         erasures: users who were erased.
+        formats: of the topics.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Membership:
         before_revoke: Callable[[], None],
         before_lost: Callable[[], None],
         erasures: Erasures | None = None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._formats = formats
         self._erasures = erasures
         self._settings = settings
         self._topics = topics
@@ -194,7 +198,7 @@ class Membership:
         inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
         consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         on_missing = self._settings.topics.on_missing_records
-        return TaskConsumer(consumer, inputs, connection, self._new_asker, on_missing=on_missing)
+        return TaskConsumer(consumer, inputs, connection, self._new_asker, on_missing=on_missing, formats=self._formats)
 
     def _new_asker(self) -> Consumer:
         return new_consumer(self._settings.kafka, {"group.id": self._settings.worker.group})
@@ -241,6 +245,7 @@ class Membership:
             partitions=self._partitions,
             before=lambda: self._standbys.release(numbers),
             erasures=self._erasures,
+            formats=self._formats,
         )
 
     def _release(self) -> None:

@@ -24,6 +24,7 @@ from stream.runtime.closing import Resources, close_all
 from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -60,6 +61,7 @@ class Standbys:
         metrics: of the worker.
         partitions: how many partitions the input topics have.
         erasures: users who were erased.
+        formats: of the topics.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Standbys:
         *,
         partitions: int,
         erasures: Erasures | None = None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._formats = formats
         self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = topics
@@ -209,6 +213,7 @@ class Standbys:
                 self._settings.feature_schema(),
                 partitions=self._partitions,
                 erasures=self._erasures.of(number),
+                formats=self._formats,
             )
             log(_logger, "standby", partition=number, behaviors=copy.offset)
 

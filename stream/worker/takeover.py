@@ -13,6 +13,7 @@ from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.identity import compare_state
 from stream.runtime.closing import Resources, close_all
 from stream.schema.erasures import Erasures
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import LogIdentity
 from stream.schema.topics import Topics
 from stream.settings import Settings
@@ -33,6 +34,7 @@ class TakeOver:
         partitions: how many partitions the input topics have.
         before: called first, in the thread; for what must have let go of these partitions.
         erasures: users who were erased.
+        formats: of the topics.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class TakeOver:
         partitions: int,
         before: Callable[[], None] = lambda: None,
         erasures: Erasures | None = None,
+        formats: Formats = JSON_ONLY,
     ) -> None:
+        self._formats = formats
         self._erasures = Erasures() if erasures is None else erasures
         self._settings = settings
         self._topics = topics
@@ -113,6 +117,7 @@ class TakeOver:
                             self._settings.feature_schema(),
                             partitions=self._partitions,
                             erasures=self._erasures.of(number),
+                            formats=self._formats,
                         )
                         opened.keep()
                     self._ready.put((number, task))

@@ -22,6 +22,7 @@ from stream.kafka.producer import ReliableProducer
 from stream.kafka.shares_feed import SharesFeed
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
+from stream.registry.formats import open_formats
 from stream.runtime.closing import Resources
 from stream.runtime.failpoints import failpoint
 from stream.runtime.gc_tuning import tune_gc
@@ -31,6 +32,7 @@ from stream.runtime.metrics import Totals
 from stream.runtime.metrics_server import MetricsServer
 from stream.schema.erasures import Erasures
 from stream.schema.events import Spent
+from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.topics import Topics
 from stream.settings import Settings
 from stream.task.task import ScoringRequest, Task
@@ -85,8 +87,9 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
         erasures = Erasures()
         erasing = Erasing(settings, topics, erasures, snapshotter, metrics)
         resources.add(erasing).begin()
+        formats = open_formats(settings, topics, resources)
         standbys = resources.add(
-            Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures)
+            Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures, formats=formats)
         )
         shares = None
         if settings.bandit.on:  # before any impression is answered
@@ -106,6 +109,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
             metrics,
             health,
             partitions=partitions,
+            formats=formats,
             shares=shares,
         )
         resources.add(worker)
@@ -140,6 +144,7 @@ class Worker:
         metrics: the worker's.
         health: the worker's.
         partitions: how many partitions the input topics have.
+        formats: of the topics.
         shares: brings the scorers the shares that a bandit chooses; started. None without a bandit.
     """
 
@@ -157,8 +162,10 @@ class Worker:
         health: Health,
         *,
         partitions: int,
+        formats: Formats = JSON_ONLY,
         shares: SharesFeed | None = None,
     ) -> None:
+        self._formats = formats
         self._shares = shares
         self._erasing = erasing
         self._settings = settings.worker
@@ -188,6 +195,7 @@ class Worker:
             # Whoever has the partitions next reads in `scores` what was answered: no answer may come after that.
             before_lost=producer.flush,
             erasures=erasing.erasures,
+            formats=formats,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -221,7 +229,7 @@ class Worker:
         if messages:
             self._metrics.batch.set(len(messages))
         now = time.monotonic()
-        requests = self._fold(consumer, now, drained=len(messages) < FETCH)  # (a)
+        requests = self._fold(consumer, now, drained=consumer.drained)  # (a)
         self._feed.apply()
         # A backlog is answered piece by piece, so that the first answers do not wait for the last.
         for start in range(0, len(requests), self._settings.micro_batch):
@@ -323,7 +331,7 @@ class Worker:
             for length, answers in scorer.chosen_lengths.items():
                 self._totals.set(metrics.chosen_lengths, answers, arm, str(length))
         self._totals.set_each(metrics.updates_of_unknown_arms, self._feed.unknown_arms)
-        self._health.note([*self._scorers.fallback.notes(), *self._feed.notes()])
+        self._health.note([*self._scorers.fallback.notes(), *self._feed.notes(), *self._formats.notes()])
         metrics.buffered.set(sum(task.buffered for task in tasks))
         metrics.open_requests.set(sum(task.open_requests for task in tasks))
         metrics.unacknowledged.set(self._producer.unacknowledged)

@@ -1,5 +1,6 @@
 """A standby copy folds as the owner does, and never beyond what the owner has committed."""
 
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.partition import Partition
+from stream.schema.formats import JsonOnly
 from stream.schema.position import LogIdentity, decode_origin
 from stream.task.paced_fold import PacedFold
 from tests.stream.task.support import (
@@ -18,6 +20,7 @@ from tests.stream.task.support import (
     STRANGER,
     T0,
     TOPICS,
+    USER,
     USERS,
     Bench,
     Log,
@@ -125,3 +128,34 @@ def test_a_new_copy_begins_where_kafka_does(tmp_path: Path) -> None:
     copy = copy_in(tmp_path / "copy", begin=40)
     assert (copy.offset, copy.next) == (40, 40)
     copy.close()
+
+
+class Schemas(JsonOnly):
+    """Formats that are not ready for one value."""
+
+    def __init__(self, unready: bytes | None) -> None:
+        self.unready: bytes | None = unready
+
+    def reads(self, _topic: str, /) -> bool:
+        return True
+
+    def ready(self, _topic: str, value: bytes | None, /) -> bool:
+        return value != self.unready
+
+
+def test_a_record_whose_schema_is_not_known_is_waited_for_with_all_behind_it(tmp_path: Path) -> None:
+    log = Log(behavior("a", 0), behavior("b", 1), behavior("c", 2))
+    formats = Schemas(log.records[1].value)
+    partition = Partition.open(tmp_path / "copy", length=LENGTH, slack=SLACK)
+    with closing(PacedFold(partition, TOPICS, SETTINGS, NOW, 0, partitions=PARTITIONS, formats=formats)) as copy:
+        for record in log.records:
+            copy.add(record)
+        copy.fold(3)
+        copy.commit()
+        assert (copy.offset, copy.waiting, copy.first_waiting) == (1, 2, 1)
+        assert partition.offsets[TOPICS.behaviors] == 1
+        formats.unready = None
+        copy.fold(3)
+        copy.commit()
+        assert (copy.offset, copy.waiting, copy.first_waiting) == (3, 0, None)
+        assert len(partition.sequences.read(USER)) == 3

@@ -1,5 +1,6 @@
 """What the counter takes of `behaviors`, and that counts and offsets are those of the same records."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from state.behavior import item_key
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.schema.events import Behavior, encode_json
+from stream.schema.formats import JsonOnly
 from stream.schema.topics import Topics
 from stream.trainer.behavior_counter import BehaviorCounter
 
@@ -80,3 +82,50 @@ def test_what_is_no_behavior_or_of_the_future_is_left_out(
     assert saved(counter, "item")[0] == {item_key("tea"): 4}
     assert saved(counter, "category")[0] == {EVERYTHING: 4}
     assert counter.counts == {"behaviors_counted": 4, "behaviors_not_counted": 6}
+
+
+class Schemas(JsonOnly):
+    """Formats that are not ready for one value, and make JSON of values that begin with an `=`."""
+
+    def __init__(self) -> None:
+        self.unready: bytes | None = None
+        self.asked = threading.Event()
+
+    def reads(self, _topic: str, /) -> bool:
+        return True
+
+    def ready(self, _topic: str, value: bytes | None, /) -> bool:
+        if value == self.unready:
+            self.asked.set()
+        return value != self.unready
+
+    def to_json(self, _topic: str, value: bytes, /) -> bytes:
+        if value == b"=unknown":
+            raise ValueError("no schema")
+        return value.removeprefix(b"=")
+
+
+def test_records_whose_schema_is_not_known_are_waited_for_and_no_offset_goes_beyond_them(
+    kafka: dict[str, str], topics: Topics
+) -> None:
+    sender, now = ReliableProducer(kafka), time.time_ns() // 1_000_000
+    values = [b"=" + encode_json(Behavior("ann", item, now)) for item in ("tea", "cup", "pot")]
+    for value in (*values, b"=unknown"):
+        sender.send(topics.behaviors, value, partition=0)
+    sender.flush()
+    for answers in (False, True):
+        formats = Schemas()
+        formats.unready = values[1]
+        reader = TopicReader(kafka, [topics.behaviors], from_beginning=True)
+        statistics = StatisticsPrimary((60.0,), max_rows=1000, retention_s=1e9)
+        counter = BehaviorCounter(statistics, reader, max_future_s=60.0, formats=formats)
+        counter.start()
+        assert formats.asked.wait(60)
+        assert saved(counter, "item")[1] == 0
+        if answers:
+            formats.unready = None
+            wait_for_records(counter, 4)
+            assert counter.counts == {"behaviors_counted": 3, "behaviors_not_counted": 1}
+        counter.close()
+        counter.check()
+        assert saved(counter, "item")[1] == (4 if answers else 0)

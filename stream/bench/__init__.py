@@ -15,6 +15,7 @@ BENCHES: dict[str, str] = {
     "takeover": "time from kill -9 of a worker to the first answer of the one that takes its partition over",
     "scoring": "time of SAM's attention: the formulas taken literally against the served implementation",
     "learning": "how well arms and peers rank real visits, each sample predicted before it is learned from",
+    "trees": "LightGBM on counted features behind the same worker, beside arms: how well it ranks and what it costs",
     "forgetting": "how well a model ranks real visits when its tables forget, against one that forgets nothing",
     "counting": "how much a trainer's learning slows while it counts behaviours for the statistics",
     "tables": "memory of a trainer and a worker while many more keys pass than live at a time, by how tables forget",

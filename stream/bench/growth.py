@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
 def _measure(broker: str, users: int, full: Path, warm_up: float, seconds: float) -> dict[str, Any]:
     """Return the row of so many users."""
     population = Population(users=users)
-    arms = [{"name": "sam", "preset": "sam", "learn": False}]
-    with loaded_system(broker, population, full=full, topics={"partitions": 1}, arms=arms) as (system, load):
+    arm = {"name": "sam", "preset": "sam", "learn": False}
+    with loaded_system(broker, population, full=full, topics={"partitions": 1}, arm=arm) as (system, load):
         deadline = time.monotonic() + _START_S
         while _ASSIGNED not in system.processes.log(_WORKER).read_text():
             system.check()

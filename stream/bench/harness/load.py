@@ -28,7 +28,7 @@ from stream.local.system import System, local_system
 from stream.schema.events import Candidate, RequestKey, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
-from stream.settings import convert
+from stream.settings import Settings, convert
 from stream.simulation.config import SHORT_WINDOWS
 
 SLOTS = 10
@@ -41,9 +41,10 @@ _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
     "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
-    "arms": [{"name": "sam", "preset": "sam"}],
 }
-"""Short windows; one arm, the default model at length 1000."""
+"""Short windows."""
+ARM = "sam"
+"""The one arm, unless another is named: the default model at length 1000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,22 @@ class LoadGenerator:
         return items
 
 
+def load_settings(prefix: str, arm: str | Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Return the settings of a system under load.
+
+    Args:
+        prefix: of topics and group.
+        arm: preset of the one arm, or how it is set.
+        sections: what differs from `SETTINGS`, by section.
+    """
+    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
+    merged = {
+        name: {**SETTINGS.get(name, {}), **own.get(name, {}), **sections.get(name, {})}
+        for name in {*SETTINGS, *own, *sections}
+    }
+    return convert({**merged, "arms": [{"name": arm, "preset": arm} if isinstance(arm, str) else arm]})
+
+
 @contextmanager
 def loaded_system(
     broker: str,
@@ -235,7 +252,8 @@ def loaded_system(
     *,
     full: Path | None = None,
     launcher: Sequence[str] = (),
-    **sections: Mapping[str, Any] | list[Any],
+    arm: str | Mapping[str, Any] = ARM,
+    **sections: Mapping[str, Any],
 ) -> Iterator[tuple[System, LoadGenerator]]:
     """Start a broker, one worker and one trainer, and load every user's history into the state.
 
@@ -244,20 +262,11 @@ def loaded_system(
         population: the users.
         full: a closed state of the only partition that has the histories already: they are not sent.
         launcher: as `Processes` takes it.
+        arm: preset of the one arm, or how it is set.
         sections: settings that differ from `SETTINGS`, by section.
     """
     prefix = f"bench-{uuid.uuid4().hex[:8]}-"
-    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
-    names = {*SETTINGS, *own, *sections}
-    defaults = {name: SETTINGS.get(name, {}) for name in names}
-    settings = convert(
-        {
-            name: sections.get(name, value)
-            if name == "arms"
-            else {**value, **own.get(name, {}), **dict(sections.get(name, {}))}
-            for name, value in defaults.items()
-        }
-    )
+    settings = load_settings(prefix, arm, sections)
     with (
         _directory(full, Topics(prefix)) as directory,
         local_system(settings, broker=broker, directory=directory, launcher=launcher) as system,

@@ -44,6 +44,18 @@ def test_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "+7.30%" in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.long
+def test_position(tmp_path: Path) -> None:
+    content = found("position", tmp_path)
+    assert "position_bias=1" in content["notes"][0]
+    for rows in content["tables"].values():
+        arms = {row["arm"]: row for row in rows}
+        assert set(arms) == {"din-50, not told", "din-50, told", "random", "oracle"}
+        assert arms["din-50, not told"]["lift"] == 0 == arms["oracle"]["regret"]
+        assert arms["din-50, told"]["AUC, all"] != arms["din-50, not told"]["AUC, all"]
+        assert arms["random"]["regret"] > 0
+
+
 def test_freshness(tmp_path: Path) -> None:
     content = found("freshness", tmp_path)
     (rows,) = content["tables"].values()

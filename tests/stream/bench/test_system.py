@@ -66,7 +66,7 @@ def test_the_benches_of_parts_run() -> None:
         assert findings.picture().startswith(PNG)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None:
     findings = tables.run(quick(), QUIET)
     never, expires, full = findings.tables["results"]
@@ -88,6 +88,7 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_the_bench_of_the_gateway_runs(broker: Broker) -> None:
     pytest.importorskip("litestar", reason="litestar is not installed: pip install -e '.[gateway]'")
     findings = gateway.run(quick(broker.bootstrap), QUIET)
@@ -118,6 +119,7 @@ def test_samples_that_repeat_an_item_count_as_the_trainer_counts_them(monkeypatc
     assert given.total < 50
 
 
+@pytest.mark.slow
 def test_the_bench_of_counting_runs(broker: Broker) -> None:
     findings = counting.run(quick(broker.bootstrap), QUIET)
     alone, beside = findings.tables["results"]
@@ -139,6 +141,7 @@ def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> Non
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_the_bench_of_freshness_runs(broker: Broker) -> None:
     findings = freshness.run(quick(broker.bootstrap), QUIET)
     assert (findings.tables["results"][0]["clicks"] or 0) > 10

@@ -20,6 +20,7 @@ _CONTEXT.set_forkserver_preload(
     [
         *("stream.cli.main", "stream.worker.worker", "stream.trainer.run", "stream.monitor.run"),
         *("stream.gateway.web.server", "stream.report.writer", "stream.simulation.traffic", "stream.replay.report"),
+        "torch._dynamo",  # which torch imports with the first optimiser
     ]
 )
 """What cannot be imported, for want of an extra, is left out."""

@@ -13,14 +13,23 @@ from stream.bench.counting import Point
 from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
 from stream.errors import StreamError
+from stream.local import system
 from stream.local.broker import Broker
 from stream.schema.dedup import RecentIds
 from stream.schema.events import Spent, decode_sample
 from stream.schema.update_headers import UpdateHeaders
 from stream.trainer.examples import unpack_sample
+from tests.e2e.forked import ForkedProcesses
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())
+
+
+@pytest.fixture(autouse=True)
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have jobs start as forks: here a bench is to be seen working."""
+    for module in (system, counting):
+        monkeypatch.setattr(module, "Processes", ForkedProcesses)
 
 
 def quick(broker: str = "embedded") -> argparse.Namespace:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -247,6 +248,34 @@ def test_a_rebuilt_state_honours_an_erasure_that_came_while_nobody_ran(harness: 
             for each in after
             if each.user == VICTIM and each.sequence.read_to > cut.behaviors.offset
         )
+
+
+@pytest.mark.slow
+def test_a_trainer_of_two_ranks_has_erased_when_each_has_erased_its_users(harness: Harness) -> None:
+    # Rank r keeps the partitions p with p mod 2 = r.
+    of_rank = {partition_of(user.encode(), 4) % 2: user for user in (f"victim-{number}" for number in range(20))}
+    victims = of_rank[0], of_rank[1]
+    harness.quiet.update(victims)
+    checkpoints = harness.directory / "checkpoints"
+    with harness:
+        harness.processes.start("trainer", "trainer", "--ranks", "2")
+        harness.start_worker("worker")
+        for user in victims:
+            for number in range(LENGTH):
+                harness.client.behavior(user, f"own-{number}", category=f"category-{number % 10}")
+        harness.client.flush()
+
+        def kept(user: str) -> bool:
+            harness.traffic(1)
+            newest = load_newest(checkpoints).path
+            return newest is not None and bool(holding([newest], [user.encode()]))
+
+        for user in victims:
+            wait_for(partial(kept, user), f"a checkpoint with {user}", processes=harness.processes)
+        erase(harness, "--wait", "trainer", "--timeout", "50", users=victims)
+        newest = load_newest(checkpoints).path
+        assert newest is not None
+        assert not holding([newest, checkpoints / "sequences"], [user.encode() for user in victims])
 
 
 def test_samples_of_before_are_left_out_and_counted(harness: Harness) -> None:

@@ -52,6 +52,12 @@ class Batch:
     features: FeatureBatch | None = None
     positions: Tensor | None = None
 
+    @property
+    def lengths(self) -> list[int]:
+        """B, how many behaviours each example has."""
+        lengths: list[int] = self.mask.sum(dim=1).tolist()
+        return lengths
+
 
 def gap_bucket(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return ⌊2 log2(1 + seconds)⌋ in [0, 63] of gaps in milliseconds; a negative gap counts as 0.

@@ -94,14 +94,8 @@ def compiled_matches(
     """Return what `count_matches` says and what `logits` adds, by the compiled kernel; only where `native.usable`."""
     pairs = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
     pairs += _feature_keys(batch, features)
-    shown, past = (torch.stack(keys, dim=1) for keys in zip(*pairs, strict=True))
-    weights = None if logits is None else logits.weights
-    found = [
-        native.matches(history, mask, targets, WINDOWS, weights)
-        for history, mask, targets in zip(past, batch.mask, shown, strict=True)
-    ]
-    within, newest, bonuses = zip(*found, strict=True)
-    return MatchCounts(torch.stack(within), torch.stack(newest)), None if logits is None else torch.stack(bonuses)
+    within, newest, bonus = native.matches(pairs, batch.lengths, WINDOWS, None if logits is None else logits.weights)
+    return MatchCounts(within, newest), bonus
 
 
 def match_features(counts: MatchCounts, batch: Batch) -> Tensor:
@@ -112,6 +106,9 @@ def match_features(counts: MatchCounts, batch: Batch) -> Tensor:
     `NEVER`. Last, log(1 + length), against which counts are to be judged.
     """
     newest = counts.newest
+    if native.usable(newest):
+        logs = _logarithms(1 << batch.mask.shape[1].bit_length(), newest.dtype, newest.device)
+        return native.match_features(counts.within, newest, batch.gap_buckets, batch.lengths, logs, NEVER)
     lengths = batch.mask.sum(dim=1)[:, None, None].to(newest.dtype)
     since = _log1p((lengths - newest).clamp_min(0.0), batch)
     places = (newest.long() - 1).clamp_min(0)

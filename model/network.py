@@ -261,6 +261,8 @@ class Network(nn.Module):
         assert self.actions is not None
         assert self.gaps is not None
         actions = batch.history_actions
+        if native.usable(history):
+            return native.move_keys(history, actions, batch.gap_buckets, self.actions.weight, self.gaps.weight)
         rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
         return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stream.bandit.metrics import BanditMetrics
 from stream.gateway.metrics import GatewayMetrics
 from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
@@ -46,7 +47,7 @@ def expressions() -> list[str]:
 
 
 def exported() -> set[str]:
-    """Return the names of all that worker, trainer, monitor and gateway serve."""
+    """Return the names of all that worker, trainer, monitor, gateway and bandit serve."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     names: set[str] = set()
     for role, metrics in (
@@ -54,6 +55,7 @@ def exported() -> set[str]:
         ("trainer", TrainerMetrics),
         ("monitor", MonitorMetrics),
         ("gateway", GatewayMetrics),
+        ("bandit", BanditMetrics),
     ):
         registry = CollectorRegistry()
         metrics(registry)
@@ -100,6 +102,10 @@ def test_all_that_a_process_must_tell_is_on_the_dashboard() -> None:
         "replay_left_records",
         "progressive",
         "monitor_uncounted",
+        "gateway_answers_total",
+        "gateway_in_flight",
+        "erasures_lag_records",
+        "bandit_share",
     ):
         assert f"samstream_{name}" in shown
 

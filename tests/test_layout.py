@@ -12,7 +12,7 @@ LAYERS = (
     ("stream.cli",),
     ("stream.bench", "stream.lab"),
     ("stream.backfill", "stream.replay", "stream.simulation", "stream.validation"),
-    ("stream.worker", "stream.trainer", "stream.monitor", "stream.gateway", "stream.report"),
+    ("stream.worker", "stream.trainer", "stream.monitor", "stream.gateway", "stream.bandit", "stream.report"),
     ("stream.task", "stream.experiment", "stream.local", "stream.client"),
     ("stream.kafka", "stream.datasets", "stream.settings"),
     ("model", "stream.schema", "stream.runtime"),

@@ -5,6 +5,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from docs.generator.markdown import table
+from stream.bandit.metrics import BanditMetrics
 from stream.gateway.metrics import GatewayMetrics
 from stream.monitor.metrics import MonitorMetrics
 from stream.runtime.health import Health
@@ -15,7 +16,7 @@ _HEAD = """# Metrics
 
 *This page is written by `python -m docs.generator`; do not edit it.*
 
-`worker.metrics=HOST:PORT`, and the same of `trainer`, `monitor` and `gateway`, serve these at `/metrics` for
+`worker.metrics=HOST:PORT`, and the same of `trainer`, `monitor`, `gateway` and `bandit`, serve these at `/metrics` for
 Prometheus, and [`/health`](operations.md#watching) beside it. A counter ends in `_total`; a histogram has `_bucket`,
 `_sum` and `_count`. `docker/grafana` has a dashboard. What the [monitor](monitor.md) counts is on its page and in
 `experiment-metrics`."""
@@ -36,12 +37,13 @@ class _Listed(CollectorRegistry):
 
 def metrics_page() -> str:
     """Return the page."""
-    shared, worker, trainer, monitor, gateway = (_Listed() for _ in range(5))
+    shared, worker, trainer, monitor, gateway, bandit = (_Listed() for _ in range(6))
     Health("worker", shared)
     WorkerMetrics(worker)
     TrainerMetrics(trainer)
     MonitorMetrics(monitor)
     GatewayMetrics(gateway)
+    BanditMetrics(bandit)
     recovery = [each for each in worker.collectors if _name(each).startswith(("samstream_restore", "samstream_replay"))]
     own = [each for each in worker.collectors if each not in recovery]
     sections = (
@@ -51,6 +53,7 @@ def metrics_page() -> str:
         ("Trainer", trainer.collectors),
         ("Monitor", monitor.collectors),
         ("Gateway", gateway.collectors),
+        ("Bandit", bandit.collectors),
     )
     return "\n\n".join((_HEAD, *(f"## {title}\n\n{_table(listed)}" for title, listed in sections))) + "\n"
 

@@ -13,7 +13,7 @@ from docs.generator.markdown import table
 from model import spec
 from model.interest.options import KINDS, Options
 from stream.schema.features import FeatureDefinition
-from stream.settings import RESERVED, ArmSettings, RampStep, Settings
+from stream.settings import RESERVED, ArmSettings, Guardrail, RampStep, Settings
 
 _HEAD = """# Settings
 
@@ -113,6 +113,8 @@ def settings_page() -> str:
     for each in types.type_info(Settings).fields:  # type: ignore[attr-defined]
         if isinstance(each.type, types.StructType):
             sections.append(_section(each.name, each.type.cls))
+            if each.name == "experiment":
+                sections.append(f"### experiment.guardrails\n\nA list. {_lead(Guardrail)}\n\n{_table(Guardrail)}")
         elif each.name not in ("kafka", "features", "arms", "ramp"):
             plain.append(each.name)
     general = f"## General\n\n{_table(Settings, plain)}"

@@ -444,6 +444,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "training": _training,
     "ingest": lambda measured: _bench(measured, "ingest", rename={"records/s": "behaviours a second"}),
     "latency": lambda measured: _bench(measured, "latency", _LATENCY),
+    "cost": lambda measured: _bench(measured, "cost"),
     "gateway": lambda measured: _bench(measured, "gateway"),
     "freshness": lambda measured: _bench(measured, "freshness"),
     "sync": lambda measured: _bench(measured, "sync"),

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.kernels import native
+
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
@@ -58,6 +60,15 @@ class _Slots:
             pending, slot = pending[onward], slot[onward]
         return slots
 
+    def lookup(self, keys: Keys) -> Rows:
+        """Return the row of each of (n,) keys, −1 for one that has none and for key 0."""
+        if native.library() is not None:
+            return native.lookup(keys, self.keys, self.rows, int(self._factor), int(self._shift))
+        slot = self.find(keys)
+        rows = self.rows[slot].astype(np.int64)
+        rows[slot < 0] = -1
+        return rows
+
     def insert(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
         """Put distinct, absent keys with distinct rows into free slots; of several that want one slot, one gets it."""
         slot = self.first(keys)
@@ -103,11 +114,7 @@ class KeyIndex:
 
     def lookup(self, keys: Keys) -> Rows:
         """Return the row of each key, −1 for keys without one; any shape."""
-        slots = self._slots
-        slot = slots.find(keys.ravel())
-        rows = slots.rows[slot].astype(np.int64)
-        rows[slot < 0] = -1
-        return rows.reshape(keys.shape)
+        return self._slots.lookup(keys.ravel()).reshape(keys.shape)
 
     def admit(self, keys: Keys) -> Rows:
         """Give new keys rows in order of first occurrence, and return the rows of all; any shape.

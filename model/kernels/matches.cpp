@@ -43,20 +43,20 @@ class Table {
 
 }  // namespace
 
-// history and targets: keys of `kinds` kinds, (kinds, length) and (kinds, candidates). mask: (length). ages: (length),
-// 0 for the newest behaviour. Adds each kind's weight to `bonus` (candidates, length), which is zero before, or is null.
+// history and targets: of each of `kinds` kinds, (length) and (candidates) keys. The first `present` of the
+// `length` behaviours are there, oldest first. Adds each kind's weight to `bonus` (candidates, length), which is zero before, or is null.
 // Counts matches younger than each of the ascending `windows`, and all, in `counts` (candidates, kinds, limits + 1);
 // puts one more than the place of the newest match into `newest` (candidates, kinds); both are zero before.
-extern "C" void matches(const int64_t *history, const int64_t *targets, const uint8_t *mask, const int64_t *ages,
-                        int64_t length, int64_t candidates, int64_t kinds, const int64_t *windows, int64_t limits,
-                        const float *weights, float *bonus, float *counts, float *newest) {
+extern "C" void matches(const int64_t *const *history, const int64_t *const *targets, int64_t present, int64_t length,
+                        int64_t candidates, int64_t kinds, const int64_t *windows, int64_t limits, const float *weights,
+                        float *bonus, float *counts, float *newest) {
     const int64_t columns = limits + 1;
     for (int64_t kind = 0; kind < kinds; ++kind) {
-        Table table(targets + kind * candidates, candidates);
-        for (int64_t l = 0; l < length; ++l) {
-            const int64_t key = history[kind * length + l];
-            if (!mask[l] || key == 0) continue;
-            const int64_t first = std::upper_bound(windows, windows + limits, ages[l]) - windows;
+        Table table(targets[kind], candidates);
+        for (int64_t l = 0; l < present; ++l) {
+            const int64_t key = history[kind][l];
+            if (key == 0) continue;
+            const int64_t first = std::upper_bound(windows, windows + limits, present - 1 - l) - windows;
             table.of(key, [&](int64_t c) {
                 if (bonus) bonus[c * length + l] += weights[kind];
                 float *count = counts + (c * kinds + kind) * columns;
@@ -64,5 +64,39 @@ extern "C" void matches(const int64_t *history, const int64_t *targets, const ui
                 newest[c * kinds + kind] = static_cast<float>(l + 1);
             });
         }
+    }
+}
+
+// What a head reads of the matches found: of each kind log(1 + n) of its `columns` counts and of the behaviours since
+// the newest match, and the newest one's gap in buckets of four octaves; last, log(1 + length) of all. logs: log(1 + n).
+// buckets: (length) of the behaviours; features (candidates, kinds * (columns + 2) + 1).
+extern "C" void match_features(const float *counts, const float *newest, const int64_t *buckets, int64_t length,
+                               int64_t candidates, int64_t kinds, int64_t columns, const float *logs, float never,
+                               float *features) {
+    for (int64_t c = 0; c < candidates; ++c) {
+        for (int64_t kind = 0; kind < kinds; ++kind, counts += columns, ++newest) {
+            for (int64_t column = 0; column < columns; ++column) {
+                *features++ = logs[static_cast<int64_t>(counts[column])];
+            }
+            const int64_t place = static_cast<int64_t>(*newest);
+            *features++ = place ? logs[length - place] : never;
+            *features++ = place ? static_cast<float>(buckets[place - 1]) / 8.0f : never;
+        }
+        *features++ = logs[length];
+    }
+}
+
+// Adds up the weights (length, columns) of the behaviours that have a candidate's key, in the order of the history, in
+// `sums` (candidates, columns), which is zero before.
+extern "C" void sums_by_key(const int64_t *history, const int64_t *targets, const double *weights, int64_t length,
+                            int64_t candidates, int64_t columns, double *sums) {
+    Table table(targets, candidates);
+    for (int64_t l = 0; l < length; ++l) {
+        if (history[l] == 0) continue;
+        table.of(history[l], [&](int64_t c) {
+            for (int64_t column = 0; column < columns; ++column) {
+                sums[c * columns + column] += weights[l * columns + column];
+            }
+        });
     }
 }

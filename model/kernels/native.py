@@ -1,4 +1,4 @@
-"""SAM, DIN, the head and decayed counts on a CPU: compiled when samstream is installed, where there is a compiler.
+"""SAM, DIN, the head, counts and lookups on a CPU: compiled when samstream is installed, where there is a compiler.
 
 Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
 takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
@@ -12,7 +12,7 @@ too: so its result is the same to the bit in every list, and with any number of 
 import ctypes
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -28,6 +28,8 @@ THREADED = 100_000
 
 _BUILDS = {"AVX512": ("_passes_avx512", "_passes"), "AVX2": ("_passes",)}
 """By what the CPU can do, as torch says it: the builds that run there, best first."""
+
+_FUNCTIONS = "passes", "matches", "match_features", "sums_by_key", "move_keys", "dense", "count"
 
 
 class Unit(NamedTuple):
@@ -101,7 +103,7 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
-                if not hasattr(found, "count"):
+                if not hasattr(found, "move_keys"):
                     warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
                     continue
                 pointer, size = ctypes.c_void_p, ctypes.c_int64
@@ -109,12 +111,28 @@ def library() -> ctypes.CDLL | None:
                     ctypes.POINTER(_Model), pointer, pointer, size, pointer, pointer, size, size, pointer, pointer,
                     pointer, size,
                 ]  # fmt: skip
-                found.matches.argtypes = [*[pointer] * 4, *[size] * 3, pointer, size, *[pointer] * 4]
+                found.matches.argtypes = [*[pointer] * 2, *[size] * 4, pointer, size, *[pointer] * 4]
+                found.move_keys.argtypes = [*[pointer] * 4, size, pointer, *[size] * 2, pointer]
                 found.dense.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
                 found.count.argtypes = [*[pointer] * 3, *[size] * 2, pointer, *[size] * 2, *[pointer] * 3]
-                found.passes.restype = found.matches.restype = found.dense.restype = found.count.restype = None
+                found.match_features.argtypes = [*[pointer] * 3, *[size] * 4, pointer, ctypes.c_float, pointer]
+                found.sums_by_key.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
+                for function in _FUNCTIONS:
+                    getattr(found, function).restype = None
                 return found
     return None
+
+
+@cache
+def _lookup() -> Callable[..., None]:
+    """Return what looks up keys, and keeps the interpreter: nobody changes the table meanwhile, and it is soon over."""
+    kernel = library()
+    assert kernel is not None
+    function = ctypes.PyDLL(kernel._name).lookup
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, size, pointer, pointer, *[ctypes.c_uint64] * 2, size, pointer]
+    function.restype = None
+    return function
 
 
 def usable(keys: Tensor) -> bool:
@@ -186,34 +204,123 @@ def dense(layers: Sequence[Layer], features: Tensor) -> Tensor:
 
 
 def matches(
-    history: Tensor, mask: Tensor, targets: Tensor, windows: Sequence[int], weights: Tensor | None
+    pairs: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int], windows: Sequence[int], weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Find which behaviours of one user match which candidates, by K kinds of keys; only where `usable`.
+    """Find which behaviours of B users match which of their candidates; only where `usable`.
 
     Args:
-        history: (K, L) int64; key 0 matches nothing.
-        mask: (L,) bool.
-        targets: (K, C) int64.
+        pairs: of each of K kinds the (B, C) int64 keys of candidates and the (B, L) of behaviours; 0 matches nothing.
+        lengths: B, how many behaviours there are.
         windows: ascending W ages, below which matches are counted.
         weights: (K,) float32, what a match of each kind adds.
 
     Returns:
-        (C, K, W + 1) matches among the newest of each window and among all; (C, K) one more than the place of the
-        newest, or 0; (C, L) sums of the weights, when there are weights.
+        (B, C, K, W + 1) matches among the newest of each window and among all; (B, C, K) one more than the place of the
+        newest, or 0; (B, C, L) sums of the weights, when there are weights.
     """
     kernel = library()
     assert kernel is not None
-    (K, L), C = history.shape, targets.shape[1]
-    ages = mask.sum() - 1 - torch.arange(L)
-    within, newest = torch.zeros(C, K, len(windows) + 1), torch.zeros(C, K)
-    bonus = None if weights is None else torch.zeros(C, L)
-    history, mask, targets = history.contiguous(), mask.contiguous(), targets.contiguous()
-    kernel.matches(
-        history.data_ptr(), targets.data_ptr(), mask.data_ptr(), ages.data_ptr(), L, C, K,
-        (ctypes.c_int64 * len(windows))(*windows), len(windows), _pointer(weights), _pointer(bonus), within.data_ptr(),
-        newest.data_ptr(),
-    )  # fmt: skip
+    shown, past = ([keys.contiguous() for keys in side] for side in zip(*pairs, strict=True))
+    (B, C), L, K = shown[0].shape, past[0].shape[1], len(pairs)
+    within, newest = torch.zeros(B, C, K, len(windows) + 1), torch.zeros(B, C, K)
+    bonus = None if weights is None else torch.zeros(B, C, L)
+    limits = (ctypes.c_int64 * len(windows))(*windows)
+    for user, length in enumerate(lengths):
+        history, targets = ((ctypes.c_void_p * K)(*(keys[user].data_ptr() for keys in side)) for side in (past, shown))
+        kernel.matches(
+            history, targets, length, L, C, K, limits, len(windows), _pointer(weights),
+            None if bonus is None else bonus[user].data_ptr(), within[user].data_ptr(), newest[user].data_ptr(),
+        )  # fmt: skip
     return within, newest, bonus
+
+
+def match_features(
+    within: Tensor, newest: Tensor, buckets: Tensor, lengths: Sequence[int], logarithms: Tensor, never: float
+) -> Tensor:
+    """Return what a head reads of `matches`; only where `usable`.
+
+    Args:
+        within: (B, C, K, W + 1) as `matches` returns them.
+        newest: (B, C, K) likewise.
+        buckets: (B, L) int64 time gaps of the behaviours.
+        lengths: B, how many behaviours there are.
+        logarithms: (n,) float32 log(1 + n) of 0 to at least L.
+        never: stands for the recency of a match that does not exist.
+
+    Returns:
+        (B, C, K * (W + 3) + 1) logarithms and recencies; see `model.match.match_features`.
+    """
+    kernel = library()
+    assert kernel is not None
+    B, C, K, columns = within.shape
+    features = torch.empty(B, C, K * (columns + 2) + 1)
+    within, newest, buckets = within.contiguous(), newest.contiguous(), buckets.contiguous()
+    for user, length in enumerate(lengths):
+        kernel.match_features(
+            within[user].data_ptr(), newest[user].data_ptr(), buckets[user].data_ptr(), length, C, K, columns,
+            logarithms.data_ptr(), never, features[user].data_ptr(),
+        )  # fmt: skip
+    return features
+
+
+def move_keys(vectors: Tensor, actions: Tensor, gaps: Tensor, of_action: Tensor, of_gap: Tensor) -> Tensor:
+    """Return (B, L, d) vectors of behaviours, moved by action and time gap; only where `usable`.
+
+    Args:
+        vectors: (B, L, d).
+        actions: (B, L) int64 keys; 0 has the first row of its table, all others share the rest.
+        gaps: (B, L) int64 rows of theirs.
+        of_action: (rows, d).
+        of_gap: (rows, d).
+    """
+    kernel = library()
+    assert kernel is not None
+    vectors, actions, gaps = vectors.contiguous(), actions.contiguous(), gaps.contiguous()
+    keys = torch.empty_like(vectors)
+    kernel.move_keys(
+        vectors.data_ptr(), actions.data_ptr(), gaps.data_ptr(), of_action.data_ptr(), len(of_action),
+        of_gap.data_ptr(), actions.numel(), vectors.shape[-1], keys.data_ptr(),
+    )  # fmt: skip
+    return keys
+
+
+def sums_by_key(
+    keys: npt.NDArray[np.uint64], history: npt.NDArray[np.uint64], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return (C, H) sums of the (L, H) weights of the behaviours that have a candidate's key; where there is a library.
+
+    Args:
+        keys: (C,) of the candidates; key 0 has none.
+        history: (L,) of the behaviours.
+        weights: (L, H), added in this order.
+    """
+    kernel = library()
+    assert kernel is not None
+    keys, history, weights = np.ascontiguousarray(keys), np.ascontiguousarray(history), np.ascontiguousarray(weights)
+    sums = np.zeros((len(keys), weights.shape[1]))
+    kernel.sums_by_key(
+        history.ctypes.data, keys.ctypes.data, weights.ctypes.data, len(history), *sums.shape, sums.ctypes.data
+    )
+    return sums
+
+
+def lookup(
+    keys: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32], factor: int, shift: int
+) -> npt.NDArray[np.int64]:
+    """Return the rows of (n,) keys in a hash table, −1 for those without one; only where there is a `library`.
+
+    Args:
+        keys: to look up.
+        slots: (2^b,) the key in each place, 0 where it is free.
+        rows: (2^b,) its row.
+        factor: by which a key is multiplied; the upper bits say where its search begins.
+        shift: 64 − b.
+    """
+    keys = np.ascontiguousarray(keys)
+    found = np.empty(len(keys), np.int64)
+    _lookup()(keys.ctypes.data, len(keys), slots.ctypes.data, rows.ctypes.data, len(slots) - 1, factor, shift,
+              found.ctypes.data)  # fmt: skip
+    return found
 
 
 def count(

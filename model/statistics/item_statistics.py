@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.key_index import Keys
+from model.kernels import native
 from model.statistics.decayed_counts import Counts, DecayedCounts
 from state.behavior import BehaviorArray
 
@@ -95,6 +96,8 @@ def _sums_of(keys: Keys, history: Keys, weights: Counts) -> Counts:
 
     Each sum is added in the order of the history, so it does not depend on the other candidates.
     """
+    if native.library() is not None:
+        return native.sums_by_key(keys, history, weights)
     distinct, places = np.unique(keys, return_inverse=True)
     found = np.minimum(np.searchsorted(distinct, history), len(distinct) - 1)
     hit = np.flatnonzero((distinct[found] == history) & (history != 0))

@@ -6,6 +6,7 @@ BENCHES: dict[str, str] = {
     "ingest": "behaviours a second from Kafka to committed sequences, compared with Faust and Quix Streams",
     "latency": "time from the scheduled impression to the received score, at rising request rates",
     "gateway": "time from the scheduled request to its answer over HTTP, beside the Kafka client's",
+    "cost": "CPU time of worker and trainer for an impression, by step, at a steady rate",
     "freshness": "time from a click to the first score of a model that has learned from it",
     "sync": "size and time of a model update, and for how long a worker pauses to apply it",
     "state": "time to read, append and commit sequences, and their memory and disk",

@@ -123,6 +123,13 @@ def _description(experiment: "ExperimentPlan") -> Iterator[str]:
     if len(experiment.compared) < 2:
         return
     anytime, once = required_sample_sizes(experiment)
+    if (bandit := experiment.bandit).on:
+        yield (
+            f"A bandit: {bandit.explore:.0%} of the users explore, by these shares for good. The verdict is on them, so"
+            f" {_users(math.ceil(anytime.users / bandit.explore))} in all are needed for the numbers below. The others"
+            f" are divided by its shares, at least {bandit.floor:.0%} an arm, which hold for {bandit.every_s:g} s or"
+            " longer."
+        )
     yield (
         f"A lift of {100 * experiment.minimum_effect:g}% (click rate {100 * crowd.rate:.4g}% to {100 * better:.4g}%) "
         f"is found with probability {experiment.power:g} within {_users(anytime.users)} "

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan, since, _ = in_stage(plan, since, until, now=now)
     check_order(since, until)
     check_connection(settings.kafka)
-    ledger, log = Ledger(since=since, until=until), ShadowLog()
+    ledger, log = Ledger(since=since, until=until, users=plan.explorers), ShadowLog()
     ledger.on_counted = log.add_counted
     read_traffic(
         settings.kafka,
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             " give --since the time since which the file's shares are in force"
         )
     shares = {arm.name: arm.share for arm in plan.compared}
-    users = {user for name in shares for user in sums.users(name)}
+    # With a bandit, users who were moved count as well: each impression by the probabilities of its own time.
+    users = None if plan.bandit.on else {user for name in shares for user in sums.users(name)}
     impressions, console = log.impressions(), Console()
     if log.without_score:
         print(f"note: {log.without_score:,} requests have outcomes and no score: left out", file=sys.stderr)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -11,17 +11,18 @@ from rich.console import Console
 from stream.cli.options import Commands, add_report_option, add_settings_command, load_settings
 from stream.errors import TimeError
 from stream.kafka.clients import check_connection, to_record
+from stream.kafka.erasure_feed import read_erasures
 from stream.kafka.reader import TopicReader
 from stream.runtime import signals
 from stream.runtime.progress import Progress
 from stream.runtime.timestamps import parse_time, time_words
-from stream.schema.events import DECODE_ERRORS, Score, decode_behavior, decode_impression, decode_outcome, decode_score
+from stream.schema.events import Outcome, Score
 from stream.schema.topics import Topics
 
 if TYPE_CHECKING:
     from stream.experiment.assignment import Assignment
     from stream.experiment.guardrails.counts import GuardrailCounts
-    from stream.experiment.ledger import Ledger, ReadSummary
+    from stream.experiment.ledger import Ledger, OnCounted, ReadSummary
     from stream.experiment.plan import Experiment, ExperimentPlan
     from stream.experiment.serving_cost import ServingCosts
 
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stream.experiment.ledger import Ledger
     from stream.experiment.plan import Experiment, read
     from stream.experiment.serving_cost import ServingCosts
+    from stream.experiment.weighted_rates import WeightedRates
     from stream.report.live_report import live_report, missing_words
     from stream.report.sentences import broken_guardrail_lines, headline
     from stream.report.writer import write_experiment
@@ -92,8 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise TimeError("--before: a step of the ramp begins the report, and the time before it had arms: leave it out")
     console = Console()
     check_connection(settings.kafka)
-    ledger, answers = Ledger(since=since, until=until, before=before), ServingCosts()
-    guardrails = guardrail_counts(Experiment.of(experiment), ledger, answers, salt=experiment.salt)
+    ledger = Ledger(since=since, until=until, before=before, users=experiment.explorers)
+    answers = ServingCosts()
+    guardrails = guardrail_counts(
+        Experiment.of(experiment), ledger, answers, salt=experiment.salt, users=experiment.explorers
+    )
+    weighted = WeightedRates([arm.name for arm in experiment.compared]) if experiment.bandit.on else None
+    if weighted is not None:
+        ledger.on_counted = _both(ledger.on_counted, weighted.add_counted)
     earliest = before if before is not None else since
     # The time of an impression, and of its outcome, may be ahead of the Kafka timestamp by this much.
     begin = None if earliest is None else max(0, earliest - round(1000 * settings.worker.max_future_s))
@@ -105,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         begin=begin,
         on_missing=settings.topics.on_missing_records,
         guardrails=guardrails,
+        users=experiment.explorers,
     )
     facts: dict[str, str | int | float] = {"times": _times_text(since, until, before), "outcomes read": found.outcomes}
     report, trace = live_report(
@@ -116,6 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings=facts,
         guardrails=guardrails,
         before_step=earlier,
+        weighted=weighted,
     )
     if found.truncated_partitions or found.missing:
         console.print(f"warning: outcomes may be missing. {missing_words(found)}", highlight=False, soft_wrap=True)
@@ -130,9 +140,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def guardrail_counts(
-    experiment: "Experiment", ledger: "Ledger", answers: "ServingCosts", *, salt: str
+    experiment: "Experiment", ledger: "Ledger", answers: "ServingCosts", *, salt: str, users: Container[str]
 ) -> "GuardrailCounts | None":
-    """Return what an experiment's guardrails are counted with, beside a ledger and answers; None without guardrails."""
+    """Return what an experiment's guardrails are counted with, beside a ledger and answers; None without guardrails.
+
+    Only `users` count.
+    """
     from stream.experiment.assignment import Assignment
     from stream.experiment.guardrails.counts import GuardrailCounts
 
@@ -145,8 +158,22 @@ def guardrail_counts(
         arm_of=Assignment(experiment.shares, salt=salt).arm,
         now=round(1000 * time.time()),
     )
-    ledger.on_counted = counts.add_counted
+
+    def add(outcome: Outcome, indices: Sequence[int], first: bool) -> None:
+        if outcome.user in users:
+            counts.add_counted(outcome, indices, first)
+
+    ledger.on_counted = add
     return counts
+
+
+def _both(one: "OnCounted | None", other: "OnCounted") -> "OnCounted":
+    def add(outcome: Outcome, indices: Sequence[int], first: bool) -> None:
+        if one is not None:
+            one(outcome, indices, first)
+        other(outcome, indices, first)
+
+    return add
 
 
 def read_traffic(
@@ -159,6 +186,7 @@ def read_traffic(
     on_missing: Literal["stop", "skip"] = "stop",
     guardrails: "GuardrailCounts | None" = None,
     on_score: "Callable[[Score], None] | None" = None,
+    users: Container[str] | None = None,
 ) -> "ReadSummary":
     """Read `outcomes` and `scores` once, up to their present end: outcomes into a ledger, scores into answers.
 
@@ -172,7 +200,8 @@ def read_traffic(
         begin: Kafka timestamp (ms) to start from; None for the beginning of the topics.
         on_missing: when Kafka removes records while they are read: `stop`, or `skip` and count them.
         guardrails: takes what the guardrails are judged on.
-        on_score: takes the scores of those times as well.
+        on_score: takes the scores of those times as well, of all users.
+        users: whose scores, impressions and behaviors count; None for all. The ledger knows by itself.
 
     Raises:
         KafkaClientError: when the topics do not exist, when no record comes for a minute before the end, or when Kafka
@@ -180,54 +209,41 @@ def read_traffic(
         TopicError: when a topic is recreated while it is read.
     """
     from stream.experiment.ledger import ReadSummary
+    from stream.experiment.traffic import Traffic
 
-    wanted = [topics.outcomes, topics.scores]
-    if guardrails is not None:
-        wanted += [topics.impressions] * guardrails.wants_impressions + [topics.behaviors] * guardrails.wants_behaviors
     tail = TopicReader(
         kafka,
-        wanted,
+        Traffic.wanted(topics, guardrails),
         from_beginning=begin is None,
         since_ms=begin,
         on_missing=on_missing,
     )
     cut = {partition for topic, partition in tail.removed if topic == topics.outcomes}
-    scores_cut = {partition for topic, partition in tail.removed if topic == topics.scores}
     found = ReadSummary(
         partitions=sum(topic == topics.outcomes for topic, _ in tail.positions), truncated_partitions=len(cut)
     )
     progress = Progress(_logger, "reading", "records", total := tail.left())
     try:
+        erasures = read_erasures(kafka, topics)
+        traffic = Traffic(
+            topics,
+            ledger,
+            answers,
+            erasures,
+            found,
+            guardrails=guardrails,
+            on_score=on_score,
+            users=users,
+            scores_cut=[partition for topic, partition in tail.removed if topic == topics.scores],
+        )
         for messages in tail.read_to_end():
             signals.raise_if_interrupted()
             for message in messages:
                 record = to_record(message)
-                try:
-                    if record.topic == topics.scores:
-                        score = decode_score(record.value or b"")
-                        if ledger.within(score.ts):
-                            answers.add(score)
-                            if on_score is not None:
-                                on_score(score)
-                        if guardrails is not None:
-                            guardrails.add_score(score)
-                            if record.partition in scores_cut:
-                                scores_cut.remove(record.partition)
-                                guardrails.scores_from = max(guardrails.scores_from, record.timestamp)
-                        continue
-                    if guardrails is not None and record.topic == topics.impressions:
-                        guardrails.add_impression(decode_impression(record.value or b""))
-                        continue
-                    if guardrails is not None and record.topic == topics.behaviors:
-                        guardrails.add_behavior(decode_behavior(record.value or b""))
-                        continue
-                    found.outcomes += 1
-                    if record.partition in cut:
-                        cut.remove(record.partition)
-                        found.complete_from = max(found.complete_from, record.timestamp)
-                    ledger.add(record.partition, decode_outcome(record.value or b""))
-                except DECODE_ERRORS:
-                    found.unreadable += record.topic == topics.outcomes
+                if record.topic == topics.outcomes and record.partition in cut:
+                    cut.remove(record.partition)
+                    found.complete_from = max(found.complete_from, record.timestamp)
+                traffic.take(record)
             progress.reach(total - tail.left())
             found.missing = tail.missing
     finally:

@@ -1,4 +1,4 @@
-"""`samstream worker`, `trainer`, `monitor` and `gateway`: the jobs of the system, each until SIGTERM or Ctrl-C."""
+"""The jobs of the system, each until SIGTERM or Ctrl-C: worker, trainer, monitor, gateway and bandit."""
 
 import argparse
 import logging
@@ -16,7 +16,7 @@ _logger = logging.getLogger("samstream")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the four commands."""
+    """Add the five commands."""
     text = "keep users' sequences, answer impressions, label clicks"
     add_settings_command(commands, "worker", run_worker, text)
     trainer = add_settings_command(
@@ -28,6 +28,8 @@ def add_parser(commands: Commands) -> None:
     add_settings_command(commands, "monitor", run_monitor, text)
     text = "answer over HTTP: rank, take clicks and behaviours, in front of the topics"
     add_settings_command(commands, "gateway", run_gateway, text)
+    text = "choose the arms' shares by the clicks of the users who explore (Thompson sampling)"
+    add_settings_command(commands, "bandit", run_bandit, text)
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
@@ -61,6 +63,14 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     from stream.monitor.run import run_monitor
 
     return run_monitor(load_settings(arguments))
+
+
+def run_bandit(arguments: argparse.Namespace) -> int:
+    """Run the bandit; returns the exit status."""
+    from stream.bandit.run import run_bandit
+
+    run_until_stopped(run_bandit, load_settings(arguments), stop_event())
+    return 0
 
 
 def run_gateway(arguments: argparse.Namespace) -> int:

@@ -136,6 +136,7 @@ def _settings(arguments: argparse.Namespace, experiment: "ExperimentPlan", file:
         settings.salt != experiment.salt
         or settings.arms != tuple(arm.settings() for arm in experiment.arms)
         or settings.ramp != experiment.ramp
+        or settings.bandit != experiment.bandit
     ):
         raise ExperimentError(
             f"{file} sets the arms and the salt, and --config, --set or the environment others: state them in one place"
@@ -214,6 +215,7 @@ def _simulate(
         check: raises when the system has failed.
         shop: folder of the shop's page, which gets the items of the world.
     """
+    from stream.experiment.shares_in_force import Explorers
     from stream.report.sentences import broken_guardrail_lines, headline
     from stream.report.writer import write_experiment
     from stream.simulation.config import WorldConfig, with_changes
@@ -239,7 +241,8 @@ def _simulate(
         await_outcomes=settings.worker.labels == "early",
     )
     before = simulate_pre_period(world, arguments.pre_impressions, SLOTS)
-    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before)))
+    explorers = Explorers(salt=settings.salt, share=settings.bandit.explore) if settings.bandit.on else None
+    observer = Observer(lambda traces: experiment.verdict(sums_of_traces(traces, before, explorers)))
     partitions = verify(settings.kafka, topics, configured=settings.topics.partitions)
     lag = GroupLag(settings.kafka, settings.worker.group)
     began = time.time()
@@ -283,6 +286,7 @@ def _simulate(
         before=before,
         settings=facts,
         guardrails=_guardrail_results(experiment, settings, topics, since=round(1000 * started)),
+        users=explorers,
     )
     for line in (
         headline(report),
@@ -299,10 +303,12 @@ def _guardrail_results(
     """Return what the guardrails say of the traffic since then (ms), as the topics have it."""
     from stream.experiment.ledger import Ledger
     from stream.experiment.serving_cost import ServingCosts
+    from stream.experiment.shares_in_force import Explorers
 
-    ledger, answers = Ledger(since=since), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt)
+    explorers = Explorers(salt=settings.salt, share=settings.bandit.explore)
+    ledger, answers = Ledger(since=since, users=explorers), ServingCosts()
+    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt, users=explorers)
     if counts is None:
         return []
-    read_traffic(settings.kafka, topics, ledger, answers, begin=since, guardrails=counts)
+    read_traffic(settings.kafka, topics, ledger, answers, begin=since, guardrails=counts, users=explorers)
     return experiment.guardrail_results(counts, ledger.sums)

@@ -8,7 +8,7 @@ click says that all earlier requests are complete. Knows no Kafka.
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,9 @@ from stream.schema.dedup import RecentIds, request_hash, sample_ids
 from stream.schema.events import Outcome
 
 _BATCH = 50_000
+
+OnCounted = Callable[[Outcome, Sequence[int], bool], None]
+"""Takes an outcome, which of its items count, and whether they are the first of their request."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class ReadSummary:
         complete_from: newest record time (ms) with which such a partition begins: from then on nothing is missing. 0
             when nothing is anyway.
         missing: records of any topic that retention removed while they were read.
+        erased: outcomes that were left out, as their users were erased since.
     """
 
     outcomes: int = 0
@@ -62,6 +66,7 @@ class ReadSummary:
     truncated_partitions: int = 0
     complete_from: int = 0
     missing: int = 0
+    erased: int = 0
 
 
 class Ledger:
@@ -74,6 +79,7 @@ class Ledger:
         until: impressions from then on do not count; None counts all.
         before: start of the pre-experiment period, which ends at `since`; None for no such period.
         dedup_window: how many of the newest labelled items are kept to recognise repeats.
+        users: those whose sums are kept; None for all.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class Ledger:
         until: int | None = None,
         before: int | None = None,
         dedup_window: int = 4_000_000,
+        users: Container[str] | None = None,
     ) -> None:
+        self._users = users
         self._since, self._until, self._before = since, until, before
         self._seen = RecentIds(dedup_window)
         self._waiting: dict[int, _Waiting] = defaultdict(_Waiting)
@@ -94,8 +102,9 @@ class Ledger:
         self.arms: dict[str, ArmTotals] = defaultdict(ArmTotals)
         self.repeated = 0
         """Items that came again and were not counted again."""
-        self.on_counted: Callable[[Outcome, Sequence[int], bool], None] | None = None
-        """Hears of each outcome that counts: which of its items do, and whether they are the first of their request."""
+        self.on_counted: OnCounted | None = None
+        """Hears of each outcome that counts, of all users: which of its items do, and whether they are the first of
+        their request."""
         self.interleaving_votes = InterleavingVotes()
         """Votes of the interleaved requests that count."""
         self.first, self.last = math.inf, -math.inf
@@ -142,12 +151,14 @@ class Ledger:
         shown, clicks = len(new), sum(outcome.labels[index] for index in new)
         if not shown:
             return
+        if self.on_counted is not None and not earlier:
+            self.on_counted(outcome, new, bool(first))
+        if self._users is not None and outcome.user not in self._users:
+            return
         if earlier:
             self._earlier.append((outcome.user, shown, clicks))
             return
         self.interleaving_votes.add(outcome)
-        if self.on_counted is not None:
-            self.on_counted(outcome, new, bool(first))
         arm = self.arms[outcome.arm]
         arm.impressions += first
         arm.shown += shown

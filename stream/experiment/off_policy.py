@@ -3,7 +3,7 @@
 Inverse propensity scoring (IPS; Horvitz and Thompson, JASA 1952), self-normalised (SNIPS; Swaminathan and Joachims,
 NeurIPS 2015) and doubly robust (DR; Dudík, Langford and Li, ICML 2011), for lists, under one of three assumptions on
 clicks (Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay and Wen, KDD 2018). Propensities are exact: the sum of the
-shares of the arms that would have shown the same. So a weight is at most 1 / the smallest share.
+shares of the arms that would have shown the same, as they were then. So a weight is at most 1 / the smallest share.
 """
 
 import math
@@ -79,7 +79,8 @@ def off_policy_estimate(
     Args:
         impressions: what was shown, and what every arm would have shown.
         arm: whose click rate is wanted; it may be a serving arm, as a check.
-        shares: of the serving arms, as weights; each user is in one of them at random.
+        shares: of the serving arms, as weights; each user is in one of them at random. An impression that names
+            probabilities of its own, as with a bandit, counts by these.
         alpha: 1 − confidence, over all looks.
         minimum_effect: relative effect for which the intervals are narrowest.
         click_model: what is assumed of clicks.
@@ -103,7 +104,7 @@ def off_policy_estimate(
             incomplete += 1
             continue
         used += 1
-        raw, row = _weighed(each, arm, fractions, click_model, clip)
+        raw, row = _weighed(each, arm, each.shares or fractions, click_model, clip)
         weights, clipped = weights + len(raw), clipped + sum(weight > clip for weight in raw)
         largest = max(largest, *raw) if raw else largest
         sums[each.user] += row

@@ -11,13 +11,14 @@ from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError, SettingsError
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.guardrails.results import GuardrailResult, check_guardrails
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
+from stream.experiment.shares_in_force import Explorers
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, analyse
 from stream.settings import (
     ArmSettings,
+    BanditSettings,
     Count,
     ExperimentSettings,
     Name,
@@ -28,6 +29,7 @@ from stream.settings import (
     convert,
     stages,
 )
+from stream.settings.guardrail import Guardrail
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -75,6 +77,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         power: probability with which an effect of the minimum size shall be found.
         arms: at least two.
         ramp: shares by schedule: steps in the order of time.
+        bandit: shares that follow the clicks.
         guardrails: metrics that must not get worse.
         crowd: assumptions about the users.
     """
@@ -87,6 +90,7 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = _DEFAULT.alpha
     power: Share = 0.8
     ramp: tuple[RampStep, ...] = ()
+    bandit: BanditSettings = BanditSettings()
     guardrails: tuple[Guardrail, ...] = ()
     crowd: UserAssumptions = UserAssumptions()
 
@@ -107,6 +111,11 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return {arm.name: arm.share / total for arm in self.arms}
 
     @property
+    def explorers(self) -> Explorers:
+        """The users whose clicks count: those who explore, or all without a bandit."""
+        return Explorers(salt=self.salt, share=self.bandit.explore)
+
+    @property
     def stages(self) -> list[Stage]:
         """The times between the ramp's steps, with the shares in force; one without a ramp."""
         return stages({arm.name: arm.share for arm in self.arms}, self.ramp)
@@ -125,10 +134,16 @@ class ExperimentPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def settings(self) -> dict[str, Any]:
         """Return the part of the settings that runs and judges the experiment, as plain values."""
         return {
-            "experiment": {"name": self.name, "minimum_effect": self.minimum_effect, "alpha": self.alpha},
+            "experiment": {
+                "name": self.name,
+                "minimum_effect": self.minimum_effect,
+                "alpha": self.alpha,
+                **({"guardrails": msgspec.to_builtins(self.guardrails)} if self.guardrails else {}),
+            },
             "salt": self.salt,
             "arms": [msgspec.to_builtins(arm.settings()) for arm in self.arms],
             **({"ramp": msgspec.to_builtins(self.ramp)} if self.ramp else {}),
+            **({"bandit": msgspec.to_builtins(self.bandit)} if self.bandit.on else {}),
         }
 
 
@@ -151,7 +166,11 @@ def read(path: Path) -> ExperimentPlan:
         if arm.length is not None and "length" in arm.model:
             raise ExperimentError(f"{path}: arm {arm.name!r} has its length twice: keep `length`, drop `model.length`")
     try:
-        convert({**experiment.settings(), "state": {"length": max(experiment.longest, Settings().state.length)}})
+        # What the workers' own settings allow is seen when these are read together.
+        defaults = Settings()
+        length = max(experiment.longest, defaults.state.length)
+        ahead = min(defaults.worker.max_future_s, experiment.bandit.notice_s / 2)
+        convert({**experiment.settings(), "state": {"length": length}, "worker": {"max_future_s": ahead}})
     except SettingsError as error:
         raise ExperimentError(f"{path}: {error}") from None
     last = experiment.ramped
@@ -191,7 +210,13 @@ class Experiment(Struct, frozen=True, kw_only=True):
     def of_settings(cls, settings: Settings) -> Self:
         """Return the experiment that the settings describe."""
         asked = settings.experiment
-        return cls(name=asked.name, arms=settings.arms, alpha=asked.alpha, minimum_effect=asked.minimum_effect)
+        return cls(
+            name=asked.name,
+            arms=settings.arms,
+            alpha=asked.alpha,
+            minimum_effect=asked.minimum_effect,
+            guardrails=asked.guardrails,
+        )
 
     @property
     def shares(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ from the shares alone: users are assigned at random, and given the arm, what is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from stream.schema.dedup import request_hash
 from stream.schema.events import Outcome, Score
@@ -22,6 +22,7 @@ class LoggedImpression:
         slates: arm → the candidates that it shows, or would have shown, best first; all of one length.
         clicked: places in the answering arm's slate.
         predicted: arm → the probabilities of its own model, one for each of its slate.
+        shares: arm → the probability that the user was in it then, with a bandit; else empty.
     """
 
     user: str
@@ -29,13 +30,14 @@ class LoggedImpression:
     slates: Mapping[str, Sequence[int]]
     clicked: frozenset[int]
     predicted: Mapping[str, Sequence[float]]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 class ShadowLog:
     """Joins scores with the outcomes that count; records may come in any order. An impression takes about 1 kB."""
 
     def __init__(self) -> None:
-        self._scores: dict[int, tuple[str, str, dict[str, tuple[int, ...]], dict[str, tuple[float, ...]]]] = {}
+        self._impressions: dict[int, LoggedImpression] = {}
         self._clicked: dict[int, set[int]] = {}
 
     def add_score(self, score: Score) -> None:
@@ -46,7 +48,8 @@ class ShadowLog:
         predicted = {shadow.arm: tuple(shadow.probabilities) for shadow in score.shadows}
         slates[score.arm] = shown = tuple(score.order[: score.slots])
         predicted[score.arm] = tuple(score.probabilities[index] for index in shown)
-        self._scores.setdefault(request_hash(score.request), (score.user, score.arm, slates, predicted))
+        asked = LoggedImpression(score.user, score.arm, slates, frozenset(), predicted, score.shares)
+        self._impressions.setdefault(request_hash(score.request), asked)
 
     def add_counted(self, outcome: Outcome, indices: Sequence[int], _first: bool) -> None:
         """Add those items of an outcome that count (`Ledger.on_counted`)."""
@@ -56,12 +59,12 @@ class ShadowLog:
     @property
     def without_score(self) -> int:
         """Requests whose outcomes were read, and whose score was not: Kafka keeps scores for a shorter time."""
-        return len(self._clicked.keys() - self._scores.keys())
+        return len(self._clicked.keys() - self._impressions.keys())
 
     def impressions(self) -> list[LoggedImpression]:
         """Return the impressions of which both the score and the outcomes are known."""
         return [
-            LoggedImpression(user, arm, slates, frozenset(self._clicked[request]), predicted)
-            for request, (user, arm, slates, predicted) in self._scores.items()
+            replace(asked, clicked=frozenset(self._clicked[request]))
+            for request, asked in self._impressions.items()
             if request in self._clicked
         ]

@@ -47,15 +47,16 @@ class RankedItem(Struct, frozen=True):
 class RankAnswer(Struct, frozen=True):
     """All candidates, the best first; the first `slots` of them are to be shown.
 
-    `ranked_by` is `model`, or `candidates` where no score came in time: then the order is that of the request, there
-    is neither arm nor version, and nothing will be learned from what is shown. `arm`, `epoch` and `version` say which
+    `ranked_by` is `model`, or `candidates` or `popularity` where no score came in time: then the order is that of the
+    request, or that of what was ranked high for others; there is neither arm nor version, and nothing will be learned
+    from what is shown. `arm`, `epoch` and `version` say which
     state of which model has answered, `seen` how many behaviours of the user it knew. `why` is empty unless `explain`
     was asked for: then the behaviours with the largest attention weights, as means over the items to be shown.
     """
 
     request_id: str
     user: str
-    ranked_by: Literal["model", "candidates"]
+    ranked_by: Literal["model", "candidates", "popularity"]
     items: list[RankedItem]
     slots: int
     arm: str | None = None

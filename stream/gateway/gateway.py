@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Literal
 
 from stream.gateway.bodies import ClickRequest, RankAnswer, RankedItem, RankRequest, Written
 from stream.gateway.checker import EventChecker
 from stream.gateway.metrics import GatewayMetrics
+from stream.gateway.popularity import Popularity
 from stream.gateway.problems import ProblemError
 from stream.gateway.requests import Requests, read_identity
 from stream.gateway.writer import RecordWriter
@@ -42,6 +44,7 @@ class Gateway:
         self._writer = writer
         self._metrics = metrics
         self._requests = requests
+        self._popularity = Popularity()
         self._totals = Totals()
         self._malformed = 0
         self.in_flight = 0
@@ -75,6 +78,7 @@ class Gateway:
         """
         impression, record = self._checker.impression(asked)
         outcome = self._requests.known(impression)
+        new = outcome is None
         if outcome is None:
             self._writer.check_room()
             outcome = self._requests.ask(impression)
@@ -83,7 +87,9 @@ class Gateway:
             self._metrics.repeated.inc()
         # Shielded: a caller that hangs up must not end the wait of others who ask the same.
         score = await asyncio.shield(outcome)
-        if score is not None:
+        if isinstance(score, Score):
+            if new and self._settings.on_timeout == "popularity":
+                self._popularity.add(score)
             return _ranked(score)
         if self._settings.on_timeout == "error":
             raise ProblemError(
@@ -91,7 +97,10 @@ class Gateway:
                 f"no score within {self._settings.deadline_s:g} s (gateway.deadline_s): is a worker running? Request"
                 f" {impression.request_id!r} is withdrawn; ask with another request_id",
             )
-        return _unranked(impression)
+        by: Literal["popularity", "candidates"] = (
+            "popularity" if self._settings.on_timeout == "popularity" else "candidates"
+        )
+        return _unranked(impression, score, by)
 
     async def click(self, asked: ClickRequest) -> Written:
         """Write a click and the behaviour that it is; returns when Kafka has both.
@@ -114,11 +123,13 @@ class Gateway:
         await self._writer.write(records)
         return Written(len(records))
 
-    def withdraw(self, impression: Impression) -> None:
-        """Write that a request was not answered by its score."""
+    def withdraw(self, impression: Impression) -> list[int]:
+        """Write that a request was not answered by its score; returns the order of its candidates that it gets."""
         self._metrics.withdrawn.inc()
         with suppress(ProblemError):  # then the gateway ends, and says why
             self._writer.send(self._checker.withdrawal(impression))
+        # Nothing is known unless `gateway.on_timeout` wants it: then this is the candidates' own order.
+        return self._popularity.order([candidate.item for candidate in impression.candidates])
 
     def take(self, values: list[bytes]) -> None:
         """Take records of `scores`."""
@@ -155,7 +166,7 @@ def _ranked(score: Score) -> RankAnswer:
     )
 
 
-def _unranked(impression: Impression) -> RankAnswer:
-    items = [RankedItem(candidate.item, None) for candidate in impression.candidates]
+def _unranked(impression: Impression, order: list[int], by: Literal["popularity", "candidates"]) -> RankAnswer:
+    items = [RankedItem(impression.candidates[place].item, None) for place in order]
     slots = min(impression.slots, len(items))
-    return RankAnswer(impression.request_id, impression.user, "candidates", items, slots)
+    return RankAnswer(impression.request_id, impression.user, by, items, slots)

@@ -11,8 +11,9 @@ from stream.gateway.bodies import FieldError
 from stream.gateway.problems import ProblemError
 from stream.schema.events import DECODE_ERRORS, Impression, RequestKey, Score, decode_score
 
-Outcome = Score | None
-"""The score that a request was answered with; None where none came in time, and the request was withdrawn."""
+Outcome = Score | list[int]
+"""The score that a request was answered with; where none came in time, and it was withdrawn, the order of its
+candidates that it gets instead."""
 
 
 class _Identity(Struct, gc=False):
@@ -56,7 +57,8 @@ class Requests:
         deadline_s: how long a request waits for its score.
         remember_s: how long its outcome is remembered.
         remembered: how many are remembered at most.
-        withdraw: is called when a request's time is over, before its outcome is known.
+        withdraw: is called when a request's time is over, before its outcome is known; returns the order of its
+            candidates that it gets instead.
         clock: monotonic, seconds.
     """
 
@@ -66,7 +68,7 @@ class Requests:
         deadline_s: float,
         remember_s: float,
         remembered: int,
-        withdraw: Callable[[Impression], None],
+        withdraw: Callable[[Impression], list[int]],
         clock: Callable[[], float],
     ) -> None:
         self._deadline_s = deadline_s
@@ -108,7 +110,7 @@ class Requests:
             asked = _asked(entry.impression)
         else:
             answered = entry.outcome.result()
-            assert answered is not None
+            assert isinstance(answered, Score)
             asked = answered.items, answered.slots
         if asked != _asked(impression):
             raise ProblemError(
@@ -161,12 +163,13 @@ class Requests:
             return _asked(entry.impression)[0], entry.impression.ts
         if entry.outcome is not None:
             score = entry.outcome.result()
+            assert isinstance(score, Score)
         else:
             try:
                 score = decode_score(entry.score or b"")
             except DECODE_ERRORS:
                 return None
-        return (score.items, score.ts) if score is not None else None
+        return score.items, score.ts
 
     def _settle(self, entry: _Entry, value: bytes) -> None:
         assert entry.impression is not None
@@ -189,10 +192,11 @@ class Requests:
         assert entry.outcome is not None
         entry.deadline = None
         self._remember(impression.request, entry)
+        order = list(range(len(impression.candidates)))
         try:
-            self._withdraw(impression)
+            order = self._withdraw(impression)
         finally:
-            entry.outcome.set_result(None)
+            entry.outcome.set_result(order)
 
     def _entry(self, request: RequestKey) -> _Entry | None:
         if (waiting := self._waiting.get(request)) is not None:

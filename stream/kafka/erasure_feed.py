@@ -21,6 +21,22 @@ _logger = logging.getLogger("samstream.erasures")
 _READ_S = 0.2
 
 
+def read_erasures(kafka: Mapping[str, str], topics: Topics) -> Erasures:
+    """Return the erasures as they are now, for whoever reads topics once and keeps nothing of users.
+
+    Raises:
+        KafkaClientError: when Kafka does not answer, or `erasures` cannot be read to its end.
+        TopicError: when a topic is missing, or may not be described.
+    """
+    erasures = Erasures()
+    feed = ErasureFeed(kafka, topics, "", erasures)
+    try:
+        feed.read_to_end()
+    finally:
+        feed.close()
+    return erasures
+
+
 class ErasureFeed:
     """Reads `erasures`, all partitions, in a thread of its own.
 
@@ -61,10 +77,18 @@ class ErasureFeed:
         Raises:
             KafkaClientError: when `erasures` cannot be read to its end.
         """
+        self.read_to_end()
+        self._thread.start()
+
+    def read_to_end(self) -> None:
+        """Read to the end.
+
+        Raises:
+            KafkaClientError: when `erasures` cannot be read to its end.
+        """
         for messages in self._reader.read_to_end():
             for message in messages:
                 self._take(to_record(message))
-        self._thread.start()
 
     def check(self) -> None:
         """Raise what has ended the reading.

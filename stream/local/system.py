@@ -1,4 +1,4 @@
-"""A whole system on one machine: broker, topics, workers, trainer and perhaps a monitor, for demo, replay and tests."""
+"""A whole system on one machine, for demo, replay and tests: broker, topics, workers, trainer, and perhaps more."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,11 @@ class Processes:
     Args:
         directory: gets their `settings.json`, and `logs/` with one file a child.
         settings: what all of them are started with.
+        launcher: arguments of Python that run the module behind them, as `-m cProfile`; none to run it directly.
     """
 
-    def __init__(self, directory: Path, settings: Settings) -> None:
+    def __init__(self, directory: Path, settings: Settings, launcher: Sequence[str] = ()) -> None:
+        self._launcher = launcher
         self._logs = directory / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._settings = directory / "settings.json"
@@ -84,7 +86,16 @@ class Processes:
         inherited = {key: value for key, value in os.environ.items() if not _is_setting(key)}
         with self.log(name).open("ab") as output:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "stream.cli", command, "--config", str(self._settings), *arguments],
+                [
+                    sys.executable,
+                    *self._launcher,
+                    "-m",
+                    "stream.cli",
+                    command,
+                    "--config",
+                    str(self._settings),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -93,6 +104,10 @@ class Processes:
                 preexec_fn=prepare,
             )
         return self._children[name]
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a child."""
+        return self._children[name].pid
 
     def log(self, name: str) -> Path:
         """Return the path of a child's log."""
@@ -165,8 +180,11 @@ def local_system(
     workers: int = 1,
     monitor: bool = False,
     pages: Path | None = None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[System]:
     """Start a broker, the topics, workers and one trainer; stop them in the reverse order at the end.
+
+    Where the settings have a bandit, it is started as well.
 
     State, checkpoints and logs lie in `directory`.
 
@@ -177,6 +195,7 @@ def local_system(
         workers: how many workers share the partitions.
         monitor: start one as well, on a free port of this machine; `check` ignores its end.
         pages: start a gateway as well, likewise, that serves this folder; None for no gateway.
+        launcher: as `Processes` takes it.
     """
     with local_broker(broker, directory / "broker") as running:
         settings = msgspec.structs.replace(
@@ -200,10 +219,12 @@ def local_system(
             partitions=settings.topics.partitions,
             replication=settings.topics.replication,
         )
-        with Processes(directory, settings) as processes:
+        with Processes(directory, settings, launcher) as processes:
             processes.start("trainer", "trainer")
             for number in range(1, workers + 1):
                 processes.start(f"worker-{number}", "worker")
+            if settings.bandit.on:
+                processes.start("bandit", "bandit")
             if monitor:
                 processes.start("monitor", "monitor", optional=True)
             if pages is not None:

@@ -1,6 +1,6 @@
 """The monitor's table: what was counted of each partition of `outcomes`; its changelog is in Kafka."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from msgspec.structs import replace
 
@@ -28,6 +28,7 @@ class CountsTable:
         partitions: how many the topic `outcomes` has.
         erasures: users who were erased: their rows go, and what was answered before that counts as nobody's.
         stage: of a ramp: users are counted for impressions within it.
+        users: those who count towards the verdict; None for all.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class CountsTable:
         partitions: int,
         erasures: Erasures,
         stage: Stage = WHOLE,
+        users: Container[str] | None = None,
     ) -> None:
+        self._users = users
         self._stage = stage
         self._erasures = erasures
         self._voids: dict[int, Voids] = {}
@@ -137,7 +140,13 @@ class CountsTable:
         with at_partition(partition):
             void = self._voids_of(partition).answer
             users = UserCounter(
-                self._experiment, moments, self._load_user, begun=progress.begun, void=void, stage=self._stage
+                self._experiment,
+                moments,
+                self._load_user,
+                begun=progress.begun,
+                void=void,
+                stage=self._stage,
+                users=self._users,
             )
             changes = fold(self._plan, progress, self._load, users, outcomes)
             progress.origin, progress.anchor = position

@@ -7,11 +7,13 @@ from typing import Any
 
 from faust.types import TP
 
+from stream.experiment.shares_in_force import Explorers
 from stream.kafka.erasure_feed import ErasureFeed
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.application import new_app
 from stream.monitor.counting import WindowPlan
 from stream.monitor.counts_table import CountsTable
+from stream.monitor.guardrail_watch import GuardrailWatch
 from stream.monitor.intake import Intake
 from stream.monitor.latency import LatencyCounts
 from stream.monitor.metrics import REPORT_INTERVAL_S, MonitorMetrics, report_health
@@ -61,9 +63,12 @@ class Monitor:
         self.app = app = new_app(settings, sources)
         self.erasures = Erasures()
         """Users who were erased: to be filled, before it runs and on."""
+        explorers = Explorers(salt=settings.salt, share=settings.bandit.explore) if settings.bandit.on else None
         self._table = table = CountsTable(
-            app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage
+            app, plan, self._experiment, sources.outcomes.partitions, self.erasures, stage, explorers
         )
+        self.guardrails = GuardrailWatch(self.settings, stage, explorers, self.erasures)
+        """What the guardrails say; to be started."""
         self._erased: dict[int, int] = {}
         self._partials = PartialsTopic(app, settings.monitor.group, plan.keep_ms)
         reader = AggregateReader(settings, self._partials.name, self._aggregate)

@@ -57,6 +57,7 @@ def run_monitor(settings: Settings) -> int:
         resources.add(monitor.sources)
         feed = ErasureFeed(settings.kafka, names, settings.erasure_group("monitor"), monitor.erasures)
         resources.add(feed).start()
+        resources.add(monitor.guardrails).start()
         monitor.app.task(partial(monitor.report, metrics, health, feed))
         resources.add(MetricsServer(settings.monitor.metrics, registry, health))
         watch = resources.add(TopicWatch(settings.kafka, read, health.report_trouble))

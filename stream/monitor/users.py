@@ -7,7 +7,7 @@ record that is read again is counted only by those that are not that far.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from msgspec import Struct
 from xxhash import xxh32_intdigest
@@ -21,8 +21,12 @@ WHOLE = Stage(-math.inf, math.inf, {})
 
 
 def experiment_id(settings: Settings, stage: Stage = WHOLE) -> int:
-    """Return the number that tells an experiment from others: of its name and salt, and of the ramp's stage, if any."""
+    """Return the number that tells an experiment from others: of its name and salt, the ramp's stage, and who explores.
+
+    Those of an experiment without ramp and bandit is the one of name and salt alone.
+    """
     step = "" if stage.begin == WHOLE.begin else f":{stage.begin:.0f}"
+    step += f":explore={settings.bandit.explore:g}" if settings.bandit.on else ""
     return xxh32_intdigest(f"{settings.experiment.name}:{settings.salt}{step}".encode())
 
 
@@ -99,6 +103,7 @@ class UserCounter:
         begun: of the partition's progress; sums and rows of another one are none as well.
         void: says of a user and how far `behaviors` had been read whether that was before the user was erased.
         stage: the stage of a ramp; outcomes of impressions at other times do not count.
+        users: those who count; None for all.
     """
 
     def __init__(
@@ -110,7 +115,9 @@ class UserCounter:
         begun: int = 0,
         void: Callable[[str, int], bool] = lambda _user, _read_to: False,
         stage: Stage = WHOLE,
+        users: Container[str] | None = None,
     ) -> None:
+        self._users = users
         self._void = void
         self._stage = stage
         self._experiment = experiment
@@ -127,6 +134,8 @@ class UserCounter:
         """Count what is new of an outcome, by index: nothing of what was counted before, or is void."""
         user = outcome.user
         if self._void(user, outcome.read_to) or not self._stage.holds(outcome.ts):
+            return
+        if self._users is not None and user not in self._users:
             return
         row = self._row(user) if new or offset <= self._known else None
         if row is not None:

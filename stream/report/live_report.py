@@ -13,6 +13,7 @@ from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate
 from stream.experiment.statistics.intervals import normal_interval
 from stream.experiment.timeline import timeline
+from stream.experiment.weighted_rates import WeightedRates
 from stream.report.checks import checks
 from stream.report.formatting import percent
 from stream.report.machine import this_machine
@@ -38,6 +39,7 @@ def live_report(
     settings: Mapping[str, str | int | float],
     guardrails: GuardrailCounts | None = None,
     before_step: Assignment | None = None,
+    weighted: WeightedRates | None = None,
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
 
@@ -50,6 +52,7 @@ def live_report(
         settings: for the small print.
         guardrails: what the experiment's guardrails are judged on; None leaves them out.
         before_step: the assignment before the ramp's step with which the report begins.
+        weighted: all users of a bandit, weighted; the ledger has those who explore. None without a bandit.
     """
     sums = ledger.sums
     verdict = experiment.verdict_on_own_arms(sums)
@@ -78,6 +81,7 @@ def live_report(
             *checks(sums, verdict),
             _assigned(ledger, Assignment(experiment.shares, salt=salt), arms),
             *_moved(ledger, before_step, arms),
+            *_all_users(experiment, ledger, weighted),
             *_others(ledger, arms),
             _complete(ledger, found),
         ],
@@ -141,6 +145,22 @@ def _moved(ledger: Ledger, before: Assignment | None, arms: Iterable[str]) -> li
     return [Check("ramp", "Did the last step of the ramp move users?", answer, "note" if moved else "fine")]
 
 
+def _all_users(experiment: Experiment, ledger: Ledger, weighted: WeightedRates | None) -> list[Check]:
+    if weighted is None:
+        return []
+    question = "What do all users say, each weighted by the probability of their arm?"
+    explorers = sum(len(ledger.sums.users(arm)) for arm in ledger.sums.arms)
+    rates = weighted.rates(alpha=experiment.alpha, minimum_effect=experiment.minimum_effect)
+    said = ", ".join(
+        f"{arm} {100 * value:.2f}% ({100 * low:.2f}% to {100 * high:.2f}%)" for arm, (value, low, high) in rates.items()
+    )
+    answer = (
+        f"Click rates {said or 'are not known yet: too few users or clicks'}, with any-time intervals. The verdict is"
+        f" on the {explorers:,} who explore, of {weighted.users:,}: their shares never change."
+    )
+    return [Check("bandit", question, answer, "fine" if said else "unknown")]
+
+
 def _others(ledger: Ledger, arms: Mapping[str, ArmResult]) -> list[Check]:
     others = {name: count.impressions for name, count in ledger.arms.items() if name not in arms and count.impressions}
     if not others:
@@ -156,6 +176,8 @@ def _complete(ledger: Ledger, found: ReadSummary) -> Check:
         f"Outcomes that were written twice counted once ({ledger.repeated:,} items). Requests whose window was "
         f"still open are left out ({ledger.open:,} with clicks)."
     )
+    if found.erased:
+        counted += f" {found.erased:,} outcomes of users who were erased since are left out."
     if found.unreadable:
         counted += f" {found.unreadable:,} records could not be read."
     if not found.truncated_partitions and not found.missing:

@@ -2,6 +2,7 @@
 
 import math
 
+from stream.experiment.guardrails.words import guardrail_words
 from stream.experiment.verdict import Verdict
 from stream.experiment.wording import lift_words, signed_percent
 from stream.report.formatting import p_value_words, percent
@@ -24,7 +25,7 @@ def headline(report: ExperimentReport) -> str:
     low, high = signed_percent(first.lift.low), signed_percent(first.lift.high)
     value = signed_percent(first.lift.value)
     gain = f"{lead} {value} clicks against {first.against} (any time: {low} to {high}){doubt}"
-    return gain + _guardrail_words(report, verdict.winner or first.arm)
+    return gain + guardrail_words(report.guardrails, verdict.winner or first.arm)
 
 
 def broken_guardrail_lines(report: ExperimentReport) -> list[str]:
@@ -35,17 +36,6 @@ def broken_guardrail_lines(report: ExperimentReport) -> list[str]:
         for result in report.guardrails
         if result.state == "breaks" and result.text not in said
     ]
-
-
-def _guardrail_words(report: ExperimentReport, arm: str) -> str:
-    """Say which guardrails the leading arm breaks, and of which it is not known."""
-    broken = [result.text for result in report.guardrails if result.arm == arm and result.state == "breaks"]
-    if broken:
-        return f", but breaks {len(broken)} of its guardrails: {'; '.join(broken)}"
-    own = [result for result in report.guardrails if result.arm == arm]
-    if open_ := sum(result.state != "holds" for result in own):
-        return f". Of {len(own)} guardrails none is broken, and {open_} cannot be told yet"
-    return f". It keeps all of its {len(own)} guardrails" if own else ""
 
 
 def pair_lines(verdict: Verdict) -> list[str]:

@@ -164,6 +164,7 @@ class Score(Struct, frozen=True):
     those of the first team.
 
     `shadows` says what other arms with `shadow = true` would have shown. It is no part of the answer.
+    `shares` is empty unless a bandit chooses the shares: then it has the probability of each arm for this user then.
     `why` is empty unless the impression asked for it, and its model reads behaviours by weights that it can tell: then
     it has the behaviours with the largest weights, those first, as means over the items to be shown.
     """
@@ -184,6 +185,7 @@ class Score(Struct, frozen=True):
     teams: list[Team] = []
     shadows: list[Shadow] = []
     why: list[Reason] = []
+    shares: dict[str, Annotated[float, Meta(ge=0, le=1)]] = {}
 
     @property
     def request(self) -> RequestKey:
@@ -264,6 +266,8 @@ class Outcome(Struct, frozen=True, array_like=True):
     Probabilities lie in [0, 1]; a label is 1 for a click, else 0. `team` is empty unless the request was interleaved:
     then it names the arm that placed these items, `epoch` and `version` being those of its model, while `arm` is the
     user's. `read_to` is as in `Score`: what was answered before its user was erased does not count as the user's.
+    `propensity` is the probability with which a bandit put the user into `arm`; 0 where there is none: then shares
+    follow from settings and time.
     """
 
     request_id: str
@@ -278,6 +282,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     labels: list[int]
     team: str = ""
     read_to: int = 0
+    propensity: float = 0.0
 
     @property
     def request(self) -> RequestKey:

@@ -62,6 +62,7 @@ class Topics:
         self.experiment_metrics = f"{prefix}experiment-metrics"
         self.dead_letters = f"{prefix}dead-letters"
         self.erasures = f"{prefix}erasures"
+        self.experiment_shares = f"{prefix}experiment-shares"
 
     def __iter__(self) -> Iterator[Topic]:
         """Yield what each topic is.
@@ -72,6 +73,8 @@ class Topics:
         `behaviors` is kept longest: a worker without state rebuilds the sequences from it. Of `model-updates`
         the newest record of each key is what a starting worker needs, so it is compacted, in small segments
         for compaction to see. So are `erasures`: a state of any age must hear of all users who were erased.
+        `experiment-shares` is kept for ever: it is the record of which shares were in force when, some 100 bytes a
+        step; stamped, so that everybody agrees on which steps came in time.
         """
         yield Topic(self.behaviors, "user", _kept(90) | _STAMPED)
         yield Topic(self.impressions, "user", _kept(7) | _STAMPED)
@@ -93,6 +96,9 @@ class Topics:
         yield Topic(self.experiment_metrics, "arm", _kept(30))
         yield Topic(self.dead_letters, "key of the refused record", _kept(30) | {"max.message.bytes": _MESSAGE_BYTES})
         yield Topic(self.erasures, "user", {"cleanup.policy": "compact"})
+        yield Topic(
+            self.experiment_shares, "experiment", {"cleanup.policy": "delete", "retention.ms": "-1", **_STAMPED}
+        )
 
 
 def _kept(days: int) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """One frozen, typed configuration: what can be set (`settings`, `sections`), and where it is read (`reading`)."""
 
 from stream.settings.arms import ArmSettings
+from stream.settings.bandit import BanditSettings
+from stream.settings.guardrail import Guardrail
 from stream.settings.kafka_properties import RESERVED, Properties
 from stream.settings.limits import Count, Name, NotNegative, Positive
 from stream.settings.ramp import RampStep, Stage, stages
@@ -21,9 +23,11 @@ __all__ = [
     "KEPT_DELTAS",
     "RESERVED",
     "ArmSettings",
+    "BanditSettings",
     "Count",
     "ExperimentSettings",
     "GatewaySettings",
+    "Guardrail",
     "MonitorSettings",
     "Name",
     "NotNegative",

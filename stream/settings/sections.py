@@ -1,10 +1,12 @@
 """The sections of the settings, a class each: types, limits and defaults."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from stream.settings.guardrail import Guardrail
 from stream.settings.limits import Count, Name, NotNegative, Positive
 
 
@@ -187,7 +189,8 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         certificate: file with the certificate chain for TLS, PEM; empty for plain HTTP.
         certificate_key: file with its private key, PEM; empty where `certificate` holds it.
         deadline_s: how long a request waits for its score.
-        on_timeout: what it gets then: the `candidates` in their own order, marked as such, or an `error` (504).
+        on_timeout: what it gets then: the `candidates` in their own order, or by `popularity`, how high this gateway's
+            newest answers had them, both marked as such; or an `error` (504).
         max_in_flight: requests that may wait at a time; further ones are answered 429.
         max_unacknowledged: records that Kafka may not have acknowledged yet; with more, writes are answered 503.
         max_body_bytes: larger bodies are answered 413.
@@ -207,7 +210,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     certificate: str = ""
     certificate_key: str = ""
     deadline_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
-    on_timeout: Literal["candidates", "error"] = "candidates"
+    on_timeout: Literal["candidates", "popularity", "error"] = "candidates"
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     max_unacknowledged: Annotated[int, Meta(ge=1, le=50_000)] = 10_000
     max_body_bytes: Annotated[int, Meta(ge=1000, le=2**26)] = 1_000_000
@@ -239,8 +242,13 @@ class ExperimentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         name: with `salt`, which experiment this is: another name starts over.
         minimum_effect: the smallest relative lift that is worth finding; 0.05 is 5% more clicks.
         alpha: the probability of naming a winner among arms that are alike, over all looks.
+        guardrails: metrics that must not get worse, which the monitor's page shows (see `docs/experiments.md`).
+        since: when the experiment began, for the guardrails: impressions before then do not count. All that Kafka has
+            unless set.
     """
 
     name: Name = "experiment"
     minimum_effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    guardrails: tuple[Guardrail, ...] = ()
+    since: Annotated[datetime, Meta(tz=True)] | None = None

@@ -8,11 +8,12 @@ from msgspec import Struct, field
 from model.spec import ModelSpec, reads_features
 from state.feature import Feature
 from state.feature_layout import FeatureLayout
-from stream.errors import SettingsError, TopicError
+from stream.errors import ExperimentError, SettingsError, TopicError
 from stream.runtime.addresses import host_and_port
 from stream.schema.features import FeatureDefinition, FeatureSchema
 from stream.schema.topics import Topics
 from stream.settings.arms import ArmSettings, check_interleaved
+from stream.settings.bandit import BanditSettings, check_bandit
 from stream.settings.features import FeatureName, check_features, layout_of
 from stream.settings.kafka_properties import RESERVED, Properties
 from stream.settings.names import default_names
@@ -45,6 +46,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         gateway: the gateway.
         statistics: decayed counts of items and categories.
         experiment: what the verdict rests on.
+        bandit: shares that follow the clicks.
         features: features of callers, by name; workers and trainer must have the same.
         arms: the arms; workers and trainer must have the same.
         ramp: shares by schedule: steps in the order of time; all workers must have the same.
@@ -61,6 +63,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gateway: GatewaySettings = GatewaySettings()
     statistics: StatisticsSettings = StatisticsSettings()
     experiment: ExperimentSettings = ExperimentSettings()
+    bandit: BanditSettings = BanditSettings()
     features: dict[FeatureName, FeatureDefinition] = {}
     arms: tuple[ArmSettings, ...] = (ArmSettings(name="sam"),)
     ramp: tuple[RampStep, ...] = ()
@@ -72,7 +75,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
         Raises:
             SettingsError: for a prefix that Kafka does not take, no arms, two of one name, no share at all, a trainer's
-                arm that is not there, or an interleaved one that is not, or has no model, or a ramp that cannot be.
+                arm that is not there, or an interleaved one that is not, or has no model, or a ramp or bandit that
+                cannot be.
         """
         msgspec.structs.force_setattr(self, "kafka", Properties(self.kafka))
         try:
@@ -99,6 +103,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if sum(arm.share for arm in self.arms) <= 0:
             raise SettingsError("no arm has a share of the users: give at least one `share` above 0")
         stages({arm.name: arm.share for arm in self.arms}, self.ramp)
+        check_bandit(self.bandit, self.arms, ramp=bool(self.ramp), max_future_s=self.worker.max_future_s)
+        for guardrail in self.experiment.guardrails:
+            try:
+                guardrail.check(tuple(models))
+            except ExperimentError as error:
+                raise SettingsError(f"experiment: {error}") from None
         if unknown := set(self.trainer.arms) - set(models):
             raise SettingsError(f"trainer.arms names {sorted(unknown)}; there are {models}")
         for arm in self.arms:

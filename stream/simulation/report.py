@@ -1,6 +1,6 @@
 """The report on a simulated experiment: results per arm, with the true click rates that only a simulation knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -26,7 +26,7 @@ from stream.report.schema import (
 )
 from stream.simulation.hashing import Floats
 from stream.simulation.traffic import TrafficTotals
-from stream.simulation.world import World
+from stream.simulation.world import World, user_name
 
 LATENCY_IS = "from an impression produced to its score received, as the simulated front end measures it"
 
@@ -41,6 +41,7 @@ def simulation_report(
     before: UserSums | None = None,
     settings: Mapping[str, str | int | float],
     guardrails: Sequence[GuardrailResult] = (),
+    users: Container[str] | None = None,
 ) -> tuple[ExperimentReport, Trace]:
     """Return the report and the series behind its pictures.
 
@@ -53,9 +54,10 @@ def simulation_report(
         before: what they did in the pre-experiment period, if there was one.
         settings: shown at the end of the page.
         guardrails: what the guardrails say.
+        users: those whom the verdict is on, by name; None for all.
     """
     traces = {arm.name: ArmTrace() for arm in experiment.arms} | totals.traces()
-    sums = sums_of_traces(traces, before)
+    sums = sums_of_traces(traces, before, users)
     verdict = experiment.verdict(sums)
     last = 1000 * max(chain.from_iterable(trace.at for trace in traces.values()), default=0.0)
     spans = timeline(sums, verdict, minimum_effect=experiment.minimum_effect).between(0.0, last)
@@ -121,14 +123,24 @@ def arm_result(trace: ArmTrace) -> ArmResult:
     )
 
 
-def sums_of_traces(traces: Mapping[str, ArmTrace], before: UserSums | None = None) -> UserSums:
-    """Return what simulated users did, with the pre-experiment period if there was one; times in ms since the start."""
+def sums_of_traces(
+    traces: Mapping[str, ArmTrace], before: UserSums | None = None, users: Container[str] | None = None
+) -> UserSums:
+    """Return what simulated users did, with the pre-experiment period if there was one; times in ms since the start.
+
+    Args:
+        traces: of each arm.
+        before: the pre-experiment period.
+        users: those who count, by name; None for all.
+    """
     sums = UserSums()
     if before is not None:
         sums.merge(before)
     for arm, trace in traces.items():
-        times = 1000 * np.array(trace.at)
-        sums.extend(arm, [str(user) for user in trace.users], trace.shown, trace.clicks, times)
+        counts = np.array([users is None or user_name(user) in users for user in trace.users], dtype=bool)
+        names = [str(user) for user in np.array(trace.users)[counts]]
+        shown, clicks, times = (np.array(each)[counts] for each in (trace.shown, trace.clicks, trace.at))
+        sums.extend(arm, names, shown, clicks, 1000 * times)
     return sums
 
 

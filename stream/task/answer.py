@@ -1,8 +1,8 @@
 """The answer of an arm to an impression, and the answers that a task recovers from `scores` after a crash."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -30,6 +30,7 @@ class Answer:
         shadows: as in `Score`.
         numbers: as in `Sample`, of all candidates.
         why: as in `Score`.
+        shares: as in `Score`.
     """
 
     arm: str
@@ -42,6 +43,7 @@ class Answer:
     shadows: tuple[Shadow, ...] = ()
     numbers: bytes = b""
     why: tuple[Reason, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def recovered(cls, given: GivenAnswer) -> "Answer":
@@ -55,6 +57,7 @@ class Answer:
             np.array(score.order, dtype=np.intp),
             teams=tuple(score.teams),
             numbers=given.numbers,
+            shares=score.shares,
         )
 
 

@@ -40,7 +40,8 @@ class PendingImpression(Struct):
     `sequence` is as in `Sample`, `ranks` the place of each candidate in the answer (0 is the best), `clicked` 1 where a
     click came; `numbers`, `layout`, `context` and `attributes` are as in `Sample`, of all candidates. `opened` is the
     event time from which its window runs, `teams` as in `Score`. `learned` says that what was not clicked was handed
-    out to learn from before the window's end, `withdrawn` that the answer was not shown.
+    out to learn from before the window's end, `withdrawn` that the answer was not shown. `propensity` is as
+    in `Outcome`.
     """
 
     request_id: str
@@ -64,6 +65,7 @@ class PendingImpression(Struct):
     context: bytes = b""
     attributes: bytes = b""
     withdrawn: bool = False
+    propensity: float = 0.0
 
     @property
     def request(self) -> RequestKey:

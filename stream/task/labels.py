@@ -84,4 +84,5 @@ def _outcome(labelled: LabelledItems, indices: list[int], by: Team) -> Outcome:
         labels=[labelled.label] * len(indices),
         team=by.arm if pending.teams else "",
         read_to=pending.sequence.read_to,
+        propensity=pending.propensity,
     )

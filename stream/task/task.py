@@ -118,6 +118,7 @@ class Task:
         self._counts: Counter[str] = Counter(records_missing=resume.missing)
         self.processed = 0
         """Records processed."""
+        self._at_rest = False
         self._committed = 0
         self._erasures_committed = partition.offsets.get(topics.erasures, 0)
         self._take_erasures()
@@ -216,6 +217,8 @@ class Task:
             limit: the most records to process.
             drained: whether all that the client had was added. Until then no topic is taken to bring nothing.
         """
+        if self._at_rest and not self._queue and not self._voids.waiting:
+            return []  # as in the step before: most partitions have nothing to do in most turns
         self._take_erasures()
         windows, last, before, voids = self._windows, self._last, self.processed, self._voids
         requests: list[ScoringRequest] = []
@@ -249,7 +252,8 @@ class Task:
             else:
                 self._refuse(windows.click(event, record))
                 self._counts["clicks"] += 1
-        windows.note_step(now, worked=self.processed > before)
+        self._at_rest = self.processed == before
+        windows.note_step(now, worked=not self._at_rest)
         if self._next_offset(self._topics.impressions) >= self._resume.ends[self._topics.impressions]:
             self._recovered.drop()
         return requests
@@ -274,7 +278,8 @@ class Task:
 
     def take_results(self) -> tuple[list[Result], list[RefusedRecord]]:
         """Return the samples and outcomes, and the refused records, that came up since the last call."""
-        self._refuse(self._windows.close_due())
+        if due := self._windows.close_due():
+            self._refuse(due)
         refused, self._refused = self._refused, []
         return self._windows.take_results(), refused
 

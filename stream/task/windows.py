@@ -50,6 +50,7 @@ class AttributionWindows:
         self._active_at: float | None = None
         self.event_time = self._joiner.event_time
         """The newest `ts` of the partition, ms."""
+        self._closed_to = -1
         self._labelled: list[LabelledItems] = []
         self._counts: Counter[str] = Counter()
 
@@ -112,6 +113,7 @@ class AttributionWindows:
             teams=list(answer.teams),
             numbers=answer.numbers,
             withdrawn=withdrawn,
+            propensity=answer.shares.get(answer.arm, 0.0),
         )
         if self._layout.text:
             pending.layout = self._layout.text
@@ -137,6 +139,9 @@ class AttributionWindows:
 
     def close_due(self) -> list[RefusedRecord]:
         """Close the windows that are over by event time; returns clicks that found no impression."""
+        if self.event_time == self._closed_to:  # a window that opens at a time is not over by then
+            return []
+        self._closed_to = self.event_time
         return self._collect(self._joiner.advance(self.event_time))
 
     def note_step(self, now: float, *, worked: bool) -> None:
@@ -159,6 +164,8 @@ class AttributionWindows:
 
         Labels of one request that came up together travel as one sample, or one for each team that placed them.
         """
+        if not self._labelled:
+            return []
         labelled, self._labelled = merge_labels(self._labelled), []
         return [result for each in labelled for result in self._results(each)]
 

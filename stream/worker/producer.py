@@ -142,4 +142,5 @@ def _score(request: ScoringRequest, answer: Answer, spent: Spent) -> Score:
         teams=list(answer.teams),
         shadows=list(answer.shadows),
         why=list(answer.why),
+        shares=dict(answer.shares),
     )

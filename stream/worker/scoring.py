@@ -1,7 +1,6 @@
 """The scorers of all arms side by side: each user is answered by the one of their own arm, or by two in turn."""
 
 import time
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,8 +12,8 @@ from model.scorer import Scorer
 from model.statistics.item_statistics import pack_numbers
 from model.statistics.primary import STATISTICS
 from model.statistics.replica import StatisticsReplica
-from stream.experiment.assignment import Assignment
 from stream.experiment.interleaving import interleave, seeded_coin
+from stream.experiment.shares_in_force import SharesInForce
 from stream.schema.events import Impression, Reason, RequestKey, Shadow, Team
 from stream.settings import Settings
 from stream.task.answer import Answer
@@ -28,9 +27,8 @@ class ArmScorers:
     """The serving models of all arms."""
 
     def __init__(self, settings: Settings, *, device: str) -> None:
-        stages = settings.stages
-        self._begins = [stage.begin for stage in stages]
-        self._assignments = [Assignment(stage.shares, salt=settings.salt) for stage in stages]
+        self.shares = SharesInForce(settings)
+        """Decides the users' arms."""
         self._micro_batch = settings.worker.micro_batch
         self._interleaved = {arm.name: arm.interleave for arm in settings.arms if arm.interleave}
         self._shadows = tuple(arm.name for arm in settings.arms if arm.shadow)
@@ -56,11 +54,12 @@ class ArmScorers:
         all by each arm with `shadow = true`, unless its model fails. Where an answering model fails, or what it answers
         is not finite, there is a fallback: one bad arm stops no other.
         """
-        arms = [self._arm(impression) for impression in impressions]
+        # By the impression's own time, so that a repeat gets the same arm.
+        assigned = [self.shares.assign(impression.user, impression.ts) for impression in impressions]
         if self.statistics is not None:
             examples = [self.statistics.with_numbers(example) for example in examples]
         by_model: dict[str, list[int]] = {}
-        for index, arm in enumerate(arms):
+        for index, (arm, _) in enumerate(assigned):
             for model in dict.fromkeys((*self._interleaved.get(arm, (arm,)), *self._shadows)):
                 by_model.setdefault(model, []).append(index)
         answer_of: dict[tuple[str, int], Answer] = {}
@@ -86,7 +85,7 @@ class ArmScorers:
                         model, version.epoch, version.version, probabilities, order, cpu_ms
                     )
         answers = []
-        for index, (arm, impression, example) in enumerate(zip(arms, impressions, examples, strict=True)):
+        for index, ((arm, shares), impression, example) in enumerate(zip(assigned, impressions, examples, strict=True)):
             if arm in self._interleaved:
                 one, other = (answer_of[model, index] for model in self._interleaved[arm])
                 answer = interleaved_answer(arm, one, other, impression.request)
@@ -99,12 +98,8 @@ class ArmScorers:
                 for model in self._shadows
                 if model != arm and (model, index) not in failed
             )
-            answers.append(replace(answer, shadows=shadows, numbers=pack_numbers(example.numbers)))
+            answers.append(replace(answer, shadows=shadows, numbers=pack_numbers(example.numbers), shares=shares))
         return answers
-
-    def _arm(self, impression: Impression) -> str:
-        """The user's arm by the shares in force at the impression's own time, so that a repeat gets the same."""
-        return self._assignments[bisect_right(self._begins, impression.ts) - 1].arm(impression.user)
 
     def _reasons(self, arm: str, example: Example, answer: Answer, slots: int) -> tuple[Reason, ...]:
         """Return the behaviours that weigh most in what is shown; none where the model cannot tell, or fails."""

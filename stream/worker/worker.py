@@ -19,6 +19,7 @@ from stream.errors import ConsumerFatalError
 from stream.kafka.groups import topics_of_others
 from stream.kafka.identity import IdentityClient
 from stream.kafka.producer import ReliableProducer
+from stream.kafka.shares_feed import SharesFeed
 from stream.kafka.topic_admin import record_limits, verify
 from stream.kafka.topic_watch import TopicWatch
 from stream.runtime.closing import Resources
@@ -87,6 +88,10 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
         standbys = resources.add(
             Standbys(settings, topics, snapshotter, metrics, partitions=partitions, erasures=erasures)
         )
+        shares = None
+        if settings.bandit.on:  # before any impression is answered
+            shares = resources.add(SharesFeed(settings.kafka, topics.experiment_shares, scorers.shares.add))
+            shares.start()
         feed = resources.add(ModelFeed(settings, scorers.update_targets, metrics))
         feed.start(stop, wait_s=settings.worker.model_wait_s)
         worker = Worker(
@@ -101,6 +106,7 @@ def run_worker(settings: Settings, stop: threading.Event, begun: threading.Event
             metrics,
             health,
             partitions=partitions,
+            shares=shares,
         )
         resources.add(worker)
         used = {topic.name for topic in topics} - {topics.experiment_metrics}
@@ -134,6 +140,7 @@ class Worker:
         metrics: the worker's.
         health: the worker's.
         partitions: how many partitions the input topics have.
+        shares: brings the scorers the shares that a bandit chooses; started. None without a bandit.
     """
 
     def __init__(
@@ -150,7 +157,9 @@ class Worker:
         health: Health,
         *,
         partitions: int,
+        shares: SharesFeed | None = None,
     ) -> None:
+        self._shares = shares
         self._erasing = erasing
         self._settings = settings.worker
         self._scorers = scorers
@@ -205,6 +214,8 @@ class Worker:
         consumer, tasks = self._membership.consumer, self._membership.tasks
         messages = consumer.receive(min(_IDLE_POLL_S, self._settings.commit_interval_s))
         self._membership.check()
+        if self._shares is not None:
+            self._shares.check()
         self._membership.check_logs(time.monotonic())
         consumer.dispatch(messages, tasks)
         if messages:

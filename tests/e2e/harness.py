@@ -89,7 +89,7 @@ class Harness:
             ],
         }
         for section, change in changes.items():
-            values[section] = change if isinstance(change, list) else values.get(section, {}) | change
+            values[section] = values.get(section, {}) | change if isinstance(change, dict) else change
         self.settings: Settings = convert(values)
         self.processes = self.processes_type(directory, self.settings)
         self.client = Client(kafka, topics)

@@ -147,6 +147,21 @@ def test_without_a_score_it_is_504_where_the_settings_say_so(harness: Harness) -
     assert [type(each) for each in asked(harness)] == [Impression, Withdrawal]
 
 
+def test_without_a_score_the_order_may_be_that_of_what_was_ranked_high_before(harness: Harness) -> None:
+    gateway = HttpGateway(harness, "gateway.deadline_s=3", "gateway.on_timeout=popularity")
+    ranked = gateway.later(lambda: gateway.rank("user-1", "r", items=4))
+    [impression] = wait_for_questions(harness, 1)
+    give_score(harness, impression)
+    order = [each["item"] for each in ranked.result().body["items"]]
+    assert ranked.result().body["ranked_by"] == "model"
+    unranked = gateway.rank("user-2", "r", items=6)
+    assert (unranked.status, unranked.body["ranked_by"]) == (200, "popularity")
+    items = unranked.body["items"]
+    assert [each["item"] for each in items[:4]] == order
+    assert {each["probability"] for each in items} == {None}
+    assert gateway.rank("user-2", "r", items=6).content == unranked.content
+
+
 def test_more_than_it_may_hold_is_429_at_once_and_what_it_holds_is_answered(harness: Harness) -> None:
     gateway = HttpGateway(harness, PATIENT, "gateway.max_in_flight=3")
     waiting = [

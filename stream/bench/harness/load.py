@@ -47,11 +47,15 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Number of users, behaviours in each user's history, and candidates in each request."""
+    """Number of users, behaviours in each user's history, and candidates in each request.
+
+    `clicks` is how many of an answer's shown items are clicked; None for each with the probability of a tenth.
+    """
 
     users: int = 400
     history: int = 1000
     candidates: int = 50
+    clicks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +190,12 @@ class LoadGenerator:
         return iter(visits)
 
     def draw_clicks(self, shown: Sequence[str], received: float) -> list[tuple[float, int]]:
-        """Return when (s since the epoch) which of the shown items will be clicked: a tenth of them."""
+        """Return when (s since the epoch) which of the shown items will be clicked."""
+        draws, clicks = self._rng.random(len(shown)), self._population.clicks
+        clicked = np.flatnonzero(draws < _CLICK_RATE) if clicks is None else np.argsort(draws)[:clicks]
         return [
-            (received + self._rng.exponential(_CLICK_DELAY_S), int(item.removeprefix("item-")))
-            for item, draw in zip(shown, self._rng.random(len(shown)).tolist(), strict=True)
-            if draw < _CLICK_RATE
+            (received + self._rng.exponential(_CLICK_DELAY_S), int(shown[place].removeprefix("item-")))
+            for place in clicked.tolist()
         ]
 
     def click(self, request: RequestKey, item: int) -> None:
@@ -224,13 +229,14 @@ class LoadGenerator:
 
 @contextmanager
 def loaded_system(
-    broker: str, population: Population, **sections: Mapping[str, Any]
+    broker: str, population: Population, *, launcher: Sequence[str] = (), **sections: Mapping[str, Any]
 ) -> Iterator[tuple[System, LoadGenerator]]:
     """Start a broker, one worker and one trainer, and load every user's history into the state.
 
     Args:
         broker: as `local_system` takes it.
         population: the users.
+        launcher: as `Processes` takes it.
         sections: settings that differ from `SETTINGS`, by section.
     """
     prefix = f"bench-{uuid.uuid4().hex[:8]}-"
@@ -245,7 +251,7 @@ def loaded_system(
     )
     with (
         tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
-        local_system(settings, broker=broker, directory=Path(scratch)) as system,
+        local_system(settings, broker=broker, directory=Path(scratch), launcher=launcher) as system,
         _removed_afterwards(system),
         LoadGenerator(system.settings.kafka, system.topics, population) as load,
         closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,

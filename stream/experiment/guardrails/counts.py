@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.statistics.moments import Array, Floats
 from stream.schema.dedup import request_hash
 from stream.schema.events import Behavior, Impression, Outcome, Score
+from stream.settings.guardrail import Guardrail
 
 ANSWER_MS = 60_000
 """An impression counts as unanswered when it is older than this and there is no score."""
@@ -42,7 +42,8 @@ class GuardrailCounts:
         answers: latencies of the answers, which somebody else adds.
         within: whether a time (ms) is within the experiment.
         arm_of: the arm of a user, for impressions that nobody has answered.
-        now: time (ms) at which reading began: what is too new to be complete then does not count.
+        now: time (ms) at which reading began: what is too new to be complete then does not count. Whoever reads on
+            moves it.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class GuardrailCounts:
         self.wants_behaviors = "action" in metrics
         """Whether the topic `behaviors` is needed."""
         self._wants_predictions = "calibration" in metrics
-        self._answers, self._within, self._arm_of, self._now = answers, within, arm_of, now
+        self._answers, self._within, self._arm_of = answers, within, arm_of
+        self.now = now
         self._actions = {each.action: _Events() for each in guardrails if each.metric == "action"}
         self._impressions = _Events()
         self._users: dict[str, int] = {}
@@ -86,7 +88,7 @@ class GuardrailCounts:
 
     def add_impression(self, impression: Impression) -> None:
         """Add a request."""
-        if self._within(impression.ts) and impression.ts <= self._now - ANSWER_MS:
+        if self._within(impression.ts):
             self._asked[self._arm_of(impression.user)][request_hash(impression.request)] = impression.ts
 
     def add_behavior(self, behavior: Behavior) -> None:
@@ -101,7 +103,8 @@ class GuardrailCounts:
 
     def unanswered(self, arm: str) -> Floats:
         """Return (minutes, 2) impressions, and those of them without an answer, in each minute with any."""
-        asked = {request: ts for request, ts in self._asked[arm].items() if ts >= self.scores_from}
+        latest = self.now - ANSWER_MS
+        asked = {request: ts for request, ts in self._asked[arm].items() if self.scores_from <= ts <= latest}
         missing = ~np.isin(np.array(list(asked), dtype=np.uint64), np.array(self._answered, dtype=np.uint64))
         return _by_minute(np.array(list(asked.values()), dtype=np.int64), missing)
 
@@ -117,7 +120,7 @@ class GuardrailCounts:
         wanted = {row: place for place, row in enumerate(self._users[user] for user in users if user in self._users)}
         within = round(1000 * within_s)
         shown_users, shown_times = _columns(self._impressions, wanted)
-        over = shown_times <= self._now - within
+        over = shown_times <= self.now - within
         shown_users, shown_times = shown_users[over], shown_times[over]
         if not len(shown_users):
             return _NOTHING

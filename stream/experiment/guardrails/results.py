@@ -8,13 +8,13 @@ import numpy as np
 from msgspec import Struct
 
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import SLOW_SHARE, Guardrail
 from stream.experiment.statistics.confidence_sequence import mixture_scale, radius
 from stream.experiment.statistics.effect import CLICKS, SHOWN, click_rate, compare, effective_users, log_rates
 from stream.experiment.statistics.intervals import UNDEFINED, Interval
 from stream.experiment.statistics.moments import Floats, Moments
 from stream.experiment.verdict import MIN_CLICKS, MIN_USERS
 from stream.experiment.wording import signed_percent
+from stream.settings.guardrail import SLOW_SHARE, Guardrail
 
 _DEVIATION = 0.25
 """Intervals of rates with an absolute limit are narrowest where a rate is off its limit by this part of it."""

@@ -103,8 +103,8 @@ async def _serve(job: _Job, stop: threading.Event, begun: threading.Event) -> No
         stack.push_async_callback(_flush, writer, failures)
         checker = EventChecker(job.topics, job.settings, partitions=job.partitions, now_ms=_now_ms)
 
-        def withdraw(impression: Impression) -> None:
-            gateway.withdraw(impression)
+        def withdraw(impression: Impression) -> list[int]:
+            return gateway.withdraw(impression)
 
         requests = Requests(
             deadline_s=own.deadline_s,

@@ -9,17 +9,19 @@ const milliseconds = value => value == null ? "–" : value < 10 ? value.toFixed
 const length = ms => ms < 12e4 ? `${+(ms / 1000).toPrecision(3)} s` : ms < 72e5 ? `${+(ms / 6e4).toPrecision(3)} min` : `${+(ms / 36e5).toPrecision(3)} h`;
 const version = state => state.version || state.epoch ? `${state.epoch}.${state.version}` : "–";
 
-function showVerdict({verdict, experiment, interleaved}) {
+function showVerdict({verdict, experiment, interleaved, guardrail_words: kept, guardrails, explore}) {
   const fatal = verdict.doubts.some(doubt => doubt.fatal);
   $("name").textContent = experiment.name;
-  $("verdict").className = `card verdict ${verdict.winner ? "won" : ""} ${verdict.doubts.length ? "bad" : ""}`;
-  $("sentence").textContent = verdict.sentence + ".";
+  const broken = guardrails.some(({arm, state}) => state === "breaks" && arm === (verdict.winner ?? verdict.pairs[0]?.arm));
+  $("verdict").className = `card verdict ${verdict.winner ? "won" : ""} ${verdict.doubts.length || broken ? "bad" : ""}`;
+  $("sentence").textContent = `${verdict.sentence}${kept}.`;
   const grounds = [];
   if (!fatal && verdict.pairs.length) {
     const [{p: chance, drift_p: drift, arm, against}] = verdict.pairs;
     grounds.push(`p (${arm} and ${against} are alike) ${p(chance)}`, `p (the lift is steady) ${p(drift)}`);
   }
   grounds.push(`p (users are divided as the shares say) ${p(verdict.mismatch_p)}`);
+  if (explore < 1) grounds.push(`a bandit chooses the shares: the verdict is on the ${percent(explore, 0)} of the users who explore`);
   grounds.push(`It may be looked at any time; among arms that are alike it names a winner in at most ${percent(verdict.alpha, 0)} of all experiments.`);
   $("grounds").textContent = grounds.join(" · ");
   $("mixed").textContent = Object.entries(interleaved).map(([arm, pair]) => `${arm} interleaves ${pair.join(" and ")}: it is not compared here; samstream experiment report says which of the two its users prefer.`).join(" ");
@@ -72,13 +74,27 @@ function showCourse({course, verdict, arms, event_time: now}) {
   $("lifts-note").textContent = leader ? `${leader} against ${others}, of all until then, with the interval that holds at all looks at once. Above 0, ${leader} is better.` : "";
 }
 
+const states = {breaks: "breaks", holds: "holds", undecided: "cannot be told yet", unknown: "too few data"};
+
+function showGuardrails({guardrails, arms}) {
+  $("guardrails-card").hidden = !guardrails.length;
+  const place = name => arms.findIndex(arm => arm.name === name);
+  $("guardrails").innerHTML = guardrails.map(({guardrail, arm, limit, state, text}, row) => {
+    const first = row === 0 || guardrails[row - 1].guardrail !== guardrail || guardrails[row - 1].limit !== limit;
+    const found = text.slice(guardrail.length + 1, text.length - `, limit ${limit}`.length);
+    const [, value, interval] = found.match(/^(.*?) \(any time: (.*)\)$/) ?? [];
+    return `<tr class="${first ? "" : "same"}"><td>${first ? `${escape(guardrail)}<small>${escape(limit)}</small>` : ""}</td><td>${key(place(arm))}<b>${escape(arm)}</b></td>
+    <td class="state ${state}">${states[state]}</td><td>${value ? `<b>${escape(value)}</b><small>${escape(interval)}</small>` : `<small>${escape(found)}</small>`}</td></tr>`;
+  }).join("");
+}
+
 let heard = 0;
 async function refresh() {
   try {
     const answer = await fetch("api/state", {cache: "no-store"});
     if (!answer.ok) throw new Error(answer.status);
     const state = await answer.json();
-    showVerdict(state); showNumbers(state); showCourse(state);
+    showVerdict(state); showNumbers(state); showGuardrails(state); showCourse(state);
     $("curve").innerHTML = drawCurve(state.arms);
     heard = Date.now();
     $("when").className = "note";

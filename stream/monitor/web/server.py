@@ -10,6 +10,7 @@ from faust.web.drivers import aiohttp
 
 from stream.monitor.aggregate import Aggregate
 from stream.monitor.counting import WindowPlan
+from stream.monitor.guardrail_watch import GuardrailWatch
 from stream.monitor.records import encode_json
 from stream.monitor.web.state_json import state_json
 from stream.settings import Settings
@@ -34,6 +35,7 @@ class MonitorState(Protocol):
 
     plan: WindowPlan
     settings: Settings
+    guardrails: GuardrailWatch
 
     @property
     def shown(self) -> Aggregate:
@@ -48,7 +50,7 @@ def serve(app: faust.App, monitor: MonitorState) -> None:
     @app.page("/api/state")
     async def state(view: Any, _request: Request) -> Response:
         now = round(1000 * time.time())
-        content = state_json(monitor.shown, monitor.plan, monitor.settings, now)
+        content = state_json(monitor.shown, monitor.plan, monitor.settings, now, monitor.guardrails.results)
         return view.bytes(encode_json(content), content_type="application/json")  # type: ignore[no-any-return]
 
 

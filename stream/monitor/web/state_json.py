@@ -4,11 +4,13 @@ The verdict is on all that has come. The rest is of closed windows and spans onl
 there before the rest.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from stream.experiment.guardrails.results import GuardrailResult
+from stream.experiment.guardrails.words import guardrail_words
 from stream.experiment.span_moments import SpanMoments
 from stream.experiment.statistics.effect import CLICKS, SHOWN, effective_users
 from stream.experiment.statistics.intervals import percentiles
@@ -23,7 +25,13 @@ from stream.settings import ExperimentSettings, Settings
 _LATELY_MS = 60_000
 
 
-def state_json(aggregate: Aggregate, plan: WindowPlan, settings: Settings, now_ms: int) -> dict[str, Any]:
+def state_json(
+    aggregate: Aggregate,
+    plan: WindowPlan,
+    settings: Settings,
+    now_ms: int,
+    guardrails: Sequence[GuardrailResult] = (),
+) -> dict[str, Any]:
     """Return the state of the experiment, as msgspec writes it: NaN is null, an interval [value, low, high].
 
     Args:
@@ -31,6 +39,7 @@ def state_json(aggregate: Aggregate, plan: WindowPlan, settings: Settings, now_m
         plan: lengths of time.
         settings: the arms in their order, which others that were counted follow; and what a verdict rests on.
         now_ms: the time, ms since the epoch.
+        guardrails: what they say, as of a moment ago.
     """
     starts = aggregate.starts()
     closed = [start for start in starts if aggregate.is_closed(start)]
@@ -46,7 +55,7 @@ def state_json(aggregate: Aggregate, plan: WindowPlan, settings: Settings, now_m
         "windows": {"closed": len(closed), "open": len(starts) - len(closed)},
         "from": closed[0] if closed else None,
         "to": closed[-1] + plan.window_ms if closed else None,
-        **_experiment(aggregate, sums, shares, settings),
+        **_experiment(aggregate, sums, shares, settings, guardrails),
         "arms": [_arm(name, overall[name], sums, settings.experiment, aggregate, now_ms) for name in names],
         "freshness_s": dict(zip(("p50", "p99"), percentiles(fresh), strict=True)) | {"clicks": len(fresh)},
         "counters": {
@@ -57,7 +66,11 @@ def state_json(aggregate: Aggregate, plan: WindowPlan, settings: Settings, now_m
 
 
 def _experiment(
-    aggregate: Aggregate, sums: SpanMoments, shares: Mapping[str, float], settings: Settings
+    aggregate: Aggregate,
+    sums: SpanMoments,
+    shares: Mapping[str, float],
+    settings: Settings,
+    guardrails: Sequence[GuardrailResult],
 ) -> dict[str, Any]:
     experiment = settings.experiment
     alpha, minimum = experiment.alpha, experiment.minimum_effect
@@ -65,9 +78,14 @@ def _experiment(
     verdict = analyse(sums, shares, alpha=alpha, minimum_effect=minimum, interleaved=mixed)
     over = sum(aggregate.is_over(end) for end in sums.edges[1:])
     course = timeline(sums, verdict, minimum_effect=minimum).first_spans(over)
+    fatal = any(doubt.fatal for doubt in verdict.doubts)
+    leader = verdict.winner or (verdict.pairs[0].arm if verdict.pairs and not fatal else "")
     return {
-        "experiment": experiment,
+        "experiment": {"name": experiment.name, "minimum_effect": minimum, "alpha": alpha},
+        "explore": settings.bandit.explore,
         "verdict": verdict,
+        "guardrails": guardrails,
+        "guardrail_words": guardrail_words(guardrails, leader, brief=True),
         "interleaved": mixed,
         "course": {
             "ends": [int(edge) for edge in course.edges[1:]],

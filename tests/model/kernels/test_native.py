@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import collate
+from model.embedding.key_index import KeyIndex
 from model.interest.base import InterestModel
 from model.interest.din import DeepInterest
 from model.interest.options import Din, Sam
@@ -20,8 +21,10 @@ from model.interest.packing import packed
 from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
-from model.match import MatchLogits, compiled_matches, count_matches, find_matches
-from model.network import Cross, build_head, head_logits
+from model.match import MatchLogits, compiled_matches, count_matches, find_matches, match_features
+from model.network import Cross, Embedded, Network, build_head, head_logits
+from model.predict import model_batch
+from model.spec import preset
 from tests.model.worlds import example, nothing_known
 
 built = pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
@@ -126,6 +129,73 @@ def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None
     assert found_bonus is not None
     torch.testing.assert_close(found_bonus[real], bonus[real], rtol=0, atol=0)
     assert compiled_matches(batch, None)[1] is None
+
+
+@built
+@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
+@settings(max_examples=30)
+def test_what_heads_read_of_matches_equals_torchs_to_the_bit(seed: int, lengths: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    batch = collate([example(rng, length, int(rng.integers(1, 5))) for length in lengths], length=200)
+    with torch.no_grad():
+        counts, _ = compiled_matches(batch, None)
+        found = match_features(counts, batch)
+    assert torch.equal(found, match_features(counts, batch)), "with gradients, torch computes it"
+
+
+@built
+def test_behaviours_are_moved_as_torch_moves_them_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    network = Network(preset("sam"))
+    batch = model_batch(network.spec, [example(rng, length, 3) for length in (0, 7, 40)], "cpu")
+    history, targets = (torch.randn(3, rows, network.spec.width) for rows in (40, 3))
+    with torch.inference_mode():
+        for table in (network.actions, network.gaps):
+            assert table is not None
+            table.weight.normal_()
+        found = network.attention_weights(batch, Embedded(history, targets))
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "move_keys", _moved_by_torch)
+            expected = network.attention_weights(batch, Embedded(history, targets))
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
+
+
+def _moved_by_torch(
+    vectors: torch.Tensor, actions: torch.Tensor, gaps: torch.Tensor, of_action: torch.Tensor, of_gap: torch.Tensor
+) -> torch.Tensor:
+    rows = torch.where(actions == 0, 0, 1 + actions % (len(of_action) - 1))
+    return vectors + of_action[rows] + of_gap[gaps]
+
+
+@built
+@given(data=st.data())
+@settings(max_examples=50)
+def test_sums_by_key_are_those_of_a_loop(data: st.DataObject) -> None:
+    few = st.integers(0, 5)
+    history = np.array(data.draw(st.lists(few, max_size=40)), np.uint64)
+    keys = np.array(data.draw(st.lists(few, min_size=1, max_size=6)), np.uint64)
+    weights = np.random.default_rng(0).random((len(history), 3))
+    expected = np.zeros((len(keys), 3))
+    for place, key in enumerate(keys):
+        for behavior, weight in zip(history, weights, strict=True):
+            if key and behavior == key:
+                expected[place] += weight
+    assert np.array_equal(native.sums_by_key(keys, history, weights), expected)
+
+
+@built
+@given(known=st.sets(st.integers(1, 2**64 - 1), max_size=300), asked=st.lists(st.integers(0, 2**64 - 1), max_size=50))
+def test_keys_are_found_as_without_the_kernel(known: set[int], asked: list[int]) -> None:
+    index = KeyIndex()
+    index.admit(np.array(sorted(known), np.uint64))
+    index.remove(np.array(sorted(known)[::3], np.uint64))
+    keys = np.array([*asked, *known], np.uint64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        expected = index.lookup(keys)
+    assert np.array_equal(index.lookup(keys), expected)
 
 
 @built

@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from state.behavior import behaviors
-from stream.bench import counting, freshness, gateway, latency, state, sync, tables, volume
+from stream.bench import cost, counting, freshness, gateway, latency, state, sync, tables, volume
 from stream.bench.counting import Point
 from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
+from stream.bench.harness.step_clock import STEPS
 from stream.errors import StreamError
 from stream.local import system
 from stream.local.broker import Broker
@@ -23,6 +24,8 @@ from tests.e2e.forked import ForkedProcesses
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())
+RARE = ("checkpoint", "step", "forward", "backward", "publish")
+"""Steps that need not come in the two seconds of a quick run."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +100,23 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+def test_the_bench_of_cost_splits_what_worker_and_trainer_spend(broker: Broker) -> None:
+    findings = cost.run(quick(broker.bootstrap), QUIET)
+    rows = findings.tables["results"]
+    for command in STEPS:
+        spent = {row["step"]: row["CPU ms"] for row in rows if row["process"] == command}
+        assert all(spent[step] > 0 for step in STEPS[command] if step not in RARE), spent
+        assert sum(spent.values()) - spent["all"] == pytest.approx(spent["all"])
+    assert findings.picture().startswith(PNG)
+
+
+def test_cost_is_the_cpu_time_of_a_span_by_the_impressions_answered_in_it() -> None:
+    readings = [cost.Reading(at, {"decode": 0.001 * at, "all": 0.01 * at}) for at in (10, 20, 40)]
+    decode, together = cost.cost_rows("worker", readings, [5, 11, 12, 21, 22, 23, 24, 41])
+    assert decode == {"process": "worker", "step": "decode", "CPU ms": 5, "least": 5, "most": 5}
+    assert together["CPU ms"] == pytest.approx(50)
+
+
 @pytest.mark.slow
 def test_the_bench_of_the_gateway_runs(broker: Broker) -> None:
     pytest.importorskip("litestar", reason="litestar is not installed: pip install -e '.[gateway]'")
@@ -142,7 +162,7 @@ def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> Non
     findings = volume.run(quick(broker.bootstrap), QUIET)
     rows = {row["topic"]: row for row in findings.tables["results"]}
     counts = {topic: row["records an impression"] for topic, row in rows.items() if topic != "model-updates"}
-    none = {"experiment-metrics": 0, "dead-letters": 0, "erasures": 0}
+    none = {"experiment-metrics": 0, "experiment-shares": 0, "dead-letters": 0, "erasures": 0}
     assert counts == {"behaviors": 3, "impressions": 1, "clicks": 3, "scores": 1, "samples": 4, "outcomes": 4} | none
     [target] = findings.targets
     assert target.value == rows["samples"]["bytes an impression"]

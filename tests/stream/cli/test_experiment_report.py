@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ from stream.cli.experiment_report import guardrail_counts, read_traffic
 from stream.cli.main import main
 from stream.errors import KafkaClientError
 from stream.experiment.assignment import Assignment
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
+from stream.experiment.shadow_log import ShadowLog
+from stream.experiment.shares_in_force import Explorers
+from stream.kafka.eraser import erase
 from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Behavior, Candidate, Impression, Outcome, Score, Spent, encode_json, encode_packed
 from stream.schema.topics import Topics
 from stream.settings import ArmSettings
+from stream.settings.guardrail import Guardrail
 from tests.conftest import PARTITIONS
 
 
@@ -110,7 +114,7 @@ def test_guardrails_are_judged_on_what_the_topics_have(kafka: dict[str, str], to
     """Hours of the past: of a's answers each 20th is slow, of its requests each 30th unanswered and 7th hidden."""
     experiment = Experiment(name="g", arms=(ArmSettings(name="a"), ArmSettings(name="b")), guardrails=GUARDRAILS)
     ledger, answers = Ledger(), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt="g-1")
+    counts = guardrail_counts(experiment, ledger, answers, salt="g-1", users=Explorers(salt="g-1", share=1))
     assert counts is not None
     of = Assignment(experiment.shares, salt="g-1").arm
     start = round(1000 * time.time()) - 2 * 3_600_000
@@ -195,6 +199,46 @@ def test_a_ramp_is_reported_from_its_last_step_on_and_holds_no_user_against_the_
     capsys.readouterr()
     assert main(["experiment", "report", str(ramped), *where, "--since", "1h", "--before", "2h"]) == 1
     assert "--before: a step of the ramp begins the report" in capsys.readouterr().err
+
+
+def test_erased_users_are_left_out_of_reports_and_estimates_and_count_anew_when_they_come_back(
+    kafka: dict[str, str], topics: Topics
+) -> None:
+    guardrails = (Guardrail(metric="action", action="hide", within_s=30, at_most=0.05),)
+    experiment = Experiment(name="e", arms=(ArmSettings(name="a"), ArmSettings(name="b")), guardrails=guardrails)
+    start, sender = round(1000 * time.time()) - 3_600_000, ReliableProducer(kafka)
+    spent = Spent(wait=1.0, state=0.0, score=1.0)
+
+    def visit(number: int, user: str, read_to: int) -> None:
+        ts = start + 100 * number
+        given = Score(f"r{number}", user, ts, "a", 1, 1, ["x"], [0.5], [0], 1, 0, spent, read_to=read_to)
+        counted = Outcome(f"r{number}", user, "a", ts, 1, 1, ["x"], [0], [0.5], [0], read_to=read_to)
+        sender.send(topics.scores, encode_json(given), key=user.encode())
+        sender.send(topics.outcomes, encode_packed(counted), key=user.encode())
+        sender.send(topics.behaviors, encode_json(Behavior(user, "x", ts + 1, action="hide")), key=user.encode())
+
+    for number in range(40):
+        visit(number, f"u{number % 4}", 0)
+    sender.flush()
+    (written,) = erase(kafka, topics, ["u1"])
+    visit(40, "u1", written.marker + 1)
+    sender.flush()
+
+    ledger, answers, log = Ledger(), ServingCosts(), ShadowLog()
+    counts = guardrail_counts(experiment, ledger, answers, salt="e-1", users=Explorers(salt="e-1", share=1))
+    kept = read_traffic(kafka, topics, ledger, answers, begin=None, guardrails=counts, on_score=log.add_score)
+    assert (kept.erased, kept.outcomes) == (10, 41)
+    moments = ledger.sums.moments("a")
+    assert (int(moments.count), int(moments.total[0])) == (4, 31)
+    assert len(answers.arms["a"].at) == 41  # a latency is nobody's
+
+    other = Ledger()
+    other.on_counted = log.add_counted
+    read_traffic(kafka, topics, other, ServingCosts(), begin=None)
+    assert Counter(each.user for each in log.impressions()) == {"u0": 10, "u1": 1, "u2": 10, "u3": 10}
+    assert counts is not None
+    assert counts.actions(["u1"], "hide", 30.0).tolist() == [[1, 1]]
+    assert counts.actions(["u0"], "hide", 30.0).tolist() == [[10, 10]]
 
 
 def test_topics_that_are_not_there_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

@@ -15,7 +15,7 @@ from stream.local.broker import local_broker
 from stream.schema.topics import RECORD_BYTES, Topics
 
 USER_KEYED = {"behaviors", "impressions", "clicks", "scores", "samples", "outcomes", "erasures"}
-OTHERS = {"model-updates", "experiment-metrics", "dead-letters"}
+OTHERS = {"model-updates", "experiment-metrics", "experiment-shares", "dead-letters"}
 
 
 def _counts(kafka: dict[str, str], prefix: str) -> dict[str, int]:
@@ -43,6 +43,7 @@ def test_names_keys_and_counts() -> None:
         assert topic.partitions(8) == (8 if keyed else 1)
     for name in ("model-updates", "erasures"):
         assert topics[f"shop-{name}"].config["cleanup.policy"] == "compact"
+    assert topics["shop-experiment-shares"].config["retention.ms"] == "-1"
     assert int(topics["shop-samples"].config["max.message.bytes"]) > RECORD_BYTES
     assert Topics().behaviors == "behaviors"
 
@@ -72,7 +73,7 @@ def test_creates_only_what_is_missing(kafka: dict[str, str], topic_prefix: str) 
     _create(kafka, names.behaviors, 2, {"cleanup.policy": "delete", "retention.ms": "60000", **stamped})
     report = ensure(kafka, names, partitions=2, replication=1)
     assert report.existing == [names.behaviors]
-    assert len(report.created) == 9
+    assert len(report.created) == 10
     [finding] = report.findings
     assert (finding.severity, finding.topic) == ("error", names.behaviors)
     assert finding.text.startswith("retention.ms=60000 is less than 86400000")
@@ -158,7 +159,7 @@ def test_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
         assert thread.is_alive(), "it gave up, or found a broker that is not there"
         broker.start()
         thread.join(20)
-        assert len(result[0].created) == 10
+        assert len(result[0].created) == 11
 
 
 def test_gives_up_with_the_address_and_the_reason() -> None:

@@ -45,6 +45,7 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
         sources=sources(),
         report=None,
         erasures=Erasures(),
+        guardrails=Closing(),
         tell_own_topics=lambda _: None,
     )
 
@@ -64,4 +65,4 @@ def test_an_error_at_close_does_not_take_the_place_of_what_ended_the_monitor(mon
     settings: Settings = convert({})
     with pytest.raises(MonitorError, match="the first error"):
         run.run_monitor(settings)
-    assert closed == ["Watch", "Server", "Feed", "Sources"]
+    assert closed == ["Watch", "Server", "Closing", "Feed", "Sources"]

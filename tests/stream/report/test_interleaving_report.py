@@ -78,8 +78,15 @@ def lived(*, better: float = 0.15, count: int = 6000) -> list[Seen]:
     return seen
 
 
-def live(seen: list[Seen], question: Experiment = EXPERIMENT, *, repeats: int = 0, **times: int) -> ExperimentReport:
-    ledger = Ledger(**times)
+def live(
+    seen: list[Seen],
+    question: Experiment = EXPERIMENT,
+    *,
+    repeats: int = 0,
+    since: int | None = None,
+    until: int | None = None,
+) -> ExperimentReport:
+    ledger = Ledger(since=since, until=until)
     records = [outcome for each in seen for outcome in each.outcomes()]
     for outcome in [*records[:repeats], *records]:
         ledger.add(0, outcome)

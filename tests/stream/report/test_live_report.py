@@ -9,7 +9,6 @@ import pytest
 
 from stream.experiment.assignment import Assignment
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
@@ -20,6 +19,7 @@ from stream.report.sentences import broken_guardrail_lines, headline
 from stream.report.writer import write_experiment
 from stream.schema.events import Score, Spent
 from stream.settings import ArmSettings
+from stream.settings.guardrail import Guardrail
 from tests.stream.experiment.shown import SLOTS, Shown, lived, oracle, told, without_full, written
 
 SALT = "live-1"

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.ledger import Ledger
 from stream.experiment.serving_cost import ServingCosts
 from stream.schema.events import Behavior, Candidate, Impression, Score, Spent
+from stream.settings.guardrail import Guardrail
 from tests.stream.experiment.shown import SLOTS, Shown, lived, told, without_full, written
 
 HOUR_MS = 3_600_000

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from stream.experiment.guardrails.counts import GuardrailCounts
-from stream.experiment.guardrails.guardrail import Guardrail
 from stream.experiment.guardrails.results import (
     GuardrailResult,
     calibration,
@@ -17,6 +16,7 @@ from stream.experiment.guardrails.results import (
 from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.statistics.moments import Array
 from stream.schema.events import Outcome, Score, Spent
+from stream.settings.guardrail import Guardrail
 
 ALPHA = 0.05
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError
-from stream.settings import Name, Positive
+from stream.settings.limits import Name, Positive
 
 Metric = Literal["latency_p99_ms", "unanswered", "calibration", "action"]
 

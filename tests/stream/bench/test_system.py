@@ -28,7 +28,7 @@ RARE = ("checkpoint", "step", "forward", "backward", "publish")
 """Steps that need not come in the two seconds of a quick run."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have jobs start as forks: here a bench is to be seen working."""
     for module in (system, counting):
@@ -90,6 +90,7 @@ def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_latency_runs(broker: Broker) -> None:
     findings = latency.run(quick(broker.bootstrap), QUIET)
     assert [row["requests a second"] for row in findings.tables["results"]] == [20, 40]
@@ -118,6 +119,7 @@ def test_cost_is_the_cpu_time_of_a_span_by_the_impressions_answered_in_it() -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_the_gateway_runs(broker: Broker) -> None:
     pytest.importorskip("litestar", reason="litestar is not installed: pip install -e '.[gateway]'")
     findings = gateway.run(quick(broker.bootstrap), QUIET)
@@ -149,6 +151,7 @@ def test_samples_that_repeat_an_item_count_as_the_trainer_counts_them(monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_counting_runs(broker: Broker) -> None:
     findings = counting.run(quick(broker.bootstrap), QUIET)
     alone, beside = findings.tables["results"]
@@ -158,6 +161,7 @@ def test_the_bench_of_counting_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> None:
     findings = volume.run(quick(broker.bootstrap), QUIET)
     rows = {row["topic"]: row for row in findings.tables["results"]}
@@ -171,6 +175,7 @@ def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_freshness_runs(broker: Broker) -> None:
     findings = freshness.run(quick(broker.bootstrap), QUIET)
     assert (findings.tables["results"][0]["clicks"] or 0) > 10

@@ -24,7 +24,7 @@ def found(name: str, directory: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = found("arms", tmp_path)["tables"]
     arms = {row["arm"]: row for row in tables["arms"]}

@@ -1,6 +1,8 @@
 """The input of a model: one user's sequence, a time, and candidates; with labels for training."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +39,31 @@ class Example:
     positions: npt.NDArray[np.uint16] | None = None
     context: npt.NDArray[np.void] | None = None
     attributes: npt.NDArray[np.void] | None = None
+
+
+def joined(examples: Sequence[Example]) -> Example:
+    """Return labelled examples of one request as one, with all their candidates in order.
+
+    Its loss and gradients are the sums of theirs, and the sequence is read once for all of them.
+
+    Args:
+        examples: at least one, alike in what they have beside candidates; each of `labels`, `numbers`, `positions` and
+            `attributes` is there in all or in none.
+    """
+    first = examples[0]
+    if len(examples) == 1:
+        return first
+
+    def of_all(name: str) -> Any:
+        parts = [getattr(each, name) for each in examples]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    return replace(
+        first,
+        items=of_all("items"),
+        categories=of_all("categories"),
+        labels=of_all("labels"),
+        numbers=of_all("numbers"),
+        positions=of_all("positions"),
+        attributes=of_all("attributes"),
+    )

@@ -25,6 +25,7 @@ from model.predict import (
     batch_keys,
     by_example,
     embedded,
+    embedded_to_learn,
     model_batch,
     model_fingerprint,
     table_dims,
@@ -163,11 +164,10 @@ class Learner:
         for table in self._tables.values():
             table.advance(whole.now)
         taken = self._peers.take(self._tables, keys)
+        found = self._network.look(batch, embedded_to_learn(batch, taken))
         with torch.inference_mode():
-            served = self._served(batch, embedded(batch, {name: each.embed() for name, each in taken.items()}))
+            served = self._served(batch, found)
         if whole.labels:
-            vectors = {name: each.embed() for name, each in taken.items()}
-            found = embedded(batch, vectors)
             logits, extra = self._network.learn(batch, found)
             if self._step(Outcome(logits, batch.labels, batch.target_mask), extra, taken, whole):
                 self._network.observe(batch, found, self._peers)

@@ -52,6 +52,23 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedMatches:
+    """The same as a list, with what is counted of them: few of all pairs match.
+
+    Attributes:
+        places: (M,) int64, of one of (B, C, L).
+        kinds: (M,) int64 in [0, K).
+        shape: (B, C, L).
+        counts: of them.
+    """
+
+    places: Tensor
+    kinds: Tensor
+    shape: tuple[int, int, int]
+    counts: "MatchCounts"
+
+
+@dataclass(frozen=True, slots=True)
 class MatchCounts:
     """What the head learns of a candidate's matches of item, of category, and of K − 2 features, in float.
 
@@ -77,8 +94,18 @@ def find_matches(batch: Batch, dtype: torch.dtype = torch.float32, features: Col
     return Matches(item.to(dtype), category.to(dtype), tuple(others))
 
 
-def count_matches(matches: Matches, batch: Batch) -> MatchCounts:
+def list_matches(batch: Batch, features: Columns = ()) -> ListedMatches:
+    """Find the same by the compiled kernel; only where there is a `native.library`, on a CPU."""
+    shown, past = _stacked(batch, features)
+    within, newest, places, kinds = native.list_matches(past, batch.mask, shown, WINDOWS)
+    shape = len(batch.mask), batch.target_mask.shape[1], batch.mask.shape[1]
+    return ListedMatches(places, kinds, shape, MatchCounts(within, newest))
+
+
+def count_matches(matches: Matches | ListedMatches, batch: Batch) -> MatchCounts:
     """Return how many behaviours match each candidate, and which does last."""
+    if isinstance(matches, ListedMatches):
+        return matches.counts
     dtype = matches.item.dtype
     places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     ages = batch.mask.sum(dim=1, keepdim=True) - 1 - places
@@ -132,6 +159,14 @@ def _logarithms(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor([math.log1p(n) for n in range(size)], dtype=dtype, device=device)
 
 
+def _stacked(batch: Batch, features: Columns) -> tuple[Tensor, Tensor]:
+    """Return the (B, K, C) keys of candidates and the (B, K, L) keys of behaviours, of all kinds that are matched."""
+    pairs = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
+    pairs += _feature_keys(batch, features)
+    shown, past = (torch.stack(keys, dim=1) for keys in zip(*pairs, strict=True))
+    return shown, past
+
+
 def _feature_keys(batch: Batch, features: Columns) -> list[tuple[Tensor, Tensor]]:
     """Return the (B, C) and (B, L) keys of each feature that is matched."""
     read = batch.features
@@ -159,8 +194,12 @@ class MatchLogits(nn.Module):
         own = torch.stack([self.item, self.category])
         return own if self.features is None else torch.cat([own, self.features])
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, matches: Matches | ListedMatches) -> Tensor:
         """Return (B, C, L) additions to the logits of every attention pass."""
+        if isinstance(matches, ListedMatches):
+            weights = self.weights
+            none = weights.new_zeros(math.prod(matches.shape))
+            return none.index_add(0, matches.places, weights.index_select(0, matches.kinds)).view(matches.shape)
         total = torch.addcmul(matches.item * self.item, matches.category, self.category)
         if self.features is not None:
             for match, weight in zip(matches.features, self.features, strict=True):

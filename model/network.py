@@ -1,6 +1,6 @@
 """The dense part of a model: from a batch and its embeddings to logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,18 @@ from model.interest.mean import MeanPooling
 from model.interest.options import Mean
 from model.interest.packing import packed
 from model.kernels import batch_invariant, native
+from model.kernels.behaviour_keys import Rows, embed_keys
 from model.match import (
     MATCH_FEATURES,
     PER_KIND,
+    ListedMatches,
     MatchCounts,
+    Matches,
     MatchLogits,
     compiled_matches,
     count_matches,
     find_matches,
+    list_matches,
     match_features,
 )
 from model.peers import ALONE, Sums
@@ -37,20 +41,35 @@ ACTION_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What no parameter changes of how candidates and behaviours of a batch match, and of the candidates' numbers.
+
+    Attributes:
+        matches: which match; None for a model without.
+        numbers: (B, C, n) as the head gets them, but not standardised yet; None for a model without.
+    """
+
+    matches: Matches | ListedMatches | None
+    numbers: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
     """What was looked up for a batch; None where a model has no such table.
 
     Attributes:
-        history: (B, L, d) embeddings of the behaviours, item beside category.
+        history: (B, L, d) embeddings of the behaviours, item beside category; or where they are, table by table.
         targets: (B, C, d) embeddings of the candidates.
         past_features: (B, L, m', f) embeddings of the texts among the features of behaviours.
         shown_features: (B, C, m, f) embeddings of those of candidates.
+        seen: found once for several networks (`Network.look`); None to find it each time.
     """
 
-    history: Tensor | None = None
+    history: Tensor | tuple[Rows, ...] | None = None
     targets: Tensor | None = None
     past_features: Tensor | None = None
     shown_features: Tensor | None = None
+    seen: Seen | None = field(default=None, kw_only=True)
 
 
 class Network(nn.Module):
@@ -121,9 +140,8 @@ class Network(nn.Module):
         """
         if self.interest is None:
             return None
-        counts, logits = self._matched(batch)
-        numbers = None if self.standardise is None else self.standardise(self._numbers(batch, counts))
-        keys, targets = self._sequence(batch, embedded, numbers)
+        logits, numbers = self._seen(batch, embedded)
+        keys, targets, _ = self._sequence(batch, embedded, numbers)
         return self.interest.attention_weights(keys, batch.mask, targets, logits)
 
     def learn(self, batch: Batch, embedded: Embedded) -> tuple[Tensor, ExtraLoss | None]:
@@ -143,11 +161,10 @@ class Network(nn.Module):
     def _logits(self, batch: Batch, embedded: Embedded, *, learning: bool) -> tuple[Tensor, ExtraLoss | None]:
         if self.baseline is not None:
             return self.baseline(batch, embedded.targets), None
-        counts, logits = self._matched(batch)
-        numbers = None if self.standardise is None else self.standardise(self._numbers(batch, counts))
+        logits, numbers = self._seen(batch, embedded)
         parts, extra = [], None
         if self.interest is not None:
-            keys, targets = self._sequence(batch, embedded, numbers)
+            keys, targets, sums = self._sequence(batch, embedded, numbers)
             read = keys, batch.mask, targets, logits, Known.of(batch)
             if learning and self.interest.adds_to_loss:
                 vectors, extra = self.interest.learn(*read)
@@ -155,7 +172,10 @@ class Network(nn.Module):
                 vectors = packed(self.interest, *read)
             parts.append(vectors)
             if self.pool is not None:  # the target itself is in the interest already
-                parts.append(self.pool(keys, batch.mask, targets)[..., self.spec.width :])
+                pooled = (
+                    self.pool(keys, batch.mask, targets) if sums is None else self.pool.of(sums, batch.mask, targets)
+                )
+                parts.append(pooled[..., self.spec.width :])
         if numbers is not None:
             parts.append(numbers)
         if self.features is not None and self.features.embedded:
@@ -164,8 +184,29 @@ class Network(nn.Module):
                 raise ValueError("it reads features that are texts, but not their embeddings")
             parts.append(self.features.texts(batch.features, embedded.shown_features))
         features = torch.cat(parts, dim=-1)
+        if torch.compiler.is_compiling() or features.device.type != "cpu" or len(features) == 1:
+            return self._head(features), extra
+        # On a CPU, work on padding costs as much as work on candidates; a user alone has none.
+        own = self._head(features[batch.target_mask])
+        return own.new_zeros(batch.target_mask.shape).masked_scatter(batch.target_mask, own), extra
+
+    def _head(self, features: Tensor) -> Tensor:
         logit = head_logits(self.head, features)
-        return logit if self.cross is None else logit + self.cross(features), extra
+        return logit if self.cross is None else logit + self.cross(features)
+
+    @torch.no_grad()
+    def look(self, batch: Batch, embedded: Embedded) -> Embedded:
+        """Return what was looked up, with what networks of this specification would each find once more."""
+        if self.baseline is not None:
+            return embedded
+        parameter = next(self.head.parameters())
+        matches: Matches | ListedMatches | None = None
+        if self.spec.match and native.library() is not None and parameter.device.type == "cpu":
+            matches = list_matches(batch, self._matched_columns)
+        elif self.spec.match:
+            matches = find_matches(batch, parameter.dtype, self._matched_columns)
+        counts = None if matches is None else count_matches(matches, batch)
+        return replace(embedded, seen=Seen(matches, None if self.standardise is None else self._numbers(batch, counts)))
 
     @property
     def axes(self) -> dict[str, tuple[list[str] | None, ...]]:
@@ -202,25 +243,26 @@ class Network(nn.Module):
             embedded: what was looked up for it.
             sums: adds up over all ranks, which call this together.
         """
-        found = None
-        if self.standardise is not None:
-            counts, _ = self._matched(batch)
-            found = self._numbers(batch, counts)
+        found = None if self.standardise is None else self._seen_numbers(batch, embedded)
         if self.interest is not None and self.interest.observes:  # the keys that the step has read
-            numbers = None if self.standardise is None else self.standardise(found)
-            keys, _ = self._sequence(batch, embedded, numbers)
+            numbers = None if self.standardise is None or found is None else self.standardise(found)
+            keys, _, _ = self._sequence(batch, embedded, numbers)
             self.interest.observe(keys, batch.mask, sums)
         if self.standardise is not None and found is not None:
             self.standardise.observe(found[batch.target_mask], sums)
         if self.features is not None and batch.features is not None:
             self.features.observe(batch.features, batch.mask, sums)
 
-    def _sequence(self, batch: Batch, embedded: Embedded, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the (B, L, d) keys and (B, C, d) targets that the interest model reads."""
+    def _sequence(
+        self, batch: Batch, embedded: Embedded, numbers: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the (B, L, d) keys and (B, C, d) targets that the interest model reads, and perhaps the keys' sums."""
         if embedded.history is None or embedded.targets is None:
             raise ValueError(f"kind {self.spec.kind!r} reads embeddings, but history or targets is None")
-        keys, targets = self._keys(batch, embedded.history), embedded.targets
-        return (keys, targets) if self.features is None else self._moved(batch, embedded, keys, targets, numbers)
+        (keys, sums), targets = self._keys(batch, embedded.history), embedded.targets
+        if self.features is None:
+            return keys, targets, sums
+        return *self._moved(batch, embedded, keys, targets, numbers), None
 
     def _moved(
         self, batch: Batch, embedded: Embedded, keys: Tensor, targets: Tensor, numbers: Tensor | None
@@ -247,6 +289,19 @@ class Network(nn.Module):
             parts.append(batch.features.shown_numbers.to(dtype))
         return torch.cat(parts, dim=-1)
 
+    def _seen(self, batch: Batch, embedded: Embedded) -> tuple[Tensor | None, Tensor | None]:
+        """Return what matches add to the attention logits, and the standardised numbers."""
+        if embedded.seen is None:
+            counts, logits = self._matched(batch)
+            numbers = None if self.standardise is None else self._numbers(batch, counts)
+        else:
+            numbers, matches = embedded.seen.numbers, embedded.seen.matches
+            logits = None if self.match_logits is None or matches is None else self.match_logits(matches)
+        return logits, None if self.standardise is None or numbers is None else self.standardise(numbers)
+
+    def _seen_numbers(self, batch: Batch, embedded: Embedded) -> Tensor | None:
+        return self._numbers(batch, self._matched(batch)[0]) if embedded.seen is None else embedded.seen.numbers
+
     def _matched(self, batch: Batch) -> tuple[MatchCounts | None, Tensor | None]:
         """Return the matches' counts, and what they add to the attention logits."""
         if not self.spec.match:
@@ -257,14 +312,19 @@ class Network(nn.Module):
         matches = find_matches(batch, parameter.dtype, self._matched_columns)
         return count_matches(matches, batch), self.match_logits(matches) if self.match_logits is not None else None
 
-    def _keys(self, batch: Batch, history: Tensor) -> Tensor:
+    def _keys(self, batch: Batch, history: Tensor | tuple[Rows, ...]) -> tuple[Tensor, Tensor | None]:
+        """Return the (B, L, d) keys, and their (B, d) sums where they come with them."""
         assert self.actions is not None
         assert self.gaps is not None
         actions = batch.history_actions
-        if native.usable(history):
-            return native.move_keys(history, actions, batch.gap_buckets, self.actions.weight, self.gaps.weight)
+        if isinstance(history, Tensor) and native.usable(history):
+            own = self.actions.weight, self.gaps.weight
+            return native.move_keys(history, actions, batch.gap_buckets, *own), None
         rows = torch.where(actions == 0, 0, 1 + actions % (ACTION_ROWS - 1))
-        return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets)
+        if isinstance(history, Tensor):
+            return history + _looked_up(self.actions, rows) + _looked_up(self.gaps, batch.gap_buckets), None
+        added = [Rows(self.actions.weight, rows.flatten()), Rows(self.gaps.weight, batch.gap_buckets.flatten())]
+        return embed_keys(history, added, batch.mask)
 
 
 class Cross(nn.Module):
@@ -283,13 +343,13 @@ class Cross(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the (B, C) logits of (B, C, width) features; without gradients, the same to the bit in any batch."""
+        """Return the (...) logits of (..., width) features; without gradients, the same to the bit in any batch."""
         if native.usable(features):
             layers = [
                 native.Layer(self.products.weight, self.products.bias, crossed=True),
                 native.Layer(self.out.weight, features.new_zeros(1)),
             ]
-            return native.dense(layers, features.flatten(0, 1)).view(features.shape[:2])
+            return native.dense(layers, features.flatten(0, -2)).view(features.shape[:-1])
         crossed = features * batch_invariant.linear(self.products, features) + features
         return batch_invariant.matmul(crossed, self.out.weight.T).squeeze(-1)
 
@@ -309,12 +369,12 @@ def build_head(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 
 def head_logits(head: nn.Sequential, features: Tensor) -> Tensor:
-    """Return the (B, C) logits of (B, C, width) features; without gradients, the same to the bit in any batch."""
+    """Return the (...) logits of (..., width) features; without gradients, the same to the bit in any batch."""
     if not native.usable(features):
         return batch_invariant.mlp(head, features).squeeze(-1)
     layers = list(head)
     kernel = [_for_kernel(*layers[at : at + 3]) for at in range(0, len(layers), 3)]
-    return native.dense(kernel, features.flatten(0, 1)).view(features.shape[:2])
+    return native.dense(kernel, features.flatten(0, -2)).view(features.shape[:-1])
 
 
 def _for_kernel(linear: nn.Module, norm: nn.Module | None = None, leak: nn.Module | None = None) -> native.Layer:

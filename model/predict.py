@@ -11,10 +11,12 @@ from torch import Tensor
 from model.batch import Batch, collate
 from model.embedding.initial import Initial
 from model.embedding.key_index import Keys
+from model.embedding.learned import Leaf
 from model.embedding.table import EmbeddingTable
 from model.example import Example
 from model.features.encoder import FEATURE_DIM
 from model.kernels import batch_invariant
+from model.kernels.behaviour_keys import Rows
 from model.network import Embedded, Network
 from model.spec import ModelSpec, fingerprint
 
@@ -82,11 +84,35 @@ def embedded(batch: Batch, vectors: Mapping[str, Tensor]) -> Embedded:
     halves = [torch.split(vectors[name], [B * L, B * C]) for name in (*_OWN, *_FURTHER) if name in vectors]
     history = torch.cat([history.view(B, L, -1) for history, _ in halves], dim=-1) if halves else None
     targets = torch.cat([targets.view(B, C, -1) for _, targets in halves], dim=-1) if halves else None
-    if batch.features is None or "feature" not in vectors:
-        return Embedded(history, targets)
+    return Embedded(history, targets, *_embedded_features(batch, vectors.get("feature")))
+
+
+def embedded_to_learn(batch: Batch, taken: Mapping[str, Leaf]) -> Embedded:
+    """Return the same of leaves: behaviours are looked up when it is known what else is added to their keys.
+
+    Args:
+        batch: whose keys were taken.
+        taken: for each table, in the order of `batch_keys`.
+    """
+    behaviours, C = batch.mask.numel(), batch.target_mask.shape[1]
+    own = [taken[name] for name in (*_OWN, *_FURTHER) if name in taken]
+    history = tuple(Rows(each.vectors, each.positions[:behaviours]) for each in own)
+    targets = [
+        Rows(each.vectors, each.positions[behaviours:]).looked_up().view(-1, C, each.vectors.shape[1]) for each in own
+    ]
+    of_features = taken["feature"].embed() if "feature" in taken else None
+    return Embedded(
+        history or None, torch.cat(targets, dim=-1) if targets else None, *_embedded_features(batch, of_features)
+    )
+
+
+def _embedded_features(batch: Batch, vectors: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the embeddings of texts among the features, of behaviours and of candidates."""
+    if batch.features is None or vectors is None:
+        return None, None
     shapes = batch.features.past_keys.shape, batch.features.shown_keys.shape
-    past, shown = torch.split(vectors["feature"], [shape.numel() for shape in shapes])
-    return Embedded(history, targets, past.view(*shapes[0], FEATURE_DIM), shown.view(*shapes[1], FEATURE_DIM))
+    past, shown = torch.split(vectors, [shape.numel() for shape in shapes])
+    return past.view(*shapes[0], FEATURE_DIM), shown.view(*shapes[1], FEATURE_DIM)
 
 
 def by_example(logits: Tensor, batch: Batch, examples: Sequence[Example]) -> Predictions:

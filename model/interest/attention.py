@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.interest.base import masked_keys
-from model.kernels import batch_invariant, batch_invariant_attention, by_user, gpu, native
+from model.kernels import batch_invariant, batch_invariant_attention, by_user, gpu, learning, native
 
 
 class AttentionUnit(nn.Module):
@@ -41,6 +41,11 @@ class AttentionUnit(nn.Module):
             queries: (B, C, d) each.
             match: (B, C, L) addition to the attention logits.
         """
+        if behaviours.laid is not None:
+            learned: Tensor = self.norm(
+                learning.readouts(behaviours.laid, queries, self.parameters_for_kernel(), match)
+            )
+            return learned
         weights = self._effective(queries)
         second, bias = self.second.weight, self.second.bias
         if behaviours.on_gpu is not None:
@@ -95,6 +100,7 @@ class Behaviours:
     """The keys of B users, made ready once for all passes.
 
     Attributes:
+        laid: the same for the compiled kernel with gradients, where it is usable; then there is nothing else.
         keys: (B, L, d + 1) with exact zeros where padded, and a last component of 1. The zeros are the attention's
             mask: a padded behaviour adds nothing to a readout, whatever its weight. The ones carry the affine part
             of the first layer through the same matrix product.
@@ -105,12 +111,17 @@ class Behaviours:
     Args:
         keys: (B, L, d).
         mask: (B, L) bool, True where there is a behaviour.
+        counts: (B,) how many candidates each user has, the first ones; None for all. Nothing is read for the others.
     """
 
-    def __init__(self, keys: Tensor, mask: Tensor) -> None:
+    def __init__(self, keys: Tensor, mask: Tensor, counts: Tensor | None = None) -> None:
         self.ends = by_user.ends(mask) if by_user.usable(keys) else None
         # What is never read needs no zeros.
         masked = keys if self.ends is not None and sum(self.ends) == mask.sum() else masked_keys(keys, mask)
+        self.laid = None
+        if self.ends is not None and learning.usable(masked):
+            self.laid = learning.lay_out(masked, self.ends, counts)
+            return
         self.batch_invariant = None
         if self.ends is not None and batch_invariant.usable(masked):
             self.batch_invariant = batch_invariant_attention.BatchInvariantBehaviours(masked, self.ends)

@@ -49,6 +49,11 @@ class Known:
             batch.target_mask,
         )
 
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64, how many candidates each user has."""
+        return self.target_mask.sum(dim=1)
+
     def part(self, users: slice, length: int, candidates: int) -> "Known":
         """Return the same of some users, of the first behaviours and candidates alone."""
         parts = {}
@@ -102,9 +107,11 @@ class InterestModel(nn.Module, ABC):
     Attributes:
         batch_invariant: whether the bits of a user's vectors do not depend on the users beside it. Others are asked for
             one user at a time where that matters.
+        skips_padding: whether padded candidates cost nothing while the compiled kernel learns (`kernels.learning`).
     """
 
     batch_invariant: ClassVar[bool] = False
+    skips_padding: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -22,6 +22,7 @@ class DeepInterest(InterestModel):
     """
 
     batch_invariant: ClassVar[bool] = True
+    skips_padding: ClassVar[bool] = True
 
     def __init__(self, d: int, options: Din) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class DeepInterest(InterestModel):
         mask: Tensor,
         targets: Tensor,
         match: Tensor | None = None,
-        known: Known | None = None,  # noqa: ARG002
+        known: Known | None = None,
     ) -> Tensor:
         """Return (B, C, 2d); see `InterestModel.forward`."""
         if native.usable(keys):
@@ -47,7 +48,13 @@ class DeepInterest(InterestModel):
             bonuses = [None] * len(keys) if match is None else match
             found = [native.passes(*user, unit).readouts for user in zip(keys, mask, targets, bonuses, strict=True)]
             return torch.cat([targets, torch.cat(found)], dim=-1)
-        return torch.cat([targets, self.attention(Behaviours(keys, mask), [targets], match)], dim=-1)
+        return torch.cat(
+            [
+                targets,
+                self.attention(Behaviours(keys, mask, None if known is None else known.counts), [targets], match),
+            ],
+            dim=-1,
+        )
 
     def attention_weights(self, keys: Tensor, mask: Tensor, targets: Tensor, match: Tensor | None) -> Tensor:
         """Return the (B, C, L) weights; see `InterestModel.attention_weights`."""

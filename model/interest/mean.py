@@ -37,7 +37,10 @@ class MeanPooling(InterestModel):
         known: Known | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Return (B, C, 3d); see `InterestModel.forward`."""
-        counts = mask.sum(dim=1, keepdim=True).clamp_min(1)
-        mean = masked_keys(keys, mask).sum(dim=1) / counts
+        return self.of(masked_keys(keys, mask).sum(dim=1), mask, targets)
+
+    def of(self, sums: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        """Return the same, given the (B, d) sums of keys that are not masked."""
+        mean = sums / mask.sum(dim=1, keepdim=True).clamp_min(1)
         readout = mean.unsqueeze(1).expand_as(targets)
         return torch.cat([targets, readout, targets * readout], dim=-1)

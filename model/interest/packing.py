@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.interest.base import InterestModel, Known
-from model.kernels import batch_invariant
+from model.kernels import batch_invariant, learning
 
 
 def packed(
@@ -16,9 +16,10 @@ def packed(
 ) -> Tensor:
     """Return the (B, C, k) of `model`; zero at padded candidates.
 
-    On a GPU, all users at once. On a CPU with gradients, in runs of users that follow one another with as many
-    candidates. On a CPU without, user by user at its own length, since what stands beside a user must not change its
-    bits; models that see to that themselves get runs, too.
+    On a GPU, all users at once; so do, while the compiled kernel learns, models that skip padding. Others on a
+    CPU with gradients, in runs of users that follow one another with as many candidates. On a CPU without, user by user
+    at its own length, since what stands beside a user must not change its bits; models that see to that themselves get
+    runs, too.
 
     Shapes as in `InterestModel.forward`, all left-aligned.
     """
@@ -26,7 +27,10 @@ def packed(
     if torch.compiler.is_compiling():  # one user, exported
         exported: Tensor = model(keys, mask, targets, match, known)
         return exported
-    counts = known.target_mask.sum(dim=1).clamp_min(1)
+    counts = known.counts.clamp_min(1)
+    if model.skips_padding and learning.usable(keys):
+        learned: Tensor = model(keys, mask, targets, match, known)
+        return learned.masked_fill(~known.target_mask.unsqueeze(-1), 0.0)
     alone = batch_invariant.usable(keys) and not model.batch_invariant
     if keys.device.type != "cpu" or (not alone and bool((counts == C).all())):
         whole: Tensor = model(keys, mask, targets, match, known)

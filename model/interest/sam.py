@@ -62,6 +62,7 @@ class SparseAttentiveMemory(InterestModel):
     """
 
     batch_invariant: ClassVar[bool] = True
+    skips_padding: ClassVar[bool] = True
 
     def __init__(self, d: int, options: Sam) -> None:
         super().__init__()
@@ -95,12 +96,12 @@ class SparseAttentiveMemory(InterestModel):
         mask: Tensor,
         targets: Tensor,
         match: Tensor | None = None,
-        known: Known | None = None,  # noqa: ARG002
+        known: Known | None = None,
     ) -> Tensor:
         """Return (B, C, width); see `InterestModel.forward`."""
         if native.usable(keys):
             return self._compiled(keys, mask, targets, match)
-        behaviours = Behaviours(keys, mask)
+        behaviours = Behaviours(keys, mask, None if known is None else known.counts)
         memory = targets
         readouts, memories = [], []
         for attention in self.units:

@@ -27,38 +27,58 @@ struct Unit {
 // beyond the sequence and the width.
 struct Keys {
     int64_t length, width, columns, span;  // span: the length in whole tiles
-    std::vector<float> tiles, rows;
+    const float *tiles, *rows;
+};
 
-    Keys(const float *keys, const uint8_t *mask, int64_t length, int64_t width)
-        : length(length), width(width), columns(padded(width, 2 * LANES)), span(padded(length, TILE)),
-          tiles(span * width), rows(length * columns) {
-        for (int64_t l = 0; l < length; ++l) {
-            if (!mask[l]) continue;
-            const float *key = keys + l * width;
-            float *tile = tiles.data() + l / TILE * TILE * width + l % TILE;
-            std::copy(key, key + width, rows.data() + l * columns);
-            for (int64_t j = 0; j < width; ++j) tile[j * TILE] = key[j];
+// Fills tiles, and rows unless they are null, with (length, width) keys, zeros where masked; without a mask, with all.
+inline void lay_out(const Keys &to, const float *keys, const uint8_t *mask, float *tiles, float *rows) {
+    if (rows) std::fill_n(rows, to.length * to.columns, 0.0f);
+    for (int64_t start = 0; start < to.span; start += TILE) {
+        float *tile = tiles + start * to.width;
+        if (start + TILE > to.length) std::fill_n(tile, to.width * TILE, 0.0f);
+        for (int64_t l = start; l < std::min(start + TILE, to.length); ++l) {
+            const float *key = keys + l * to.width;
+            if (rows && (!mask || mask[l])) std::copy(key, key + to.width, rows + l * to.columns);
+            for (int64_t j = 0; j < to.width; ++j) tile[j * TILE + l - start] = !mask || mask[l] ? key[j] : 0.0f;
         }
+    }
+}
+
+// Keys with the memory that they lie in.
+struct OwnKeys : Keys {
+    std::vector<float> tile_memory, row_memory;
+
+    OwnKeys(const float *keys, const uint8_t *mask, int64_t length, int64_t width)
+        : Keys{length, width, padded(width, 2 * LANES), padded(length, TILE), nullptr, keys}, tile_memory(span * width) {
+        const bool copied = columns != width || std::count(mask, mask + length, 0);  // else they are as they should be
+        if (copied) {
+            row_memory.resize(length * columns);
+            rows = row_memory.data();
+        }
+        tiles = tile_memory.data();
+        lay_out(*this, keys, mask, tile_memory.data(), copied ? row_memory.data() : nullptr);
     }
 };
 
-// The sums of UNITS hidden units for a tile. Not inlined: all registers are needed here, none can be kept for others.
+// The sums of N hidden units, or all UNITS, for a tile. Not inlined: all registers are needed here, none can be kept for
+// others.
+template <int N = UNITS>
 [[gnu::noinline]] inline void product(const float *weight, const float *offset, const float *key, int64_t width,
                                       Vector (*out)[COLUMNS]) {
-    Vector sum[UNITS][COLUMNS];
+    Vector sum[N][COLUMNS];
 #pragma GCC unroll 8
-    for (int i = 0; i < UNITS; ++i) sum[i][0] = sum[i][1] = sum[i][2] = all(offset[i]);
+    for (int i = 0; i < N; ++i) sum[i][0] = sum[i][1] = sum[i][2] = all(offset[i]);
     for (int64_t j = 0; j < width; ++j, weight += UNITS, key += TILE) {
         const Vector k0 = load(key), k1 = load(key + LANES), k2 = load(key + 2 * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < UNITS; ++i) {
+        for (int i = 0; i < N; ++i) {
             sum[i][0] += weight[i] * k0;
             sum[i][1] += weight[i] * k1;
             sum[i][2] += weight[i] * k2;
         }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < UNITS; ++i) std::copy(sum[i], sum[i] + COLUMNS, out[i]);
+    for (int i = 0; i < N; ++i) std::copy(sum[i], sum[i] + COLUMNS, out[i]);
 }
 
 // LayerNorm of `rows` numbers of each candidate, (rows, BLOCK) with a lane each, in place.
@@ -81,31 +101,32 @@ inline void normalise(const float *scale, const float *shift, float epsilon, int
 
 class Attention {
   public:
+    const Unit &unit;
+    const Keys &keys;
+    const int64_t hidden, queries, groups;  // groups: hidden units, in whole UNITS
+    // Layer 1 as the queries make it, already times TO_EXPONENT: weights (BLOCK, groups / UNITS, width, UNITS), offsets
+    // (BLOCK, groups). What came of it: the weights with which behaviours are read, (count, span).
+    std::vector<float> weights, offsets, second, attended;
+
     Attention(const Unit &unit, const Keys &keys, int64_t hidden, int64_t queries)
         : unit(unit), keys(keys), hidden(hidden), queries(queries), groups(padded(hidden, UNITS)),
-          weights(BLOCK * groups * keys.width), offsets(BLOCK * groups), second(groups), attended(BLOCK * keys.span) {
+          weights(BLOCK * groups * keys.width), offsets(BLOCK * groups), second(groups) {
         for (int64_t i = 0; i < hidden; ++i) second[i] = TO_EXPONENT * unit.second[i];
     }
 
     // Readouts of `count` candidates, (width, BLOCK) with a lane each, of `queries` of that shape; `match` has a row of
     // `stride` a candidate, or is null.
     void operator()(const float *const *query, const float *match, int64_t stride, int64_t count, float *readout) {
-        effective(query, count);
+        prepare(query, count);
+        attended.resize(count * keys.span);
         for (int64_t start = 0; start < keys.span; start += TILE)
             for (int64_t c = 0; c < count; ++c) attend(start, c, match ? match + c * stride : nullptr);
         for (int64_t c = 0; c < count; c += 4) read(c, std::min<int64_t>(4, count - c), readout);
         if (unit.scale) normalise(unit.scale, unit.shift, unit.epsilon, keys.width, readout);
     }
 
-  private:
-    const Unit &unit;
-    const Keys &keys;
-    const int64_t hidden, queries, groups;
-    std::vector<float> weights, offsets, second, attended;
-
-    // Layer 1 as these queries make it, affine in the key, and already times TO_EXPONENT: weights (BLOCK,
-    // groups / UNITS, width, UNITS), offsets (BLOCK, groups).
-    void effective(const float *const *query, int64_t count) {
+    // Makes layer 1 what these queries make of it, affine in the key.
+    void prepare(const float *const *query, int64_t count) {
         const int64_t d = keys.width, row = 2 * queries * d;
         for (int64_t i = 0; i < hidden; ++i) {
             const float *first = unit.first + i * row;
@@ -127,6 +148,7 @@ class Attention {
         }
     }
 
+  private:
     void attend(int64_t start, int64_t candidate, const float *match) {
         const int64_t d = keys.width;
         Vector logit[COLUMNS];
@@ -135,7 +157,7 @@ class Attention {
             const float *s = second.data() + group;
             Vector sum[UNITS][COLUMNS];
             product(weights.data() + (candidate * groups + group) * d, offsets.data() + candidate * groups + group,
-                    keys.tiles.data() + start * d, d, sum);
+                    keys.tiles + start * d, d, sum);
 #pragma GCC unroll 3
             for (int v = 0; v < COLUMNS; ++v) {
 #pragma GCC unroll 2
@@ -170,7 +192,7 @@ class Attention {
         for (int64_t c = 0; c < 4; ++c)
             weight[c] = attended.data() + (candidate + std::min(c, count - 1)) * keys.span;
         for (int64_t column = 0; column < keys.columns; column += 2 * LANES) {
-            const float *key = keys.rows.data() + column;
+            const float *key = keys.rows + column;
             Vector sum[4][2] = {};
             for (int64_t l = 0; l < keys.length; ++l, key += keys.columns) {
                 const Vector left = load(key), right = load(key + LANES);

@@ -67,6 +67,40 @@ extern "C" void matches(const int64_t *const *history, const int64_t *const *tar
     }
 }
 
+// The same of several users, without weights: also puts where behaviours match into `places` (capacity), of one of
+// (users, candidates, length), and their kinds into `which`. Returns how many there are; those beyond the capacity are
+// not put down.
+extern "C" int64_t list_matches(const int64_t *history, const int64_t *targets, const uint8_t *mask, int64_t users,
+                                int64_t length, int64_t candidates, int64_t kinds, const int64_t *windows,
+                                int64_t limits, float *counts, float *newest, int64_t *places, int64_t *which,
+                                int64_t capacity) {
+    const int64_t columns = limits + 1;
+    int64_t found = 0;
+    for (int64_t b = 0; b < users; ++b, mask += length) {
+        const int64_t behaviours = std::count(mask, mask + length, 1);
+        for (int64_t kind = 0; kind < kinds; ++kind) {
+            Table table(targets + (b * kinds + kind) * candidates, candidates);
+            for (int64_t l = 0; l < length; ++l) {
+                const int64_t key = history[(b * kinds + kind) * length + l];
+                if (!mask[l] || key == 0) continue;
+                const int64_t age = behaviours - 1 - l;
+                const int64_t first = std::upper_bound(windows, windows + limits, age) - windows;
+                table.of(key, [&](int64_t c) {
+                    const int64_t at = (b * candidates + c) * kinds + kind;
+                    for (int64_t window = first; window < columns; ++window) counts[at * columns + window] += 1.0f;
+                    newest[at] = static_cast<float>(l + 1);
+                    if (found < capacity) {
+                        places[found] = (b * candidates + c) * length + l;
+                        which[found] = kind;
+                    }
+                    ++found;
+                });
+            }
+        }
+    }
+    return found;
+}
+
 // What a head reads of the matches found: of each kind log(1 + n) of its `columns` counts and of the behaviours since
 // the newest match, and the newest one's gap in buckets of four octaves; last, log(1 + length) of all. logs: log(1 + n).
 // buckets: (length) of the behaviours; features (candidates, kinds * (columns + 2) + 1).

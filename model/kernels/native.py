@@ -23,13 +23,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.kernels.signatures import SIGNATURES, declare
+
 THREADED = 100_000
 """Candidates times behaviours from which a second thread is worth its start."""
 
 _BUILDS = {"AVX512": ("_passes_avx512", "_passes"), "AVX2": ("_passes",)}
 """By what the CPU can do, as torch says it: the builds that run there, best first."""
 
-_FUNCTIONS = "passes", "matches", "match_features", "sums_by_key", "move_keys", "dense", "count"
+_LISTED = 1 << 16
+"""Matches for which there is room at first."""
 
 
 class Unit(NamedTuple):
@@ -39,7 +42,7 @@ class Unit(NamedTuple):
     bias: Tensor
     second: Tensor
     second_bias: Tensor
-    norm: tuple[Tensor, Tensor, float] | None
+    norm: tuple[Tensor, Tensor, float] | None = None
 
 
 class Enhancement(NamedTuple):
@@ -70,7 +73,9 @@ class Result(NamedTuple):
     enhanced: Tensor | None
 
 
-class _Unit(ctypes.Structure):
+class UnitPointers(ctypes.Structure):
+    """A `Unit` as the kernels take it."""
+
     _fields_ = [*((name, ctypes.c_void_p) for name in ("first", "bias", "second", "second_bias", "scale", "shift")),
                 ("epsilon", ctypes.c_float)]  # fmt: skip
 
@@ -86,7 +91,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        ("units", ctypes.POINTER(_Unit)),
+        ("units", ctypes.POINTER(UnitPointers)),
         ("cell", ctypes.POINTER(_Gates)),
         ("projections", ctypes.POINTER(ctypes.c_void_p)),
         ("enhancement", ctypes.POINTER(_Gates)),
@@ -103,23 +108,9 @@ def library() -> ctypes.CDLL | None:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))
-                if not hasattr(found, "move_keys"):
-                    warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
-                    continue
-                pointer, size = ctypes.c_void_p, ctypes.c_int64
-                found.passes.argtypes = [
-                    ctypes.POINTER(_Model), pointer, pointer, size, pointer, pointer, size, size, pointer, pointer,
-                    pointer, size,
-                ]  # fmt: skip
-                found.matches.argtypes = [*[pointer] * 2, *[size] * 4, pointer, size, *[pointer] * 4]
-                found.move_keys.argtypes = [*[pointer] * 4, size, pointer, *[size] * 2, pointer]
-                found.dense.argtypes = [ctypes.POINTER(_Layer), size, pointer, size, size, pointer]
-                found.count.argtypes = [*[pointer] * 3, *[size] * 2, pointer, *[size] * 2, *[pointer] * 3]
-                found.match_features.argtypes = [*[pointer] * 3, *[size] * 4, pointer, ctypes.c_float, pointer]
-                found.sums_by_key.argtypes = [*[pointer] * 3, *[size] * 3, pointer]
-                for function in _FUNCTIONS:
-                    getattr(found, function).restype = None
-                return found
+                if declare(found):
+                    return found
+                warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
     return None
 
 
@@ -129,8 +120,7 @@ def _lookup() -> Callable[..., None]:
     kernel = library()
     assert kernel is not None
     function = ctypes.PyDLL(kernel._name).lookup
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, size, pointer, pointer, *[ctypes.c_uint64] * 2, size, pointer]
+    function.argtypes = SIGNATURES["lookup"]
     function.restype = None
     return function
 
@@ -173,7 +163,7 @@ def passes(
         match = match.contiguous()
     projections = [tensor.data_ptr() for pair in enhancement.projections for tensor in pair] if enhancement else []
     model = _Model(
-        units=(_Unit * P)(*map(_unit, units)),
+        units=(UnitPointers * P)(*map(unit_pointers, units)),
         cell=None if cell is None else ctypes.pointer(_gates(cell)),
         projections=(ctypes.c_void_p * len(projections))(*projections),
         enhancement=None if enhancement is None else ctypes.pointer(_gates(enhancement.cell)),
@@ -186,8 +176,8 @@ def passes(
     )
     threads = torch.get_num_threads() if C * L >= THREADED else 1
     kernel.passes(
-        ctypes.byref(model), keys.data_ptr(), mask.data_ptr(), L, targets.data_ptr(), _pointer(match),
-        0 if match is None else match.stride(0), C, *map(_pointer, result), threads,
+        ctypes.byref(model), keys.data_ptr(), mask.data_ptr(), L, targets.data_ptr(), pointer_to(match),
+        0 if match is None else match.stride(0), C, *map(pointer_to, result), threads,
     )  # fmt: skip
     return result
 
@@ -228,10 +218,43 @@ def matches(
     for user, length in enumerate(lengths):
         history, targets = ((ctypes.c_void_p * K)(*(keys[user].data_ptr() for keys in side)) for side in (past, shown))
         kernel.matches(
-            history, targets, length, L, C, K, limits, len(windows), _pointer(weights),
+            history, targets, length, L, C, K, limits, len(windows), pointer_to(weights),
             None if bonus is None else bonus[user].data_ptr(), within[user].data_ptr(), newest[user].data_ptr(),
         )  # fmt: skip
     return within, newest, bonus
+
+
+def list_matches(
+    history: Tensor, mask: Tensor, targets: Tensor, windows: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find which behaviours of B users match which candidates, by K kinds of keys; only where there is a `library`.
+
+    Args:
+        history: (B, K, L) int64; key 0 matches nothing.
+        mask: (B, L) bool.
+        targets: (B, K, C) int64.
+        windows: as in `matches`.
+
+    Returns:
+        (B, C, K, W + 1) and (B, C, K) as in `matches`; (M,) int64 places of the matches, as of (B, C, L), and (M,)
+        int64 kinds.
+    """
+    kernel = library()
+    assert kernel is not None
+    (B, K, L), C = history.shape, targets.shape[2]
+    history, mask, targets = history.contiguous(), mask.contiguous(), targets.contiguous()
+    capacity = _LISTED
+    while True:
+        within, newest = torch.zeros(B, C, K, len(windows) + 1), torch.zeros(B, C, K)
+        listed = torch.empty(2, capacity, dtype=torch.int64)
+        found = kernel.list_matches(
+            history.data_ptr(), targets.data_ptr(), mask.data_ptr(), B, L, C, K,
+            (ctypes.c_int64 * len(windows))(*windows), len(windows), within.data_ptr(), newest.data_ptr(),
+            listed[0].data_ptr(), listed[1].data_ptr(), capacity,
+        )  # fmt: skip
+        if found <= capacity:
+            return within, newest, listed[0, :found], listed[1, :found]
+        capacity = found
 
 
 def match_features(
@@ -355,19 +378,21 @@ def count(
     )  # fmt: skip
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer_to(tensor: Tensor | None) -> int | None:
+    """Return where a tensor lies; None for none."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def _unit(unit: Unit) -> _Unit:
+def unit_pointers(unit: Unit) -> UnitPointers:
+    """Return where a unit's parameters lie; valid while they live."""
     scale, shift, epsilon = unit.norm or (None, None, 0.0)
-    return _Unit(*map(_pointer, (*unit[:4], scale, shift)), epsilon)
+    return UnitPointers(*map(pointer_to, (*unit[:4], scale, shift)), epsilon)
 
 
 def _layer(layer: Layer) -> _Layer:
     scale, shift, epsilon = layer.norm or (None, None, 0.0)
     tensors = (layer.weight, layer.bias, scale, shift, layer.slope)
-    return _Layer(*map(_pointer, tensors), epsilon, len(layer.bias), layer.crossed)
+    return _Layer(*map(pointer_to, tensors), epsilon, len(layer.bias), layer.crossed)
 
 
 def _gates(cell: torch.nn.GRUCell) -> _Gates:

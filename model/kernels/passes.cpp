@@ -69,7 +69,7 @@ extern "C" void passes(const Model *model, const float *keys, const uint8_t *mas
                        const float *match, int64_t stride, int64_t candidates, float *readouts, float *memories,
                        float *enhanced, int64_t threads) {
     while (length > 0 && !mask[length - 1]) --length;
-    const Keys ready(keys, mask, length, model->width);
+    const OwnKeys ready(keys, mask, length, model->width);
     // As many blocks for every thread, all of about one size.
     const int64_t rounds = (candidates + BLOCK * threads - 1) / (BLOCK * threads), blocks = rounds * threads;
     const auto work = [&](int64_t thread) {

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.nn import functional
 
 from model.device import configure_torch
 from model.embedding.initial import Initial
@@ -139,12 +140,19 @@ def _literal(
     mask: Tensor,
     targets: Tensor,
     match: Tensor | None = None,
-    known: Known | None = None,  # noqa: ARG001
+    known: Known | None = None,
 ) -> Tensor:
-    """Compute the literal form user by user, which is faster than all at once: that does not fit into caches."""
-    parts = (torch.split(tensor, 1) for tensor in (keys, mask, targets))
-    bonuses = [None] * len(keys) if match is None else torch.split(match, 1)
-    return torch.cat([literal_sam(model, *user) for user in zip(*parts, bonuses, strict=True)])
+    """Compute the literal form user by user, which is faster than all at once: that does not fit into caches.
+
+    Each with its own candidates: padded ones, which cost the learner nothing, are left out here as well.
+    """
+    C = targets.shape[1]
+    outputs = []
+    for user, count in enumerate([C] * len(keys) if known is None else known.counts.tolist()):
+        at, own = slice(user, user + 1), targets[user : user + 1, :count]
+        bonus = None if match is None else match[at, :count]
+        outputs.append(functional.pad(literal_sam(model, keys[at], mask[at], own, bonus), (0, 0, 0, C - count)))
+    return torch.cat(outputs)
 
 
 def _peaks_in_new_process(draws: Sequence[Callable[[], Batches]], side: str) -> list[float | None]:

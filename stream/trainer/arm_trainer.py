@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 from xxhash import xxh3_64_intdigest
 
-from model.example import Example
+from model.example import Example, joined
 from model.learner import Learner
 from model.metrics import ProgressiveMetrics
 from model.peers import ALONE, Peers, WholeStep
+from model.predict import Predictions
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import unusable
 from stream.errors import TrainerError
 from stream.runtime.logs import log
 from stream.settings import ArmSettings, Settings
-from stream.trainer.examples import TrainingExample
+from stream.trainer.examples import TrainingExample, group_by_request
 from stream.trainer.predictions import PREDICTION
 
 _logger = logging.getLogger("samstream.trainer")
@@ -95,8 +96,8 @@ class ArmTrainer:
     def train_step(self, examples: Sequence[TrainingExample], step: ArmStep | None = None) -> list[int]:
         """Predict every sample, measure the predictions, then take one step; no step when the arm is not learning.
 
-        A step that is not finite is taken again with each example alone. Returns the indices of those that could not be
-        learned even so.
+        What has come of one request reads its sequence once. A step that is not finite is taken again with each example
+        alone. Returns the indices of those that could not be learned even so.
 
         Args:
             examples: of this rank.
@@ -105,7 +106,10 @@ class ArmTrainer:
         batch = [example.features for example in examples]
         step = step or ArmStep.of(examples)
         skipped = self.learner.skipped
-        predicted = self.learner.learn(batch, step.whole) if self.arm.learn else self.learner.predict(batch)
+        groups = group_by_request(examples)
+        together = [joined([batch[index] for index in group]) for group in groups]
+        answers = self.learner.learn(together, step.whole) if self.arm.learn else self.learner.predict(together)
+        predicted = _separated(answers, groups, batch)
         lost = self._one_by_one(batch, step.examples) if self.learner.skipped > skipped else []
         if labels := [each.labels for each in batch if each.labels is not None]:
             self.metrics.add(np.concatenate(labels), np.concatenate(predicted))
@@ -163,6 +167,15 @@ def merged_progress(states: list[dict[str, Any]]) -> dict[str, Any]:
     """Return an arm's progress from that of all ranks: see `ArmTrainer.save`."""
     first, *others = states
     return {**first, "metrics": ProgressiveMetrics.merged([each["metrics"] for each in states])} if others else first
+
+
+def _separated(answers: Predictions, groups: Sequence[Sequence[int]], batch: Sequence[Example]) -> Predictions:
+    """Return the predictions of each example, given those of groups of them that were joined."""
+    predicted: dict[int, npt.NDArray[np.float32]] = {}
+    for answer, group in zip(answers, groups, strict=True):
+        ends = np.cumsum([len(batch[index].items) for index in group])
+        predicted |= zip(group, np.split(answer, ends[:-1]), strict=True)
+    return [predicted[index] for index in range(len(batch))]
 
 
 def _weight(examples: Sequence[Example]) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """What is new in a sample, as models take it: repeats are recognised, and late clicks. Knows no Kafka."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
 from model.example import LATE_CLICK, Example
 from model.statistics.item_statistics import unpack_numbers
@@ -22,6 +24,7 @@ class TrainingExample:
     Attributes:
         arm: of the user.
         user: whose sample it is.
+        request: its id; with `user`, its identity.
         clicked_at: as in `Sample`.
         features: sequence, items and labels. A click on what was learned as unclicked has label `LATE_CLICK`.
         ids: those that were new with it, of (request, item) pairs and of clicks.
@@ -29,6 +32,7 @@ class TrainingExample:
 
     arm: str
     user: str
+    request: str
     clicked_at: int
     features: Example
     ids: npt.NDArray[np.uint64]
@@ -39,6 +43,17 @@ class TrainingExample:
         assert self.features.labels is not None
         late: npt.NDArray[np.bool_] = self.features.labels == LATE_CLICK
         return late
+
+
+def group_by_request(examples: Sequence[TrainingExample]) -> list[list[int]]:
+    """Return the indices of examples that can be joined: of one request and sequence, with the same of each item."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, example in enumerate(examples):
+        brought = example.features
+        read = xxh3_64_intdigest(brought.sequence.tobytes())
+        key = example.user, example.request, brought.ts, read, brought.numbers is None
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 def unpack_sample(
@@ -94,7 +109,7 @@ def unpack_sample(
         context=context,
         attributes=None if attributes is None else attributes[new],
     )
-    return TrainingExample(sample.arm, sample.user, sample.clicked_at, features, added)
+    return TrainingExample(sample.arm, sample.user, sample.request_id, sample.clicked_at, features, added)
 
 
 _Bools = npt.NDArray[np.bool_]

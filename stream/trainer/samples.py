@@ -9,7 +9,7 @@ from confluent_kafka import Message
 from state.behavior import BehaviorArray
 from stream.kafka.clients import to_record
 from stream.kafka.reader import TopicReader
-from stream.schema.events import DECODE_ERRORS, Sample, decode_sample
+from stream.schema.events import DECODE_ERRORS, Sample, SequenceName, decode_sample
 from stream.schema.position import LogIdentity
 from stream.trainer.sequences import NamedSequences
 
@@ -81,6 +81,9 @@ class SampleReader:
             self._waiting.extend((message, _decoded(message)) for message in messages)
         self._sequences.poll(idle=not self._waiting and self._reader.at_end() and not self._reader.lag())
         ready: list[ReadSample] = []
+        found: dict[
+            tuple[int, str, SequenceName], BehaviorArray | None
+        ] = {}  # records of one request name one sequence
         while self._waiting and len(ready) < limit:
             message, sample = self._waiting[0]
             record, sequence, void = to_record(message), None, False
@@ -89,7 +92,10 @@ class SampleReader:
             if isinstance(sample, Sample) and not void:
                 if not self._sequences.reach(record.partition, sample.sequence.read_to):
                     break
-                sequence = self._sequences.find(record.partition, sample.user, sample.sequence)
+                named = record.partition, sample.user, sample.sequence
+                if named not in found:
+                    found[named] = self._sequences.find(*named)
+                sequence = found[named]
             self._waiting.popleft()
             self.timestamps[record.topic, record.partition] = record.timestamp
             ready.append(ReadSample(message, sample, sequence, void))

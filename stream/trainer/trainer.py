@@ -48,8 +48,9 @@ from stream.trainer.training import Training
 _logger = logging.getLogger("samstream.trainer")
 
 _POLL_S = 0.02
-_GATHER_S = 0.1
-"""How long the first example of a step waits for more: a step on many costs little more than one on few."""
+_GATHER_S = 0.2
+"""How long the first example of a step waits for more, if no update is due before: a step on many costs little more
+than one on few, and what has come of one request reads its sequence once."""
 _GATHER_TOGETHER_S = 0.05
 """The same of several ranks, which wait for one another: one whose partitions are silent does not stall the others."""
 _REPORT_INTERVAL_S = 1.0

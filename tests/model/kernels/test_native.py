@@ -21,7 +21,7 @@ from model.interest.packing import packed
 from model.interest.sam import SparseAttentiveMemory
 from model.interest.sam_reference import literal_sam
 from model.kernels import native
-from model.match import MatchLogits, compiled_matches, count_matches, find_matches, match_features
+from model.match import MatchLogits, compiled_matches, count_matches, find_matches, list_matches, match_features
 from model.network import Cross, Embedded, Network, build_head, head_logits
 from model.predict import model_batch
 from model.spec import preset
@@ -129,6 +129,25 @@ def test_matches_equal_those_of_all_pairs(seed: int, lengths: list[int]) -> None
     assert found_bonus is not None
     torch.testing.assert_close(found_bonus[real], bonus[real], rtol=0, atol=0)
     assert compiled_matches(batch, None)[1] is None
+    listed = list_matches(batch)
+    counted = count_matches(listed, batch)
+    torch.testing.assert_close(counted.within[real], expected.within[real], rtol=0, atol=0)
+    torch.testing.assert_close(counted.newest[real], expected.newest[real], rtol=0, atol=0)
+    upstream = torch.rand_like(bonus) * real.unsqueeze(-1)
+    learned = [
+        torch.autograd.grad((logits(each) * upstream).sum(), list(logits.parameters())) for each in (matches, listed)
+    ]
+    for one, other in zip(*learned, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(listed)[real], logits(matches)[real], rtol=1e-6, atol=1e-6)
+
+
+@built
+def test_more_matches_than_expected_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LISTED", 1)
+    batch = collate([example(np.random.default_rng(0), 50, 4) for _ in range(2)], length=50)
+    matches = find_matches(batch)
+    assert len(list_matches(batch).places) == matches.item.sum() + matches.category.sum() > 1
 
 
 @built

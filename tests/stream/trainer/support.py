@@ -39,6 +39,7 @@ def training_examples(arm: str, count: int = 8, *, seed: int = 0) -> list[Traini
         TrainingExample(
             arm,
             f"user-{number}",
+            f"{arm}-{seed}",
             1000 + number if number % 2 else 0,
             example,
             sample_ids(RequestKey(f"user-{number}", "r"), example.items),

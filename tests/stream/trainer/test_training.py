@@ -175,6 +175,26 @@ def test_every_sample_is_predicted_before_it_is_learned(tmp_path: Path) -> None:
     assert total.log_loss == pytest.approx(log_loss(rows["label"].astype(np.float64), rows["probability"]), rel=1e-5)
 
 
+def test_records_of_one_request_are_answered_and_learned_as_they_would_be_apart(tmp_path: Path) -> None:
+    taught = training(ARMS[:1])
+    trainer = taught.arms["own"]
+    trainer.open_log(tmp_path)
+    alone = Learner(trainer.arm.spec(), trainer.arm.optim, seed=0)
+    expected: list[np.float32] = []
+    for day in range(6):
+        named: list[tuple[str, list[int]]] = [("r", [1]), ("s", [5, 6]), ("r", [2, 3]), ("t", [1]), ("r", [4])]
+        read = [taught.take(sample(f"{name}{day}", *items), SEQUENCE) for name, items in named]
+        batch = [example for example in read if example is not None]
+        assert len(batch) == len(named)
+        expected += np.concatenate(alone.learn([example.features for example in batch])).tolist()
+        taught.learn(batch)
+    trainer.flush_log()
+    rows = read_predictions(tmp_path / "own.predictions")
+    np.testing.assert_allclose(rows["probability"], expected, rtol=1e-3)
+    assert rows["label"].tolist() == [1, 0, 1, 0, 1, 1, 1] * 6
+    assert len(set(np.round(expected, 4))) > 6, "it learned"
+
+
 def test_an_arm_learns_from_its_own_users_or_from_all() -> None:
     taught = training()
     own, others = training_examples("own", seed=1), training_examples("frozen", seed=2)

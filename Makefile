@@ -12,6 +12,9 @@ READY := .venv/.ready
 # More processes than cores: most tests of whole systems wait.
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
+# Where it is set, every process compiles every module anew, which takes it seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo check test faults lint audit docs docs-update clean
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.embedding.key_index import Keys
-from model.embedding.table import EmbeddingTable, PreparedRows
+from model.embedding.served import PlacedRows, ServedTable
 from model.errors import UpdateRefused
 from model.example import Example
 from model.interest.sar import SequenceAdaptation
@@ -34,16 +35,21 @@ class Prepared:
     Attributes:
         update: where it came from.
         dense: every parameter of the network by name.
-        rows: the rows to set by table, when the update is a delta.
-        gone: the keys by table that no longer have a row, when it is a delta that tells of some.
+        rows: the rows to set by table, and the keys that no longer have one, when the update is a delta.
         tables: the whole new tables by name when the update is a base, which then are served as they are.
     """
 
     update: Update
     dense: dict[str, Tensor]
-    rows: dict[str, PreparedRows]
-    gone: dict[str, Keys]
-    tables: dict[str, EmbeddingTable] | None
+    rows: dict[str, PlacedRows]
+    tables: dict[str, ServedTable] | None
+
+
+class _Ahead(NamedTuple):
+    """What is served once all that was prepared is committed."""
+
+    version: Version
+    tables: dict[str, ServedTable]
 
 
 class Scorer:
@@ -61,6 +67,7 @@ class Scorer:
         self._device = torch.device(device)
         self._network = Network(spec, seed=seed).to(self._device).requires_grad_(False).eval()
         self._tables = self._new_tables()
+        self._ahead = _Ahead(self.version, self._tables)
         self._trial = Trial(spec, device=self._device)
         self._last_request: Example | None = None
 
@@ -113,10 +120,10 @@ class Scorer:
                 " model and features of this arm, and the same seed",
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
-        rows = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}
+        needed = {f"{table}/{part}" for table in table_dims(self._spec) for part in ("keys", "values")}
         gone = {table: name for table in table_dims(self._spec) if (name := f"{table}/gone") in update.tensors}
         optional = gone.values() if update.kind == "delta" else ()
-        if different := (update.tensors.keys() - set(optional)) ^ (shapes.keys() | rows):
+        if different := (update.tensors.keys() - set(optional)) ^ (shapes.keys() | needed):
             raise UpdateRefused("shape", f"tensors missing or unknown: {sorted(different)[:5]}")
         dense = {name: self._checked(update, name, shape) for name, shape in shapes.items()}
         moved: dict[str, tuple[Keys, Tensor]] = {}
@@ -124,15 +131,21 @@ class Scorer:
             keys = check_keys(update, f"{table}/keys")
             moved[table] = keys, self._checked(update, f"{table}/values", (len(keys), dim))
         if update.kind == "delta":
-            tables = self._tables
+            version, tables = self._ahead
             self._try(update, dense, tables, moved)
-            placed = {name: tables[name].prepare_rows(keys, vectors) for name, (keys, vectors) in moved.items()}
-            return Prepared(update, dense, placed, {table: check_gone(update, table) for table in gone}, None)
+            none = np.zeros(0, np.uint64)
+            leaving = {name: check_gone(update, name) if name in gone else none for name in moved}
+            rows = {name: tables[name].place(*of_table, leaving[name]) for name, of_table in moved.items()}
+            if update.at == Version(version.epoch, version.version + 1):
+                self._ahead = _Ahead(update.at, tables)
+            return Prepared(update, dense, rows, None)
         tables = self._new_tables()
         self._try(update, dense, tables, moved)
         for name, (keys, vectors) in moved.items():
             tables[name].assign(keys, vectors)
-        return Prepared(update, dense, {}, {}, tables)
+        if update.at > self._ahead.version:
+            self._ahead = _Ahead(update.at, tables)
+        return Prepared(update, dense, {}, tables)
 
     @torch.no_grad()
     def commit(self, prepared: Prepared) -> None:
@@ -145,14 +158,9 @@ class Scorer:
         if prepared.tables is not None:
             self._tables = prepared.tables
         else:
-            rows = {name: self._prepared_rows(prepared, name) for name in prepared.rows}
-            # All memory that is needed comes first: after that, nothing can fail half way.
-            for name, placed in rows.items():
-                self._tables[name].reserve(len(placed.fresh))
-            for name, keys in prepared.gone.items():
-                self._tables[name].remove(keys)
-            for name, placed in rows.items():
-                self._tables[name].write_rows(placed)
+            # All memory that is needed is there: nothing can fail half way.
+            for placed in [self._placed(prepared, name) for name in prepared.rows]:
+                placed.table.write(placed)
         for name, tensor in self._network.state_dict().items():
             tensor.copy_(prepared.dense[name])
         self.version = prepared.update.at
@@ -161,7 +169,7 @@ class Scorer:
         self,
         update: Update,
         dense: dict[str, Tensor],
-        tables: dict[str, EmbeddingTable],
+        tables: dict[str, ServedTable],
         moved: dict[str, tuple[Keys, Tensor]],
     ) -> None:
         """Refuse parameters that give answers which are not finite."""
@@ -172,18 +180,21 @@ class Scorer:
         if not finite:
             raise UpdateRefused("non-finite", f"{update.kind} {update.at} gives answers that are NaN or infinity")
 
-    def _prepared_rows(self, prepared: Prepared, name: str) -> PreparedRows:
-        """Return the rows to set, placed again when a base has brought another table, or a row has gone meanwhile."""
-        if self._tables[name].still_prepared(prepared.rows[name]):
-            return prepared.rows[name]
+    def _placed(self, prepared: Prepared, name: str) -> PlacedRows:
+        """Return the rows to set, placed again where not all that was prepared before was committed."""
+        table, placed = self._tables[name], prepared.rows[name]
+        if table.may_write(placed):
+            return placed
+        self._ahead = _Ahead(prepared.update.at, self._tables)
         tensors = prepared.update.tensors
         vectors = torch.tensor(tensors[f"{name}/values"], device=self._device)
-        return self._tables[name].prepare_rows(tensors[f"{name}/keys"], vectors)
+        gone = tensors.get(f"{name}/gone", np.zeros(0, np.uint64))
+        return table.place(tensors[f"{name}/keys"], vectors, gone)
 
-    def _new_tables(self) -> dict[str, EmbeddingTable]:
+    def _new_tables(self) -> dict[str, ServedTable]:
         initials = table_initials(self._spec, self._seed)
         return {
-            name: EmbeddingTable(dim, initial=initials[name], device=self._device)
+            name: ServedTable(dim, initial=initials[name], device=self._device)
             for name, dim in table_dims(self._spec).items()
         }
 

@@ -6,6 +6,7 @@ probability 3e-6; among ten thousand categories one pair does with probability 1
 category.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any
@@ -31,6 +32,17 @@ def item_key(item: str) -> int:
     True
     """
     return xxh3_64_intdigest(item.encode()) or 1
+
+
+def item_keys(items: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """Return the (N,) keys of N item ids.
+
+    >>> item_keys(["apple", "pear"]).tolist() == [item_key("apple"), item_key("pear")]
+    True
+    """
+    keys = np.array(list(map(xxh3_64_intdigest, map(str.encode, items))), np.uint64)
+    keys[keys == 0] = 1
+    return keys
 
 
 @lru_cache(maxsize=_NAMES)

@@ -34,7 +34,6 @@ def convert_behaviors(
     before: Fields,
     to: Fields,
     *,
-    begin: Callable[[WriteBatch], None],
     finish: Callable[[WriteBatch], None],
 ) -> int:
     """Convert all behaviours from one layout to another; returns how many values were rewritten.
@@ -43,7 +42,6 @@ def convert_behaviors(
         db: the partition's RocksDB.
         before: the fields of features that records have.
         to: those that they shall have; the same as before a crash in between.
-        begin: puts into a batch that is not the last that it is under way.
         finish: puts into the last batch that it is done.
     """
     old, new = (record_of(fields, of_behavior=True) for fields in (before, to))
@@ -56,7 +54,6 @@ def convert_behaviors(
         done, size = done + 1, size + len(value)
         if size >= _BATCH_BYTES:
             batch.put(CONVERSION_KEY, msgspec.json.encode(_Progress(to, key.hex())))
-            begin(batch)
             db.write(batch)
             batch, size = WriteBatch(raw_mode=True), 0
     batch.delete(CONVERSION_KEY)

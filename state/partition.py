@@ -20,10 +20,10 @@ from state.rocks import REBUILD, drop_deleted, open_rocksdb, reading
 from state.sequences import Sequences
 from state.table import Table
 
-FORMAT = 1
-"""Version of the layout on disk (`state.layout`)."""
-FORMAT_WITH_FEATURES = 2
-"""The same where behaviours have features, or are being converted: versions that know of none would misread it."""
+FORMAT = 3
+"""Version of the layout on disk (`state.layout`). In formats 1, where behaviours have no features, and 2, where they
+may, heads hold the whole open chunk; both are read, and each head is written anew when its user comes."""
+_READABLE = (1, 2, FORMAT)
 
 
 _MOST_RANGES = 100
@@ -115,7 +115,7 @@ class Partition:
             raise ValueError(f"length {length} must be at least 1, slack {slack} at least 0")
         Ring.holding(length + slack)
         features = None if record is None else fields_of(record)
-        wanted = Meta(_format(features or []), length=length, slack=slack, chunk=CHUNK, features=features or [])
+        wanted = Meta(FORMAT, length=length, slack=slack, chunk=CHUNK, features=features or [])
         fresh = not path.exists()
         try:
             db = open_rocksdb(path)
@@ -298,10 +298,6 @@ def _end(prefix: bytes) -> bytes:
     return prefix + b"\xff\xff\xff"
 
 
-def _format(features: Fields) -> int:
-    return FORMAT_WITH_FEATURES if features else FORMAT
-
-
 def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tuple[Meta, int]:
     """Mark a new database with its parameters, or check those of an old one, and convert it to them.
 
@@ -313,26 +309,26 @@ def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tu
     if stored is None:
         if not empty:
             raise FormatError(f"{path} is a RocksDB, but not the state of a partition. Give another directory.")
-        try:
-            db.put(META_KEY, msgspec.json.encode(wanted))
-        except Exception as error:  # rocksdict raises no narrower type
-            raise disk_error("write to", path, error, REBUILD) from error
+        _put_meta(db, path, wanted)
         return wanted, 0
     try:
         found = msgspec.json.decode(stored, type=Meta)
     except msgspec.MsgspecError as error:
         raise FormatError(f"{path} holds state in an unknown format ({error}). {REBUILD}") from error
-    if found.format not in (_format(found.features), FORMAT_WITH_FEATURES):
+    if found.format not in _READABLE or (found.features and found.format == 1):
         raise FormatError(
-            f"{path} holds state in format {found.format}, this version reads formats {FORMAT} and"
-            f" {FORMAT_WITH_FEATURES}. {REBUILD}"
+            f"{path} holds state in format {found.format}, this version reads formats up to {FORMAT}. {REBUILD}"
         )
-    if msgspec.structs.replace(found, format=wanted.format, features=wanted.features) != wanted:
+    if msgspec.structs.replace(found, format=FORMAT, features=wanted.features) != wanted:
         raise FormatError(
             f"{path} was made with length {found.length}, slack {found.slack}, chunk {found.chunk}; asked for"
             f" are length {wanted.length}, slack {wanted.slack}, chunk {wanted.chunk}. Set them as they were."
             f" Or: {REBUILD}"
         )
+    if found.format != FORMAT:
+        # Before anything is written in a way that earlier versions would misread.
+        found = msgspec.structs.replace(found, format=FORMAT)
+        _put_meta(db, path, found)
     done = 0
     # One that was interrupted goes on first: only then do all records have one layout.
     if (begun := unfinished(db)) is not None:
@@ -343,16 +339,21 @@ def _check_meta(db: Rdict, path: Path, wanted: Meta, *, keep_record: bool) -> tu
     return found, done
 
 
+def _put_meta(db: Rdict, path: Path, meta: Meta) -> None:
+    try:
+        db.put(META_KEY, msgspec.json.encode(meta))
+    except Exception as error:  # rocksdict raises no narrower type
+        raise disk_error("write to", path, error, REBUILD) from error
+
+
 def _convert(db: Rdict, path: Path, found: Meta, features: Fields) -> tuple[Meta, int]:
     """Bring behaviours into the layout with these features; returns what the database is now."""
-    meanwhile = msgspec.structs.replace(found, format=FORMAT_WITH_FEATURES)
-    now = msgspec.structs.replace(found, format=_format(features), features=features)
+    now = msgspec.structs.replace(found, features=features)
     try:
         done = convert_behaviors(
             db,
             found.features,
             features,
-            begin=lambda batch: batch.put(META_KEY, msgspec.json.encode(meanwhile)),
             finish=lambda batch: batch.put(META_KEY, msgspec.json.encode(now)),
         )
     except StateError:

@@ -6,7 +6,7 @@ import numpy as np
 
 from state.behavior import BehaviorArray
 from state.errors import StateError
-from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, Ring
+from state.layout import CHUNK, COUNT_BYTES, HEAD_SUFFIX, PART, PARTS, Ring
 
 _OVERHEAD = 800
 """Bytes of it besides the records: the object, its views, the key, its place in the cache."""
@@ -24,11 +24,12 @@ class SequenceBuffer:
         first: index of the first record, a multiple of 64.
         count: the running count, as it is on disk.
         buffer: the records, count − first of them.
+        settled: how many records the disk has outside the head, counted from the first ever; a multiple of 16.
     """
 
-    __slots__ = ("_array", "_buffer", "_record", "_ring", "count", "first", "prefix", "saved", "whole")
+    __slots__ = ("_array", "_buffer", "_record", "_ring", "count", "first", "prefix", "settled", "whole")
 
-    def __init__(self, ring: Ring, prefix: bytes, first: int, count: int, buffer: bytes) -> None:
+    def __init__(self, ring: Ring, prefix: bytes, first: int, count: int, buffer: bytes, settled: int = 0) -> None:
         self._ring = ring
         self._record = ring.record.itemsize
         self._buffer: bytes | bytearray = buffer
@@ -36,26 +37,40 @@ class SequenceBuffer:
         self.prefix = prefix
         self.first = first
         self.count = count
-        self.saved = count
-        """The running count on disk."""
+        self.settled = settled
+        """Records that the disk has outside the head."""
         self.whole = first <= ring.oldest(count)
         """True: all that the ring keeps is here. False: `missing` tells what is not."""
 
     @classmethod
     def from_disk(
-        cls, ring: Ring, prefix: bytes, head: bytes | None, slots: Sequence[bytes | None] | None = None
+        cls,
+        ring: Ring,
+        prefix: bytes,
+        head: bytes | None,
+        parts: Sequence[bytes | None] = (),
+        slots: Sequence[bytes | None] | None = None,
     ) -> "SequenceBuffer":
-        """Read a user's head, and the slots of the ring when they are given; without a head it is a new user.
+        """Read a user's head and the parts of the open chunk, and the slots of the ring when they are given.
+
+        Args:
+            ring: the ring that the user's chunks lie in.
+            prefix: what the user's keys begin with.
+            head: None for a new user.
+            parts: at least those that `open_parts` tells.
+            slots: one for each chunk of the ring.
 
         Raises:
             StateError: when they do not fit together.
         """
         if head is None:
             return cls(ring, prefix, 0, 0, b"")
-        count = int.from_bytes(head[:COUNT_BYTES], "little")
+        count, waiting = ring.head_records(head)
         chunks = ring.unroll(slots, count) if slots is not None else []
         first = (count // CHUNK - len(chunks)) * CHUNK
-        return cls(ring, prefix, first, count, _join(ring, prefix, (*chunks, head[COUNT_BYTES:]), count - first))
+        open_chunk = *parts[: open_parts(ring, head)], head[COUNT_BYTES:]
+        data = _join(ring, prefix, (*chunks, *open_chunk), count - first)
+        return cls(ring, prefix, first, count, data, count - waiting)
 
     @property
     def size(self) -> int:
@@ -67,7 +82,7 @@ class SequenceBuffer:
         """The chunks that the ring keeps and that this lacks; they are on disk."""
         return range(self._ring.oldest(self.count) // CHUNK, self.first // CHUNK)
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes | bytearray) -> int:
         """Append packed records; returns by how many bytes the memory grew."""
         begin = (self.count - self.first) * self._record
         end = begin + len(data)
@@ -103,19 +118,28 @@ class SequenceBuffer:
         first = self.first
         return array[(start if start > oldest else oldest) - first : (stop if stop > oldest else oldest) - first]
 
-    def unsaved(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the keys and values that bring the disk up to date, and take them as saved."""
-        count, ring, view = self.count, self._ring, memoryview(self._buffer)
-        done = count // CHUNK
-        for chunk in range(max(self.saved, ring.oldest(count)) // CHUNK, done):
-            begin = (chunk * CHUNK - self.first) * self._record
-            yield self.prefix + ring.suffix(chunk), bytes(view[begin : begin + CHUNK * self._record])
-        begin = (done * CHUNK - self.first) * self._record
-        tail = view[begin : (count - self.first) * self._record]
-        yield self.prefix + HEAD_SUFFIX, count.to_bytes(COUNT_BYTES, "little") + tail
-        self.saved = count
+    def unsaved(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Yield the keys and values that bring the disk up to date, and take them as saved; None deletes a key."""
+        count, ring, prefix, settled = self.count, self._ring, self.prefix, self.settled
+        if settled // PART < count // PART:
+            done = count // CHUNK
+            for chunk in range(max(settled, ring.oldest(count)) // CHUNK, done):
+                yield prefix + ring.suffix(chunk), self._bytes_of(chunk * CHUNK, (chunk + 1) * CHUNK)
+            fresh = range(max(settled, done * CHUNK) // PART, count // PART)
+            for part in fresh:
+                yield prefix + ring.part_suffix(part), self._bytes_of(part * PART, (part + 1) * PART)
+            if settled // CHUNK < done:
+                for part in range(settled // CHUNK * (PARTS + 1), settled // PART):
+                    if part % (PARTS + 1) >= len(fresh):
+                        yield prefix + ring.part_suffix(part), None
+            self.settled = settled = count // PART * PART
+        yield prefix + HEAD_SUFFIX, count.to_bytes(COUNT_BYTES, "little") + self._bytes_of(settled, count)
 
-    def _move(self, begin: int, data: bytes) -> int:
+    def _bytes_of(self, start: int, stop: int) -> bytes:
+        begin, end = (start - self.first) * self._record, (stop - self.first) * self._record
+        return bytes(self._buffer[begin:end])
+
+    def _move(self, begin: int, data: bytes | bytearray) -> int:
         """Move what the ring still keeps, and the new records, to a larger buffer."""
         old = self._buffer
         oldest = self._ring.oldest(self.count)
@@ -133,6 +157,12 @@ class SequenceBuffer:
         self._buffer = buffer
         self._array = None
         return len(buffer) - len(old)
+
+
+def open_parts(ring: Ring, head: bytes) -> int:
+    """Return how many parts of the open chunk lie beside a user's head."""
+    count, waiting = ring.head_records(head)
+    return max(0, count % CHUNK - waiting) // PART
 
 
 def _join(ring: Ring, prefix: bytes, parts: Sequence[bytes | bytearray | None], records: int) -> bytes:

@@ -1,7 +1,7 @@
 """The rolling sequences of a partition's users: a cache of hot users over chunks in RocksDB."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, cast
 
@@ -9,9 +9,9 @@ import numpy as np
 from rocksdict import Rdict, WriteBatch
 
 from state.behavior import BEHAVIOR, BehaviorArray, checksum
-from state.layout import HEAD_SUFFIX, Ring, user_prefix
+from state.layout import HEAD_SUFFIX, PARTS, Ring, user_prefix
 from state.rocks import reading
-from state.sequence_buffer import SequenceBuffer
+from state.sequence_buffer import SequenceBuffer, open_parts
 
 
 class Sequences:
@@ -36,7 +36,8 @@ class Sequences:
         """Of a behaviour."""
         self._db = db
         self._ring = Ring.holding(length + slack, record)
-        self._suffixes = [HEAD_SUFFIX, *(self._ring.suffix(slot) for slot in range(self._ring.chunks))]
+        self._suffixes = self._ring.suffixes
+        self._parts = self._suffixes[-PARTS:]
         self._limit = cache_bytes
         self._bytes = 0
         self._clean: OrderedDict[str, SequenceBuffer] = OrderedDict()
@@ -72,6 +73,18 @@ class Sequences:
             self._bytes += buffer.append(records.tobytes())
         self._evict()
         return buffer.count
+
+    def append_packed(self, packed: Mapping[str, bytes | bytearray]) -> None:
+        """Append packed records, whole ones of dtype `record`, to many users: user → theirs, oldest first."""
+        clean, dirty = self._clean, self._dirty
+        for user, data in packed.items():
+            if (buffer := dirty.get(user)) is None:
+                if (known := clean.pop(user, None)) is None:
+                    known = self._find(user)
+                    del clean[user]
+                dirty[user] = buffer = known
+            self._bytes += buffer.append(data)
+        self._evict()
 
     def erase(self, user: str) -> bool:
         """Forget a user's sequence: what is appended later begins anew, at count 0. Says whether there was one."""
@@ -117,9 +130,7 @@ class Sequences:
             buffer = self._admit(user, self._scan(user))
         elif not buffer.whole:
             missing = [buffer.prefix + self._ring.suffix(chunk) for chunk in buffer.missing]
-            with reading(self._db):
-                found = cast("list[bytes | None]", self._db.get(cast("list[Any]", missing)))
-            self._bytes += buffer.prepend(found)
+            self._bytes += buffer.prepend(self._get(missing))
         stop = buffer.count if count is None else count
         if not 0 <= stop <= buffer.count:
             raise ValueError(f"user {user!r} as of running count {count}: it must lie between 0 and {buffer.count}")
@@ -161,7 +172,10 @@ class Sequences:
         for user, buffer in self._dirty.items():
             if buffer.count:  # else it was erased, and nothing came after
                 for key, value in buffer.unsaved():
-                    batch.put(key, value)
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
             self._clean[user] = buffer
         self._dirty.clear()
         self._evict()
@@ -179,8 +193,17 @@ class Sequences:
             prefix = user_prefix(user)
             with reading(self._db):
                 head = self._db.get(prefix + HEAD_SUFFIX)
-            buffer = self._admit(user, SequenceBuffer.from_disk(self._ring, prefix, head))
+            parts = self._get(
+                [prefix + suffix for suffix in self._parts[: open_parts(self._ring, head)]] if head else []
+            )
+            buffer = self._admit(user, SequenceBuffer.from_disk(self._ring, prefix, head, parts))
         return buffer
+
+    def _get(self, keys: list[bytes]) -> list[bytes | None]:
+        if not keys:
+            return []
+        with reading(self._db):
+            return cast("list[bytes | None]", self._db.get(cast("list[Any]", keys)))
 
     def _scan(self, user: str) -> SequenceBuffer:
         """Read all that the disk has of a user; the values lie side by side, so one pass costs less than many gets."""
@@ -197,8 +220,9 @@ class Sequences:
             if HEAD_SUFFIX not in found:
                 # An iterator also ends, and says nothing, at what it cannot read; this raises then.
                 found[HEAD_SUFFIX] = self._db.get(prefix + HEAD_SUFFIX)
-        slots = [found.get(suffix) for suffix in self._suffixes[1:]]
-        return SequenceBuffer.from_disk(self._ring, prefix, found.get(HEAD_SUFFIX), slots)
+        head, *others = (found.get(suffix) for suffix in self._suffixes)
+        slots, parts = others[: self._ring.chunks], others[self._ring.chunks :]
+        return SequenceBuffer.from_disk(self._ring, prefix, head, parts, slots)
 
     def _admit(self, user: str, buffer: SequenceBuffer) -> SequenceBuffer:
         self._clean[user] = buffer

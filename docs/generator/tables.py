@@ -21,6 +21,7 @@ _WRONG = (
 )
 """What the fault campaign counts that must be 0, beside what is lost and doubled."""
 _FIRST = "AUC less sam's"
+_TREES_COST = ("learning, CPU ms", "request, CPU ms", "worker, CPU ms", "p50, ms", "p99, ms")
 _LATENCY = ("requests a second", "p50, ms", "p99, ms", "p99.9, ms", "wait, ms", "score, ms", "to and from Kafka, ms")
 _WAYS = ("any time", "any time, CUPED", "one look at the end", "naive, one look", "naive, peeking")
 
@@ -239,6 +240,28 @@ def _rankers(entry: Entry) -> str:
     return table(("ranker", "AUC", "less `sam`'s", "GAUC", "NE", "calibration", "seconds"), rows)
 
 
+def _trees(measured: Measured) -> str:
+    entry = _entry(measured, "trees")
+
+    def behind(row: Row, column: str, error: str) -> str:
+        return "" if not row[error] else f"{row[column]:+.4f} ± {row[error]:.4f}".replace("-", "−")
+
+    rows = [
+        (
+            f"`{row['ranker']}`",
+            f"{row['AUC']:.4f}",
+            behind(row, _FIRST, "±"),
+            f"{row['NDCG@10']:.4f}",
+            behind(row, "NDCG less sam's", "± NDCG@10"),
+            f"{row['MRR']:.4f}",
+            *(cell_text(row[column]) for column in _TREES_COST),
+        )
+        for row in entry.result["results"]
+    ]
+    heads = ("ranker", "AUC", "less `sam`'s", "NDCG@10", "less `sam`'s", "MRR", *_TREES_COST)
+    return _joined(_caption(entry), table(heads, rows))
+
+
 def _models(measured: Measured) -> str:
     known = {
         "lab-models": "Complete Journey",
@@ -449,8 +472,11 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "freshness": lambda measured: _bench(measured, "freshness"),
     "sync": lambda measured: _bench(measured, "sync"),
     "state": lambda measured: _bench(measured, "state"),
+    "soak": lambda measured: _bench(measured, "soak"),
+    "growth": lambda measured: _bench(measured, "growth"),
     "takeover": lambda measured: _bench(measured, "takeover"),
     "tables": lambda measured: _bench(measured, "tables"),
+    "trees": _trees,
     "forgetting": lambda measured: _bench(measured, "forgetting", rename=_FORGETTING),
     "counting": lambda measured: _bench(measured, "counting"),
     "volume": lambda measured: _bench(measured, "volume"),
@@ -458,6 +484,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "experiment": _experiment,
     "interleaving": _interleaving,
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),
+    "lab-position": lambda measured: _lab(measured, "lab-position"),
     "lab-freshness": lambda measured: _lab(measured, "lab-freshness"),
     "replay": _replay,
     "learning": _learning,

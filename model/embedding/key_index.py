@@ -91,7 +91,7 @@ class KeyIndex:
 
     One thread at a time changes it; `lookup` may run beside that in another. It then says the right row or −1 of keys
     that are just coming in or going, and the right row of all others: a row, once given, stays until its key goes, and
-    slots are replaced all at once. Whoever uses such a row later looks in `keys` whether it still is that key's.
+    slots are replaced all at once.
     """
 
     def __init__(self, max_keys: int = 2**31) -> None:
@@ -99,11 +99,12 @@ class KeyIndex:
         self._by_row = np.zeros(_SMALLEST, np.uint64)
         self._extent = 0
         self._free = np.zeros(0, np.int64)
+        self._held = 0
         self._slots = _Slots(2 * _SMALLEST)
         self._taken = 0
 
     def __len__(self) -> int:
-        return self._extent - len(self._free)
+        return self._held
 
     @property
     def keys(self) -> Keys:
@@ -126,9 +127,19 @@ class KeyIndex:
         if not unknown.size:
             return rows
         fresh = unique_in_order(unknown)[0][: self._max_keys - len(self)]
-        reused, self._free = self._free[: len(fresh)], self._free[len(fresh) :]
-        self._give(fresh, np.concatenate([reused, self._extent + np.arange(len(fresh) - len(reused))]))
+        self.give_vacant(fresh)
         return self.lookup(keys)
+
+    def vacant(self, count: int) -> Rows:
+        """Return the rows that the next `count` new keys get."""
+        reused = self._free[:count]
+        return np.concatenate([reused, self._extent + np.arange(count - len(reused))])
+
+    def give_vacant(self, keys: Keys) -> None:
+        """Give (n,) distinct keys other than 0, none of which has a row, the rows `vacant(n)`."""
+        rows = self.vacant(len(keys))
+        self._free = self._free[len(keys) :]
+        self._give(keys, rows)
 
     def place(self, keys: Keys, rows: Rows) -> None:
         """Give (n,) distinct keys other than 0 these rows, each once; nothing may have a row yet."""
@@ -137,6 +148,10 @@ class KeyIndex:
 
     def remove(self, keys: Keys) -> None:
         """Take the rows of (n,) distinct keys; those without one are passed over."""
+        self.release(self.withdraw(keys))
+
+    def withdraw(self, keys: Keys) -> Rows:
+        """Take the rows of (n,) distinct keys, and return them, ascending; no key gets them before `release`."""
         slots = self._slots
         slot = slots.find(keys)
         slot = slot[slot >= 0]
@@ -144,6 +159,11 @@ class KeyIndex:
         slots.rows[slot] = -1
         rows = rows[rows >= 0]
         self._by_row[rows] = 0
+        self._held -= len(rows)
+        return rows
+
+    def release(self, rows: Rows) -> None:
+        """Let new keys have rows that were withdrawn."""
         self._free = np.insert(self._free, np.searchsorted(self._free, rows), rows)
 
     def _give(self, keys: Keys, rows: Rows) -> None:
@@ -156,6 +176,7 @@ class KeyIndex:
         self._make_room(len(keys))
         self._by_row[rows] = keys
         self._extent = end
+        self._held += len(keys)
         slots = self._slots
         slot = slots.find(keys)
         new = slot < 0

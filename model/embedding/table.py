@@ -1,10 +1,8 @@
-"""Collisionless embedding tables for open-ended keys: one to serve from, one to learn in.
+"""A collisionless embedding table for open-ended keys.
 
 Every key has an initial vector that is a pure function of (seed, key). A key that was never learned needs no
 row and no message: worker and trainer compute the same vector.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.embedding.initial import Initial, initial_vectors
-from model.embedding.key_index import KeyIndex, Keys, Rows
+from model.embedding.key_index import KeyIndex, Keys
 
 
 class EmbeddingTable:
@@ -53,32 +51,6 @@ class EmbeddingTable:
         rows = self._index.admit(keys)
         self._values.index_copy_(0, self._to_device(rows + 1), vectors.to(self._device))
 
-    def remove(self, keys: Keys) -> None:
-        """Take the rows of (n,) distinct keys, which have their initial vectors again; others are passed over."""
-        self._index.remove(keys)
-
-    def prepare_rows(self, keys: Keys, vectors: Tensor) -> "PreparedRows":
-        """Do the part of `assign` that changes nothing; may run beside one thread that uses the table."""
-        rows = self._index.lookup(keys)
-        # In the order of rows, memory is written from end to end: three times as fast. New keys come first.
-        order = np.argsort(rows)
-        fresh = int(np.count_nonzero(rows < 0))
-        new, known = np.split(order, [fresh])
-        vectors = vectors.to(self._device)[self._to_device(order)]
-        return PreparedRows(self, keys[new], keys[known], rows[known], self._to_device(rows[known] + 1), vectors)
-
-    def still_prepared(self, placed: "PreparedRows") -> bool:
-        """Return whether `write_rows` may have them: rows are of this table, and no key has lost its row since."""
-        return placed.table is self and bool((self._index.keys[placed.rows] == placed.known).all())
-
-    @torch.no_grad()
-    def write_rows(self, placed: "PreparedRows") -> None:
-        """Do the rest of `assign`; what has been admitted since `prepare_rows` is found again."""
-        fresh = len(placed.fresh)
-        if fresh:
-            self.assign(placed.fresh, placed.vectors[:fresh])
-        self._values.index_copy_(0, placed.at, placed.vectors[fresh:])
-
     def reserve(self, extra: int) -> None:
         """Make room for `extra` more rows; afterwards, admitting that many needs no memory for vectors."""
         # A new key gets a row that another one has left, if there is one.
@@ -86,27 +58,6 @@ class EmbeddingTable:
 
     def _to_device(self, array: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRows:
-    """Vectors that are ready to be written into a table.
-
-    Attributes:
-        table: the table that `rows` are rows of.
-        fresh: (F,) keys that had no row.
-        known: (K,) keys that had one.
-        rows: (K,) their rows, ascending.
-        at: (K,) int64 on the device: where in the table's values those lie.
-        vectors: (F + K, dim) on the device, those of `fresh` first.
-    """
-
-    table: EmbeddingTable
-    fresh: Keys
-    known: Keys
-    rows: Rows
-    at: Tensor
-    vectors: Tensor
 
 
 def _grown(values: Tensor, rows: int) -> Tensor:

@@ -75,7 +75,7 @@ class Work:
 
 def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Have a trainer learn the same samples, in turns with behaviours that it counts and with some that it does not."""
-    rounds, requests, rate = (1, 800, 5000) if arguments.quick else (_ROUNDS, _REQUESTS, RATE)
+    rounds, requests, rate, update_s = (1, 200, 5000, 0.1) if arguments.quick else (_ROUNDS, _REQUESTS, RATE, 0.5)
     given = work(requests)
     rates: dict[int, list[float]] = {0: [], rate: []}
     counted: dict[int, list[float]] = {0: [], rate: []}
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         for number in range(rounds):
             for behaviors in rates:
                 directory = Path(scratch) / f"round-{number}-{behaviors}"
-                points = _learn(broker, directory, given, rate, counting=behaviors > 0)
+                points = _learn(broker, directory, given, rate, update_s, counting=behaviors > 0)
                 learned, events = rates_between(points, given.total)
                 rates[behaviors].append(learned)
                 counted[behaviors].append(events)
@@ -128,8 +128,8 @@ def rates_between(points: Sequence[Point], total: int) -> tuple[float, float]:
     return (last.samples - first.samples) / took, (last.behaviors - first.behaviors) / took
 
 
-def _learn(broker: Broker, directory: Path, given: Work, rate: int, *, counting: bool) -> list[Point]:
-    """Have a new trainer learn all samples; returns how it went on."""
+def _learn(broker: Broker, directory: Path, given: Work, rate: int, update_s: float, *, counting: bool) -> list[Point]:
+    """Have a new trainer learn all samples; returns how it went on, a point every `update_s` seconds."""
     directory.mkdir()
     settings = load(
         None,
@@ -138,6 +138,7 @@ def _learn(broker: Broker, directory: Path, given: Work, rate: int, *, counting:
             f"topics.prefix=counting-{time.time_ns():x}-",
             f"topics.partitions={_PARTITIONS}",
             f"trainer.directory={directory / 'checkpoints'}",
+            f"trainer.update_interval_s={update_s}",
             f"arms=[{{name='{_PRESET}', preset='{_PRESET}'}}]",
         ],
     )

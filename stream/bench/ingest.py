@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from rich.progress import track
 
 from state.behavior import BEHAVIOR
 from state.partition import Partition
+from stream.bench.harness.process_cpu import cpu_seconds
 from stream.bench.harness.timing import Summary
 from stream.client import Client
 from stream.errors import StreamError
@@ -34,6 +36,7 @@ from stream.settings import Settings, load
 PARTITIONS = 4
 USERS, ITEMS, CATEGORIES = 20_000, 50_000, 100
 _DEADLINE_S = 300.0
+_ALONE, _WHOLE = "samstream", "samstream, statistics and copies"
 _PEERS = {"Faust": "faust_rolling", "Quix Streams": "quix_rolling"}
 
 
@@ -41,9 +44,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Measure records a second of one worker process, and in turn of the other systems that are installed."""
     rounds = 1 if arguments.quick else 3
     users = 200 if arguments.quick else USERS
-    records = {"samstream": 200_000 if arguments.quick else 1_000_000, "Faust": 10_000, "Quix Streams": 60_000}
+    most = 200_000 if arguments.quick else 1_000_000
+    records = {_ALONE: most, _WHOLE: most, "Faust": 10_000, "Quix Streams": 60_000}
     rates: dict[str, list[float]] = {name: [] for name in records}
-    notes = []
+    cpu_us: dict[str, list[float]] = {_ALONE: [], _WHOLE: []}
+    notes = [
+        f"{_WHOLE}: a trainer counts the same behaviours and sends the workers their statistics; two workers have half"
+        " of the partitions each, and keep copies of the other's (worker.standbys=1). So each folds every behaviour"
+        " once, as its own or for a copy, which follows the commits by a second or two; all of them share the cores",
+        "CPU: of one worker, user and system, all threads, between the same two commits",
+    ]
     with (
         tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
         local_broker(arguments.broker, Path(scratch) / "broker") as broker,
@@ -57,8 +67,10 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         for number in range(rounds):
             console.print(f"round {number + 1} of {rounds}")
             directory = Path(scratch) / f"round-{number}"
-            shutil.copytree(full_state, directory / "state")
-            rates["samstream"].append(_worker_rate(settings, names, directory, records["samstream"], number))
+            for name in (_ALONE, _WHOLE):
+                folded, cpu = _worker_rate(settings, names, directory, full_state, most, number, whole=name == _WHOLE)
+                rates[name].append(folded)
+                cpu_us[name].append(cpu)
             for name in _PEERS:
                 rate = _peer_rate(
                     arguments.peer_python, name, broker, names, records[name], directory / name.split()[0], number
@@ -70,12 +82,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                     rates[name].append(rate)
             shutil.rmtree(directory)
     summaries = {name: Summary.of(values) if values else None for name, values in rates.items()}
-    return _findings(summaries, notes, users, arguments.broker)
+    cpu_summaries = {name: Summary.of(values) for name, values in cpu_us.items()}
+    return _findings(summaries, cpu_summaries, notes, users, arguments.broker)
 
 
-def _findings(summaries: Mapping[str, Summary | None], notes: list[str], users: int, broker: str) -> Findings:
-    own = summaries["samstream"]
+def _findings(
+    summaries: Mapping[str, Summary | None], cpu: Mapping[str, Summary], notes: list[str], users: int, broker: str
+) -> Findings:
+    own, whole = summaries[_ALONE], summaries[_WHOLE]
     assert own is not None
+    assert whole is not None
 
     def ratio(name: str) -> float | None:
         peer = summaries[name]
@@ -89,13 +105,15 @@ def _findings(summaries: Mapping[str, Summary | None], notes: list[str], users: 
                     "records/s": summary.median if summary else None,
                     "least": summary.min if summary else None,
                     "most": summary.max if summary else None,
-                    "samstream is faster by": None if name == "samstream" else ratio(name),
+                    "CPU, µs each": cpu[name].median if name in cpu else None,
+                    "samstream is faster by": ratio(name) if name in _PEERS else None,
                 }
                 for name, summary in summaries.items()
             ]
         },
         targets=[
-            Target("one worker", own.median, "behaviours/s", 100_000, "at least"),
+            Target("one worker", own.median, "behaviours/s", 150_000, "at least"),
+            Target("a worker with statistics and copies", whole.median, "behaviours/s", 150_000, "at least"),
             Target("against Faust", ratio("Faust"), "times", 20, "at least"),
             Target("against Quix Streams", ratio("Quix Streams"), "times", 3, "at least"),
         ],
@@ -151,32 +169,76 @@ def _produce(settings: Settings, names: Topics, users: int, records: int, consol
         client.flush()
 
 
-def _worker_rate(settings: Settings, names: Topics, directory: Path, records: int, number: int) -> float:
-    """Return the records a second between the first and the last commit."""
-    group = f"{settings.topics.prefix}{number}"
-    settings = msgspec.structs.replace(
-        settings,
-        state=msgspec.structs.replace(settings.state, directory=str(directory / "state")),
-        worker=msgspec.structs.replace(settings.worker, group=group),
-    )
+def _worker_rate(
+    settings: Settings, names: Topics, directory: Path, full_state: Path, records: int, number: int, *, whole: bool
+) -> tuple[float, float]:
+    """Return records a second, and microseconds of CPU a record of one worker, from the first commits to the last.
+
+    Args:
+        settings: of the system.
+        names: its topics.
+        directory: of the round.
+        full_state: the state that workers begin with.
+        records: in the topic.
+        number: of the round.
+        whole: whether a trainer counts, and a second worker shares the partitions and keeps copies.
+    """
+    group = f"{settings.topics.prefix}{number}{'-whole' if whole else ''}"
+    workers = [directory / f"{group}-{place}" for place in range(1 + whole)]
+    for each in workers:
+        shutil.copytree(full_state, each / "state")
     lag = GroupLag(settings.kafka, group)
-    first: tuple[float, int] | None = None
+    with ExitStack() as running:
+        if whole:
+            trainer = directory / f"{group}-trainer"
+            paths = msgspec.structs.replace(settings.trainer, directory=str(trainer / "checkpoints"))
+            _begin(running, trainer, "trainer", msgspec.structs.replace(settings, trainer=paths))
+        children = [
+            _begin(
+                running,
+                each,
+                "worker",
+                msgspec.structs.replace(
+                    settings,
+                    state=msgspec.structs.replace(settings.state, directory=str(each / "state")),
+                    worker=msgspec.structs.replace(settings.worker, group=group, standbys=int(whole)),
+                ),
+            )
+            for each in workers
+        ]
+        rate = _watch(lag, names.behaviors, records, children)
+    lag.close()
+    for each in workers:
+        shutil.rmtree(each)
+    return rate
+
+
+def _begin(running: ExitStack, directory: Path, job: str, settings: Settings) -> tuple[Processes, int]:
+    """Start a job until the stack ends; returns its processes and its process id."""
+    processes = running.enter_context(Processes(directory, settings))
+    return processes, processes.start(job, job).pid
+
+
+def _watch(lag: GroupLag, topic: str, records: int, children: Sequence[tuple[Processes, int]]) -> tuple[float, float]:
+    first: tuple[float, float, int] | None = None
+    whole: dict[int, int] = {}
     deadline = time.monotonic() + _DEADLINE_S
-    with Processes(directory, settings) as processes:
-        processes.start("worker", "worker")
-        while True:
+    while True:
+        for processes, _ in children:
             processes.check()
-            remaining, now = lag.of(names.behaviors, PARTITIONS), time.monotonic()
-            if first is None and remaining < records:
-                first = now, remaining
-            if remaining == 0 and first is not None:
-                lag.close()
-                if not first[1]:
-                    raise StreamError(f"{records} records are too few: they were all in one commit")
-                return first[1] / (now - first[0])
-            if now > deadline:
-                raise StreamError(f"the worker has not read {remaining} records after {_DEADLINE_S:.0f} s")
-            time.sleep(0.02)
+        behind, now, cpu = lag.by_partition(topic, PARTITIONS), time.monotonic(), cpu_seconds(children[0][1])
+        remaining = sum(behind.values())
+        whole = whole or behind
+        # Once all partitions are at work, as several workers do not begin at the same time.
+        if first is None and all(behind[number] < whole[number] for number in whole):
+            first = now, cpu, remaining
+        if remaining == 0 and first is not None:
+            if not first[2]:
+                raise StreamError(f"{records} records are too few: they were all in one commit")
+            return first[2] / (now - first[0]), 1e6 * (cpu - first[1]) / first[2]
+        if now > deadline:
+            raise StreamError(f"the workers have not read {remaining} records after {_DEADLINE_S:.0f} s")
+        time.sleep(0.02)
 
 
 def _peer_rate(
@@ -219,8 +281,8 @@ def _picture(summaries: Mapping[str, Summary | None], users: int, broker: str) -
     measured = {name: summary for name, summary in summaries.items() if summary}
     subtitle = f"behaviours from Kafka into the state of {users:,} users with 1000 each; one process; broker: {broker}"
     own, best = (
-        measured["samstream"].median,
-        max((summary.median for name, summary in measured.items() if name != "samstream"), default=math.nan),
+        measured[_ALONE].median,
+        max((summary.median for name, summary in measured.items() if name in _PEERS), default=math.nan),
     )
     title = f"{own:,.0f} behaviours a second" + (f", {own / best:.0f} times the next" if best == best else "")
     with picture(title, subtitle, height=3.4) as (axes, save):

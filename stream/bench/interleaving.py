@@ -22,7 +22,7 @@ from stream.experiment.verdict import has_enough_data
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, picture
 from stream.simulation.config import WorldConfig
-from stream.simulation.world import World
+from stream.simulation.world import World, examination
 
 SLOTS, EVERY = 10, 100
 USER_EFFECT_SDS = (0.3, 1.0)
@@ -79,7 +79,7 @@ def simulate_visits(
         pasts[user] += world.browse(user, ts).categories.tolist()
         slate = world.impression(user, ts)
         liked = rng.random(len(slate.items)) < world.click_probability(user, slate.items, ts)
-        looked = rng.random(SLOTS) < world.examination(SLOTS)
+        looked = rng.random(SLOTS) < examination(world.config, SLOTS)
         row = []
         for pair in pairs:
             one, other = (_ranking(pasts[user][-length:], slate.categories, config, rng) for length in pair)

@@ -3,11 +3,13 @@
 import argparse
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
 
 from model.device import configure_torch
@@ -44,7 +46,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         console.print(f"{size:,} touched rows …")
         steps = {step: Summary.of(taken).scaled(1000) for step, taken in updates.measure(size, repeats).items()}
         pauses[size] = steps["swap"]
-        fresh[size] = updates.pause_for_new(size, max(3, repeats // 4)).scaled(1000)
+        swaps, waits = updates.measure_new(size, max(3, repeats // 4))
+        fresh[size] = swaps.scaled(1000)
         update = updates.delta(size)
         parts = split(update, RECORD_BYTES)
         rows.append(
@@ -55,15 +58,24 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 **{f"{step}, ms": summary.median for step, summary in steps.items()},
                 "swap p99, ms": steps["swap"].p99,
                 "swap of new rows, ms": fresh[size].median,
+                "longest wait beside, ms": waits.scaled(1000).median,
             }
         )
     most = sizes[-1]
-    target = Target(f"pause at {most:,} touched rows, median", pauses[most].median, "ms", _PAUSE_MS)
+    targets = [
+        Target(f"pause at {most:,} touched rows, median", pauses[most].median, "ms", _PAUSE_MS),
+        Target(f"pause at {most:,} new rows, median", fresh[most].median, "ms", _PAUSE_MS),
+        Target(
+            f"longest wait while {most:,} new rows are prepared", rows[-1]["longest wait beside, ms"], "ms", _PAUSE_MS
+        ),
+    ]
     notes = [
         "trainer: encode; worker's update thread: assemble, prepare; worker's main thread: swap (the pause)",
-        f"the table has {2 * most:,} items; the worker has all touched rows already, except in the last column",
+        f"the table has {2 * most:,} items; the worker has all touched rows already, except in the last two columns",
+        "longest wait beside: of a thread that does small products while an update of new rows is prepared, as it needs"
+        " the interpreter for each",
     ]
-    return Findings({"results": rows}, _picture(pauses, fresh), [target], notes)
+    return Findings({"results": rows}, _picture(pauses, fresh), targets, notes)
 
 
 class _Updates:
@@ -100,14 +112,17 @@ class _Updates:
             _timed(taken["swap"], partial(scorer.commit, ready))
         return taken
 
-    def pause_for_new(self, size: int, repeats: int) -> Summary:
-        """Return the seconds of a swap when all rows are new."""
+    def measure_new(self, size: int, repeats: int) -> tuple[Summary, Summary]:
+        """Return the seconds of a swap when all rows are new, and of the longest wait while they are prepared."""
         scorer = self._scorer()
         taken: list[float] = []
-        for number in range(1, repeats + 1):
-            ready = scorer.prepare(self.delta(size, offset=number))
-            _timed(taken, partial(scorer.commit, ready))
-        return Summary.of(taken)
+        waits: list[float] = []
+        with ThreadPoolExecutor(1) as beside:
+            for number in range(1, repeats + 1):
+                preparing = beside.submit(scorer.prepare, self.delta(size, offset=number))
+                waits.append(_longest_wait(preparing.done))
+                _timed(taken, partial(scorer.commit, preparing.result()))
+        return Summary.of(taken), Summary.of(waits)
 
     def _scorer(self) -> Scorer:
         self._version = 0
@@ -135,6 +150,17 @@ def _timed(taken: list[float], work: Callable[[], T]) -> T:
     result = work()
     taken.append(time.perf_counter() - began)
     return result
+
+
+def _longest_wait(done: Callable[[], bool]) -> float:
+    """Work in short steps until something is done; returns the seconds of the longest one."""
+    matrix = torch.ones(64, 64)
+    longest, before = 0.0, time.perf_counter()
+    while not done():
+        torch.mm(matrix, matrix)
+        now = time.perf_counter()
+        longest, before = max(longest, now - before), now
+    return longest
 
 
 def _picture(pauses: dict[int, Summary], fresh: dict[int, Summary]) -> Callable[[], bytes]:

@@ -6,13 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
 
-from state.behavior import BEHAVIOR
-from state.partition import Partition
 from state.snapshots import Snapshots
+from stream.bench.harness.full_state import add_full_histories, copy_state
 from stream.bench.harness.timing import Summary
 from stream.client import Client
 from stream.errors import StreamError
@@ -51,7 +48,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
                 "the embedded broker keeps the partitions of a member that was killed: use --broker kafka"
             )
         full = Path(scratch) / "full"
-        size = _fill(full, users, console)
+        size = add_full_histories(full, 0, users, console)
         for number in range(rounds):
             for case in _CASES:
                 directory = Path(scratch) / f"{case.split()[0]}-{number}"
@@ -64,28 +61,12 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     ]
     standby = summaries["standby copy"].median - _SESSION_S
     notes = [
-        f"one partition, {users:,} users with 1000 behaviours each ({size / 1e9:.2g} GB of state); its worker is killed"
+        f"one partition, {users:,} users with full histories ({size / 1e9:.2g} GB of state); its worker is killed"
         f" (-9), another one takes it over; {_SESSION_S:g} s of each time are Kafka's session timeout",
         f"log: `behaviors` holds {records:,} records, not all that the state has: the time grows with their number",
     ]
     targets = [Target("with a standby copy, beyond the session timeout", standby, "s", _STANDBY_OVER_S)]
     return Findings({"results": rows}, _picture(summaries, users), targets, notes)
-
-
-def _fill(directory: Path, users: int, console: Console) -> int:
-    """Write a state in which every user has a full history; returns its size in bytes."""
-    rng = np.random.default_rng(0)
-    partition = Partition.open(directory, cache_bytes=1 << 20)
-    history = np.zeros(partition.meta.length, BEHAVIOR)
-    history["ts"] = 1_700_000_000_000 + np.arange(len(history)) * 60_000
-    for number in track(range(users), "full histories", console=console, transient=True):
-        history["item"] = rng.integers(1, 2**63, len(history))
-        partition.sequences.append(f"user-{number}", history)
-        if number % 500 == 499:
-            partition.commit({})
-    partition.commit({})
-    partition.close()
-    return sum(file.stat().st_size for file in directory.iterdir())
 
 
 def _take_over(broker: Broker, case: str, full: Path, directory: Path, records: int, users: int) -> float:
@@ -99,11 +80,11 @@ def _take_over(broker: Broker, case: str, full: Path, directory: Path, records: 
             client.behavior(f"user-{number % users}", f"item-{number % 1000}", now + number)
         client.flush()
         offsets = {topics.behaviors: records, topics.impressions: 0, topics.clicks: 0, topics.scores: 0}
-        _copy(full, directory / "a" / "partition-00000", offsets)
+        copy_state(full, directory / "a" / "partition-00000", offsets)
         if case == "standby copy":
-            _copy(full, directory / "b" / "standby-00000", {topics.behaviors: records})
+            copy_state(full, directory / "b" / "standby-00000", {topics.behaviors: records})
         elif case == "snapshot":
-            _copy(full, directory / "copy", {topics.behaviors: records})
+            copy_state(full, directory / "copy", {topics.behaviors: records})
             Snapshots(settings.state.snapshots, 0).save(directory / "copy", {topics.behaviors: records})
         waiting = {"a": "assigned partitions=0 ", "b": "assigned partitions= "}
         for name, text in waiting.items():
@@ -135,17 +116,6 @@ def _settings(broker: Broker, directory: Path, *, standbys: int) -> Settings:
             "worker.model_wait_s=0",
         ],
     )
-
-
-def _copy(full: Path, path: Path, offsets: Mapping[str, int]) -> None:
-    """Copy the full state by hard links, as one that has read the topics up to some offsets."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partition = Partition.open(full, cache_bytes=1 << 20)
-    partition.copy(path)
-    partition.close()
-    partition = Partition.open(path, cache_bytes=1 << 20)
-    partition.commit(offsets)
-    partition.close()
 
 
 def _first_answer(client: Client, users: int, processes: Processes) -> float:

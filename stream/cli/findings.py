@@ -78,7 +78,19 @@ def _command_line(arguments: argparse.Namespace, command: str, name: str) -> str
 
 _TOLD = frozenset(
     (
-        *("arms", "broker", "dataset", "features", "lengths", "negatives", "peers", "processes", "quick", "seconds"),
+        *(
+            "arms",
+            "broker",
+            "dataset",
+            "features",
+            "lengths",
+            "minutes",
+            "negatives",
+            "peers",
+            "processes",
+            "quick",
+            "seconds",
+        ),
         *("seed", "seeds", "visits", "world", "worlds"),
     )
 )

@@ -15,9 +15,9 @@ def add_parser(commands: Commands) -> None:
     parser = add_findings_command(commands, "lab", run, text)
     parser.add_argument("lab", metavar="NAME", choices=list(LABS), help="; ".join(f"{n}: {t}" for n, t in LABS.items()))
     parser.add_argument("--seed", type=int, default=0, help="of the first world; the others have the next seeds")
-    text = "how many worlds (default: arms 2, freshness 1)"
+    text = "how many worlds (default: arms 2, freshness 1, position 4)"
     parser.add_argument("--worlds", type=positive_int, metavar="N", help=text)
-    text = "measured virtual time (default: arms 450, freshness 2400)"
+    text = "measured virtual time (default: arms, position 450, freshness 2400)"
     parser.add_argument("--seconds", type=float, metavar="S", help=text)
     text = "freshness, models: stop after N visits of the real data (default all)"
     parser.add_argument("--visits", type=positive_int, metavar="N", help=text)
@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="N", help=text)
     text = "models: which data set (default %(default)s)"
     parser.add_argument("--dataset", choices=(*NAMES, "world"), default="complete-journey", help=text)
-    text = "models: a key of the simulated world to change, for --dataset world; may be repeated"
+    text = "models with --dataset world, position: a key of the simulated world to change; may be repeated"
     parser.add_argument("--world", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "models: whether all get the features that the data set has"
     parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True, help=text)

@@ -1,8 +1,9 @@
 """Creates librdkafka clients with samstream's defaults, and checks that Kafka can be reached."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -12,7 +13,7 @@ from stream.errors import SettingsError
 from stream.kafka.client_log import ClientLog
 from stream.kafka.connection import STATISTICS_MS, ConnectionHealth
 from stream.kafka.outage import RECONNECT
-from stream.schema.record import Record
+from stream.schema.record import Record, RecordBatch
 
 T = TypeVar("T")
 
@@ -82,6 +83,27 @@ def to_record(message: Message) -> Record:
         message.key(),
         message.value(),
     )
+
+
+def to_batches(messages: Sequence[Message]) -> Iterator[RecordBatch]:
+    """Yield consumed messages, all without an error, as batches: one for each run of one partition's messages."""
+    begin = 0
+    for (topic, partition), run in groupby(
+        zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    ):
+        end = begin + sum(1 for _ in run)
+        part = messages[begin:end]
+        begin = end
+        # A message without an error has them all.
+        yield RecordBatch(
+            topic,  # type: ignore[arg-type]
+            partition,  # type: ignore[arg-type]
+            list(map(Message.offset, part)),  # type: ignore[arg-type]
+            [timestamp for _, timestamp in map(Message.timestamp, part)],
+            list(map(Message.key, part)),
+            list(map(Message.value, part)),
+            part,
+        )
 
 
 def list_topics(client: AdminClient, health: ConnectionHealth, deadline: float) -> Mapping[str, TopicMetadata]:

@@ -185,10 +185,14 @@ class GroupLag:
         Raises:
             KafkaClientError: when Kafka does not say.
         """
-        behind = 0
+        return sum(self.by_partition(topic, partitions).values())
+
+    def by_partition(self, topic: str, partitions: int) -> dict[int, int]:
+        """Return the same for each partition; raises as `of`."""
+        behind = {}
         for known in committed_offsets(self._consumer, topic, range(partitions), wait_s=self._wait_s):
             low, high = watermarks(self._consumer, topic, known.partition, wait_s=self._wait_s)
-            behind += high - max(low, known.offset)
+            behind[known.partition] = high - max(low, known.offset)
         return behind
 
     def close(self) -> None:

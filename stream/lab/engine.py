@@ -50,11 +50,11 @@ class Rollout:
     Attributes:
         users: (V,) user indices.
         clicks: (V,) clicks on the shown items.
-        expected: (V,) true expected clicks on the shown items.
+        expected: (V,) true expected clicks on the shown items in their places.
         best: (V,) true expected clicks on the best items.
         order: (V, C) candidates, best first; the first `slots` were shown.
         scores: (V, C) float32 scores of all candidates, as served.
-        would_click: (V, C) whether each candidate is clicked if it is shown; the same for every ranker.
+        would_click: (V, C) whether each candidate is clicked if it is shown and looked at; the same for every ranker.
         slots: items shown in a visit.
     """
 
@@ -131,8 +131,8 @@ class Environment:
         shown = order[:, : script.scenario.slots]
         return Rollout(
             users=script.users[first:],
-            clicks=np.take_along_axis(script.would_click[first:], shown, axis=1).sum(axis=1),
-            expected=np.take_along_axis(script.truth[first:], shown, axis=1).sum(axis=1),
+            clicks=(np.take_along_axis(script.would_click[first:], shown, axis=1) & script.looked[first:]).sum(axis=1),
+            expected=np.take_along_axis(script.truth[first:], shown, axis=1) @ script.examination,
             best=script.best[first:],
             order=order,
             scores=self._scores[first:],
@@ -185,7 +185,7 @@ class Environment:
             self._order[visit] = order
             self._open[str(visit)] = example
             labelled += self._examples_of(self._joiner.impression(self._pending(visit, order)))
-            for candidate in order[:slots][script.would_click[visit, order[:slots]]].tolist():
+            for candidate in order[:slots][script.would_click[visit, order[:slots]] & script.looked[visit]].tolist():
                 due = int(script.ts[visit] + script.delays[visit, candidate])
                 heapq.heappush(self._due, (due, visit, candidate))
         waiting.clear()
@@ -237,6 +237,7 @@ class Environment:
                     items=example.items[label.indices],
                     categories=example.categories[label.indices],
                     numbers=None if example.numbers is None else example.numbers[label.indices],
+                    positions=np.array([label.pending.ranks[index] for index in label.indices], np.uint16),
                     labels=np.full(len(label.indices), label.label, dtype=np.float32),
                 )
             )

@@ -17,9 +17,10 @@ from model.errors import SpecError
 from model.example import Example
 from model.interest.options import KINDS
 from model.scorer import Scorer
-from model.spec import ModelSpec, count_numbers, overridden, preset
+from model.spec import ModelSpec, count_numbers, preset
 from state.behavior import BEHAVIOR
 from stream.errors import SettingsError
+from stream.lab.arm_names import named_spec
 from stream.lab.freshness import DATA
 from stream.lab.model_pass import ModelPass, PassResult, Visits
 from stream.lab.plots import models_picture
@@ -132,11 +133,10 @@ def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> tupl
     every = names or [kind for kind in KINDS if preset(kind).length]
     arms, left_out = {}, []
     for name in dict.fromkeys([REFERENCE, *every]):
-        base, *options = name.split(":")
         for length in lengths:
             label = name if len(lengths) == 1 else f"{name}-{length}"
             try:
-                spec = overridden(preset(base), {"length": length, **_changes(options, preset(base))})
+                spec = named_spec(name, length=length)
             except SpecError as error:
                 if names:
                     raise SettingsError(f"arm {label}: {error}") from None
@@ -148,22 +148,6 @@ def choose(names: Sequence[str], lengths: Sequence[int], visits: Visits) -> tupl
             features = visits.schema.features
             arms[label] = Arm(label, msgspec.structs.replace(spec, features=features), pure)
     return list(arms.values()), left_out
-
-
-def _changes(options: Sequence[str], spec: ModelSpec) -> dict[str, Any]:
-    """Return `name=value` as changes of a specification, or of its interest model where it has no such field."""
-    changes: dict[str, Any] = {}
-    for option in options:
-        name, _, text = option.partition("=")
-        try:
-            value = msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            value = text
-        if name in spec.__struct_fields__:
-            changes[name] = value
-        else:
-            changes.setdefault("interest", {})[name] = value
-    return changes
 
 
 def _judged(

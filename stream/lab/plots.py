@@ -61,6 +61,23 @@ def arms_picture(arms: list[Row], answers: list[Row], paper: float) -> bytes:
         return save()
 
 
+def position_picture(tables: Mapping[str, list[Row]]) -> bytes:
+    """Draw the lift of the arm that is told the places over the one that is not, by what came before."""
+    told = {title: next(row for row in rows if row["arm"].endswith(", told")) for title, rows in tables.items()}
+    said = " and ".join(signed_percent(row["lift"], 1) for row in told.values())
+    title, subtitle = f"Knowing the places brings {said} clicks", "95% confidence intervals over users, paired"
+    with pictures(1, title, subtitle, height=2.6) as ([axes], save):
+        for place, row in enumerate(told.values()):
+            axes.plot([100 * row["lift low"], 100 * row["lift high"]], [place] * 2, color=PALETTE[0], linewidth=3)
+            axes.plot(100 * row["lift"], place, "o", color=PALETTE[0], markersize=8)
+        axes.set_yticks(range(len(told)), list(told))
+        axes.set_ylim(-0.6, len(told) - 0.4)
+        axes.axvline(0, color=QUIET, linewidth=1)
+        axes.set_xlabel("lift of the click rate, %")
+        axes.figure.subplots_adjust(left=0.3)
+        return save()
+
+
 def freshness_picture(world: list[Row], baskets: list[Row]) -> bytes:
     """Draw the gain in clicks and in AUC over no updates, by the time between updates; points have their values.
 

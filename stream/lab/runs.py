@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model import device
-from model.spec import preset
+from stream.lab.arm_names import named_spec
 from stream.lab.engine import HALF_LIVES_S, SEQUENCE_LENGTH, Environment, OnProgress, Rollout
 from stream.lab.rankers import FixedScores, ModelRanker, PopularityRanker, Ranker
 from stream.lab.script import Scenario, Script, generate_script
@@ -28,7 +28,7 @@ class Run:
 
     Attributes:
         scenario: the world and how long it lasts.
-        kind: `popularity`, `random`, `oracle`, or a preset of `model.spec`, such as `sam-50`.
+        kind: `popularity`, `random`, `oracle`, or the name of a model: `sam-50`, `sam:passes=3`.
         variants: name → seconds between updates; None: frozen after the warm-up.
     """
 
@@ -51,7 +51,7 @@ class Run:
         """
         script = generate_script(self.scenario)
         ranker = _ranker(self.kind, script)
-        reads = preset(self.kind).length if isinstance(ranker, ModelRanker) else SEQUENCE_LENGTH
+        reads = named_spec(self.kind).length if isinstance(ranker, ModelRanker) else SEQUENCE_LENGTH
         environment = Environment(script, length=reads)
         environment.warm_up(ranker, on_progress)
         rollouts = {}
@@ -140,7 +140,7 @@ def _ranker(kind: str, script: Script) -> Ranker:
         case "oracle":
             return FixedScores.oracle(script)
         case _:
-            spec = preset(kind)
+            spec = named_spec(kind)
             if spec.statistics:
                 spec = msgspec.structs.replace(spec, statistics=HALF_LIVES_S)
             return ModelRanker(spec, seed=script.scenario.seed)

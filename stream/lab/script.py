@@ -16,7 +16,15 @@ from msgspec import Struct
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key
 from stream.simulation.config import WorldConfig
 from stream.simulation.hashing import Floats, Ints
-from stream.simulation.world import ACTIONS, BehaviorColumns, World, category_name, draw_click_delays, item_name
+from stream.simulation.world import (
+    ACTIONS,
+    BehaviorColumns,
+    World,
+    category_name,
+    draw_click_delays,
+    examination,
+    item_name,
+)
 
 START = 1_800_000_000_000
 """When virtual time begins, ms since the Unix epoch."""
@@ -74,8 +82,9 @@ class Script:
         categories: (V, C) indices of their categories.
         item_keys: (V, C) uint64 keys of the items, as models get them.
         category_keys: (V, C) uint32 keys of the categories.
-        truth: (V, C) true probabilities of a click.
-        would_click: (V, C) whether the user clicks the item if it is shown.
+        truth: (V, C) true probabilities of a click on an item that is looked at.
+        would_click: (V, C) whether the user clicks the item if it is shown and looked at.
+        looked: (V, S) whether the user looks at each place of what is shown; everywhere without position bias.
         delays: (V, C) time from the impression to a click, ms.
         permutations: (V, C) candidate indices in a random order.
         behaviors: packed behaviours that do not come from impressions, visit after visit.
@@ -93,6 +102,7 @@ class Script:
     category_keys: npt.NDArray[np.uint32]
     truth: Floats
     would_click: npt.NDArray[np.bool_]
+    looked: npt.NDArray[np.bool_]
     delays: Ints
     permutations: Ints
     behaviors: BehaviorArray
@@ -105,9 +115,15 @@ class Script:
 
     @property
     def best(self) -> Floats:
-        """(V,) expected clicks when the truly best items are shown."""
-        best: Floats = np.sort(self.truth, axis=1)[:, -self.scenario.slots :].sum(axis=1)
+        """(V,) expected clicks when the truly best items are shown, the best first."""
+        looked = self.examination
+        best: Floats = np.sort(self.truth, axis=1)[:, ::-1][:, : len(looked)] @ looked
         return best
+
+    @property
+    def examination(self) -> Floats:
+        """(S,) probabilities that each place is looked at."""
+        return examination(self.scenario.world, self.looked.shape[1])
 
 
 def with_measured_time(scenario: Scenario, seconds: float | None) -> Scenario:
@@ -119,13 +135,12 @@ def with_measured_time(scenario: Scenario, seconds: float | None) -> Scenario:
 def generate_script(scenario: Scenario) -> Script:
     """Return the script of a scenario; the same scenario has the same script.
 
-    Raises:
-        ValueError: for a world with position bias, where a click would depend on the position that an arm chooses.
+    With position bias a click needs a look as well. Looks are drawn by place, likes by item, so that all arms have the
+    same of both.
     """
     config = scenario.world
-    if config.position_bias:
-        raise ValueError("clicks are drawn before anything is ranked: position_bias must be 0")
-    world, rng = World(config, seed=scenario.seed, start=START), np.random.default_rng([scenario.seed, 5])
+    world = World(msgspec.structs.replace(config, position_bias=0.0), seed=scenario.seed, start=START)
+    rng = np.random.default_rng([scenario.seed, 5])
     history = world.history()
     count = int(rng.poisson(scenario.rate * (scenario.end - START) / 1000))
     ts = np.sort(rng.integers(START, scenario.end, count))
@@ -156,11 +171,17 @@ def generate_script(scenario: Scenario) -> Script:
         would_click=would_click,
         delays=(1000 * draw_click_delays(rng, shape)).astype(np.int64),
         permutations=rng.random(shape).argsort(axis=1),
+        looked=_looked(rng, examination(config, min(scenario.slots, config.candidates)), count),
         behaviors=packed[past:],
         behavior_ends=np.cumsum([0, *(len(each) for each in behaviors)]),
         histories=packed[:past][by_user].reshape(config.users, config.history),
         measured=int(np.searchsorted(ts, scenario.warm_up_end)),
     )
+
+
+def _looked(rng: np.random.Generator, examination: Floats, visits: int) -> npt.NDArray[np.bool_]:
+    looked: npt.NDArray[np.bool_] = rng.random((visits, len(examination))) < examination
+    return looked
 
 
 def click_behavior(item_key: int, category_key: int, ts: int) -> BehaviorArray:

@@ -1,5 +1,6 @@
 """A consumed Kafka record, as the parts that know no Kafka client see it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -34,6 +35,47 @@ class Record(NamedTuple):
             (name, value.encode() if isinstance(value, str) else value) for name, value in message.headers() or ()
         )
         return self._replace(headers=headers) if headers else self
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Records of one partition of a topic in the order of their offsets, as columns; as in `Record`.
+
+    Attributes:
+        topic: the topic.
+        partition: the partition number.
+        offsets: one a record, as the other columns.
+        timestamps: of the records, ms.
+        keys: their keys.
+        values: their values.
+        messages: what they came in; empty where nobody will ask for headers.
+    """
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    timestamps: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    messages: Sequence[HasHeaders] = ()
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def record(self, place: int) -> Record:
+        """Return the record at a place."""
+        return Record(
+            self.topic,
+            self.partition,
+            self.offsets[place],
+            self.timestamps[place],
+            self.keys[place],
+            self.values[place],
+        )
+
+    def message(self, place: int) -> HasHeaders | None:
+        """Return what the record at a place came in, where that was kept."""
+        return self.messages[place] if self.messages else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from stream.report.plots.figure import INK, PALETTE, QUIET, pictures
 from stream.simulation.config import WorldConfig
-from stream.simulation.world import World
+from stream.simulation.world import World, examination
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def _fashion(axes: "Axes", world: World) -> None:
 def _looks(axes: "Axes", config: WorldConfig) -> None:
     places = np.arange(1, 11)
     for colour, bias in enumerate((0.0, 0.5, 1.0)):
-        looked = World(msgspec.structs.replace(config, position_bias=bias)).examination(10)
+        looked = examination(msgspec.structs.replace(config, position_bias=bias), 10)
         axes.plot(places, 100 * looked, color=PALETTE[colour], marker="o", ms=3.5)
         axes.annotate(f"{bias:g}", (10, 100 * looked[-1]), xytext=(6, 0), textcoords="offset points", va="center",
                       color=PALETTE[colour], fontweight="bold")  # fmt: skip

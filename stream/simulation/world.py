@@ -140,18 +140,9 @@ class World:
         probability: Floats = 1 / (1 + np.exp(-odds))
         return probability.reshape(everything.shape)
 
-    def examination(self, slots: int) -> Floats:
-        """Return the (slots,) probabilities that a shown item is looked at, by its place, best first.
-
-        A click needs a look and an item that is liked when looked at, independently: the position-based model
-        (Craswell, Zoeter, Taylor and Ramsey, WSDM 2008).
-        """
-        looked: Floats = np.arange(1, slots + 1, dtype=np.float64) ** -self.config.position_bias
-        return looked
-
     def shown_probability(self, user: int, items: Ints, ts: int) -> Floats:
         """Return the (C,) true probabilities that `user` clicks items shown in this order, best place first."""
-        return self.examination(len(items)) * self.click_probability(user, items, ts)
+        return examination(self.config, len(items)) * self.click_probability(user, items, ts)
 
     def clicks(self, user: int, items: Ints, ts: int) -> npt.NDArray[np.bool_]:
         """Draw whether `user` clicks each of the `items`, shown in this order."""
@@ -160,7 +151,7 @@ class World:
     def best_and_random(self, user: int, slate: Slate, ts: int, slots: int) -> tuple[float, float]:
         """Return the expected clicks on `slots` shown items: the truly best in order, and a random choice."""
         truth = np.sort(self.click_probability(user, slate.items, ts))[::-1]
-        looked = self.examination(min(slots, len(truth)))
+        looked = examination(self.config, min(slots, len(truth)))
         return float(truth[: len(looked)] @ looked), float(truth.mean() * looked.sum())
 
     def visitors(self, count: int) -> Ints:
@@ -248,6 +239,16 @@ class World:
         angle = 2 * np.pi * max(ts - self.start, 0) / (1000 * self.config.taste_s)
         now: Floats = np.cos(angle) * self._taste[0, users] + np.sin(angle) * self._taste[1, users]
         return now
+
+
+def examination(config: WorldConfig, slots: int) -> Floats:
+    """Return the (slots,) probabilities that a shown item is looked at, by its place, best first.
+
+    A click needs a look and an item that is liked when looked at, independently: the position-based model
+    (Craswell, Zoeter, Taylor and Ramsey, WSDM 2008).
+    """
+    looked: Floats = np.arange(1, slots + 1, dtype=np.float64) ** -config.position_bias
+    return looked
 
 
 def draw_click_delays(rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Floats:

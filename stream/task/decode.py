@@ -3,11 +3,13 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from stream.schema.erasures import EraseMarker, decode_marker
 from stream.schema.events import (
@@ -25,10 +27,11 @@ from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.formats import JSON_ONLY, Formats, schema_id
 from stream.schema.json_path import path_of
 from stream.schema.partitioner import partition_of
-from stream.schema.record import Record
+from stream.schema.record import Record, RecordBatch
 from stream.schema.topics import RECORD_BYTES, Topics
 from stream.schema.units import DAY_MS, EARLIEST, LATEST, unit_hint, unit_of
 from stream.settings import WorkerSettings
+from stream.task.behavior_columns import BehaviorColumns, ColumnDecoder
 
 _USERS = 100_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -56,6 +59,13 @@ class UnitCensus:
         self.records[topic] += 1
         if not EARLIEST <= ts < LATEST and (unit := unit_of(ts)):
             self.others[topic, unit] += 1
+
+    def note_all(self, topic: str, times: npt.NDArray[np.int64]) -> None:
+        """Take the `ts` of several records."""
+        self.records[topic] += len(times)
+        for ts in times[(times < EARLIEST) | (times >= LATEST)].tolist():
+            if unit := unit_of(ts):
+                self.others[topic, unit] += 1
 
 
 class RecordDecoder:
@@ -95,6 +105,28 @@ class RecordDecoder:
         }
         self._formats = formats
         self._other_formats = frozenset(topic for topic in self._decoders if formats.reads(topic))
+        self._by_columns = not features.reads and not formats.reads(topics.behaviors)
+        self._columns = ColumnDecoder(
+            self._partition_of,
+            max_future_ms=self._max_future_ms,
+            note=lambda times: self.units.note_all(topics.behaviors, times),
+        )
+
+    def decode_batch(self, batch: RecordBatch) -> Iterator[BehaviorColumns | tuple[int, Event | Exception]]:
+        """Yield what the records of a batch say, in their order.
+
+        Behaviours come as columns, as many together as lie side by side; anything else, and each behaviour where
+        features are read or that is not JSON, with its place in the batch, as `decode` returns or raises it.
+        """
+        by_columns = self._by_columns and batch.topic == self._behaviors
+        for piece in self._columns.decode(batch) if by_columns else range(len(batch)):
+            if isinstance(piece, int):
+                try:
+                    yield piece, self.decode(batch.record(piece))
+                except DECODE_ERRORS as error:
+                    yield piece, error
+            else:
+                yield piece
 
     def decode(self, record: Record) -> Event:
         """Return what a record says, its features packed; `formats` must be ready for it.

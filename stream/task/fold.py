@@ -2,10 +2,11 @@
 
 from collections.abc import Collection
 
-from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, from_bytes, item_key, pack
+from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_key, pack
 from state.partition import Partition
 from stream.schema.events import Behavior
 from stream.schema.features import packed_features
+from stream.task.behavior_columns import BehaviorColumns
 
 
 class SequenceFold:
@@ -37,6 +38,18 @@ class SequenceFold:
             self._waiting[event.user] = bytearray(packed)
         self.behaviors += 1
 
+    def add_columns(self, columns: BehaviorColumns) -> None:
+        """Fold behaviours without features."""
+        waiting, size = self._waiting, BEHAVIOR.itemsize
+        data = columns.packed.tobytes()
+        for user, begin in zip(columns.users.tolist(), range(0, len(data), size), strict=True):
+            packed = data[begin : begin + size]
+            if before := waiting.get(user):
+                before += packed
+            else:
+                waiting[user] = bytearray(packed)
+        self.behaviors += len(columns)
+
     def erase(self, users: Collection[str]) -> int:
         """Forget what users did so far; returns how many had done anything."""
         waiting = {user for user in users if self._waiting.pop(user, None)}
@@ -64,10 +77,9 @@ class SequenceFold:
 
     def flush(self) -> None:
         """Append everything that waits."""
-        for user, packed in self._waiting.items():
-            self._sequences.append(user, from_bytes(packed, self._record))
-        self._waiting.clear()
+        self._sequences.append_packed(self._waiting)
+        self._waiting = {}
 
     def _append(self, user: str) -> None:
         if packed := self._waiting.pop(user, None):
-            self._sequences.append(user, from_bytes(packed, self._record))
+            self._sequences.append_packed({user: packed})

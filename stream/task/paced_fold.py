@@ -4,6 +4,9 @@ from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from state.behavior import BehaviorArray
 from state.partition import Partition
 from stream.schema.erasures import EraseMarker, ErasureLog, Voids
@@ -11,10 +14,11 @@ from stream.schema.events import DECODE_ERRORS, Behavior, SequenceName
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import LogIdentity, Origin
-from stream.schema.record import Record
+from stream.schema.record import Record, RecordBatch
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
-from stream.task.decode import RecordDecoder
+from stream.task.behavior_columns import BehaviorColumns
+from stream.task.decode import Event, RecordDecoder
 from stream.task.fold import SequenceFold
 from stream.task.joiner import Joiner
 
@@ -87,7 +91,9 @@ class PacedFold:
         self._formats = formats
         self._awaits_schemas = formats.reads(self._topic)
         self._fold = SequenceFold(partition)
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[BehaviorColumns | tuple[Record, Event | Exception | None]] = deque()
+        # None: its schema is awaited.
+        self._count = 0
         self._timestamp = -1
         self._committed = partition.offsets.get(self._topic, -1)
         self.offset = max(begin, self._committed)
@@ -99,12 +105,15 @@ class PacedFold:
     @property
     def waiting(self) -> int:
         """Records that were read, and lie beyond the limit, or have a schema that is not known yet."""
-        return len(self._waiting)
+        return self._count
 
     @property
     def first_waiting(self) -> int | None:
         """The offset of the first of them; None where none waits."""
-        return self._waiting[0].offset if self._waiting else None
+        if not self._waiting:
+            return None
+        first = self._waiting[0]
+        return int(first.offsets[0]) if isinstance(first, BehaviorColumns) else first[0].offset
 
     @property
     def erased_to(self) -> int:
@@ -116,10 +125,17 @@ class PacedFold:
         """The offset of `erasures` behind those that were taken."""
         return self._voids.position
 
-    def add(self, record: Record) -> None:
-        """Take a record of `behaviors`; it is folded when the limit allows it."""
-        self._waiting.append(record)
-        self.next = record.offset + 1
+    def add(self, batch: RecordBatch) -> None:
+        """Take records of `behaviors`; they are folded when the limit allows it."""
+        if self._awaits_schemas:
+            self._waiting.extend((batch.record(place), None) for place in range(len(batch)))
+        else:
+            for piece in self._decoder.decode_batch(batch):
+                self._waiting.append(
+                    piece if isinstance(piece, BehaviorColumns) else (batch.record(piece[0]), piece[1])
+                )
+        self._count += len(batch)
+        self.next = batch.offsets[-1] + 1
 
     def fold(self, limit: int, *, before_ms: int = 0) -> None:
         """Fold what was read, up to the first record whose schema is not known yet.
@@ -128,23 +144,47 @@ class PacedFold:
             limit: the offset of `behaviors` up to which.
             before_ms: those with an older Kafka timestamp (ms) as well, whatever their offset.
         """
-        while self._waiting and (self._waiting[0].offset < limit or self._waiting[0].timestamp < before_ms):
-            record = self._waiting[0]
-            if self._awaits_schemas and not self._formats.ready(self._topic, record.value):
-                return
-            self._waiting.popleft()
-            self.offset, self._timestamp = record.offset + 1, record.timestamp
-            try:
-                event = self._decoder.decode(record)
-            except DECODE_ERRORS:
-                continue  # a dead letter, sent by the owner
-            if isinstance(event, Behavior):
-                if not (voids := self._voids).by_user or not voids.behavior(event.user, record.offset):
-                    self._fold.add(event)
-            elif isinstance(event, EraseMarker):
-                self._voids.mark(event.user, record.offset)
-                self._partition.mark_erased([event.user])
-                self._fold.erase([event.user])
+        while self._waiting:
+            entry = self._waiting[0]
+            if isinstance(entry, BehaviorColumns):
+                folded = _first((entry.offsets < limit) | (entry.timestamps < before_ms))
+                if not folded:
+                    return
+                self._waiting.popleft()
+                if folded < len(entry):
+                    self._waiting.appendleft(entry.part(folded, len(entry)))
+                self._fold_columns(entry.part(0, folded))
+            else:
+                record, event = entry
+                if record.offset >= limit and record.timestamp >= before_ms:
+                    return
+                if event is None and not self._formats.ready(self._topic, record.value):
+                    return
+                self._waiting.popleft()
+                self._fold_one(record, event or self._decode(record))
+
+    def _fold_columns(self, columns: BehaviorColumns) -> None:
+        self._count -= len(columns)
+        self.offset, self._timestamp = int(columns.offsets[-1]) + 1, int(columns.timestamps[-1])
+        self._fold.add_columns(columns.kept(self._voids))
+
+    def _decode(self, record: Record) -> Event | Exception:
+        try:
+            return self._decoder.decode(record)
+        except DECODE_ERRORS as error:
+            return error
+
+    def _fold_one(self, record: Record, event: Event | Exception) -> None:
+        """Fold what came by itself; what cannot be used is a dead letter, sent by the owner."""
+        self._count -= 1
+        self.offset, self._timestamp = record.offset + 1, record.timestamp
+        if isinstance(event, Behavior):
+            if not (voids := self._voids).by_user or not voids.behavior(event.user, record.offset):
+                self._fold.add(event)
+        elif isinstance(event, EraseMarker):
+            self._voids.mark(event.user, record.offset)
+            self._partition.mark_erased([event.user])
+            self._fold.erase([event.user])
 
     def take_erasures(self) -> None:
         """Forget users who were erased since the last call."""
@@ -194,3 +234,8 @@ class PacedFold:
     def close(self) -> None:
         """Close the state; what was not committed is read again."""
         self._partition.close()
+
+
+def _first(mask: npt.NDArray[np.bool_]) -> int:
+    """Return how many of the first are set."""
+    return len(mask) if mask.all() else int(mask.argmin())

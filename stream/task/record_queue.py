@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterable
 
 from stream.errors import WorkerError
-from stream.schema.events import DECODE_ERRORS, Click, Impression
+from stream.schema.events import Click, Impression
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.formats import JSON_ONLY, Formats
-from stream.schema.record import HasHeaders, Record
+from stream.schema.record import Record, RecordBatch
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import RecoveredAnswers
+from stream.task.behavior_columns import BehaviorColumns
 from stream.task.decode import Event, RecordDecoder, UnitCensus
 from stream.task.merge import Merge
 
-Entry = tuple[Record, Event | Exception]
-"""A record with what it says, or with why it cannot be used."""
+Entry = tuple[Record, Event | Exception] | BehaviorColumns
+"""A record with what it says, or with why it cannot be used; or behaviours that lie side by side."""
 
 
 class RecordQueue:
@@ -72,32 +73,36 @@ class RecordQueue:
         """Records released because a topic that lags had been waited for long enough."""
         return self._merge.forced
 
-    def add(self, record: Record, message: HasHeaders | None = None) -> None:
-        """Take a consumed record; one that cannot be used keeps its place in the order.
+    def add(self, batch: RecordBatch) -> None:
+        """Take consumed records; one that cannot be used keeps its place in the order.
 
         Args:
-            record: what was consumed.
-            message: asked for the headers of a record that is, or may later be, refused.
+            batch: what was consumed. Its messages are asked for the headers of records that are, or may be, refused.
 
         Raises:
             WorkerError: for an offset that was there before: the log is another one.
         """
-        topic = record.topic
-        if record.offset < self._next[topic]:
-            raise WorkerError(
-                f"{topic}/{record.partition} went back from offset {self._next[topic]} to {record.offset}: its log was"
-                " cut or recreated. Stop the workers, move their state away, start again."
-            )
-        self._next[topic] = record.offset + 1
-        event: Event | Exception
-        try:
-            event = self._decoder.decode(record)
-            self._last_ts[topic] = event.ts
-        except DECODE_ERRORS as error:
-            event = error
-        if message is not None and isinstance(event, (Exception, Click)):
-            record = record.with_headers(message)
-        self._merge.add(topic, self._last_ts.get(topic, 0), (record, event))
+        topic, reached = batch.topic, self._next[batch.topic]
+        for offset in batch.offsets:
+            if offset < reached:
+                raise WorkerError(
+                    f"{topic}/{batch.partition} went back from offset {reached} to {offset}: its log was cut or"
+                    " recreated. Stop the workers, move their state away, start again."
+                )
+            reached = offset + 1
+        self._next[topic] = reached
+        for piece in self._decoder.decode_batch(batch):
+            if isinstance(piece, BehaviorColumns):
+                self._merge.add_run(topic, piece)
+                self._last_ts[topic] = int(piece.times[-1])
+                continue
+            place, event = piece
+            record, message = batch.record(place), batch.message(place)
+            if not isinstance(event, Exception):
+                self._last_ts[topic] = event.ts
+            if message is not None and isinstance(event, (Exception, Click)):
+                record = record.with_headers(message)
+            self._merge.add(topic, self._last_ts.get(topic, 0), (record, event))
 
     def release(
         self, at_end: Callable[[str], bool], folded: Callable[[], int], *, now: float, limit: int, drained: bool
@@ -119,7 +124,14 @@ class RecordQueue:
             return entries
         return self._recovered.in_answer_order(
             entries,
-            lambda entry: (entry[1], entry[0].timestamp) if isinstance(entry[1], Impression) else None,
+            _asked,
             folded=folded,
             next_behavior=lambda: self._merge.pop(self._behaviors) if self._merge.backlog(self._behaviors) else None,
         )
+
+
+def _asked(entry: Entry) -> tuple[Impression, int] | None:
+    """Return the impression of an entry, with the Kafka timestamp (ms) of its record."""
+    if isinstance(entry, BehaviorColumns) or not isinstance(entry[1], Impression):
+        return None
+    return entry[1], entry[0].timestamp

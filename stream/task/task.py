@@ -23,10 +23,11 @@ from stream.schema.events import Behavior, Impression, RequestKey, SequenceName,
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.formats import JSON_ONLY, Formats
 from stream.schema.position import Origin
-from stream.schema.record import HasHeaders, Record, RefusedRecord
+from stream.schema.record import Record, RecordBatch, RefusedRecord
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer, RecoveredAnswers
+from stream.task.behavior_columns import BehaviorColumns
 from stream.task.decode import UnitCensus
 from stream.task.features import features_of
 from stream.task.fold import SequenceFold
@@ -72,6 +73,13 @@ class Clocks(NamedTuple):
     event_ms: int
 
 
+class _Reached(NamedTuple):
+    """Offset and Kafka timestamp (ms) of a record."""
+
+    offset: int
+    timestamp: int
+
+
 class Task:
     """One partition number of the three input topics.
 
@@ -103,7 +111,7 @@ class Task:
         self._topics = topics
         self._max_impression_age_ms = settings.max_impression_age_s * 1000
         self._resume = resume
-        self._last: dict[str, Record] = {}  # topic → the record processed last
+        self._last: dict[str, _Reached] = {}  # topic → the record processed last
         self._recovered: RecoveredAnswers[Entry] = RecoveredAnswers(
             resume, behaviors_end=resume.ends[topics.behaviors], slack_ms=1000 * settings.max_future_s
         )
@@ -206,9 +214,9 @@ class Task:
         """Return the user's sequence as it stands, (L,) behaviours, oldest first."""
         return self._fold.read(user)
 
-    def add(self, record: Record, message: HasHeaders | None = None) -> None:
-        """Take a consumed record; see `RecordQueue.add`."""
-        self._queue.add(record, message)
+    def add(self, batch: RecordBatch) -> None:
+        """Take consumed records; see `RecordQueue.add`."""
+        self._queue.add(batch)
 
     def step(
         self, at_end: Callable[[str], bool], *, now: float, wall_ms: int, limit: int, drained: bool = True
@@ -227,8 +235,12 @@ class Task:
         self._take_erasures()
         windows, last, before, voids = self._windows, self._last, self.processed, self._voids
         requests: list[ScoringRequest] = []
-        for record, event in self._queue.release(at_end, self._folded, now=now, limit=limit, drained=drained):
-            last[record.topic] = record
+        for entry in self._queue.release(at_end, self._folded, now=now, limit=limit, drained=drained):
+            if isinstance(entry, BehaviorColumns):
+                self._take_behaviors(entry)
+                continue
+            record, event = entry
+            last[record.topic] = _Reached(record.offset, record.timestamp)
             self.processed += 1
             if isinstance(event, Exception):
                 self._refuse([RefusedRecord(record, str(event))])
@@ -311,6 +323,15 @@ class Task:
 
     def _timestamps(self) -> dict[str, int]:
         return self._resume.timestamps | {topic: record.timestamp for topic, record in self._last.items()}
+
+    def _take_behaviors(self, columns: BehaviorColumns) -> None:
+        self._last[columns.topic] = _Reached(int(columns.offsets[-1]), int(columns.timestamps[-1]))
+        self.processed += len(columns)
+        self._windows.event_time = max(self._windows.event_time, int(columns.times.max()))
+        kept = columns.kept(self._voids)
+        if void := len(columns) - len(kept):
+            self._counts["behaviors_of_erased_users"] += void
+        self._fold.add_columns(kept)
 
     def _impression(self, event: Impression, record: Record, wall_ms: int) -> list[ScoringRequest]:
         """Return the request to score an impression; nothing when it was answered, or is too old."""

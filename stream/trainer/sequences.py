@@ -7,7 +7,7 @@ from pathlib import Path
 
 from state.behavior import BehaviorArray
 from stream.errors import KafkaSilentError
-from stream.kafka.clients import to_record
+from stream.kafka.clients import to_batches
 from stream.kafka.reader import TopicReader
 from stream.runtime.closing import close_all
 from stream.runtime.progress import Progress
@@ -168,10 +168,9 @@ class NamedSequences:
         """Take the next records; returns whether there were any."""
         messages = self._reader.read(timeout_s, limit=_READ)
         changed = set()
-        for message in messages:
-            record = to_record(message)
-            self._folds[record.partition].add(record)
-            changed.add(record.partition)
+        for batch in to_batches(messages):
+            self._folds[batch.partition].add(batch)
+            changed.add(batch.partition)
         for number in changed:
             self._paused.discard(number)  # a reader that goes on behind removed records has resumed it
             self._pace(number)

@@ -17,7 +17,9 @@ from model.spec import HALF_LIVES_S
 from stream.datasets.base import Dataset, Visit, first_visits
 from stream.datasets.histories import Histories
 from stream.experiment.statistics.auc import auc_difference, clustered_auc
+from stream.experiment.statistics.intervals import Interval, clustered_rate
 from stream.schema.features import NO_FEATURES, FeatureSchema
+from stream.validation.lists import ndcg_and_reciprocal_rank
 
 WARM_UP = 0.4
 """Share of the visits before those that are judged."""
@@ -43,25 +45,28 @@ class OnlineRanker(Protocol):
 
 @dataclass(slots=True)
 class Contestant:
-    """A ranker, the predictions it made before it learned, and the seconds it took."""
+    """A ranker, the predictions it made before it learned, and the seconds it took, by the clock and of all cores."""
 
     ranker: OnlineRanker
     predictions: list[npt.NDArray[np.float32]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_s: float = 0.0
 
     def learn(self, examples: Sequence[Example]) -> None:
         """Predict, then learn."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         self.predictions += self.ranker.learn(examples)
         self.seconds += time.perf_counter() - began
+        self.cpu_s += time.process_time() - cpu
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is judged: (n,) labels, (n,) numbers of the users from 0, and which are after the warm-up."""
+    """What is judged: (n,) labels, (n,) numbers of users and of visits from 0, and which are after the warm-up."""
 
     labels: npt.NDArray[np.float64]
     users: npt.NDArray[np.int64]
+    visits: npt.NDArray[np.int64]
     judged: npt.NDArray[np.bool_]
 
 
@@ -77,6 +82,11 @@ class Judgement:
         gauc: AUC within users, weighted by samples.
         ne: normalised entropy.
         calibration: predicted over real clicks.
+        ndcg: NDCG@10, the mean over visits with positives and negatives; NaN where there is none.
+        ndcg_error: of it.
+        ndcg_ahead: by how much it is above the reference's.
+        ndcg_ahead_error: of that, paired.
+        mrr: mean reciprocal rank of the first positive, over the same visits.
     """
 
     auc: float
@@ -86,6 +96,11 @@ class Judgement:
     gauc: float
     ne: float
     calibration: float
+    ndcg: float
+    ndcg_error: float
+    ndcg_ahead: float
+    ndcg_ahead_error: float
+    mrr: float
 
 
 def contest(
@@ -130,10 +145,14 @@ def judge(samples: Samples, predicted: Mapping[str, npt.NDArray[np.floating]], r
     """
     labels, users = samples.labels[samples.judged], samples.users[samples.judged]
     found = {name: each[samples.judged].astype(np.float64) for name, each in predicted.items()}
+    _, first, lists = np.unique(samples.visits[samples.judged], return_index=True, return_inverse=True)
+    ranked = {name: ndcg_and_reciprocal_rank(labels, own, lists) for name, own in found.items()}
     judgements = {}
     for name, own in found.items():
         ahead = auc_difference(labels, own, found[reference], users, level=ONE_ERROR)
         area = clustered_auc(labels, own, users, level=ONE_ERROR)
+        gained, ranks = ranked[name]
+        ndcg, ndcg_ahead = (_mean(users[first], each) for each in (gained, gained - ranked[reference][0]))
         judgements[name] = Judgement(
             area.value,
             area.high - area.value,
@@ -142,8 +161,21 @@ def judge(samples: Samples, predicted: Mapping[str, npt.NDArray[np.floating]], r
             metrics.gauc(labels, own, users),
             metrics.normalised_entropy(labels, own),
             metrics.calibration(labels, own),
+            ndcg.value,
+            ndcg.high - ndcg.value,
+            ndcg_ahead.value,
+            ndcg_ahead.high - ndcg_ahead.value,
+            _mean(users[first], ranks).value,
         )
     return judgements
+
+
+def _mean(users: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> Interval:
+    """Return the mean of (k,) values, those that are numbers, with an interval of one standard error over users."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return Interval(np.nan, np.nan, np.nan)
+    return clustered_rate(users[known], np.ones(int(known.sum())), values[known], level=ONE_ERROR)
 
 
 class _Samples:
@@ -162,7 +194,8 @@ class _Samples:
 
     def all(self) -> Samples:
         judged = np.repeat(np.arange(len(self._sizes)) >= WARM_UP * len(self._sizes), self._sizes)
-        return Samples(np.concatenate(self._labels).astype(np.float64), np.array(self._users), judged)
+        visits = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        return Samples(np.concatenate(self._labels).astype(np.float64), np.array(self._users), visits, judged)
 
 
 def samples_of(batches: Sequence[VisitBatch]) -> Samples:

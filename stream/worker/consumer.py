@@ -8,7 +8,7 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.errors import ConsumerFatalError, KafkaClientError, WorkerError
-from stream.kafka.clients import to_record
+from stream.kafka.clients import to_batches
 from stream.kafka.connection import ConnectionHealth, is_final, is_unknown_topic
 from stream.kafka.offsets import watermarks
 from stream.kafka.removed import skip_removed
@@ -131,22 +131,17 @@ class TaskConsumer:
         reached: dict[Where, int] = {}
         ended: dict[Where, int] = {}
         lost: dict[Where, int | None] = {}
-        for message in messages:
-            if (error := message.error()) is not None:
-                number = message.partition()
-                where = message.topic() or "", -1 if number is None else number
-                if error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    lost[where] = message.offset()
-                elif error.code() != KafkaError._PARTITION_EOF:
-                    self._raise_or_log(error, where)
-                elif where[1] in tasks:
-                    ended[where] = message.offset() or 0
-                continue
-            record = to_record(message)
-            task = tasks.get(record.partition)
+        said = list(map(Message.error, messages))
+        # Compared by identity: a KafkaError can be compared with nothing else.
+        if faults := [place for place, error in enumerate(said) if error is not None]:
+            for place in faults:
+                self._take_error(messages[place], ended, lost, tasks)
+            messages = [message for message, error in zip(messages, said, strict=True) if error is None]
+        for batch in to_batches(messages):
+            task = tasks.get(batch.partition)
             if task is not None:
-                task.add(record, message)
-                reached[record.topic, record.partition] = record.offset + 1
+                task.add(batch)
+                reached[batch.topic, batch.partition] = batch.offsets[-1] + 1
         self._positions |= reached
         self._ends -= reached.keys()
         for where, offset in ended.items():
@@ -159,6 +154,20 @@ class TaskConsumer:
             # Of another offset, the error is of an earlier assignment. Without any, the client could not check its own.
             if where in self._positions and missed in (None, self._positions[where]):
                 self._go_on(where, sure=missed is not None)
+
+    def _take_error(
+        self, message: Message, ended: dict[Where, int], lost: dict[Where, int | None], tasks: Mapping[int, Task]
+    ) -> None:
+        """Note where a partition has ended, or has not what comes next; raises or logs the rest."""
+        error, number = message.error(), message.partition()
+        assert error is not None
+        where = message.topic() or "", -1 if number is None else number
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            lost[where] = message.offset()
+        elif error.code() != KafkaError._PARTITION_EOF:
+            self._raise_or_log(error, where)
+        elif where[1] in tasks:
+            ended[where] = message.offset() or 0
 
     def _raise_or_log(self, error: KafkaError, where: Where) -> None:
         """Raise what ends this consumer or the worker; log the rest now and then, as it may come with each fetch."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from stream.kafka.clients import to_record
+from stream.kafka.clients import to_batches
 from stream.kafka.identity import compare
 from stream.kafka.offsets import committed_offsets, metadata_of
 from stream.schema.position import LogIdentity, decode_origin
@@ -53,13 +53,13 @@ class StandbyFeed:
         if not copies:
             return []
         ended = []
-        for message in self._consumer.consume(_BATCH, _READ_S):
-            number = -1 if (given := message.partition()) is None else given
-            if (error := message.error()) is None:
-                if (read := copies.get(number)) is not None:
-                    read.add(to_record(message))
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                ended.append(number)
+        messages = self._consumer.consume(_BATCH, _READ_S)
+        for message in messages:
+            if (error := message.error()) is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+                ended.append(-1 if (number := message.partition()) is None else number)
+        for batch in to_batches([message for message in messages if message.error() is None]):
+            if (copy := copies.get(batch.partition)) is not None:
+                copy.add(batch)
         for number, copy in copies.items():
             copy.fold(self._committed.get(number, 0))
             self._pace(number, copy.waiting)

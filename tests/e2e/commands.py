@@ -1,4 +1,7 @@
-"""The command `samstream` in processes of its own, and a small data set for it."""
+"""The command `samstream` in processes of its own, and a small data set for it.
+
+`run` forks them from one that has imported everything; `running` starts them as a user does.
+"""
 
 import lzma
 import os
@@ -11,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from tests.e2e.forked import run_forked
 
 STOP_S = 20.0
 
@@ -27,9 +32,8 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def run(*arguments: str | Path, scratch: Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, env=environment(scratch)
-    )
+    """Run the command to its end, in a fork."""
+    return run_forked([str(each) for each in arguments], environment(scratch), timeout)
 
 
 @contextmanager

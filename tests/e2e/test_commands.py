@@ -94,10 +94,10 @@ def check_page(report: Path) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("job", ["worker", "trainer", "broker"])
+@pytest.mark.parametrize("job", ["worker", pytest.param("trainer", marks=pytest.mark.slow), "broker"])
 def test_a_demo_that_loses_a_process_ends_and_names_it(tmp_path: Path, job: str) -> None:
     # The broker goes while the histories are sent, a job while it works.
-    small = ("--users", "100" if job == "broker" else "20", "--pre-impressions", "0")
+    small = ("--users", "100" if job == "broker" else "20", "--pre-impressions", "0", "--no-monitor", "--no-gateway")
     arguments = ("demo", *small, "--plain", "--broker", ENGINE, "--report", tmp_path / "report")
     scratch = tmp_path / "scratch"
 

@@ -1,8 +1,6 @@
 """Refused records are listed with their reason, and sent again once the cause is mended."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from stream.schema.partitioner import partition_of
 from stream.schema.record import Record
 from stream.schema.topics import Topics
 from stream.trainer.training import Training
+from tests.e2e.forked import run_forked
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.raw import RawWriter, good_sample
 from tests.stream.trainer.support import poisoned, sample
@@ -29,8 +28,7 @@ def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: 
 
 def command(harness: Harness, *arguments: str) -> tuple[int, str]:
     config = str(harness.directory / "settings.json")
-    line = [sys.executable, "-m", "stream.cli", "dead-letters", *arguments, "--config", config]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, env={"COLUMNS": "250"})
+    done = run_forked(["dead-letters", *arguments, "--config", config], {"COLUMNS": "250"}, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -78,8 +78,8 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     flags = [flag for setting in (*mine, *quicker) for flag in ("--set", setting)]
     ran, reported = tmp_path / "ran", tmp_path / "reported"
     done = run(
-        "experiment", "run", file(tmp_path), "--seconds", "6", *SMALL, *flags, "--broker", address, "--report", ran,
-        scratch=scratch, timeout=200,
+        "experiment", "run", file(tmp_path), "--seconds", "6", *SMALL, "--no-gateway", *flags, "--broker", address,
+        "--report", ran, scratch=scratch, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"live page: http://127\.0\.0\.1:\d+", done.stdout)
@@ -149,7 +149,17 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
 def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
     quicker = ("monitor.window_s=1", "worker.attribution_window_s=1", "worker.allowed_lateness_s=0")
     flags = [flag for setting in quicker for flag in ("--set", setting)]
-    arguments = ("--seconds", "60", "--pre-impressions", "0", *SMALL, *flags, "--report", str(tmp_path / "report"))
+    arguments = (
+        "--seconds",
+        "60",
+        "--pre-impressions",
+        "0",
+        "--no-gateway",
+        *SMALL,
+        *flags,
+        "--report",
+        str(tmp_path / "report"),
+    )
     with running("experiment", "run", file(tmp_path), *arguments, scratch=tmp_path / "scratch") as (process, printed):
 
         def served() -> bool:

@@ -46,6 +46,7 @@ def api(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
         assert not [letter.reason for letter in read_dead_letters(kafka, topics)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_call_is_a_server_error_and_every_answer_is_as_described(api: Any) -> None:
     called: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Twenty thousand hostile records on a running system: nothing ends, each is kept with a reason, good ones count."""
+"""Thousands of hostile records on a running system: nothing ends, each is kept with a reason, good ones count."""
 
 import json
 import random
@@ -28,11 +28,7 @@ from tests.e2e.harness import WINDOW_S, Harness, wait_for
 from tests.e2e.raw import good_sample
 from tests.stream.task.hostile import USERS, damaged, good
 
-INPUTS = 20_000
-INTERNAL = 3_000
 PARTITIONS = 4
-HUGE = 20
-"""Records of almost a megabyte."""
 
 NAMES = {"behaviors": decode_behavior, "impressions": decode_impression, "clicks": decode_click}
 Where = tuple[str, int, int]
@@ -56,7 +52,8 @@ class Enemy:
         self._random = random.Random(11)
         self.refused: dict[Where, bytes | None] = {}
 
-    def write_inputs(self, count: int) -> None:
+    def write_inputs(self, count: int, huge: int) -> None:
+        """Write records to the topics that users write, and some of almost a megabyte."""
         rng = self._random
         for number in range(count):
             name, user = rng.choice(list(NAMES)), rng.choice(USERS)
@@ -68,7 +65,7 @@ class Enemy:
                 continue
             usable = name == "behaviors" and taken(value, key, place)
             self._send(getattr(self._topics, name), value, key, place, usable=usable)
-        for number in range(HUGE):
+        for number in range(huge):
             junk = json.dumps({"user": USERS[0], "item": "x" * 880_000}).encode()[: -(number % 2) or None]
             self._send(self._topics.behaviors, junk, USERS[0].encode(), partition_of(USERS[0].encode(), PARTITIONS))
 
@@ -133,17 +130,24 @@ def origin(record: Record) -> Where:
     return record[:3]
 
 
-def test_hostile_records_at_volume_stop_nothing_and_each_is_kept_with_a_reason(harness: Harness) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "internal", "huge"),
+    [(3_000, 1_000, 1), pytest.param(20_000, 3_000, 20, marks=pytest.mark.slow)],
+    ids=["some", "many"],
+)
+def test_hostile_records_at_volume_stop_nothing_and_each_is_kept_with_a_reason(
+    harness: Harness, inputs: int, internal: int, huge: int
+) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
         harness.start_worker("worker")
         harness.wander(300)
         harness.traffic(10)
         enemy = Enemy(harness)
-        enemy.write_updates(INTERNAL)
-        enemy.write_samples(INTERNAL)
+        enemy.write_updates(internal)
+        enemy.write_samples(internal)
         for _ in range(20):
-            enemy.write_inputs(INPUTS // 20)
+            enemy.write_inputs(inputs // 20, huge)
             harness.ask()
             harness.wander(5)
             harness.react()
@@ -158,7 +162,7 @@ def test_hostile_records_at_volume_stop_nothing_and_each_is_kept_with_a_reason(h
         wait_for(newer_served, "a newer model among the noise", processes=harness.processes)
         harness.settle()
         letters = list(read_dead_letters(harness.settings.kafka, harness.topics))
-        assert len(enemy.refused) > 0.6 * (INPUTS + INTERNAL)
+        assert len(enemy.refused) > 0.6 * (inputs + internal)
         found = Counter(origin(letter.origin) for letter in letters)
         missing, more = enemy.refused.keys() - found.keys(), found.keys() - enemy.refused.keys()
         assert not missing, (len(missing), sorted(missing)[:5])

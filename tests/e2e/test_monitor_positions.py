@@ -89,8 +89,13 @@ def publishes(monitors: Monitors, traffic: Traffic) -> None:
     wait_for(agrees, "the counts to be the oracle's", processes=monitors.processes)
 
 
-@pytest.mark.parametrize("tables", ["kept", "lost"])
-@pytest.mark.parametrize("visits", [20, 500])
+@pytest.mark.parametrize(
+    ("visits", "tables"),
+    [
+        *((20, "lost"), (500, "kept")),
+        *(pytest.param(20, "kept", marks=pytest.mark.slow), pytest.param(500, "lost", marks=pytest.mark.slow)),
+    ],
+)
 def test_outcomes_that_were_recreated_are_counted_and_none_of_the_old_ones(
     kafka: dict[str, str], monitoring: Monitoring, tables: str, visits: int
 ) -> None:

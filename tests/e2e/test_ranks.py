@@ -139,7 +139,7 @@ def test_one_rank_goes_on_from_two_and_two_from_one(harness: Harness) -> None:
         assert not refusals(harness, "worker")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_rank_without_data_stalls_nobody(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:

@@ -46,7 +46,8 @@ def test_a_shadow_that_ranks_as_a_serving_arm_has_that_arms_estimate(
     flags = [flag for setting in (*mine, *quicker) for flag in ("--set", setting)]
     done = run(
         "experiment", "run", file, "--seconds", "8", "--rate", "40", "--users", "200", "--history", "30", "--plain",
-        "--no-monitor", *flags, "--broker", address, "--report", tmp_path / "report", scratch=scratch, timeout=200,
+        "--no-monitor", "--no-gateway", *flags, "--broker", address, "--report", tmp_path / "report",
+        scratch=scratch, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     arms = json.loads((tmp_path / "report" / "report.json").read_text())["arms"]

@@ -2,9 +2,7 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
-from subprocess import run
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -13,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 from state.partition import Partition
 from stream.schema.partitioner import partition_of
 from stream.schema.topics import Topics
+from tests.e2e.forked import run_forked
 from tests.e2e.harness import LENGTH, Harness, wait_for
 
 QUICK = ("--set", "worker.model_wait_s=0")
@@ -150,8 +149,7 @@ def test_the_command_lists_verifies_restores_and_shows(harness: Harness) -> None
 
     def state(*arguments: str) -> tuple[int, str]:
         config = str(harness.directory / "settings.json")
-        command = [sys.executable, "-m", "stream.cli", "state", *arguments, "--config", config]
-        done = run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+        done = run_forked(["state", *arguments, "--config", config], {"COLUMNS": "200"}, timeout=60)
         return done.returncode, done.stdout + done.stderr
 
     status, text = state("list")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import queue
+import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from model.errors import UpdateRefused
 from model.example import Example
 from model.learner import Learner
-from model.scorer import Scorer
+from model.scorer import Prepared, Scorer
 from model.serialization.update import Update, decode, encode
 from model.spec import OptimSpec
 from tests.model.learning import KINDS, batches, examples, learner_and_scorer, small
@@ -238,6 +240,36 @@ def test_updates_prepared_ahead_may_take_rows_away_and_bring_them_back() -> None
     assert scorer.rows == learner.rows
 
 
+def test_a_score_beside_updates_that_are_prepared_is_that_of_one_version() -> None:
+    learner, scorer = forgetful_learner_and_scorer()
+    updates, expected = [], {}
+    follower = Scorer(small("din"))
+    for second in range(40):
+        learner.learn(at(3 * second, examples(8, seed=second, catalogue=4000)))
+        if second in (0, 20):
+            learner.begin_epoch(2 + second)
+        updates.append(learner.delta("a") if second % 20 else learner.base("a"))
+        follower.apply(updates[-1])
+        expected[follower.version] = [each.tobytes() for each in follower.score(PROBE)]
+    assert all("item/gone" in update.tensors for update in updates[1:3])
+    ready: queue.Queue[Prepared] = queue.Queue(4)
+
+    def prepare() -> None:
+        for update in updates:
+            ready.put(scorer.prepare(update))
+
+    thread = threading.Thread(target=prepare, daemon=True)
+    thread.start()
+    for update in updates:
+        prepared = ready.get(timeout=60)
+        scorer.commit(prepared)
+        assert scorer.version == update.at
+        for _ in range(3):
+            assert [each.tobytes() for each in scorer.score(PROBE)] == expected[update.at]
+    thread.join()
+    assert scorer.rows == learner.rows
+
+
 def test_tombstones_that_are_no_keys_or_have_a_row_as_well_are_refused() -> None:
     learner, scorer = forgetful_learner_and_scorer()
     learner.learn(at(3, examples(1, seed=3)))
@@ -264,9 +296,8 @@ def test_two_deltas_prepared_together_may_bring_the_same_new_keys() -> None:
     first = learner.delta("a")
     learner.learn(lesson)
     second = learner.delta("a")
-    prepared = [scorer.prepare(first), scorer.prepare(second)]
-    assert len(prepared[0].rows["item"].fresh) == len(prepared[1].rows["item"].fresh) > 0
-    for each in prepared:
+    assert len(np.setdiff1d(second.tensors["item/keys"], learner_and_scorer()[0].base("a").tensors["item/keys"])) > 0
+    for each in [scorer.prepare(first), scorer.prepare(second)]:
         scorer.commit(each)
     assert_follows(scorer, learner)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from state import conversion
 from state.behavior import BEHAVIOR
 from state.errors import FormatError
-from state.layout import CONVERSION_KEY, META_KEY, OFFSETS_KEY
-from state.partition import FORMAT, FORMAT_WITH_FEATURES, Partition
+from state.layout import CONVERSION_KEY, META_KEY
+from state.partition import Partition
 from state.records import KEYS, NUMBERS, Fields, Record, Records, converted, fields_of, record_of
 from tests.state.support import drawn, dump, records
 
@@ -196,35 +196,11 @@ def test_a_state_of_a_version_without_features_opens_as_before_and_takes_feature
     partition.close()
 
 
-def stored_format(path: Path) -> int:
-    found: int = msgspec.json.decode(dump(path)[META_KEY])["format"]
-    return found
-
-
-def test_versions_that_know_no_features_refuse_a_state_with_them_and_one_that_is_half_converted(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "partition"
-    filled(path, BEHAVIOR)
-    assert stored_format(path) == FORMAT == 1
-    assert interrupted(path, A, 0)
-    assert stored_format(path) == FORMAT, "nothing was changed yet"
-    assert interrupted(path, A, 3)
-    assert stored_format(path) == FORMAT_WITH_FEATURES == 2
-    opened(path, A).close()
-    assert stored_format(path) == FORMAT_WITH_FEATURES
-    assert interrupted(path, BEHAVIOR, 3)
-    assert stored_format(path) == FORMAT_WITH_FEATURES
-    opened(path, BEHAVIOR).close()
-    assert stored_format(path) == FORMAT
-    assert OFFSETS_KEY in dump(path)
-
-
 def test_features_in_the_format_without_them_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "partition"
     filled(path)
     partition = opened(path)
-    partition._db.put(META_KEY, msgspec.json.encode(msgspec.structs.replace(partition.meta, format=FORMAT)))
+    partition._db.put(META_KEY, msgspec.json.encode(msgspec.structs.replace(partition.meta, format=1)))
     partition.close()
     with pytest.raises(FormatError, match="format 1"):
         opened(path, A)

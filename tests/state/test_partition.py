@@ -12,7 +12,7 @@ from rocksdict import Options, Rdict
 
 from state.errors import FormatError, LockedError, StateError
 from state.layout import META_KEY
-from state.partition import FORMAT, FORMAT_WITH_FEATURES, Partition
+from state.partition import FORMAT, Partition
 from tests.state.support import dump, records
 
 
@@ -86,8 +86,8 @@ def test_other_parameters_are_refused_and_change_nothing(path: Path, other: dict
 @pytest.mark.parametrize(
     "meta",
     [
-        msgspec.json.encode({"format": FORMAT_WITH_FEATURES + 1, "length": 1000, "slack": 256, "chunk": 64}),
-        msgspec.json.encode({"format": FORMAT_WITH_FEATURES + 1}),
+        msgspec.json.encode({"format": FORMAT + 1, "length": 1000, "slack": 256, "chunk": 64}),
+        msgspec.json.encode({"format": FORMAT + 1}),
         b"\xff",
     ],
 )

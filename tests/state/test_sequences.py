@@ -250,8 +250,9 @@ def test_strided_records_are_taken_as_they_are_seen(path: Path) -> None:
 def test_appending_rewrites_only_what_it_touches(path: Path) -> None:
     partition = filled(path, "u", 1000)
     assert len(partition.sequences.read("u")) == LENGTH
-    # 1000 is 15 whole chunks and 40 records: the head alone, one chunk and the head, two chunks and the head.
-    for size, values in ((3, 1), (30, 2), (128, 3)):
+    # 1000 is 15 whole chunks, 2 parts and 8 records: the head alone; a part and the head; a chunk, a part and the head,
+    # with two parts that go; two chunks, a part and the head.
+    for size, values in ((3, 1), (7, 2), (30, 5), (128, 4)):
         partition.sequences.append("u", records(0, size))
         batch = WriteBatch(raw_mode=True)
         partition.sequences.write_into(batch)
@@ -287,13 +288,20 @@ def test_damage_is_told_and_not_served(path: Path) -> None:
     partition = filled(path, "u", 500)
     partition.close()
     found = dump(path)
-    chunk = max(key for key in found if key.startswith(b"su"))
-    db = Rdict(str(path), Options(raw_mode=True))
-    del db[chunk]
-    db.close()
-    partition = open_small(path)
-    for _ in range(2):
-        with pytest.raises(StateError, match="'u' is damaged"):
-            partition.sequences.read("u")
-        assert partition.sequences.count("u") == 500
-    partition.close()
+    head, *chunks, first, second, third = sorted(key for key in found if key.startswith(b"su"))
+    sizes = [len(found[key]) // BEHAVIOR.itemsize for key in (head, *chunks, first, second, third)]
+    assert sizes == [4, 64, 64, 64, 16, 16, 16]
+    for lost, counted in ((chunks[1], True), (second, False)):
+        db = Rdict(str(path), Options(raw_mode=True))
+        del db[lost]
+        db.close()
+        partition = open_small(path)
+        for _ in range(2):
+            with pytest.raises(StateError, match="'u' is damaged"):
+                partition.sequences.read("u")
+            if counted:
+                assert partition.sequences.count("u") == 500
+            else:
+                with pytest.raises(StateError, match="'u' is damaged"):
+                    partition.sequences.append("u", records(500, 501))
+        partition.close()

@@ -19,6 +19,7 @@ import numpy as np
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from stream.bench.harness.full_state import copy_state
 from stream.client import Client
 from stream.errors import SimulationError
 from stream.kafka.offsets import GroupLag
@@ -27,7 +28,7 @@ from stream.local.system import System, local_system
 from stream.schema.events import Candidate, RequestKey, Spent
 from stream.schema.topics import Topics
 from stream.schema.update_headers import UpdateHeaders, read_update_headers
-from stream.settings import convert
+from stream.settings import Settings, convert
 from stream.simulation.config import SHORT_WINDOWS
 
 SLOTS = 10
@@ -40,9 +41,10 @@ _WATCH_S = 0.25
 
 SETTINGS: dict[str, Any] = {
     "worker": {**SHORT_WINDOWS, "idle_timeout_s": 2.0},
-    "arms": [{"name": "sam", "preset": "sam"}],
 }
-"""Short windows; one arm, the default model at length 1000."""
+"""Short windows."""
+ARM = "sam"
+"""The one arm, unless another is named: the default model at length 1000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,40 +229,67 @@ class LoadGenerator:
         return items
 
 
+def load_settings(prefix: str, arm: str | Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Return the settings of a system under load.
+
+    Args:
+        prefix: of topics and group.
+        arm: preset of the one arm, or how it is set.
+        sections: what differs from `SETTINGS`, by section.
+    """
+    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
+    merged = {
+        name: {**SETTINGS.get(name, {}), **own.get(name, {}), **sections.get(name, {})}
+        for name in {*SETTINGS, *own, *sections}
+    }
+    return convert({**merged, "arms": [{"name": arm, "preset": arm} if isinstance(arm, str) else arm]})
+
+
 @contextmanager
 def loaded_system(
-    broker: str, population: Population, *, launcher: Sequence[str] = (), **sections: Mapping[str, Any]
+    broker: str,
+    population: Population,
+    *,
+    full: Path | None = None,
+    launcher: Sequence[str] = (),
+    arm: str | Mapping[str, Any] = ARM,
+    **sections: Mapping[str, Any],
 ) -> Iterator[tuple[System, LoadGenerator]]:
     """Start a broker, one worker and one trainer, and load every user's history into the state.
 
     Args:
         broker: as `local_system` takes it.
         population: the users.
+        full: a closed state of the only partition that has the histories already: they are not sent.
         launcher: as `Processes` takes it.
+        arm: preset of the one arm, or how it is set.
         sections: settings that differ from `SETTINGS`, by section.
     """
     prefix = f"bench-{uuid.uuid4().hex[:8]}-"
-    own = {"topics": {"prefix": prefix}, "worker": {"group": f"{prefix}worker"}}
-    names = {*SETTINGS, *own, *sections}
-    defaults = {name: SETTINGS.get(name, {}) for name in names}
-    settings = convert(
-        {
-            name: value if name == "arms" else {**value, **own.get(name, {}), **sections.get(name, {})}
-            for name, value in defaults.items()
-        }
-    )
+    settings = load_settings(prefix, arm, sections)
     with (
-        tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch,
-        local_system(settings, broker=broker, directory=Path(scratch), launcher=launcher) as system,
+        _directory(full, Topics(prefix)) as directory,
+        local_system(settings, broker=broker, directory=directory, launcher=launcher) as system,
         _removed_afterwards(system),
         LoadGenerator(system.settings.kafka, system.topics, population) as load,
         closing(GroupLag(system.settings.kafka, settings.worker.group)) as lag,
     ):
-        load.send_histories()
+        if full is None:
+            load.send_histories()
         while lag.of(system.topics.behaviors, settings.topics.partitions):
             system.check()
             time.sleep(_WATCH_S)
         yield system, load
+
+
+@contextmanager
+def _directory(full: Path | None, topics: Topics) -> Iterator[Path]:
+    """Make a directory of a system; a full state is where its worker looks, as one at the beginning of all topics."""
+    with tempfile.TemporaryDirectory(prefix="samstream-bench-") as scratch:
+        if full is not None:
+            read = topics.behaviors, topics.impressions, topics.clicks, topics.scores
+            copy_state(full, Path(scratch) / "state" / "partition-00000", dict.fromkeys(read, 0))
+        yield Path(scratch)
 
 
 @contextmanager

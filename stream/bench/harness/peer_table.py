@@ -45,17 +45,19 @@ class TableMaker:
 
     Args:
         features: of callers that are told.
+        of_users: whether the user's columns are told; without them the numbers are what arm `counts` reads.
     """
 
-    def __init__(self, features: Features = ()) -> None:
+    def __init__(self, features: Features = (), *, of_users: bool = True) -> None:
         self._features = features
+        self._of_users = of_users
         self._read = columns_of(features)
         self._actions: list[int] = []
 
     @property
     def user_columns(self) -> int:
         """How many of the numbers, the first ones, are of the user."""
-        return 2 * (ACTIONS + len(self._read.past_numbers))
+        return self._of_users * 2 * (ACTIONS + len(self._read.past_numbers))
 
     def table(self, examples: Sequence[Example]) -> Table:
         """Return the table of all candidates of some examples."""
@@ -68,10 +70,12 @@ class TableMaker:
         if batch.features is not None:
             parts.append(batch.features.shown_numbers)
             texts = batch.features.shown_keys
-        of_users = np.array([self._of_user(example) for example in examples], np.float32)
-        rows = np.repeat(of_users, [len(example.items) for example in examples], axis=0)
-        of_candidates = torch.cat(parts, dim=-1)[batch.target_mask].numpy()
-        return Table(np.concatenate([rows, of_candidates], axis=1), texts[batch.target_mask].numpy())
+        numbers: Matrix = torch.cat(parts, dim=-1)[batch.target_mask].numpy()
+        if self._of_users:
+            of_users = np.array([self._of_user(example) for example in examples], np.float32)
+            rows = np.repeat(of_users, [len(example.items) for example in examples], axis=0)
+            numbers = np.concatenate([rows, numbers], axis=1)
+        return Table(numbers, texts[batch.target_mask].numpy())
 
     def _of_user(self, example: Example) -> list[float]:
         """Return shares of actions and means of numbers, lately and ever."""
@@ -90,3 +94,24 @@ def _mean(values: npt.NDArray[np.floating]) -> float:
     """Return the mean of what is there; NaN for nothing."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def _labels(example: Example) -> npt.NDArray[np.float32]:
+    if example.labels is None:
+        raise ValueError("every example to learn from needs labels")
+    return example.labels
+
+
+def labels_of(examples: Sequence[Example]) -> npt.NDArray[np.float32]:
+    """Return the labels of all candidates, one after another.
+
+    Raises:
+        ValueError: when an example has none.
+    """
+    return np.concatenate([_labels(example) for example in examples])
+
+
+def by_example(rows: Matrix, examples: Sequence[Example]) -> list[Matrix]:
+    """Return what belongs to each example's candidates."""
+    ends = np.cumsum([len(example.items) for example in examples])
+    return list(np.split(rows, ends[:-1]))

@@ -47,19 +47,20 @@ def picture(title: str, subtitle: str, *, height: float = 4.4) -> Iterator[tuple
 
 @contextmanager
 def pictures(
-    count: int, title: str, subtitle: str, *, height: float = 4.2
+    count: int, title: str, subtitle: str, *, height: float = 4.2, rows: int = 1
 ) -> Iterator[tuple[list["Axes"], Callable[[], bytes]]]:
-    """Axes side by side under one title, and a function that returns them as PNG."""
+    """Axes under one title, `count` side by side in each row, and a function that returns them as PNG."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(10, height), dpi=150)
-        axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+        axes = [figure.add_subplot(rows, count, place + 1) for place in range(rows * count)]
         # Room for the title above and, on one wide picture, for the names of the lines at their ends.
         figure.subplots_adjust(
-            left=0.07, right=0.86 if count == 1 else 0.94, top=1 - 0.92 / height, bottom=0.62 / height, wspace=0.22
-        )
+            left=0.07, right=0.86 if count == 1 else 0.94, top=1 - 0.92 / height, bottom=0.62 / height, wspace=0.22,
+            hspace=0.45,
+        )  # fmt: skip
         figure.text(0.02, 1 - 0.32 / height, title, fontsize=14, fontweight="bold", color=INK)
         figure.text(0.02, 1 - 0.6 / height, subtitle, fontsize=10.5, color=QUIET)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from model.embedding.admission import Admission
 from model.embedding.initial import Initial, initial_vectors
 from model.embedding.learned import KEY_EVENTS, LearnedTable
+from model.embedding.served import ServedTable
 from model.embedding.table import EmbeddingTable
 
 DIM = 3
@@ -110,12 +111,11 @@ def touch(table: LearnedTable, now: int, *keys: int) -> None:
     learn(table, list(keys), np.ones((len(keys), DIM), np.float32))
 
 
-def follow(table: LearnedTable, follower: EmbeddingTable) -> None:
+def follow(table: LearnedTable, follower: ServedTable) -> None:
     """Bring a follower up to date as a delta does."""
     gone, (keys, vectors) = table.gone(), table.touched()
     assert not np.intersect1d(gone, keys).size
-    follower.remove(gone)
-    follower.assign(keys, torch.from_numpy(vectors))
+    follower.write(follower.place(keys, torch.from_numpy(vectors), gone))
     table.clear_touched()
 
 
@@ -143,7 +143,7 @@ def test_a_table_is_a_dict_that_forgets_and_followers_equal_it(
 ) -> None:
     rng = np.random.default_rng(seed)
     table, oracle = rules.table(), Oracle(rules)
-    follower = EmbeddingTable(DIM, initial=INITIAL)
+    follower = ServedTable(DIM, initial=INITIAL)
     for what, now, keys in steps:
         if what == "step":
             gradients = rng.normal(size=(len(keys), DIM)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_a_table_is_a_dict_that_forgets_and_followers_equal_it(
             follow(table, follower)
             assert_equal(follower, table)
         elif what == "base":
-            follower = EmbeddingTable(DIM, initial=INITIAL)
+            follower = ServedTable(DIM, initial=INITIAL)
             all_keys, vectors = table.publish_all()
             follower.assign(all_keys, torch.from_numpy(vectors))
             assert_equal(follower, table)
@@ -231,7 +231,7 @@ def test_late_samples_move_event_time_nowhere() -> None:
 
 
 def test_a_key_that_went_and_came_back_between_two_deltas_is_no_tombstone() -> None:
-    table, follower = Rules(expire_ms=100).table(), EmbeddingTable(DIM, initial=INITIAL)
+    table, follower = Rules(expire_ms=100).table(), ServedTable(DIM, initial=INITIAL)
     touch(table, 0, 1, 2)
     follow(table, follower)
     touch(table, 200, 1)
@@ -242,7 +242,7 @@ def test_a_key_that_went_and_came_back_between_two_deltas_is_no_tombstone() -> N
 
 
 def test_a_key_that_came_back_and_went_again_around_a_checkpoint_is_a_tombstone() -> None:
-    rules, follower = Rules(max_rows=1), EmbeddingTable(DIM, initial=INITIAL)
+    rules, follower = Rules(max_rows=1), ServedTable(DIM, initial=INITIAL)
     table, restored = rules.table(), rules.table()
     touch(table, 0, 1)
     follow(table, follower)
@@ -274,7 +274,7 @@ def test_a_full_table_forgets_what_was_touched_longest_ago() -> None:
 
 
 def test_a_table_through_which_many_keys_pass_takes_no_more_memory_than_for_those_that_live() -> None:
-    table, follower = Rules(10_000, expire_ms=100).table(), EmbeddingTable(DIM, initial=INITIAL)
+    table, follower = Rules(10_000, expire_ms=100).table(), ServedTable(DIM, initial=INITIAL)
     taken = []
     tracemalloc.start()
     for now in range(0, 10_000, 50):

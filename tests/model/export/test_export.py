@@ -71,7 +71,7 @@ def test_a_torch_export_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind == "sam" else pytest.mark.slow) for kind in GRAPHS if kind not in NOT_ONNX],
+    [pytest.param(kind, marks=[] if kind == "counts" else pytest.mark.slow) for kind in GRAPHS if kind not in NOT_ONNX],
 )
 def test_an_onnx_graph_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")

@@ -77,8 +77,16 @@ def names(features: tuple[Feature, ...]) -> set[str]:
 PROBE = drawn(20, 99)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("before", [(), SOME, NUMBERS], ids=["none", "some", "numbers"])
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        pytest.param(
+            kind, before, id=f"{word}-{kind}", marks=[] if not before or kind == KINDS[0] else pytest.mark.slow
+        )
+        for word, before in (("none", ()), ("some", SOME), ("numbers", NUMBERS))
+        for kind in KINDS
+    ],
+)
 def test_a_feature_that_was_added_changes_no_prediction_until_it_is_learned(
     kind: str, before: tuple[Feature, ...]
 ) -> None:

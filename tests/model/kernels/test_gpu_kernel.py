@@ -85,7 +85,7 @@ def test_what_lies_beyond_a_users_last_behaviour_is_not_read() -> None:
         assert torch.equal(model(keys, mask, targets, match), before)
 
 
-@pytest.mark.parametrize("matched", [True, False])
+@pytest.mark.parametrize("matched", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_readout_is_the_same_in_every_place_and_batch(matched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel adds to what; the interpreter multiplies tiles by BLAS, whose rows depend on their place."""
     if DEVICE == "cpu":

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,28 +24,15 @@ from stream.datasets.base import Dataset, Visit
 from stream.experiment.statistics.auc import clustered_auc
 from stream.schema.features import FeatureSchema
 from stream.validation.contest import BATCH, Contestant, contest, list_batches
+from tests.stream.bench.baskets import write_baskets
 from tests.stream.datasets.support import write_exposures
 
 QUIET = Console(file=io.StringIO())
-DAY = 86_400
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 baskets of 20 households within 40 days; each household has items that it buys again and again."""
-    rng, directory = np.random.default_rng(5), tmp_path_factory.mktemp("baskets")
-    rows = []
-    for basket in range(400):
-        user = int(rng.integers(20))
-        items = {int(item) for item in rng.integers(0, 30, 2)} | {user, (7 * user) % 30}
-        rows += [(user, item, basket * DAY // 10, basket) for item in sorted(items)]
-    with lzma.open(directory / "events.tsv.xz", "wt", encoding="utf-8") as out:
-        out.write("user_id\titem_id\ttimestamp\tbasket_id\n")
-        out.writelines("\t".join(map(str, row)) + "\n" for row in rows)
-    with lzma.open(directory / "items.tsv.xz", "wt", encoding="utf-8") as out:
-        out.write("product_id\tproduct_type\tmanufacturer_id\n")
-        out.writelines(f"{item}\tkind-{item % 4}\t{item % 9}\n" for item in range(30))
-    return directory
+    return write_baskets(tmp_path_factory.mktemp("baskets"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from stream.cli.main import main
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_quick_run_measures_one_and_two_ranks_and_what_they_exchange(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

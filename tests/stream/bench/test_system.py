@@ -14,16 +14,25 @@ from stream.bench.harness.examples import example
 from stream.bench.harness.load import TimedAnswer
 from stream.bench.harness.step_clock import STEPS
 from stream.errors import StreamError
+from stream.local import system
 from stream.local.broker import Broker
 from stream.schema.dedup import RecentIds
 from stream.schema.events import Spent, decode_sample
 from stream.schema.update_headers import UpdateHeaders
 from stream.trainer.examples import unpack_sample
+from tests.e2e.forked import ForkedProcesses
 
 PNG = b"\x89PNG"
 QUIET = Console(file=io.StringIO())
 RARE = ("checkpoint", "step", "forward", "backward", "publish")
 """Steps that need not come in the two seconds of a quick run."""
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have jobs start as forks: here a bench is to be seen working."""
+    for module in (system, counting):
+        monkeypatch.setattr(module, "Processes", ForkedProcesses)
 
 
 def quick(broker: str = "embedded") -> argparse.Namespace:
@@ -69,7 +78,7 @@ def test_the_benches_of_parts_run() -> None:
         assert findings.picture().startswith(PNG)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None:
     findings = tables.run(quick(), QUIET)
     never, expires, full = findings.tables["results"]
@@ -81,6 +90,7 @@ def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_latency_runs(broker: Broker) -> None:
     findings = latency.run(quick(broker.bootstrap), QUIET)
     assert [row["requests a second"] for row in findings.tables["results"]] == [20, 40]
@@ -108,6 +118,8 @@ def test_cost_is_the_cpu_time_of_a_span_by_the_impressions_answered_in_it() -> N
     assert together["CPU ms"] == pytest.approx(50)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_the_gateway_runs(broker: Broker) -> None:
     pytest.importorskip("litestar", reason="litestar is not installed: pip install -e '.[gateway]'")
     findings = gateway.run(quick(broker.bootstrap), QUIET)
@@ -138,6 +150,8 @@ def test_samples_that_repeat_an_item_count_as_the_trainer_counts_them(monkeypatc
     assert given.total < 50
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_counting_runs(broker: Broker) -> None:
     findings = counting.run(quick(broker.bootstrap), QUIET)
     alone, beside = findings.tables["results"]
@@ -147,6 +161,7 @@ def test_the_bench_of_counting_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> None:
     findings = volume.run(quick(broker.bootstrap), QUIET)
     rows = {row["topic"]: row for row in findings.tables["results"]}
@@ -159,6 +174,8 @@ def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> Non
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_bench_of_freshness_runs(broker: Broker) -> None:
     findings = freshness.run(quick(broker.bootstrap), QUIET)
     assert (findings.tables["results"][0]["clicks"] or 0) > 10

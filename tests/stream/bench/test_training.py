@@ -9,6 +9,7 @@ from stream.bench.training import stream_batches
 from stream.cli.main import main
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_both_sides_memory_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "training", "--quick", "--json", f"{tmp_path}/a.json", "--plot", f"{tmp_path}/a.png"]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -24,7 +24,7 @@ def found(name: str, directory: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = found("arms", tmp_path)["tables"]
     arms = {row["arm"]: row for row in tables["arms"]}
@@ -42,6 +42,18 @@ def test_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["lift"] == pytest.approx(ratio - 1)
         assert row["lift low"] < row["lift"] < row["lift high"]
     assert "+7.30%" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.long
+def test_position(tmp_path: Path) -> None:
+    content = found("position", tmp_path)
+    assert "position_bias=1" in content["notes"][0]
+    for rows in content["tables"].values():
+        arms = {row["arm"]: row for row in rows}
+        assert set(arms) == {"din-50, not told", "din-50, told", "random", "oracle"}
+        assert arms["din-50, not told"]["lift"] == 0 == arms["oracle"]["regret"]
+        assert arms["din-50, told"]["AUC, all"] != arms["din-50, not told"]["AUC, all"]
+        assert arms["random"]["regret"] > 0
 
 
 def test_freshness(tmp_path: Path) -> None:

@@ -269,6 +269,7 @@ def test_the_package_gives_the_whole_set() -> None:
     assert first == Behavior("900", "1095275", 1_483_271_606_000, "ROLLS: BAGELS", "purchase", first.features)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data are not at {SHARED}")
 def test_the_protocol_holds_on_the_real_baskets() -> None:
     dataset = open_dataset("complete-journey", SHARED)

@@ -157,7 +157,7 @@ def test_users_of_an_interleaved_arm_are_divided_as_others_and_compared_with_not
     assert apart.mismatch_p == plain.mismatch_p
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_where_users_differ_interleaving_decides_sooner_than_ab_and_alike() -> None:
     """The ranking that looks at 1000 behaviours is better than the one that looks at 200 of them."""
     found = [

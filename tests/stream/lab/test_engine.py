@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from model.example import Example
 from model.spec import preset
@@ -40,6 +41,7 @@ class Spy:
     turned: bool = False
     asked: dict[int, Example] = field(default_factory=dict)
     learned: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, int, int]] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
 
     def score(self, examples: Sequence[Example], visits: Sequence[int]) -> list[npt.NDArray[np.float64]]:
@@ -51,6 +53,9 @@ class Spy:
         for example in examples:
             assert example.labels is not None
             self.learned += [(example.ts, int(label)) for label in example.labels]
+            assert example.positions is not None
+            rows = zip(example.items.tolist(), example.positions.tolist(), strict=True)
+            self.places += [(example.ts, item, place) for item, place in rows]
 
     def publish(self) -> None:
         self.published.append(len(self.learned))
@@ -115,6 +120,37 @@ def test_a_sequence_is_what_came_before_and_holds_this_arm_s_clicks_alone() -> N
         not np.array_equal(straight.asked[visit].sequence, turned.asked[visit].sequence) for visit in straight.asked
     )
     assert np.array_equal(first.would_click, second.would_click)
+
+
+def test_what_is_learned_has_the_place_at_which_it_was_shown() -> None:
+    spy = Spy()
+    found = run_alone(spy)
+    shown = {
+        (int(SCRIPT.ts[visit]), int(SCRIPT.item_keys[visit, candidate]), place)
+        for visit in range(SCRIPT.measured, len(SCRIPT))
+        for place, candidate in enumerate(found.order[visit - SCRIPT.measured, : SCENARIO.slots])
+    }
+    served = {each for each in spy.places if each[0] >= SCENARIO.warm_up_end}
+    assert served
+    assert served <= shown
+
+
+def test_with_position_bias_a_click_needs_a_look_as_well() -> None:
+    assert SCRIPT.looked.all(), "by default all that is shown is looked at"
+    script = generate_script(replace(SCENARIO, world=replace(WORLD, position_bias=1.0)))
+    assert np.array_equal(script.would_click, SCRIPT.would_click), "likes are what they were"
+    assert script.looked.shape == (len(script), SCENARIO.slots)
+    assert script.looked.mean(axis=0) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], abs=0.1)
+    oracle, permutations = (
+        run_alone(each, script=script) for each in (FixedScores.oracle(script), FixedScores.random(script))
+    )
+    assert ArmResults.of([oracle]).regret() == pytest.approx((0, 0, 0), abs=1e-9)
+    assert ArmResults.of([permutations]).regret().low > 0
+    first, shown = script.measured, oracle.order[:, : SCENARIO.slots]
+    liked = np.take_along_axis(script.would_click[first:], shown, axis=1)
+    assert np.array_equal(oracle.clicks, (liked & script.looked[first:]).sum(axis=1))
+    assert oracle.clicks.sum() < liked.sum()
+    assert oracle.clicks.sum() / oracle.expected.sum() == pytest.approx(1, abs=0.15)
 
 
 def test_a_fork_is_independent() -> None:

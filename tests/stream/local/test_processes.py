@@ -51,6 +51,7 @@ def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(settings: Se
 
 
 def test_only_a_child_that_is_dead_is_named_and_the_others_end_in_order(settings: Settings, tmp_path: Path) -> None:
+    """The other one is a trainer, which steps back behind what answers."""
     with Processes(tmp_path / "run", settings) as processes:
         trainer = processes.start("teacher", "trainer")
         for _ in range(2):
@@ -61,6 +62,7 @@ def test_only_a_child_that_is_dead_is_named_and_the_others_end_in_order(settings
         assert str(caught.value).count(told) == 2, "the log of the one before stays"
         processes.release("checker")
         wait_for_text(processes.log("teacher"), "started")
+        assert psutil.Process(trainer.pid).nice() == min(19, psutil.Process().nice() + settings.trainer.nice)
         processes.check()
         processes.stop()
         assert trainer.returncode == 0, "it was asked to end, and ended in order"
@@ -78,14 +80,6 @@ def test_an_optional_child_steps_back_and_may_end(settings: Settings, tmp_path: 
         page.wait(DEADLINE_S)
         processes.check()
         assert processes.ended_optional() == ["page"]
-
-
-def test_the_trainer_steps_back_behind_what_answers(settings: Settings, tmp_path: Path) -> None:
-    wanted = min(19, psutil.Process().nice() + settings.trainer.nice)
-    with Processes(tmp_path / "run", settings) as processes:
-        trainer = processes.start("teacher", "trainer")
-        wait_for_text(processes.log("teacher"), "started ")
-        assert psutil.Process(trainer.pid).nice() == wanted
 
 
 def test_a_child_that_was_killed_is_named_with_the_signal(settings: Settings, tmp_path: Path) -> None:

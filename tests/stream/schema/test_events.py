@@ -23,6 +23,7 @@ from stream.schema.events import (
     Spent,
     Team,
     decode_behavior,
+    decode_behaviors,
     decode_click,
     decode_impression,
     decode_outcome,
@@ -244,3 +245,10 @@ def test_a_score_with_a_number_that_cannot_be_is_refused(wrong: dict[str, object
     assert decode_score(msgspec.json.encode(good)).seen == 0
     with pytest.raises(msgspec.ValidationError, match=next(iter(wrong))):
         decode_score(msgspec.json.encode(good | wrong))
+
+
+def test_many_behaviours_are_each_decoded_for_itself() -> None:
+    one = encode_json(Behavior("u", "i", 1))
+    assert decode_behaviors([one, one]) == [Behavior("u", "i", 1)] * 2
+    # As one array, these would be three behaviours, the last of them of two records.
+    assert decode_behaviors([one + b"," + one, one[:-1] + b',"features":[{}', b"{}]}"]) is None

@@ -15,7 +15,7 @@ from stream.errors import SettingsError
 from stream.schema.events import Behavior
 from stream.simulation.config import WorldConfig, with_changes
 from stream.simulation.pictures import main as draw
-from stream.simulation.world import World, category_name, item_name, user_name
+from stream.simulation.world import World, category_name, examination, item_name, user_name
 
 START = 1_800_000_000_000
 SMALL = WorldConfig(users=20, history=300, categories=12, items_per_category=6, interests=3, block=20, candidates=15)
@@ -252,9 +252,9 @@ def test_a_user_who_was_moved_follows_the_new_interest_and_clicks_on_it() -> Non
 
 
 def test_a_click_needs_a_look_and_looks_get_fewer_further_down() -> None:
-    assert World(SMALL).examination(5).tolist() == [1.0] * 5, "by default all that is shown is looked at"
+    assert examination(SMALL, 5).tolist() == [1.0] * 5, "by default all that is shown is looked at"
     world = World(changed(SMALL, base=-0.5, position_bias=1.0), start=START)
-    assert world.examination(4) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert examination(world.config, 4) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
     items, draws = world.impression(2, START).items, 3000
     seen = sum(world.clicks(2, items, START).astype(int) for _ in range(draws)) / draws
     truth = world.click_probability(2, items, START) / np.arange(1, len(items) + 1)

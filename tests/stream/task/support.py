@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from stream.schema.events import (
 )
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.schema.partitioner import partition_of
-from stream.schema.record import Record, RefusedRecord
+from stream.schema.record import Record, RecordBatch, RefusedRecord
 from stream.schema.topics import Topics
 from stream.settings import WorkerSettings
 from stream.task.answer import Answer
@@ -116,6 +117,13 @@ class Log:
         self._next[topic] += 1
         self.records.append(record)
         return record
+
+
+def batches(records: Iterable[Record]) -> Iterator[RecordBatch]:
+    """Records as the worker's consumer hands them out: what lies side by side in one topic, together."""
+    for (topic, partition), run in groupby(records, key=lambda record: (record.topic, record.partition)):
+        _, _, offsets, timestamps, keys, values, _ = zip(*run, strict=True)
+        yield RecordBatch(topic, partition, offsets, timestamps, keys, values)
 
 
 def beginning(**changes: Any) -> ResumePoint:
@@ -205,8 +213,8 @@ class Bench:
 
         `lagging` are the topics that have more than what was read.
         """
-        for record in records:
-            self.task.add(record)
+        for batch in batches(records):
+            self.task.add(batch)
         requests = self.task.step(lambda topic: topic not in lagging, now=now, wall_ms=T0 + wall, limit=limit)
         for request in requests:
             answer = self.answering(request, self.version)

@@ -25,6 +25,7 @@ from tests.stream.task.support import (
     USERS,
     Bench,
     Log,
+    batches,
     beginning,
     behavior,
     click,
@@ -125,8 +126,8 @@ def test_a_paced_fold_of_what_was_erased_equals_the_workers(
             for each in heard[told : told + news]:
                 erasures.add(each)
             told, limit = min(told + news, len(heard)), min(limit + more, len(log.records))
-            for record in log.records[copy.next : limit + 3]:
-                copy.add(record)
+            for batch in batches(log.records[copy.next : limit + 3]):
+                copy.add(batch)
             copy.fold(limit)
             copy.take_erasures()
             if then in ("commit", "purge"):

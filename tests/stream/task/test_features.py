@@ -29,6 +29,7 @@ from tests.stream.task.support import (
     USER,
     Bench,
     Log,
+    batches,
     beginning,
     click,
     mixing,
@@ -250,8 +251,8 @@ def test_a_standby_copy_folds_features_as_the_owner_does(path: Path) -> None:
     partition = Partition.open(path.with_name("standby"), length=LENGTH, slack=SLACK, record=SCHEMA.layout.behavior)
     now = LogIdentity("cluster", TOPICS.behaviors, "id", PARTITIONS)
     with closing(PacedFold(partition, TOPICS, SETTINGS, now, 0, SCHEMA, partitions=PARTITIONS)) as copy:
-        for record in log.records:
-            copy.add(record)
+        for batch in batches(log.records):
+            copy.add(batch)
         copy.fold(len(log.records))
         copy.commit()
         assert partition.sequences.read(USER).tobytes() == expected

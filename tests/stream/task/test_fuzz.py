@@ -21,6 +21,7 @@ from stream.task.resume import ResumePoint
 from stream.task.task import Task
 from tests.model.learning import small
 from tests.stream.task.hostile import T0, TOPICS, USERS, damaged, good
+from tests.stream.task.support import batches
 
 RECORDS = 100_000
 INPUTS = (TOPICS.behaviors, TOPICS.impressions, TOPICS.clicks)
@@ -40,11 +41,15 @@ def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> No
     start = ResumePoint(dict.fromkeys((*INPUTS, TOPICS.scores), 0), {}, 0, 0, dict.fromkeys(INPUTS, 0))
     offsets = dict.fromkeys(INPUTS, 0)
     sent = refused = good_sent = opened = 0
+    sent_now: list[Record] = []
     with closing(Partition.open(tmp_path / "state", length=10, slack=6)) as partition:
         task = Task(partition, TOPICS, settings, start, partitions=1)
 
         def work() -> None:
             nonlocal refused, opened
+            for batch in batches(sorted(sent_now, key=lambda record: record.topic)):
+                task.add(batch)
+            sent_now.clear()
             while task.buffered:
                 for request in task.step(lambda _: True, now=0.0, wall_ms=T0, limit=1000):
                     opened += 1
@@ -65,10 +70,10 @@ def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> No
             else:
                 value = None if rng.random() < 0.01 else damaged(rng, good(rng, topic, user, number))
             key = user.encode() if rng.random() < 0.98 or user == GOOD else rng.choice([None, b"", b"\xff", b"another"])
-            task.add(Record(topic, 0, offsets[topic], T0 + number, key, value))
+            sent_now.append(Record(topic, 0, offsets[topic], T0 + number, key, value))
             offsets[topic] += 1
             sent += 1
-            if task.buffered >= 500:
+            if len(sent_now) >= 500:
                 work()
         work()
         task.commit()

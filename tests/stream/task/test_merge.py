@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,3 +75,43 @@ def test_whatever_arrives_when_the_order_is_the_same(arrivals: list[tuple[str, i
             released += piecewise.drain(lambda topic: not left[topic], 0, 1000)
     released += piecewise.drain(at_end(*"abc"), 0, 1000)
     assert released == expected
+
+
+class Numbers:
+    """A run of (time, topic, number) events."""
+
+    def __init__(self, topic: str, times: list[int], first: int) -> None:
+        self.topic, self.first = topic, first
+        self.times = np.array(times, np.int64)
+
+    def part(self, begin: int, end: int) -> "Numbers":
+        return Numbers(self.topic, self.times[begin:end].tolist(), self.first + begin)
+
+    def events(self) -> list[tuple[int, str, int]]:
+        return [(time, self.topic, self.first + place) for place, time in enumerate(self.times.tolist())]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 9), min_size=1, max_size=6)), max_size=12),
+    st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=12),
+)
+def test_runs_come_out_as_their_events_would_one_by_one(
+    arrivals: list[tuple[str, list[int]]], steps: list[tuple[int, bool]]
+) -> None:
+    """Times may go back within a topic; patience of none lets a topic that lags be passed over."""
+    single: Merge[tuple[int, str, int]] = Merge("ab", patience=0)
+    runs: Merge[Numbers] = Merge("ab", patience=0)
+    number = 0
+    for topic, times in arrivals:
+        run = Numbers(topic, times, number)
+        number += len(times)
+        runs.add_run(topic, run)
+        for event in run.events():
+            single.add(topic, event[0], event)
+    for limit, ended in [*steps, (100, True)]:
+        at = at_end(*"ab") if ended else at_end()
+        expected = list(single.drain(at, 0.0, limit))
+        assert [event for run in runs.drain(at, 0.0, limit) for event in run.events()] == expected
+        assert (len(runs), runs.backlog("a"), runs.forced) == (len(single), single.backlog("a"), single.forced)
+        if not ended and single.backlog("a"):
+            assert runs.pop("a").events() == [single.pop("a")]

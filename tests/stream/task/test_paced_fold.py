@@ -24,6 +24,7 @@ from tests.stream.task.support import (
     USERS,
     Bench,
     Log,
+    batches,
     behavior,
     keys,
     keys_in,
@@ -61,8 +62,8 @@ def test_a_copy_equals_the_owners_state_whatever_the_batches_commits_and_restart
         copy, limit = copy_in(standby), 0
         for size, more, restart in [*turns, (len(log.records), len(log.records) + 1, False)]:
             limit = min(len(log.records), limit + more)
-            for record in log.records[copy.next : copy.next + size]:
-                copy.add(record)
+            for batch in batches(log.records[copy.next : copy.next + size]):
+                copy.add(batch)
             copy.fold(limit)
             assert copy.offset <= limit
             if restart:
@@ -71,8 +72,8 @@ def test_a_copy_equals_the_owners_state_whatever_the_batches_commits_and_restart
                 copy.close()
                 copy = copy_in(standby)
                 assert copy.offset == copy.next == before
-        for record in log.records[copy.next :]:
-            copy.add(record)
+        for batch in batches(log.records[copy.next :]):
+            copy.add(batch)
         copy.fold(len(log.records))
         copy.commit()
         assert (copy.offset, copy.waiting) == (len(log.records), 0)
@@ -89,8 +90,8 @@ def test_a_copy_equals_the_owners_state_whatever_the_batches_commits_and_restart
 def test_what_the_owner_has_not_committed_waits(tmp_path: Path) -> None:
     log = Log(*(behavior(f"i{number}", number) for number in range(5)))
     copy = copy_in(tmp_path / "copy")
-    for record in log.records:
-        copy.add(record)
+    for batch in batches(log.records):
+        copy.add(batch)
     copy.fold(3)
     copy.commit()
     assert (copy.offset, copy.next, copy.waiting) == (3, 5, 2)
@@ -101,8 +102,8 @@ def test_what_the_owner_has_not_committed_waits(tmp_path: Path) -> None:
 def test_what_is_old_is_folded_whatever_its_offset(tmp_path: Path) -> None:
     log = Log(*(behavior(f"i{number}", number) for number in range(5)))
     copy = copy_in(tmp_path / "copy")
-    for record in log.records:
-        copy.add(record)
+    for batch in batches(log.records):
+        copy.add(batch)
     copy.fold(1, before_ms=T0 + 3)
     assert (copy.offset, copy.waiting) == (3, 2)
     copy.close()
@@ -111,8 +112,8 @@ def test_what_is_old_is_folded_whatever_its_offset(tmp_path: Path) -> None:
 def test_a_copy_says_what_its_offset_is_an_offset_of(tmp_path: Path) -> None:
     log = Log(behavior("a", 7), behavior("b", 9))
     copy = copy_in(tmp_path / "copy")
-    for record in log.records:
-        copy.add(record)
+    for batch in batches(log.records):
+        copy.add(batch)
     copy.fold(2)
     copy.commit()
     copy.close()
@@ -148,8 +149,8 @@ def test_a_record_whose_schema_is_not_known_is_waited_for_with_all_behind_it(tmp
     formats = Schemas(log.records[1].value)
     partition = Partition.open(tmp_path / "copy", length=LENGTH, slack=SLACK)
     with closing(PacedFold(partition, TOPICS, SETTINGS, NOW, 0, partitions=PARTITIONS, formats=formats)) as copy:
-        for record in log.records:
-            copy.add(record)
+        for batch in batches(log.records):
+            copy.add(batch)
         copy.fold(3)
         copy.commit()
         assert (copy.offset, copy.waiting, copy.first_waiting) == (1, 2, 1)

@@ -23,6 +23,7 @@ from tests.stream.task.support import (
     WINDOW,
     Bench,
     Log,
+    batches,
     beginning,
     behavior,
     click,
@@ -172,8 +173,8 @@ def test_a_bad_record_is_refused_in_its_turn(bench: Bench) -> None:
     log.put(TOPICS.behaviors, b"bad")
     log.write(behavior("b", 30))
     log.write(impression(ts=20))
-    for record in log.records:
-        bench.task.add(record)
+    for batch in batches(log.records):
+        bench.task.add(batch)
     turns = [(len(bench.turn(limit=1)), len(bench.items()), len(bench.refused)) for _ in range(4)]
     assert turns == [(0, 1, 0), (0, 1, 1), (1, 1, 1), (0, 2, 1)]
 
@@ -225,8 +226,8 @@ def test_an_offset_that_goes_back_ends_the_work_and_says_where(path: Path) -> No
     log = Log(*(behavior("b", number) for number in range(8)))
     with closing(Bench(path, beginning(offsets=beginning().offsets | {TOPICS.behaviors: 5}))) as bench:
         with pytest.raises(WorkerError, match=rf"behaviors/{NUMBER} went back from offset 5 to 4"):
-            bench.task.add(log.records[4])
+            bench.turn(log.records[4])
         bench.turn(log.records[5], log.records[7])
         with pytest.raises(WorkerError, match="went back from offset 8 to 7"):
-            bench.task.add(log.records[7])
+            bench.turn(log.records[7])
         assert bench.task.offsets[TOPICS.behaviors] == 8, "Kafka may leave offsets out"

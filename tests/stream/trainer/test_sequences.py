@@ -24,6 +24,7 @@ from tests.stream.task.support import (
     USERS,
     Bench,
     Log,
+    batches,
     behavior,
     click,
     impression,
@@ -105,8 +106,8 @@ def test_a_trainers_sequence_of_a_sample_is_the_one_that_the_worker_scored_with(
                 fold.copy(saved)
                 kept = place
             sample = samples[place]
-            while fold.next < min(len(behaved), sample.sequence.read_to + data.draw(st.integers(0, 5))):
-                fold.add(behaved[fold.next])
+            for batch in batches(behaved[fold.next : sample.sequence.read_to + data.draw(st.integers(0, 5))]):
+                fold.add(batch)
             fold.fold(sample.sequence.read_to)
             assert fold.offset <= max(each.sequence.read_to for each in samples[: place + 1])
             sequence = fold.find(sample.user, sample.sequence)

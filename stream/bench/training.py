@@ -37,7 +37,7 @@ SHOWN = 10
 """Labelled items in a request."""
 CLICKS = 5 / 8
 """Share of records with a single click, in the mixed batch: of 10 shown items 1.6 are clicked, one record each."""
-_TIMES, _GROWTH = 5.0, 2.0
+_TIMES, _GROWTH = 8.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)

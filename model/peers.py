@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.embedding.learned import Gathered, Leaf, LearnedTable
 from model.embedding.shards import ONLY, Rank
 

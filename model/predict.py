@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.batch import Batch, collate
 from model.embedding.initial import Initial
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.embedding.learned import Leaf
 from model.embedding.table import EmbeddingTable
 from model.example import Example

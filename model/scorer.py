@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.embedding.served import PlacedRows, ServedTable
 from model.errors import UpdateRefused
 from model.example import Example

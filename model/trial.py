@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.batch import GAP_BUCKETS
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.embedding.table import EmbeddingTable
 from model.example import Example
 from model.network import ACTION_ROWS, Network

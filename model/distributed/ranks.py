@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.distributed.group import Group, Ints
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.embedding.learned import Gathered, Leaf, LearnedTable
 from model.embedding.shards import owners
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.initial import mix
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 
 MOST_SEEN = 255
 """The largest count that is told apart."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 
 _GAMMA = np.uint64(0x9E37_79B9_7F4A_7C15)
 _LANES = np.uint64(0x0000_FFFF_0000_FFFF)

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.embedding.keys import Keys, Rows
 from model.kernels import native
-
-Keys = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
 
 _SMALLEST = 1024
 

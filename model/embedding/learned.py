@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.embedding.admission import Admission
 from model.embedding.initial import Initial, initial_vectors
-from model.embedding.key_index import Keys, Rows, unique_in_order
+from model.embedding.key_index import unique_in_order
+from model.embedding.keys import Keys, Rows
 from model.embedding.recency import Recency
 from model.embedding.table import EmbeddingTable
 from model.errors import CheckpointError

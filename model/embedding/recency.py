@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import Rows
+from model.embedding.keys import Rows
 
 _SWEEPS = 32
 """Sweeps in the time after which rows expire: one looks at all rows, so a row goes up to a 32nd of that time late."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.embedding.initial import Initial, initial_vectors
-from model.embedding.key_index import Keys, Rows
+from model.embedding.keys import Keys, Rows
 from model.embedding.table import EmbeddingTable
 
 _COPIED = 2**16

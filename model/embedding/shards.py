@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.initial import mix
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 
 SHARDS = 64
 """Virtual shards of every table: more ranks than that own no rows, and only share the computing."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.embedding.initial import Initial, initial_vectors
-from model.embedding.key_index import KeyIndex, Keys
+from model.embedding.key_index import KeyIndex
+from model.embedding.keys import Keys
 
 
 class EmbeddingTable:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import KeyIndex, Keys, Rows
+from model.embedding.key_index import KeyIndex
+from model.embedding.keys import Keys, Rows
 from model.kernels import native
 
 Times = npt.NDArray[np.int64]

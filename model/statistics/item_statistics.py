@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.kernels import native
 from model.statistics.decayed_counts import Counts, DecayedCounts
 from state.behavior import BehaviorArray

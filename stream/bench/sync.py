@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from model.device import configure_torch
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.learner import Learner
 from model.predict import table_dims
 from model.scorer import Scorer

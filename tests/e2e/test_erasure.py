@@ -108,7 +108,10 @@ def newest_snapshots(harness: Harness) -> dict[int, tuple[Manifest, list[Path]]]
     for place in (harness.directory / "snapshots").glob("partition-*"):
         if (newest := max(place.glob("*.json"), default=None)) is None:
             continue  # its files are being written
-        manifest = msgspec.json.decode(newest.read_bytes(), type=Manifest)
+        try:
+            manifest = msgspec.json.decode(newest.read_bytes(), type=Manifest)
+        except msgspec.DecodeError:
+            continue  # it is being written
         paths = [place / "files" / file.checksum for file in manifest.files.values()]
         found[int(place.name[-5:])] = manifest, paths
     return found

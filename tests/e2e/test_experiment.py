@@ -189,7 +189,7 @@ def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_pat
         (("run", "nowhere.toml"), "nowhere.toml"),
         (("run", "bad.toml"), "lenght"),
         (("run", "good.toml", "--set", "salt=mine"), "state them in one place"),
-        (("run", "good.toml", "--set", 'arms=[{name="a"},{name="b"}]'), "state them in one place"),
+        (("run", "good.toml", "--set", 'arms=[{name="counts"},{name="b"}]'), "state them in one place"),
         (("run", "good.toml", "--set", "topics.partition=3"), "partition"),
         (("report", "nowhere.toml"), "nowhere.toml"),
         (("report", "good.toml", "--since", "yesterday"), "'yesterday' is not a time: write it as"),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.embedding.key_index import Keys
+from model.embedding.keys import Keys
 from model.example import Example
 from state.behavior import BEHAVIOR
 from stream.schema.dedup import GOLDEN_RATIO

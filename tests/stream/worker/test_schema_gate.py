@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, Producer
 
 from stream.kafka.connection import ConnectionHealth
 from stream.schema.formats import JsonOnly
-from stream.schema.record import HasHeaders, Record
+from stream.schema.record import RecordBatch
 from stream.schema.topics import Topics
 from stream.task.task import Task
 from stream.worker.consumer import TaskConsumer
@@ -38,8 +38,8 @@ class Taken:
     def __init__(self) -> None:
         self.values: list[bytes | None] = []
 
-    def add(self, record: Record, _message: HasHeaders | None = None) -> None:
-        self.values.append(record.value)
+    def add(self, batch: RecordBatch) -> None:
+        self.values += batch.values
 
     def backlog(self, _topic: str) -> int:
         return 0

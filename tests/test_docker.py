@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,14 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def environment(service: dict[str, Any]) -> dict[str, str]:
-    """Return what a service gets when nothing is set outside."""
+def environment(service: dict[str, Any], outside: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a service gets; a name without a value takes that from outside, if there is one."""
+    outside = outside or {}
     given = service.get("environment", {}).items()
-    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in given}
+    taken = {name: outside.get(name) if value is None else value for name, value in given}
+    return {
+        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in taken.items() if value is not None
+    }
 
 
 def expressions() -> list[str]:
@@ -148,13 +154,31 @@ def test_the_panels_of_the_dashboard_have_ids_places_and_a_source_of_their_own()
 
 def test_the_settings_of_every_service_are_settings() -> None:
     services = compose()["services"]
-    for name in ("topics", "worker", "trainer", "monitor", "gateway"):
+    for name in ("topics", "worker", "trainer", "monitor", "gateway", "bandit"):
         given = environment(services[name])
         ours = {key for key in given if key.startswith("SAMSTREAM_")}
         assert ours
         settings = load(environ=given)
         assert settings.kafka["bootstrap.servers"] == "kafka:19092"
         assert settings.worker.metrics == settings.trainer.metrics == settings.monitor.metrics == "0.0.0.0:9100"
+        assert settings.gateway.metrics == settings.bandit.metrics == "0.0.0.0:9100"
+        assert not settings.bandit.on
+
+
+def test_the_bandit_runs_only_when_asked_for_with_settings_that_all_jobs_share() -> None:
+    services = compose()["services"]
+    assert {name: each["profiles"] for name, each in services.items() if "profiles" in each} == {"bandit": ["bandit"]}
+    assert services["bandit"]["command"] == ["bandit"]
+    [command] = re.findall(r"SAMSTREAM_BANDIT__EXPLORE=.*?\bup\b", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    assert "--profile bandit" in command
+    outside = dict(word.split("=", 1) for word in shlex.split(command) if word.startswith("SAMSTREAM_"))
+    found = [
+        load(environ=environment(services[name], outside))
+        for name in ("worker", "trainer", "monitor", "gateway", "bandit")
+    ]
+    assert all(each == found[0] for each in found)
+    assert found[0].bandit.on
+    assert len(found[0].arms) == 2
 
 
 def test_images_are_pinned() -> None:
@@ -183,7 +207,7 @@ def test_prometheus_asks_the_services_where_they_listen_and_grafana_asks_prometh
         [found] = job["dns_sd_configs"]
         assert found["type"] == "A"
         asked |= dict.fromkeys(found["names"], found["port"])
-    assert asked.keys() == {"worker", "trainer", "monitor", "gateway"}
+    assert asked.keys() == {"worker", "trainer", "monitor", "gateway", "bandit"}
     for name, port in asked.items():
         given = environment(services[name])
         assert given[f"SAMSTREAM_{name.upper()}__METRICS"] == f"0.0.0.0:{port}"

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ ROOT = Path(__file__).parent.parent
 CHART = ROOT / "docker/helm/samstream"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 FULL = {
-    "settings": {"topics": {"prefix": "shop-"}, "arms": [{"name": "sam-1000"}]},
+    "settings": {
+        "topics": {"prefix": "shop-"},
+        "arms": [{"name": "sam-1000"}, {"name": "din", "preset": "din"}],
+        "bandit": {"explore": 0.2},
+    },
     "secret": "kafka-credentials",
     "imagePullSecrets": [{"name": "registry"}],
     "volumes": [{"name": "ca", "secret": {"secretName": "kafka-ca"}}],
     "volumeMounts": [{"name": "ca", "mountPath": "/etc/kafka-ca"}],
     "worker": {"nodeSelector": {"disk": "ssd"}, "storageClass": "local", "tolerations": [{"operator": "Exists"}]},
     "gateway": {"enabled": True, "replicas": 3, "keysSecret": "keys", "allowAnonymous": True},
+    "bandit": {"enabled": True, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"operator": "Exists"}]},
     "keda": {"enabled": True, "authentication": "kafka"},
     "prometheus": {"serviceMonitor": True, "rules": True, "labels": {"release": "prometheus"}},
 }
@@ -132,7 +138,7 @@ def test_every_job_is_a_command_with_settings_that_are_settings(objects: Objects
             main([*container["args"], "--help"])
         found = settings(objects, each, tmp_path)
         assert found.kafka["bootstrap.servers"] == "kafka:9092"
-        if command in (*JOBS, "gateway"):
+        if command in (*JOBS, "gateway", "bandit"):
             assert getattr(found, command).metrics == "0.0.0.0:9100"
             assert found.kafka.get("group.instance.id") == ("pod-0" if command == "worker" else None)
 
@@ -163,6 +169,27 @@ def test_gateways_share_the_users_under_addresses_that_are_theirs(tmp_path: Path
     assert not alone.allow_anonymous
 
 
+def test_one_bandit_runs_where_the_values_say_so_and_prometheus_finds_it(tmp_path: Path) -> None:
+    assert not [each for each in made({}, tmp_path) if each["metadata"]["name"] == "shop-bandit"]
+    objects = made(FULL, tmp_path)
+    bandit = named(objects, "Deployment", "shop-bandit")
+    assert (bandit["spec"]["replicas"], bandit["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert settings(objects, bandit, tmp_path).bandit.on
+    assert bandit["spec"]["selector"]["matchLabels"].items() <= _labels(bandit)
+    service = named(objects, "Service", "shop-bandit")
+    found = [each for each in workloads(objects) if service["spec"]["selector"].items() <= _labels(each)]
+    assert found == [bandit]
+    scraped = named(objects, "ServiceMonitor", "shop")["spec"]
+    assert scraped["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["metadata"]["labels"][scraped["jobLabel"]] == "bandit"
+    assert scraped["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def _labels(workload: dict[str, Any]) -> ItemsView[str, str]:
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels.items()
+
+
 def test_other_settings_make_other_pods(tmp_path: Path) -> None:
     def checksum(values: dict[str, Any]) -> str:
         template = named(made(values, tmp_path), "StatefulSet", "shop-worker")["spec"]["template"]
@@ -191,13 +218,7 @@ def leaves(values: dict[str, Any], path: str = "") -> set[str]:
     found = set()
     for name, value in values.items():
         here = f"{path}.{name}"
-        free = here in (
-            ".settings",
-            ".worker.resources",
-            ".trainer.resources",
-            ".monitor.resources",
-            ".gateway.resources",
-        )
+        free = here == ".settings" or name == "resources"
         found |= leaves(value, here) if isinstance(value, dict) and value and not free else {here}
     return found
 

@@ -31,6 +31,10 @@ def rank_of_environment() -> Rank:
             f"RANK={number} of WORLD_SIZE={ranks} is no rank: start the trainer with --ranks or with torchrun, or unset"
             " both"
         )
+    if int(ranks) > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
+        raise PeerError(
+            f"WORLD_SIZE={ranks}, but {' and '.join(missing)} not set: start the trainer with --ranks or with torchrun"
+        )
     return Rank(int(number), int(ranks))
 
 

@@ -1,10 +1,13 @@
 """The jobs of the system, each until SIGTERM or Ctrl-C: worker, trainer, monitor, gateway and bandit."""
 
 import argparse
+import atexit
 import logging
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from stream.cli.options import Commands, add_settings_command, load_settings, positive_int, settings_arguments
 from stream.errors import KafkaSilentError, SettingsError
@@ -52,10 +55,29 @@ def run_trainer(arguments: argparse.Namespace) -> int:
 
     os.nice(settings.trainer.nice)  # applies to this thread, which learns, and to the threads that it starts
     if rank_of_environment().ranks > 1:
-        run_trainer(settings, stop_event(), threading.Event())  # a rank that starts over needs the others to
+        with _exit_without_finalizing():
+            run_trainer(settings, stop_event(), threading.Event())  # a rank that starts over needs the others to
     else:
         run_until_stopped(run_trainer, settings, stop_event())
     return 0
+
+
+@contextmanager
+def _exit_without_finalizing() -> Iterator[None]:
+    """End the process, once the interpreter begins to, with status 0 if the body ends, else 1.
+
+    A thread of a process group that comes back while the interpreter is finalized would abort the process instead.
+    """
+    status = 1
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+    yield
+    status = 0
 
 
 def run_monitor(arguments: argparse.Namespace) -> int:

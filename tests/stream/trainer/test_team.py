@@ -162,3 +162,11 @@ def test_a_sample_that_no_step_can_learn_is_lost_on_its_rank_alone(pool: RankPoo
     first, second = pool.run(teach, [([good], 999), ([[other[0], bad, other[1]]], 999)])
     assert first.lost == [{}]
     assert second.lost == [{1: ["own"]}]
+
+
+def test_a_rank_that_is_not_told_where_the_others_meet_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(PeerError, match="MASTER_PORT not set: start the trainer with --ranks or with torchrun"):
+        rank_of_environment()

@@ -77,6 +77,7 @@ class RecordDecoder:
         features: packs the features of callers.
         partitions: how many partitions the topics have.
         formats: make JSON of the values of topics in other formats.
+        columns_from: the fewest behaviours for which columns pay: of a few, each is decoded alone.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class RecordDecoder:
         *,
         partitions: int,
         formats: Formats = JSON_ONLY,
+        columns_from: int = 16,
     ) -> None:
+        self._columns_from = columns_from
         self._features = features
         self._reads_features = features.reads
         self._behaviors = topics.behaviors
@@ -116,9 +119,10 @@ class RecordDecoder:
         """Yield what the records of a batch say, in their order.
 
         Behaviours come as columns, as many together as lie side by side; anything else, and each behaviour where
-        features are read or that is not JSON, with its place in the batch, as `decode` returns or raises it.
+        there are few, where features are read, or that is not JSON, with its place in the batch, as `decode` returns or
+        raises it.
         """
-        by_columns = self._by_columns and batch.topic == self._behaviors
+        by_columns = self._by_columns and batch.topic == self._behaviors and len(batch) >= self._columns_from
         for piece in self._columns.decode(batch) if by_columns else range(len(batch)):
             if isinstance(piece, int):
                 try:

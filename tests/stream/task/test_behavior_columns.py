@@ -23,7 +23,7 @@ Told = list[tuple[Any, ...]]
 
 
 def decoder() -> RecordDecoder:
-    return RecordDecoder(TOPICS, SETTINGS, partitions=PARTITIONS)
+    return RecordDecoder(TOPICS, SETTINGS, partitions=PARTITIONS, columns_from=1)
 
 
 def one_by_one(records: list[Record], one: RecordDecoder) -> Told:

@@ -1,12 +1,12 @@
 """Follows `erasures` for a job: read to the end before anything is folded, then as they come; says what is done."""
 
 import logging
-import threading
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from stream.kafka.clients import consumer, to_record
+from stream.kafka.clients import consumer
+from stream.kafka.follower import TopicFollower
 from stream.kafka.identity import IdentityClient
 from stream.kafka.reader import TopicReader
 from stream.runtime.log_limit import LogLimit
@@ -17,8 +17,6 @@ from stream.schema.record import Record
 from stream.schema.topics import Topics
 
 _logger = logging.getLogger("samstream.erasures")
-
-_READ_S = 0.2
 
 
 def read_erasures(kafka: Mapping[str, str], topics: Topics) -> Erasures:
@@ -37,7 +35,7 @@ def read_erasures(kafka: Mapping[str, str], topics: Topics) -> Erasures:
     return erasures
 
 
-class ErasureFeed:
+class ErasureFeed(TopicFollower):
     """Reads `erasures`, all partitions, in a thread of its own.
 
     What a job has done is told to Kafka as the committed offset of a group of that job's: so `samstream erase --wait`,
@@ -58,46 +56,16 @@ class ErasureFeed:
         self._topics = topics
         self._erasures = erasures
         self._logs = IdentityClient(kafka).identify([topics.behaviors, topics.clicks])
-        # A compacted topic has gaps, and what was removed from it was replaced.
-        self._reader = TopicReader(kafka, [topics.erasures], from_beginning=True, on_missing="skip")
         self._kafka, self._group = kafka, group
         self._committer: Consumer | None = None
-        self._failure: Exception | None = None
         self._done: dict[int, int] = {}
         self._told: dict[int, int] = {}
         self._log_limit = LogLimit()
-        self._stop = threading.Event()
         self.lag = 0
         """Erasures that wait, as far as the client has heard."""
-        self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
-
-    def start(self) -> None:
-        """Read to the end, then follow in the thread.
-
-        Raises:
-            KafkaClientError: when `erasures` cannot be read to its end.
-        """
-        self.read_to_end()
-        self._thread.start()
-
-    def read_to_end(self) -> None:
-        """Read to the end.
-
-        Raises:
-            KafkaClientError: when `erasures` cannot be read to its end.
-        """
-        for messages in self._reader.read_to_end():
-            for message in messages:
-                self._take(to_record(message))
-
-    def check(self) -> None:
-        """Raise what has ended the reading.
-
-        Raises:
-            StreamError: when `erasures` can no longer be read.
-        """
-        if self._failure is not None:
-            raise self._failure
+        # A compacted topic has gaps, and what was removed from it was replaced.
+        reader = TopicReader(kafka, [topics.erasures], from_beginning=True, on_missing="skip")
+        super().__init__(reader, self._add, name="erasures", after_read=self._after)
 
     def acknowledge(self, done: Mapping[int, int]) -> None:
         """Say how far all is done: partition number → the offset of `erasures` below which nothing is left to erase."""
@@ -105,26 +73,15 @@ class ErasureFeed:
 
     def close(self) -> None:
         """Tell what is done, and end."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._reader.close()
+        super().close()
+        if self._committer is not None:
+            self._committer.close()
 
-    def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                for message in self._reader.read(_READ_S):
-                    self._take(to_record(message))
-                self.lag = self._reader.lag()
-                self._tell()
-            self._tell()
-        except Exception as error:  # the job's own thread raises it
-            self._failure = error
-        finally:
-            if self._committer is not None:
-                self._committer.close()
+    def _after(self) -> None:
+        self.lag = self._reader.lag()
+        self._tell()
 
-    def _take(self, record: Record) -> None:
+    def _add(self, record: Record) -> None:
         try:
             found = decode_erasure(record.value or b"")
         except DECODE_ERRORS as error:

@@ -83,8 +83,8 @@ class ServedTable(EmbeddingTable):
         with self._placing:
             self._take_rows(keys)
             rows = self._rows_of(keys)
-            for each in self._leaving:
-                gone = np.setdiff1d(gone, each.keys, assume_unique=True)  # they go already
+            for each in self._leaving:  # this is written last, unless what is placed before never is
+                each.keys = np.setdiff1d(each.keys, gone, assume_unique=True)
             left = self._index.lookup(gone)
             leaving = _Leaving(gone[left >= 0])
             if len(leaving.keys):

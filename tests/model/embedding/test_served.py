@@ -53,6 +53,16 @@ def test_readers_see_what_was_written_and_nothing_that_is_only_placed(
     assert len(table) == np.count_nonzero((expected != initial_vectors(KEYS, DIM, INITIAL)).any(1))
 
 
+def test_a_key_goes_although_what_took_it_before_is_never_written() -> None:
+    table = ServedTable(DIM, initial=INITIAL)
+    keys = KEYS[1:4]
+    table.write(place(table, keys, 7, KEYS[:0]))
+    place(table, KEYS[:0], 8, keys)
+    table.write(place(table, KEYS[:0], 9, keys))
+    assert read(table, keys).tobytes() == initial_vectors(keys, DIM, INITIAL).tobytes()
+    assert len(table) == 0
+
+
 def test_readers_beside_keys_that_come_and_go_see_one_change_after_the_other() -> None:
     """Each change brings 300 keys, which the next but one takes away; rows are used again, and the table grows."""
     table = ServedTable(DIM, initial=INITIAL)

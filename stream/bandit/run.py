@@ -132,8 +132,8 @@ class Bandit:
         """Return the shares to write now (ms); None while the present ones hold, or nothing can be told yet."""
         bandit = self._settings.bandit
         every, notice = round(1000 * bandit.every_s), round(1000 * bandit.notice_s)
-        begin = max(now + notice, self._shares.begun + every)
-        if now < self._next_look or begin > now + notice:
+        begin = now + notice
+        if now < self._next_look or begin < self._shares.begun + every:
             return None
         # Again when what is written now should have been read, or a good while later.
         self._next_look = now + max(notice, every / 10)
@@ -147,7 +147,7 @@ class Bandit:
         return SharesStep(
             experiment=self._settings.experiment.name,
             salt=self._settings.salt,
-            begin=round(begin),
+            begin=begin,
             shares=found.shares,
             best=found.best,
             shown={arm: int(each.total[SHOWN]) for arm, each in moments.items()},

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stream.experiment.assignment import Assignment
     from stream.experiment.guardrails.counts import GuardrailCounts
     from stream.experiment.ledger import Ledger, OnCounted, ReadSummary
-    from stream.experiment.plan import Experiment, ExperimentPlan
+    from stream.experiment.plan import ExperimentPlan
     from stream.experiment.serving_cost import ServingCosts
 
 _logger = logging.getLogger("samstream.report")
@@ -100,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_connection(settings.kafka)
     ledger = Ledger(since=since, until=until, before=before, users=experiment.explorers)
     answers = ServingCosts()
-    guardrails = guardrail_counts(
-        Experiment.of(experiment), ledger, answers, salt=experiment.salt, users=experiment.explorers
+    guardrails = Experiment.of(experiment).guardrail_counts(
+        ledger, answers, salt=experiment.salt, users=experiment.explorers, now=round(1000 * now)
     )
     weighted = WeightedRates([arm.name for arm in experiment.compared]) if experiment.bandit.on else None
     if weighted is not None:
@@ -144,34 +144,6 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {write_experiment(arguments.report, report, trace)}")
     return 0
-
-
-def guardrail_counts(
-    experiment: "Experiment", ledger: "Ledger", answers: "ServingCosts", *, salt: str, users: Container[str]
-) -> "GuardrailCounts | None":
-    """Return what an experiment's guardrails are counted with, beside a ledger and answers; None without guardrails.
-
-    Only `users` count.
-    """
-    from stream.experiment.assignment import Assignment
-    from stream.experiment.guardrails.counts import GuardrailCounts
-
-    if not experiment.guardrails:
-        return None
-    counts = GuardrailCounts(
-        experiment.guardrails,
-        answers,
-        within=ledger.within,
-        arm_of=Assignment(experiment.shares, salt=salt).arm,
-        now=round(1000 * time.time()),
-    )
-
-    def add(outcome: Outcome, indices: Sequence[int], first: bool) -> None:
-        if outcome.user in users:
-            counts.add_counted(outcome, indices, first)
-
-    ledger.on_counted = add
-    return counts
 
 
 def _both(one: "OnCounted | None", other: "OnCounted") -> "OnCounted":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
-from stream.cli.experiment_report import guardrail_counts, read_traffic
+from stream.cli.experiment_report import read_traffic
 from stream.cli.options import (
     Commands,
     add_local_system_options,
@@ -309,7 +309,9 @@ def _guardrail_results(
 
     explorers = Explorers(salt=settings.salt, share=settings.bandit.explore)
     ledger, answers = Ledger(since=since, users=explorers), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt=settings.salt, users=explorers)
+    counts = experiment.guardrail_counts(
+        ledger, answers, salt=settings.salt, users=explorers, now=round(1000 * time.time())
+    )
     if counts is None:
         return []
     with Resources() as resources:

@@ -1,7 +1,7 @@
 """An experiment: its file `experiment.toml`, and what verdict and report need of it."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,9 +10,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import ExperimentError, SettingsError
+from stream.experiment.assignment import Assignment
 from stream.experiment.guardrails.counts import GuardrailCounts
 from stream.experiment.guardrails.results import GuardrailResult, check_guardrails
 from stream.experiment.interleaving import InterleavingVotes, Preference, agreement
+from stream.experiment.ledger import Ledger
+from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.shares_in_force import Explorers
 from stream.experiment.user_sums import UserSums
 from stream.experiment.verdict import Verdict, analyse
@@ -244,6 +247,31 @@ class Experiment(Struct, frozen=True, kw_only=True):
             if arm.interleave and arm.share > 0
         ]
         return [replace(each, agreement=agreement(each, verdict)) for each in found]
+
+    def guardrail_counts(
+        self, ledger: Ledger, answers: ServingCosts, *, salt: str, users: Container[str] | None, now: int
+    ) -> GuardrailCounts | None:
+        """Return what the guardrails are counted with, beside a ledger, which tells it what counts; None without any.
+
+        Args:
+            ledger: takes the outcomes.
+            answers: take the scores.
+            salt: of the experiment.
+            users: who count; None for all.
+            now: ms since the epoch, when reading begins.
+        """
+        if not self.guardrails:
+            return None
+        counts = GuardrailCounts(
+            self.guardrails,
+            answers,
+            within=ledger.within,
+            arm_of=Assignment(self.shares, salt=salt).arm,
+            now=now,
+            users=users,
+        )
+        ledger.on_counted = counts.add_counted
+        return counts
 
     def guardrail_results(self, counts: GuardrailCounts, sums: UserSums) -> list[GuardrailResult]:
         """Return what each guardrail says of each arm that is compared, by the users who were in no other arm."""

@@ -33,14 +33,6 @@ class Explorers:
         return self._share >= 1 or (xxh3_64_intdigest(f"{self._prefix}{user}".encode()) + 1) / 2**64 <= self._share
 
 
-class _Schedule(NamedTuple):
-    """When shares begin (ms), ascending; by which users are divided then; and which shares these are."""
-
-    begins: tuple[float, ...]
-    assignments: tuple[Assignment, ...]
-    shares: tuple[Mapping[str, float], ...]
-
-
 class Assigned(NamedTuple):
     """A user's arm, and with a bandit the probability of each arm for this user then; else no probabilities."""
 
@@ -66,21 +58,20 @@ class SharesInForce:
         own = {name: share for name, share in stages[0].shares.items() if share > 0}
         self._own = {name: share / sum(own.values()) for name, share in own.items()}
         shares = self._own if self._bandit.on else _FROM_FILE
-        self._schedule = _Schedule(
-            tuple(stage.begin for stage in stages),
-            tuple(Assignment(stage.shares, salt=settings.salt) for stage in stages),
-            tuple(shares for _ in stages),
-        )
+        self._begins = [stage.begin for stage in stages]
+        """When shares begin (ms), ascending. Appended to last: who finds a time here finds its shares."""
+        self._assignments = [Assignment(stage.shares, salt=settings.salt) for stage in stages]
+        self._shares = [shares for _ in stages]
 
     @property
     def begun(self) -> float:
         """When the newest shares began or will begin, ms since the epoch; −∞ for those that always held."""
-        return self._schedule.begins[-1]
+        return self._begins[-1]
 
     @property
     def newest(self) -> Mapping[str, float]:
         """The newest shares of a bandit, by arm."""
-        return self._schedule.shares[-1]
+        return self._shares[-1]
 
     def add(self, step: SharesStep, written: int) -> bool:
         """Add a step of the bandit; returns whether it counts.
@@ -98,18 +89,14 @@ class SharesInForce:
             return False
         if written >= step.begin or step.begin < self.begun + 1000 * bandit.every_s:
             return False
-        begins, assignments, shares = self._schedule
-        self._schedule = _Schedule(
-            (*begins, step.begin),
-            (*assignments, Assignment(step.shares, salt=self._salt)),
-            (*shares, step.shares),
-        )
+        self._assignments.append(Assignment(step.shares, salt=self._salt))
+        self._shares.append(step.shares)
+        self._begins.append(step.begin)
         return True
 
     def assign(self, user: str, ts: int) -> Assigned:
         """Return the arm of a user at a time (ms)."""
-        begins, assignments, shares = self._schedule
         place = 0
-        if len(begins) > 1 and (not self._bandit.on or user not in self._explorers):
-            place = bisect_right(begins, ts) - 1
-        return Assigned(assignments[place].arm(user), shares[place])
+        if len(self._begins) > 1 and (not self._bandit.on or user not in self._explorers):
+            place = bisect_right(self._begins, ts) - 1
+        return Assigned(self._assignments[place].arm(user), self._shares[place])

@@ -6,8 +6,6 @@ import time
 from collections.abc import Container, Sequence
 from functools import partial
 
-from stream.experiment.assignment import Assignment
-from stream.experiment.guardrails.counts import GuardrailCounts
 from stream.experiment.guardrails.results import GuardrailResult
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
@@ -19,7 +17,6 @@ from stream.registry.formats import awaited_json, open_formats
 from stream.runtime.closing import Resources
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
-from stream.schema.events import Outcome
 from stream.schema.topics import Topics
 from stream.settings import Settings, Stage
 
@@ -85,16 +82,10 @@ class GuardrailWatch:
             users=self._users,
         )
         answers = ServingCosts()
-        arm_of = Assignment(self._experiment.shares, salt=self._settings.salt).arm
-        counts = GuardrailCounts(
-            self._experiment.guardrails, answers, within=ledger.within, arm_of=arm_of, now=_now_ms()
+        counts = self._experiment.guardrail_counts(
+            ledger, answers, salt=self._settings.salt, users=self._users, now=_now_ms()
         )
-
-        def add(outcome: Outcome, indices: Sequence[int], first: bool) -> None:
-            if self._users is None or outcome.user in self._users:
-                counts.add_counted(outcome, indices, first)
-
-        ledger.on_counted = add
+        assert counts is not None
         slack_ms = round(1000 * self._settings.worker.max_future_s)
         reader = TopicReader(
             self._settings.kafka,

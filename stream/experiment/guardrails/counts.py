@@ -2,7 +2,7 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,7 @@ class GuardrailCounts:
         answers: latencies of the answers, which somebody else adds.
         within: whether a time (ms) is within the experiment.
         arm_of: the arm of a user, for impressions that nobody has answered.
+        users: whose outcomes count; None for all. Whoever adds the rest knows by itself.
         now: time (ms) at which reading began: what is too new to be complete then does not count. Whoever reads on
             moves it.
     """
@@ -54,7 +55,9 @@ class GuardrailCounts:
         within: Callable[[int], bool],
         arm_of: Callable[[str], str],
         now: int,
+        users: Container[str] | None = None,
     ) -> None:
+        self._counted = users
         self.scores_from = 0
         """Scores of earlier impressions (ms) may have been removed by Kafka, so these do not count as unanswered."""
         metrics = {each.metric for each in guardrails}
@@ -74,6 +77,8 @@ class GuardrailCounts:
 
     def add_counted(self, outcome: Outcome, indices: Sequence[int], first: bool) -> None:
         """Add those items of an outcome that count; `first` says whether they are the first of their request."""
+        if self._counted is not None and outcome.user not in self._counted:
+            return
         if self._wants_predictions:
             sums = self._predicted[outcome.user]
             sums[0] += sum(outcome.labels[index] for index in indices)

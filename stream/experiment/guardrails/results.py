@@ -33,7 +33,9 @@ class GuardrailResult(Struct, frozen=True, kw_only=True):
             JSON) where there are too few data.
         state: `breaks` when the whole interval is beyond the limit, `holds` when none of it is, `undecided` in between;
             `unknown` when there are too few data for an interval.
-        text: the same for a person.
+        found: value for a person; where there are too few data, what is lacking.
+        interval: from low to high for a person; empty where there are too few data.
+        text: all of it for a person.
     """
 
     guardrail: str
@@ -43,6 +45,8 @@ class GuardrailResult(Struct, frozen=True, kw_only=True):
     low: float
     high: float
     state: State
+    found: str
+    interval: str
     text: str
 
 
@@ -177,8 +181,11 @@ def _result(guardrail: Guardrail, arm: str, interval: Interval, lacking: str) ->
         state = "breaks" if low > limit else "holds" if high <= limit else "undecided"
     else:
         state = "breaks" if high < limit else "holds" if low >= limit else "undecided"
-    numbers = [_number(guardrail, each) for each in (value, low, high)]
-    found = f"{numbers[0]} (any time: {numbers[1]} to {numbers[2]})" if state != "unknown" else f"unknown: {lacking}"
+    found, *ends = [_number(guardrail, each) for each in (value, low, high)]
+    interval_words = " to ".join(ends)
+    if state == "unknown":
+        found, interval_words = f"unknown: {lacking}", ""
+    within = f" (any time: {interval_words})" if interval_words else ""
     return GuardrailResult(
         guardrail=guardrail.name,
         arm=arm,
@@ -187,7 +194,9 @@ def _result(guardrail: Guardrail, arm: str, interval: Interval, lacking: str) ->
         low=low,
         high=high,
         state=state,
-        text=f"{guardrail.name} {found}, limit {guardrail.limit_words}",
+        found=found,
+        interval=interval_words,
+        text=f"{guardrail.name} {found}{within}, limit {guardrail.limit_words}",
     )
 
 

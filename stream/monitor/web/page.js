@@ -79,12 +79,10 @@ const states = {breaks: "breaks", holds: "holds", undecided: "cannot be told yet
 function showGuardrails({guardrails, arms}) {
   $("guardrails-card").hidden = !guardrails.length;
   const place = name => arms.findIndex(arm => arm.name === name);
-  $("guardrails").innerHTML = guardrails.map(({guardrail, arm, limit, state, text}, row) => {
+  $("guardrails").innerHTML = guardrails.map(({guardrail, arm, limit, state, found, interval}, row) => {
     const first = row === 0 || guardrails[row - 1].guardrail !== guardrail || guardrails[row - 1].limit !== limit;
-    const found = text.slice(guardrail.length + 1, text.length - `, limit ${limit}`.length);
-    const [, value, interval] = found.match(/^(.*?) \(any time: (.*)\)$/) ?? [];
     return `<tr class="${first ? "" : "same"}"><td>${first ? `${escape(guardrail)}<small>${escape(limit)}</small>` : ""}</td><td>${key(place(arm))}<b>${escape(arm)}</b></td>
-    <td class="state ${state}">${states[state]}</td><td>${value ? `<b>${escape(value)}</b><small>${escape(interval)}</small>` : `<small>${escape(found)}</small>`}</td></tr>`;
+    <td class="state ${state}">${states[state]}</td><td>${interval ? `<b>${escape(found)}</b><small>${escape(interval)}</small>` : `<small>${escape(found)}</small>`}</td></tr>`;
   }).join("");
 }
 

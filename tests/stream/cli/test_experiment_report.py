@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.cli.experiment_report import guardrail_counts, read_traffic
+from stream.cli.experiment_report import read_traffic
 from stream.cli.main import main
 from stream.errors import KafkaClientError
 from stream.experiment.assignment import Assignment
@@ -20,7 +20,6 @@ from stream.experiment.ledger import Ledger
 from stream.experiment.plan import Experiment
 from stream.experiment.serving_cost import ServingCosts
 from stream.experiment.shadow_log import ShadowLog
-from stream.experiment.shares_in_force import Explorers
 from stream.kafka.eraser import erase
 from stream.kafka.producer import ReliableProducer
 from stream.schema.events import Behavior, Candidate, Impression, Outcome, Score, Spent, encode_json, encode_packed
@@ -114,7 +113,7 @@ def test_guardrails_are_judged_on_what_the_topics_have(kafka: dict[str, str], to
     """Hours of the past: of a's answers each 20th is slow, of its requests each 30th unanswered and 7th hidden."""
     experiment = Experiment(name="g", arms=(ArmSettings(name="a"), ArmSettings(name="b")), guardrails=GUARDRAILS)
     ledger, answers = Ledger(), ServingCosts()
-    counts = guardrail_counts(experiment, ledger, answers, salt="g-1", users=Explorers(salt="g-1", share=1))
+    counts = experiment.guardrail_counts(ledger, answers, salt="g-1", users=None, now=round(1000 * time.time()))
     assert counts is not None
     of = Assignment(experiment.shares, salt="g-1").arm
     start = round(1000 * time.time()) - 2 * 3_600_000
@@ -225,7 +224,7 @@ def test_erased_users_are_left_out_of_reports_and_estimates_and_count_anew_when_
     sender.flush()
 
     ledger, answers, log = Ledger(), ServingCosts(), ShadowLog()
-    counts = guardrail_counts(experiment, ledger, answers, salt="e-1", users=Explorers(salt="e-1", share=1))
+    counts = experiment.guardrail_counts(ledger, answers, salt="e-1", users=None, now=round(1000 * time.time()))
     kept = read_traffic(kafka, topics, ledger, answers, begin=None, guardrails=counts, on_score=log.add_score)
     assert (kept.erased, kept.outcomes) == (10, 41)
     moments = ledger.sums.moments("a")

@@ -22,7 +22,7 @@ _RATE, _CLICKS = 40.0, 3
 _ROUNDS, _SECONDS, _WARM_UP_S = 5, 12.0, 12.0
 """Windows close after 5.5 s, so after the warm-up samples come as fast as impressions."""
 _MOST_MS = {"worker": 2.9, "trainer": 3.4}
-"""Half of what each took when this was measured first (2 cores of an AMD EPYC with AVX2, embedded broker)."""
+"""Half of what each took when this was measured first (2 cores of an AMD EPYC with AVX-512, embedded broker)."""
 _CLIENT, _STORE, _REST, _ALL = "librdkafka's threads", "RocksDB's threads", "all else", "all"
 _THREADS = {_CLIENT: "rdk:", _STORE: "rocksdb:"}
 """Threads that are no step, and how their names begin."""

@@ -13,7 +13,7 @@ from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, QUIET, picture
 from stream.schema.update_headers import UpdateHeaders
 
-_RATE, _P50_S, _P99_S = 40.0, 1.0, 2.0
+_RATE, _P50_S, _P99_S = 40.0, 0.4, 0.8
 _RATES = (10.0, 20.0, 40.0, 60.0)
 _ROUNDS, _SECONDS = 3, 30.0
 

@@ -96,7 +96,7 @@ def find_matches(batch: Batch, dtype: torch.dtype = torch.float32, features: Col
 
 def list_matches(batch: Batch, features: Columns = ()) -> ListedMatches:
     """Find the same by the compiled kernel; only where there is a `native.library`, on a CPU."""
-    shown, past = _stacked(batch, features)
+    shown, past = (torch.stack(keys, dim=1) for keys in zip(*_pairs(batch, features), strict=True))
     within, newest, places, kinds = native.list_matches(past, batch.mask, shown, WINDOWS)
     shape = len(batch.mask), batch.target_mask.shape[1], batch.mask.shape[1]
     return ListedMatches(places, kinds, shape, MatchCounts(within, newest))
@@ -119,9 +119,9 @@ def compiled_matches(
     batch: Batch, logits: "MatchLogits | None", features: Columns = ()
 ) -> tuple[MatchCounts, Tensor | None]:
     """Return what `count_matches` says and what `logits` adds, by the compiled kernel; only where `native.usable`."""
-    pairs = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
-    pairs += _feature_keys(batch, features)
-    within, newest, bonus = native.matches(pairs, batch.lengths, WINDOWS, None if logits is None else logits.weights)
+    within, newest, bonus = native.matches(
+        _pairs(batch, features), batch.lengths, WINDOWS, None if logits is None else logits.weights
+    )
     return MatchCounts(within, newest), bonus
 
 
@@ -159,12 +159,10 @@ def _logarithms(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor([math.log1p(n) for n in range(size)], dtype=dtype, device=device)
 
 
-def _stacked(batch: Batch, features: Columns) -> tuple[Tensor, Tensor]:
-    """Return the (B, K, C) keys of candidates and the (B, K, L) keys of behaviours, of all kinds that are matched."""
-    pairs = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
-    pairs += _feature_keys(batch, features)
-    shown, past = (torch.stack(keys, dim=1) for keys in zip(*pairs, strict=True))
-    return shown, past
+def _pairs(batch: Batch, features: Columns) -> list[tuple[Tensor, Tensor]]:
+    """Return the (B, C) keys of candidates and the (B, L) keys of behaviours of each kind that is matched."""
+    own = [(batch.target_items, batch.history_items), (batch.target_categories, batch.history_categories)]
+    return own + _feature_keys(batch, features)
 
 
 def _feature_keys(batch: Batch, features: Columns) -> list[tuple[Tensor, Tensor]]:

@@ -1,16 +1,14 @@
 """The measured tables: `docs/measured.json` → Markdown, by the name of the part that a page leaves for it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from docs.generator.markdown import percent, table
 from docs.generator.measured import Entry, Measured, MeasuredError
+from docs.generator.parts import COUNTED, Row, caption, entry_of, joined, lab_cell, lift_text, targets_table
+from docs.generator.summary import summary
 from stream.report.findings import cell_text
 
-Row = Mapping[str, Any]
-
 _SCORING = ("users", "candidates", "length", "literal ms", "served ms", "times")
-_COUNTED = ("behaviors", "impressions", "clicks", "samples")
 _WRONG = (
     "refused",
     "labels_wrong",
@@ -37,64 +35,25 @@ def render(measured: Measured, name: str) -> str:
     return _PARTS[name](measured)
 
 
-def _entry(measured: Measured, name: str) -> Entry:
-    if name not in measured:
-        raise MeasuredError(f"docs/measured.json has no {name!r}: measure it, then `python -m docs.generator add FILE`")
-    return measured[name]
-
-
-def _caption(entry: Entry) -> str:
-    """Say when, where and how it was measured."""
-    how = f"`{entry.command}`" if entry.command else "an earlier run, of which only these figures were kept"
-    said = [part for part in (entry.date, entry.machine, entry.note, how) if part]
-    return f"*Measured {'; '.join(said)}.*"
-
-
-def _targets(entry: Entry) -> str:
-    rows = [
-        (each["name"], _with_unit(each["value"], each["unit"]), _wanted(each), _met(each))
-        for each in entry.result.get("targets", ())
-    ]
-    return table(("target", "reached", "wanted", ""), rows)
-
-
-def _wanted(target: Row) -> str:
-    return f"{target['sense']} {_with_unit(target['target'], target['unit'])}"
-
-
-def _met(target: Row) -> str:
-    return {True: "met", False: "**missed**", None: "not measured"}[target["met"]]
-
-
-def _with_unit(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"
-    return percent(value) + f" {unit}" if unit == "of worlds" else f"{cell_text(value)} {unit}"
-
-
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 def _bench(measured: Measured, name: str, columns: Sequence[str] = (), rename: Mapping[str, str] | None = None) -> str:
     """Return a benchmark's rows as they are, and its targets."""
-    entry = _entry(measured, name)
+    entry = entry_of(measured, name)
     rows = entry.result["results"]
     shown = columns or list(rows[0])
     heads = [(rename or {}).get(column, column) for column in shown]
-    return _joined(
-        _caption(entry),
+    return joined(
+        caption(entry),
         table(heads, [[cell_text(row.get(column)) for column in shown] for row in rows]),
-        _targets(entry),
+        targets_table(entry),
     )
 
 
-def _joined(*parts: str) -> str:
-    return "\n\n".join(parts)
-
-
 def _training(measured: Measured) -> str:
-    entry = _entry(measured, "training")
+    entry = entry_of(measured, "training")
     steps: dict[str, dict[str, Row]] = {}
     tables = []
     for row in entry.result["results"]:
@@ -112,22 +71,22 @@ def _training(measured: Measured) -> str:
         for what, both in steps.items()
     ]
     heads = ("step on", "literal, samples/s", "learner, samples/s", "times", "literal, peak MB", "learner, peak MB")
-    return _joined(
-        _caption(entry), table(heads, rows), table(("rows of the table", "ms, median"), tables), _targets(entry)
+    return joined(
+        caption(entry), table(heads, rows), table(("rows of the table", "ms, median"), tables), targets_table(entry)
     )
 
 
 def _experiment(measured: Measured) -> str:
-    entry = _entry(measured, "experiment")
+    entry = entry_of(measured, "experiment")
     rows = entry.result["results"]
     alike = [(row["world"], *(_share(row, way) for way in _WAYS)) for row in rows if row["lift"] == 0]
     lifted = [row for row in rows if row["lift"] > 0]
     power = [(way, *(_share(row, way, digits=0) for row in lifted)) for way in _WAYS[:3]]
-    return _joined(
-        _caption(entry),
+    return joined(
+        caption(entry),
         table(("A against A", *_WAYS), alike),
         table(("true lift", *(f"{100 * row['lift']:g}%" for row in lifted)), power),
-        _targets(entry),
+        targets_table(entry),
     )
 
 
@@ -136,7 +95,7 @@ def _share(row: Row, way: str, digits: int = 1) -> str:
 
 
 def _interleaving(measured: Measured) -> str:
-    entry = _entry(measured, "interleaving")
+    entry = entry_of(measured, "interleaving")
 
     def design(row: Row, name: str) -> str:
         median = row[f"{name}, median impressions"]
@@ -159,38 +118,22 @@ def _interleaving(measured: Measured) -> str:
         )
         for row in entry.result["results"]
     ]
-    return _joined(_caption(entry), table(heads, rows), _targets(entry))
+    return joined(caption(entry), table(heads, rows), targets_table(entry))
 
 
 def _lab(measured: Measured, name: str) -> str:
-    entry = _entry(measured, name)
-    return _joined(_caption(entry), *(_lab_table(title, rows) for title, rows in entry.result["tables"].items()))
+    entry = entry_of(measured, name)
+    return joined(caption(entry), *(_lab_table(title, rows) for title, rows in entry.result["tables"].items()))
 
 
 def _lab_table(title: str, rows: Sequence[Row]) -> str:
     columns = [name for name in rows[0] if not name.endswith((" low", " high"))]
-    lines = [[_lab_cell(name, row) for name in columns] for row in rows]
+    lines = [[lab_cell(name, row) for name in columns] for row in rows]
     return f"{_capitalised(title)}:\n\n{table(columns, lines)}"
 
 
-def _lab_cell(name: str, row: Row) -> str:
-    """Return a value with its interval; click rates, regret and lifts in percent, what is near 1 with four digits."""
-    signed = "lift" in name or "over" in name or "more" in name
-    form = _plain if "AUC" in name or "loss" in name else percent
-    value = row.get(name)
-    if isinstance(value, str) or name == "samples":
-        return cell_text(value)
-    low, high = row.get(f"{name} low"), row.get(f"{name} high")
-    said = form(value, signed=signed)
-    return said if low is None else f"{said} ({form(low, signed=signed)} to {form(high, signed=signed)})"
-
-
-def _plain(value: float | None, *, signed: bool = False) -> str:
-    return "–" if value is None else f"{value:{'+' if signed else ''}.4g}".replace("-", "−")
-
-
 def _replay(measured: Measured) -> str:
-    entry = _entry(measured, "replay")
+    entry = entry_of(measured, "replay")
     found = entry.result
     counts = (
         f"{found['behaviors']:,} behaviours, {found['impressions']:,} impressions, {found['clicks']:,} clicks, "
@@ -207,22 +150,22 @@ def _replay(measured: Measured) -> str:
         )
         for name, arm in sorted(found["arms"].items(), key=lambda each: -each[1]["auc"])
     ]
-    return _joined(_caption(entry), counts, table(heads, rows))
+    return joined(caption(entry), counts, table(heads, rows))
 
 
 def _learning(measured: Measured) -> str:
     entries = {
-        "drawn by popularity so far": _entry(measured, "learning"),
-        "from the last 14 days' sales": _entry(measured, "learning-recent"),
-        "of the same category, each alike": _entry(measured, "learning-category"),
+        "drawn by popularity so far": entry_of(measured, "learning"),
+        "from the last 14 days' sales": entry_of(measured, "learning-recent"),
+        "of the same category, each alike": entry_of(measured, "learning-category"),
     }
-    parts = [f"Negatives {drawn}. {_caption(entry)}\n\n{_rankers(entry)}" for drawn, entry in entries.items()]
-    return _joined(*parts, "± is a standard error over households; differences are paired.")
+    parts = [f"Negatives {drawn}. {caption(entry)}\n\n{_rankers(entry)}" for drawn, entry in entries.items()]
+    return joined(*parts, "± is a standard error over households; differences are paired.")
 
 
 def _kuairand(measured: Measured) -> str:
-    entry = _entry(measured, "learning-kuairand")
-    return _joined(_caption(entry), _rankers(entry))
+    entry = entry_of(measured, "learning-kuairand")
+    return joined(caption(entry), _rankers(entry))
 
 
 def _rankers(entry: Entry) -> str:
@@ -241,7 +184,7 @@ def _rankers(entry: Entry) -> str:
 
 
 def _trees(measured: Measured) -> str:
-    entry = _entry(measured, "trees")
+    entry = entry_of(measured, "trees")
 
     def behind(row: Row, column: str, error: str) -> str:
         return "" if not row[error] else f"{row[column]:+.4f} ± {row[error]:.4f}".replace("-", "−")
@@ -259,7 +202,7 @@ def _trees(measured: Measured) -> str:
         for row in entry.result["results"]
     ]
     heads = ("ranker", "AUC", "less `sam`'s", "NDCG@10", "less `sam`'s", "MRR", *_TREES_COST)
-    return _joined(_caption(entry), table(heads, rows))
+    return joined(caption(entry), table(heads, rows))
 
 
 def _models(measured: Measured) -> str:
@@ -270,7 +213,7 @@ def _models(measured: Measured) -> str:
         "lab-models-sequel": "A simulated world with sequels",
     }
     entries = {said: measured[name] for name, said in known.items() if name in measured}
-    return _joined(*(f"**{name}.** {_caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))
+    return joined(*(f"**{name}.** {caption(entry)}\n\n{_model_rows(entry)}" for name, entry in entries.items()))
 
 
 def _model_rows(entry: Entry) -> str:
@@ -298,10 +241,8 @@ def _model_rows(entry: Entry) -> str:
 def _demo(measured: Measured) -> str:
     entries = [entry for name, entry in measured.items() if name == "demo" or name.startswith("demo-")]
     if not entries:
-        _entry(measured, "demo")
-    return _joined(
-        *(f"{_caption(entry)}\n\n{table(('what', 'reached'), _demo_rows(entry.result))}" for entry in entries)
-    )
+        entry_of(measured, "demo")
+    return joined(*(f"{caption(entry)}\n\n{table(('what', 'reached'), _demo_rows(entry.result))}" for entry in entries))
 
 
 def _demo_rows(found: Row) -> list[tuple[str, str]]:
@@ -316,18 +257,13 @@ def _demo_rows(found: Row) -> list[tuple[str, str]]:
         *((f"CTR of `{name}`", percent(arm["ctr"])) for name, arm in found["arms"].items()),
     ]
     return both + [
-        (f"lift of `{pair['arm']}` over `{pair['against']}`, any-time interval", _lift(pair["lift"]))
+        (f"lift of `{pair['arm']}` over `{pair['against']}`, any-time interval", lift_text(pair["lift"]))
         for pair in found["pairs"]
     ]
 
 
-def _lift(interval: Sequence[float]) -> str:
-    value, low, high = (percent(each, digits=0, signed=True) for each in interval)
-    return f"{value} ({low} to {high})"
-
-
 def _faults(measured: Measured) -> str:
-    entry = _entry(measured, "faults")
+    entry = entry_of(measured, "faults")
     found = entry.result
     counted = table(
         ("", "sent", "processed", "lost", "doubled"),
@@ -356,19 +292,19 @@ def _faults(measured: Measured) -> str:
         ),
         ("parameters that are not finite", cell_text(found["non_finite"])),
     ]
-    parts = [_caption(entry), counted, table(("also counted", ""), others)]
+    parts = [caption(entry), counted, table(("also counted", ""), others)]
     if episodes:
         heads = ("fault", "times", "told stops", "records", "removed", "told to be missing", "lost", "doubled", "wrong")
         parts.append(table(heads, [_episode(kind, episode) for kind, episode in sorted(episodes.items())]))
         parts += [f"Left out: {kind} ({reason})." for kind, reason in found["left_out"].items()]
-    return _joined(*parts)
+    return joined(*parts)
 
 
 def _episode(kind: str, found: Row) -> tuple[str, ...]:
     """Return the accounts of a kind of fault that has a system of its own."""
     stops = ", ".join(f"{count} {job}" for job, count in sorted(found["told_stops"].items()))
     counted = {
-        column: sum(found[each][column] for each in _COUNTED) for column in ("sent", "removed", "lost", "doubled")
+        column: sum(found[each][column] for each in COUNTED) for column in ("sent", "removed", "lost", "doubled")
     }
     wrong = sum(found[name] for name in _WRONG)
     return (
@@ -389,75 +325,6 @@ def _minutes(parts: Sequence[Row]) -> str:
     first, *others = (part["seconds"] for part in parts)
     return f"{(first + max(others, default=0)) / 60:.0f} minutes"
 
-
-def _summary(measured: Measured) -> str:
-    """Return README's table: of each benchmark the figures that matter, and what was reached beside them."""
-    rows: list[tuple[str, str, str, str]] = []
-    for bench, beginning, label in _SUMMARY:
-        entry = _entry(measured, bench)
-        found = [each for each in entry.result["targets"] if each["name"].startswith(beginning)]
-        if not found:
-            raise MeasuredError(f"no target of {bench!r} begins with {beginning!r}")
-        for each in found:
-            text = label.format(each["name"].removeprefix(beginning).strip(" ,"))
-            reached = _with_unit(each["value"], each["unit"])
-            shown = f"**{reached}**" if each["met"] is False else reached
-            rows.append((f"`{bench}`: {text}", shown, _wanted(each), _origin(entry)))
-    for name, row in _summary_of_systems(measured):
-        rows.append((*row, _origin(measured[name])))
-    return _joined(
-        "*Broker, worker, trainer and whoever asks share the cores. Bold: the target was missed.*",
-        table(("what", "reached", "wanted", "measured"), rows),
-    )
-
-
-def _origin(entry: Entry) -> str:
-    """Say when and on what it was measured, in a few words; on what does not matter in virtual time."""
-    parts = entry.machine.split(", ")
-    cores = next((place for place, part in enumerate(parts) if " cores" in part), 0)
-    return ", ".join(part for part in (entry.date, *parts[: cores + 1]) if part)
-
-
-def _summary_of_systems(measured: Measured) -> Iterable[tuple[str, tuple[str, str, str]]]:
-    faults = _entry(measured, "faults").result
-    systems = [faults, *faults.get("episodes", {}).values()]
-    kinds = [system[kind] for system in systems for kind in _COUNTED]
-    lost, doubled = (sum(kind[column] for kind in kinds) for column in ("lost", "doubled"))
-    number = sum(sum(system["kills"].values()) for system in systems)
-    yield (
-        "faults",
-        (
-            f"`make faults`: lost, doubled, of {sum(kind['sent'] for kind in kinds):,} records under {number} faults",
-            f"{lost}, {doubled}",
-            "0, 0",
-        ),
-    )
-    arms = _entry(measured, "replay").result["arms"]
-    best = sorted(arms.items(), key=lambda arm: -arm[1]["auc"])
-    reached = ", ".join(f"{arm['auc']:.4f} `{name}`" for name, arm in best)
-    yield "replay", ("`replay` of Complete Journey: AUC", reached, "")
-    for answer in _entry(measured, "lab-arms").result["tables"]["answers: lift of the click rate"]:
-        what = f"`lab arms`: clicks of {answer['arm']} over {answer['against']}"
-        yield "lab-arms", (what, _lab_cell("lift", answer), "")
-    for pair in _entry(measured, "demo").result["pairs"]:
-        what = f"`demo`: clicks of `{pair['arm']}` over `{pair['against']}`, any-time interval"
-        yield "demo", (what, _lift(pair["lift"]), "")
-
-
-_SUMMARY = (
-    ("scoring", "literal / served", "SAM as served against its literal form, {} behaviours"),
-    ("scoring", "p99 of a request", "p99 of a request, {} behaviours"),
-    ("ingest", "one worker", "behaviours into committed sequences"),
-    ("ingest", "against", "the same against {}"),
-    ("latency", "p99", "p99 from request to answer, {}"),
-    ("freshness", "p50", "click to an answer that has learned from it, p50 {}"),
-    ("freshness", "p99", "the same, p99 {}"),
-    ("training", "literal / learner,", "a step of the learner against autograd, {}"),
-    ("sync", "pause", "pause of a worker {}"),
-    ("state", "read", "1000 behaviours of a user, {}"),
-    ("learning", "AUC of sam less", "AUC of `sam` less {} with the same features, on real visits"),
-)
-"""Benchmark, how the names of its targets begin, and how they are called in README; {} is the rest of the name."""
 
 _FORGETTING = {"AUC less that of 'nothing is forgotten'": "difference in AUC"}
 """Columns of `bench forgetting` by shorter names."""
@@ -492,5 +359,5 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "lab-models": _models,
     "demo": _demo,
     "faults": _faults,
-    "summary": _summary,
+    "summary": summary,
 }

@@ -149,7 +149,10 @@ def test_snapshots_from_before_an_erasure_go_after_the_grace_time_but_never_the_
         copy = tmp_path / f"copy-{number}"
         partition.copy(copy)
         if number == 2:
-            worker.expire({0: 4})  # those there are, are all from before
+            worker.expire({0: 4})
+            worker.close()
+            assert store.numbers() == [1, 2]  # those there are, are all from before
+            worker = snapshotter("one-", tmp_path / "state", place)
         store.save(copy, dict(partition.offsets))
     partition.close()
     assert store.numbers() == [1, 2, 3]

@@ -90,6 +90,8 @@ def run_bandit(settings: Settings, stop: threading.Event, begun: threading.Event
             for arm, probability in bandit.best.items():
                 metrics.best.labels(arm).set(probability)
             totals.set(metrics.foreign, bandit.foreign)
+            totals.set(metrics.without_propensity, bandit.without_propensity)
+            health.note(bandit.notes())
             health.report(done=read, lag=reader.lag())
 
 
@@ -110,6 +112,20 @@ class Bandit:
         self._next_look = 0.0
         self.best: Mapping[str, float] = {}
         """Arm → the probability that its click rate is the highest, as of the last look; empty before the first."""
+
+    @property
+    def without_propensity(self) -> int:
+        """Outcomes of explorers that workers without a bandit have answered: nothing is learned from them."""
+        return self._counts.without_propensity
+
+    def notes(self) -> list[str]:
+        """Return what keeps the bandit from learning, in words; empty when nothing does."""
+        if self._counts.newest_has_propensity:
+            return []
+        return [
+            f"{self.without_propensity} outcomes so far, the newest among them, name no probability of their arm:"
+            " workers without a bandit answered them. Set bandit.explore in the workers' settings as here"
+        ]
 
     @property
     def foreign(self) -> int:

@@ -31,10 +31,18 @@ class ExplorerCounts:
         self._ledgers: dict[int, Ledger] = defaultdict(Ledger)
         self.foreign = 0
         """Outcomes of explorers that were another experiment's."""
+        self.without_propensity = 0
+        """Outcomes of explorers that name no probability of their arm: workers without a bandit answered them."""
+        self.newest_has_propensity = True
+        """Whether the last outcome of an explorer that was added names it."""
 
     def add(self, partition: int, outcome: Outcome) -> None:
         """Add an outcome; it counts if its user explores, and once its request's window has closed."""
-        if not outcome.propensity or outcome.user not in self._explorers:
+        if outcome.user not in self._explorers:
+            return
+        self.newest_has_propensity = outcome.propensity > 0
+        if not self.newest_has_propensity:
+            self.without_propensity += 1
             return
         if self._assignment.arm(outcome.user) != outcome.arm:
             self.foreign += 1

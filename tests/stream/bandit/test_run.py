@@ -3,13 +3,14 @@
 import threading
 
 import pytest
+from msgspec.structs import replace
 
 from stream.bandit.run import Bandit, run_bandit
 from stream.errors import SettingsError
 from stream.experiment.assignment import Assignment
 from stream.experiment.shares_in_force import SharesInForce
 from stream.schema.erasures import Erased, Erasures, Void
-from stream.schema.events import Outcome, encode_packed
+from stream.schema.events import Outcome, decode_outcome, encode_packed
 from stream.schema.record import Record
 from stream.settings import Settings, convert
 
@@ -55,6 +56,25 @@ def test_shares_are_written_ahead_once_and_held_long_enough() -> None:
     assert bandit.choose(1_079_000) is None  # they hold for a minute
     assert bandit.choose(1_085_000) is None  # and go on holding, as nothing has changed
     assert bandit.best == pytest.approx({"a": 1.0, "b": 0.0})
+
+
+def test_outcomes_of_workers_without_a_bandit_teach_nothing_and_are_said() -> None:
+    bandit = Bandit(SETTINGS, SharesInForce(SETTINGS), Erasures())
+    with_bandit = records({"a": 4, "b": 2})
+    without = [
+        record._replace(value=encode_packed(replace(decode_outcome(record.value or b""), propensity=0.0)))
+        for record in with_bandit
+    ]
+    for record in without:
+        bandit.add(record)
+    assert bandit.choose(1_000_000) is None
+    [note] = bandit.notes()
+    assert note.startswith(f"{bandit.without_propensity} outcomes so far")
+    assert 0.8 * len(without) < bandit.without_propensity < len(without)  # those of explorers
+    for record in with_bandit:
+        bandit.add(record)
+    assert bandit.notes() == []
+    assert bandit.choose(1_020_000) is not None
 
 
 def test_erased_users_and_what_is_no_outcome_teach_nothing() -> None:

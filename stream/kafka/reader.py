@@ -96,8 +96,13 @@ class TopicReader:
             [TopicPartition(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
         )
 
-    def read(self, timeout_s: float, *, limit: int = 1000) -> list[Message]:
+    def read(self, timeout_s: float, *, limit: int = 1000, fill: bool = False) -> list[Message]:
         """Return what has come, at most `limit` messages; waits up to `timeout_s` for the first.
+
+        Args:
+            timeout_s: how long to wait.
+            limit: the most messages.
+            fill: whether to wait for as many as `limit`, not only for the first.
 
         Raises:
             KafkaClientError: when Kafka refuses this client, or no longer has the next record (`stop`).
@@ -105,8 +110,8 @@ class TopicReader:
         """
         self._health.check()
         self._check_logs()
-        messages = self._consumer.consume(limit, 0)
-        if not messages and (first := self._consumer.poll(timeout_s)) is not None:
+        messages = self._consumer.consume(limit, timeout_s if fill else 0)
+        if not messages and not fill and (first := self._consumer.poll(timeout_s)) is not None:
             messages = [first, *self._consumer.consume(limit - 1, 0)]
         if messages:
             self._health.mark_reachable()

@@ -1,9 +1,11 @@
 """One model's pass over real visits, in a process of a pool; a pass that is done is kept, so that a run can go on."""
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ import model
 import state
 from model.learner import Learner
 from model.predict import table_dims
+from model.scorer import Scorer
 from model.spec import ModelSpec
 from stream.datasets import open_dataset
 from stream.datasets.base import Dataset, advised_features
@@ -23,6 +26,9 @@ from stream.lab.world_dataset import NAME, WorldDataset
 from stream.schema.features import NO_FEATURES, FeatureSchema
 from stream.simulation.config import WorldConfig
 from stream.validation.contest import Samples, VisitBatch, list_batches, samples_of
+
+_SERVED = 300
+"""Visits that are scored at the end as a worker would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class PassResult:
         parameters: of the network.
         rows: of all tables.
         megabytes: of parameters and rows as they are published.
+        visit_ms: CPU milliseconds of a request like the last visits, scored one by one at the end; the median.
+        chosen: the mean length that a policy chose for these visits; NaN without a policy.
     """
 
     predictions: npt.NDArray[np.float32]
@@ -82,6 +90,8 @@ class PassResult:
     parameters: int
     rows: int
     megabytes: float
+    visit_ms: float
+    chosen: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +121,13 @@ class ModelPass:
         if file.exists():
             with np.load(file) as found:
                 on_progress(self.steps)
-                return PassResult(found["predictions"], *(found["figures"][place].item() for place in range(4)))
+                return PassResult(found["predictions"], *found["figures"].tolist())
         result = self._run(on_progress)
         self.kept.mkdir(parents=True, exist_ok=True)
         whole = file.with_suffix(".part")
         with whole.open("wb") as out:
-            figures = np.array([result.seconds, result.parameters, result.rows, result.megabytes])
-            np.savez(out, predictions=result.predictions, figures=figures)
+            predictions, *figures = astuple(result)
+            np.savez(out, predictions=predictions, figures=np.array(figures))
         whole.rename(file)
         return result
 
@@ -134,10 +144,25 @@ class ModelPass:
         dense = sum(array.size for name, array in learner.state().items() if name.startswith("served/"))
         numbers = dense + sum(learner.rows[name] * (2 + dim) for name, dim in table_dims(self.spec).items())
         rows = sum(learner.rows.values())
-        return PassResult(np.concatenate(predictions), seconds, dense, rows, 4 * numbers / 1e6)
+        served = self._served(learner)
+        return PassResult(np.concatenate(predictions), seconds, dense, rows, 4 * numbers / 1e6, *served)
+
+    def _served(self, learner: Learner) -> tuple[float, float]:
+        """Return what a scorer of what was learned takes for a visit (CPU ms), and the mean length that it chooses."""
+        scorer = Scorer(self.spec, seed=self.seed)
+        learner.begin_epoch(1)
+        scorer.apply(learner.base("arm"))
+        times: list[float] = []
+        for _, example in islice(chain.from_iterable(reversed(self.visits.batches())), _SERVED):
+            began = time.thread_time()
+            scorer.score([example])
+            times.append(1000 * (time.thread_time() - began))
+        lengths = scorer.chosen_lengths
+        chosen = np.average(list(lengths), weights=list(lengths.values())) if lengths else math.nan
+        return float(np.median(times)), float(chosen)
 
     def _key(self) -> str:
-        parts = self.spec, self.visits, self.seed, _sources()
+        parts = self.spec, self.visits, self.seed, PassResult.__slots__, _sources()
         return xxh3_128_hexdigest(msgspec.json.encode(parts, order="sorted", enc_hook=str))
 
 

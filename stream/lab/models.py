@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
         "alone: the sequence alone, without match features, statistics and features",
         f"ms: a request of {CANDIDATES} candidates, with as many behaviours as the arm reads, on one thread;"
         f" × {LONGER}: how many times as long with {LONGER} times as many;"
+        " a visit: one of the last, scored by what was learned, and the mean length that a policy chose for it;"
         f" samples/s: learned on one thread, {arguments.processes} processes side by side",
     ]
     tables = {"how well it ranks": _named(figures, _RANKING), "what it costs": _named(figures, _COST)}
@@ -105,6 +106,8 @@ _COST = {
     "ms_p50": "ms p50",
     "ms_p99": "ms p99",
     "growth": f"× {LONGER}",
+    "visit_ms": "CPU ms a visit",
+    "chosen_length": "length chosen",
     "samples_per_s": "samples/s",
     "parameters": "parameters",
     "rows": "rows",
@@ -173,6 +176,8 @@ def _judged(
             "parameters": int(own[0].parameters),
             "rows": int(own[0].rows),
             "megabytes": round(own[0].megabytes, 2),
+            "visit_ms": round(float(np.mean([each.visit_ms for each in own])), 3),
+            "chosen_length": None if np.isnan(chosen := np.mean([each.chosen for each in own])) else round(chosen),
         }
     return figures
 

@@ -69,15 +69,20 @@ class SampleReader:
         """Return how many samples wait, as far as the client has heard."""
         return self._reader.lag() + len(self._waiting)
 
-    def read(self, timeout_s: float, *, limit: int) -> list[ReadSample]:
+    def read(self, timeout_s: float, *, limit: int, fill: bool = False) -> list[ReadSample]:
         """Return the next samples, at most `limit`; waits up to `timeout_s` for the first.
+
+        Args:
+            timeout_s: how long to wait.
+            limit: the most samples.
+            fill: whether to wait for as many as `limit`, not only for the first.
 
         Raises:
             KafkaClientError: when `samples` or `behaviors` cannot be read on.
             TopicError: when one of them was recreated.
         """
         if not self._waiting:
-            messages = self._reader.read(timeout_s, limit=limit)
+            messages = self._reader.read(timeout_s, limit=limit, fill=fill)
             self._waiting.extend((message, _decoded(message)) for message in messages)
         self._sequences.poll(idle=not self._waiting and self._reader.at_end() and not self._reader.lag())
         ready: list[ReadSample] = []

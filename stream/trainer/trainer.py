@@ -47,11 +47,10 @@ from stream.trainer.training import Training
 
 _logger = logging.getLogger("samstream.trainer")
 
-_POLL_S = 0.02
-_GATHER_S = 0.2
+_GATHER_S = _POLL_S = 0.2
 """How long the first example of a step waits for more, if no update is due before: a step on many costs little more
-than one on few, and what has come of one request reads its sequence once."""
-_GATHER_TOGETHER_S = 0.05
+than one on few, and what has come of one request reads its sequence once. Nor is it longer that a turn waits."""
+_GATHER_TOGETHER_S, _POLL_TOGETHER_S = 0.05, 0.02
 """The same of several ranks, which wait for one another: one whose partitions are silent does not stall the others."""
 _REPORT_INTERVAL_S = 1.0
 
@@ -108,7 +107,8 @@ class Trainer:
         self._metrics = metrics
         self._health = health
         self._team = team
-        self._gather_s = _GATHER_S if team.rank.ranks == 1 else _GATHER_TOGETHER_S
+        alone = team.rank.ranks == 1
+        self._gather_s, self._poll_s = (_GATHER_S, _POLL_S) if alone else (_GATHER_TOGETHER_S, _POLL_TOGETHER_S)
         self._epoch = epoch
         self._missed_before = training.counts["records_missing"]
         self._saved: tuple[dict[tuple[str, int], int], int] = {}, -1
@@ -181,7 +181,12 @@ class Trainer:
         if self._counter is not None:
             self._counter.check()
         self._erasing.take()
-        read = self._samples.read(_POLL_S, limit=self._settings.batch_size - len(self._gathered))
+        begun, due = bool(self._gathered), self._next_update
+        if begun:
+            due = min(due, self._gathering_since + self._gather_s)
+        wait_s = min(max(0.0, due - time.monotonic()), self._poll_s)
+        # One wait for all that comes until the step: a turn for each record costs about as much as learning from it.
+        read = self._samples.read(wait_s, limit=self._settings.batch_size - len(self._gathered), fill=begun)
         if self._samples.missing:
             self._training.counts["records_missing"] = self._missed_before + self._samples.missing
         if not self._gathered:

@@ -56,6 +56,16 @@ def test_an_arm_predicts_as_a_learner_of_its_own_does(visits: Visits, tmp_path: 
     assert judge(samples, {"a": result.predictions}, "a")["a"].ahead == 0
 
 
+def test_a_policy_says_which_lengths_it_chose_and_what_a_visit_costs(visits: Visits, tmp_path: Path) -> None:
+    found = {}
+    for arm in choose(["sar"], (1000,), visits)[0]:
+        found[arm.name] = ModelPass(arm.spec, visits, 0, tmp_path)(lambda _: None)
+    assert all(each.visit_ms > 0 for each in found.values())
+    assert np.isnan(found["din"].chosen)
+    lengths = preset("sar").interest.lengths  # type: ignore[union-attr]
+    assert lengths[0] <= found["sar"].chosen <= lengths[-1]
+
+
 def test_a_run_that_was_stopped_takes_up_what_it_has_done(
     visits: Visits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from stream.experiment.statistics.intervals import Interval
 from stream.report.schema import Machine
@@ -64,9 +64,10 @@ def print_findings(console: Console, findings: Findings, machine: Machine) -> No
     """Print the machine, the tables, the targets and the notes."""
     console.print(machine_line(machine))
     for title, rows in findings.tables.items():
-        table = to_table([_with_intervals(row) for row in rows])
-        table.title, table.title_justify = title, "left"
-        console.print(table)
+        tables = to_tables([_with_intervals(row) for row in rows], console.width)
+        tables[0].title, tables[0].title_justify = title, "left"
+        for table in tables:
+            console.print(table)
     if findings.targets:
         console.print(_targets_table(findings.targets))
     for note in findings.notes:
@@ -84,13 +85,22 @@ def machine_line(machine: Machine) -> str:
     return f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, Python {machine.python}; {versions}"
 
 
-def to_table(rows: Rows) -> Table:
-    """Return rows as a table for the terminal."""
-    columns = list(rows[0]) if rows else []
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(cell_text(row[column]) for column in columns))
-    return table
+def to_tables(rows: Rows, width: int) -> list[Table]:
+    """Return rows as tables for a terminal of that width: as many as it needs, each with the first column."""
+    texts = {column: [cell_text(row[column]) for row in rows] for column in (rows[0] if rows else [])}
+    widths = {name: max(map(len, [name, *cells])) for name, cells in texts.items()}
+    if sum(widths.values()) + 3 * len(widths) >= width:  # headers are broken between words, cells not at all
+        widths = {name: max(map(len, [*name.split(), *cells])) for name, cells in texts.items()}
+    pieces: list[list[str]] = []
+    for name in texts:
+        if not pieces or sum(widths[each] + 3 for each in [*pieces[-1], name]) >= width:
+            pieces.append([next(iter(texts))] if pieces else [])
+        pieces[-1].append(name)
+    tables = [Table(*(Column(name, width=widths[name]) for name in piece)) for piece in pieces or [[]]]
+    for piece, table in zip(pieces, tables, strict=False):
+        for cells in zip(*(texts[name] for name in piece), strict=True):
+            table.add_row(*cells)
+    return tables
 
 
 def cell_text(value: object) -> str:

@@ -70,15 +70,16 @@ def test_only_versions_that_are_not_understood_are_withheld(version: int) -> Non
     assert with_last_versions(refused, version) == refused
 
 
-def consumer_of(kafka: dict[str, str], topic: str) -> Consumer:
-    consumer = Consumer({**kafka, "group.id": "longpoll", "auto.offset.reset": "earliest"})
+def consumer_of(kafka: dict[str, str], topic: str, **properties: str) -> Consumer:
+    consumer = Consumer({**kafka, "group.id": "longpoll", "auto.offset.reset": "earliest", **properties})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
     return consumer
 
 
 def test_who_waits_for_records_gets_them_as_soon_as_they_are_written(kafka: dict[str, str], topics: Topics) -> None:
     sender = ReliableProducer(kafka)
-    consumer = consumer_of(kafka, topics.clicks)
+    # Far longer than a busy machine takes, so that what is written, and nothing else, ends a wait in time.
+    consumer = consumer_of(kafka, topics.clicks, **{"fetch.wait.max.ms": "5000"})
     try:
         assert consumer.poll(1.0) is None
         delays = []
@@ -86,9 +87,9 @@ def test_who_waits_for_records_gets_them_as_soon_as_they_are_written(kafka: dict
             began = time.monotonic()
             sender.send(topics.clicks, b"x", key=str(number))
             threading.Thread(target=sender.flush).start()
-            assert consumer.poll(WAIT_S) is not None
+            assert consumer.poll(10.0) is not None
             delays.append(time.monotonic() - began)
-        assert sorted(delays)[10] < 0.2, "the median of a wait that may take half a second"
+        assert sorted(delays)[10] < 1.0, "the median of a wait that may take five seconds"
     finally:
         consumer.close()
 

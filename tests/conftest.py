@@ -6,6 +6,7 @@ that use a broker get the marker `broker`; those marked `durable_broker` kill it
 would not survive that.
 """
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -45,6 +46,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     wanted = _wanted()
     if item.get_closest_marker("durable_broker") and not (wanted in ENGINES and ENGINES[wanted].durable):
         pytest.skip(f"needs a local broker that survives kill -9: {wanted} is none, SAMSTREAM_TEST_BROKER=kafka is")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what commands that ran in this process have made of the root logger."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

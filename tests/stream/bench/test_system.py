@@ -98,6 +98,7 @@ def test_the_bench_of_tables_runs_and_tables_that_forget_have_few_rows() -> None
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forks")
 def test_the_bench_of_latency_runs(broker: Broker) -> None:
     findings = latency.run(quick(broker.bootstrap), QUIET)
@@ -109,6 +110,7 @@ def test_the_bench_of_latency_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_the_bench_of_cost_splits_what_worker_and_trainer_spend(broker: Broker) -> None:
     findings = cost.run(quick(broker.bootstrap), QUIET)
     rows = findings.tables["results"]
@@ -186,6 +188,7 @@ def test_the_bench_of_counting_runs(broker: Broker) -> None:
     assert findings.picture().startswith(PNG)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forks")
 def test_the_bench_of_volume_counts_what_each_topic_holds(broker: Broker) -> None:
     findings = volume.run(quick(broker.bootstrap), QUIET)

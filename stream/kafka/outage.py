@@ -1,13 +1,14 @@
 """Trouble with Kafka as one process has it: told once when it begins, every 30 s with a count, and when it is over.
 
 Every client of a process meets the same trouble, each many times a second; all of them report to one `Outage` for each
-`bootstrap.servers`.
+`bootstrap.servers`, which is there for as long as one of them is.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary, ref
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -144,26 +145,32 @@ class Outage:
 
 
 _lock = threading.Lock()
-_outages: dict[str, Outage] = {}
+_outages: WeakValueDictionary[str, Outage] = WeakValueDictionary()
 
 
 def outage_of(kafka: Mapping[str, str]) -> Outage:
-    """Return the one outage that all clients of this process with these `bootstrap.servers` report to."""
+    """Return the one outage that all clients of this process with these `bootstrap.servers` report to.
+
+    It is forgotten with the last of them: keep it for as long as what was reported to it counts.
+    """
     where = kafka.get("bootstrap.servers", "")
     with _lock:
-        if where not in _outages:
+        outage = _outages.get(where)
+        if outage is None:
             most_ms = (RECONNECT | dict(kafka))["reconnect.backoff.max.ms"]
             # librdkafka varies its pauses by up to a half.
             quiet_s = 2 * float(most_ms) / 1000 if most_ms.isdecimal() else 6.0
-            _outages[where] = Outage(where, quiet_s=quiet_s, begun=lambda outage: _watch(outage, kafka))
-        return _outages[where]
+            outage = Outage(where, quiet_s=quiet_s, begun=lambda begun: _watch(ref(begun), kafka))
+            _outages[where] = outage
+        return outage
 
 
-def _watch(outage: Outage, kafka: Mapping[str, str]) -> None:
+def _watch(watched: ref[Outage], kafka: Mapping[str, str]) -> None:
     """Follow trouble in a thread of its own: no client need come by while it lasts, or when it is over."""
 
     def follow() -> None:
-        while outage.tick():
+        # With the last client it has nobody to concern any more: it is told no further.
+        while (outage := watched()) is not None and outage.tick():
             if outage.unanswered:
                 # Another one each time: it may be told of no brokers, and forget all that it knows.
                 client = AdminClient({**RECONNECT, **kafka, "log_level": "0"}, logger=ClientLog())
@@ -174,6 +181,7 @@ def _watch(outage: Outage, kafka: Mapping[str, str]) -> None:
                     outage.no_answer()
                 # With `debug`, the client talks whatever its level is; polling it takes these lines away.
                 client.poll(0)
+            del outage
             time.sleep(_WATCH_S)
 
     threading.Thread(target=follow, name="kafka-trouble", daemon=True).start()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from stream.local.processes import kill_with_parent
 
@@ -104,6 +105,18 @@ def is_empty(response: bytes) -> bool:
     return True
 
 
+class _Asked(NamedTuple):
+    """What a client has asked, and how many writes the broker had answered by then."""
+
+    api: int
+    version: int
+    writes: int
+    frame: bytes
+
+
+_NOTHING = _Asked(-1, -1, 0, b"")
+
+
 class Proxy:
     """Forwards connections to the broker.
 
@@ -120,12 +133,15 @@ class Proxy:
         self._port = port
         self._host, self._behind = host.encode(), target.encode()
         self._waiting: dict[bytes, set[asyncio.Event]] = defaultdict(set)
+        self._writes = 0
+        self._written: dict[bytes, int] = {}
+        """Topic → the number of the newest write to it."""
 
     async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         """Forward one client's connection until either side ends it."""
         with contextlib.suppress(OSError):
             broker, requests = await asyncio.open_connection(self._target, self._port, limit=_LIMIT)
-            asked: dict[int, tuple[int, int, bytes]] = {}
+            asked: dict[int, _Asked] = {}
             ways = [
                 asyncio.create_task(self._forward_requests(client, requests, asked)),
                 asyncio.create_task(self._forward_answers(broker, answers, asked)),
@@ -138,27 +154,29 @@ class Proxy:
         answers.close()
 
     async def _forward_requests(
-        self, client: asyncio.StreamReader, broker: asyncio.StreamWriter, asked: dict[int, tuple[int, int, bytes]]
+        self, client: asyncio.StreamReader, broker: asyncio.StreamWriter, asked: dict[int, _Asked]
     ) -> None:
         while True:
             size = await client.readexactly(4)
             frame = await client.readexactly(int.from_bytes(size, "big"))
             api, version, correlation = struct.unpack_from(">hhi", frame)
-            asked[correlation] = api, version, frame if api in LAST_VERSION else b""
+            asked[correlation] = _Asked(api, version, self._writes, frame if api in LAST_VERSION else b"")
             broker.write(size + frame)
             await broker.drain()
 
     async def _forward_answers(
-        self, broker: asyncio.StreamReader, client: asyncio.StreamWriter, asked: dict[int, tuple[int, int, bytes]]
+        self, broker: asyncio.StreamReader, client: asyncio.StreamWriter, asked: dict[int, _Asked]
     ) -> None:
         while True:
             size = await broker.readexactly(4)
             frame = await broker.readexactly(int.from_bytes(size, "big"))
-            api, version, request = asked.pop(int.from_bytes(frame[:4], "big", signed=True), (-1, -1, b""))
+            api, version, writes, request = asked.pop(int.from_bytes(frame[:4], "big", signed=True), _NOTHING)
             if api == FETCH and version == LAST_VERSION[FETCH] and is_empty(frame):
-                await self._hold(request)
+                await self._hold(request, writes)
             elif api == PRODUCE:
+                self._writes += 1
                 for topic in produced_topics(request):
+                    self._written[topic] = self._writes
                     for event in self._waiting[topic]:
                         event.set()
             elif api in (METADATA, FIND_COORDINATOR):
@@ -168,9 +186,11 @@ class Proxy:
             client.write(size + frame)
             await client.drain()
 
-    async def _hold(self, request: bytes) -> None:
-        """Wait until something was written to a topic of the request, or for as long as it allows."""
+    async def _hold(self, request: bytes, writes: int) -> None:
+        """Wait until something was written to a topic since it was asked for, or for as long as the request allows."""
         wait_s, topics = fetched_topics(request)
+        if any(self._written.get(topic, 0) > writes for topic in topics):
+            return  # on another connection, while the answer was on its way
         news = asyncio.Event()
         for topic in topics:
             self._waiting[topic].add(news)

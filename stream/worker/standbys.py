@@ -88,6 +88,8 @@ class Standbys:
         self._retry_at: dict[int, float] = {}
         self._place: Place | None = None
         self._next_plan = 0.0
+        # Kept: clients of copies come and go while Kafka is away.
+        self._outage = outage_of(settings.kafka)
         self._log_limit = LogLimit()
         self._lock = threading.Lock()
         self._releasing = threading.Event()
@@ -144,7 +146,7 @@ class Standbys:
 
     def _tell(self, error: Exception) -> None:
         """Log why copies do not follow, now and then; of a Kafka that is away there is a line already."""
-        if not outage_of(self._settings.kafka).unanswered and self._log_limit.admit("waiting") is not None:
+        if not self._outage.unanswered and self._log_limit.admit("waiting") is not None:
             log(_logger, "standbys_waiting", logging.WARNING, error=error)
 
     def _keep(self, resources: Resources) -> None:

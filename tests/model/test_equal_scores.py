@@ -27,6 +27,8 @@ EXPECTED = os.environ.get("SAMSTREAM_EXPECTED")
 FEW = ("sam-3p+", "din", "counts", "sdim", "sasrec", "mimn")
 """Presets that those processes try: together they call every function of the kernels."""
 
+QUICK = ("sam", "din", "counts", "longvq")
+
 BUILT = any(Path(native.__file__).parent.glob("_passes*"))
 INSTRUCTIONS = ("default", "avx2", "avx512")
 """What torch can be told to use, narrowest first."""
@@ -83,7 +85,12 @@ def test_the_kernel_is_the_one_that_is_meant() -> None:
         assert ("avx512" in Path(library._name).name) == wide
 
 
-@pytest.mark.parametrize("name", PRESETS if EXPECTED is None else FEW)
+@pytest.mark.parametrize(
+    "name",
+    FEW
+    if EXPECTED is not None
+    else [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PRESETS],
+)
 @given(
     seed=st.integers(0, 2**32),
     lengths=st.lists(st.sampled_from([0, 1, 2, 7, 31, 64, 65, 130, 257]), min_size=1, max_size=5),

@@ -1,5 +1,7 @@
 """Records, and what is on disk, for the tests of the state."""
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,24 @@ def dump(path: Path) -> dict[bytes, bytes]:
     del entries
     db.close()
     return found
+
+
+def holds(path: Path, *needles: bytes) -> bool:
+    """Return whether any file of a partition, open or closed, holds any of some bytes."""
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # RocksDB has removed it meanwhile
+            content = file.read_bytes()
+            if any(needle in content for needle in needles):
+                return True
+    return False
+
+
+def wait_until_gone(path: Path, *needles: bytes) -> None:
+    """Wait until no file of an open partition holds any of some bytes: RocksDB removes files after their last use."""
+    deadline = time.monotonic() + 30
+    while holds(path, *needles):
+        assert time.monotonic() < deadline, f"{needles} are in files of {path} still"
+        time.sleep(0.01)
 
 
 def drawn(record: Record, start: int, stop: int) -> Records:

@@ -331,7 +331,7 @@ def test_what_kafka_did_not_take_is_raised() -> None:
 
 def test_a_kafka_that_does_not_answer_is_named() -> None:
     with pytest.raises(KafkaClientError, match=r"no use of the Kafka at '127\.0\.0\.1:1': .*Connection refused"):
-        Client({"bootstrap.servers": "127.0.0.1:1"}, Topics(), wait_s=0.5)
+        Client({"bootstrap.servers": "127.0.0.1:1"}, Topics(), wait_s=3.0)
 
 
 def test_missing_topics_are_named(kafka: dict[str, str], topic_prefix: str) -> None:

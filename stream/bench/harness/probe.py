@@ -35,7 +35,10 @@ def read_process(pid: int) -> ProcessReading | None:
     try:
         lines = (process / "status").read_text().splitlines()
         descriptors = sum(1 for _ in (process / "fd").iterdir())
-        children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
+        children: list[str] = []
+        for of_thread in process.glob("task/*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end while the process goes on
+                children += of_thread.read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}

@@ -4,13 +4,14 @@ import gc
 import math
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.embedding.admission import Admission
@@ -137,10 +138,13 @@ steps = st.tuples(
 )
 
 
-@given(rules, st.lists(steps, min_size=1, max_size=25), st.integers(0, 2**16))
-def test_a_table_is_a_dict_that_forgets_and_followers_equal_it(
-    rules: Rules, steps: list[tuple[str, int, list[int]]], seed: int
-) -> None:
+Steps = list[tuple[str, int, list[int]]]
+lives = given(rules, st.lists(steps, min_size=1, max_size=25), st.integers(0, 2**16))
+FEW = 20
+"""Examples of a quick run."""
+
+
+def check_against_a_dict(rules: Rules, steps: Steps, seed: int) -> None:
     rng = np.random.default_rng(seed)
     table, oracle = rules.table(), Oracle(rules)
     follower = ServedTable(DIM, initial=INITIAL)
@@ -184,8 +188,7 @@ def test_a_table_is_a_dict_that_forgets_and_followers_equal_it(
     assert_equal(follower, table)
 
 
-@given(rules, st.lists(steps, min_size=2, max_size=16), st.integers(0, 2**16))
-def test_a_restored_table_goes_on_to_the_bit(rules: Rules, steps: list[tuple[str, int, list[int]]], seed: int) -> None:
+def check_restored(rules: Rules, steps: Steps, seed: int) -> None:
     rng = np.random.default_rng(seed)
     table, other = rules.table(), rules.table()
     for number, (what, now, keys) in enumerate(steps):
@@ -201,6 +204,27 @@ def test_a_restored_table_goes_on_to_the_bit(rules: Rules, steps: list[tuple[str
     one, two = table.state(), other.state()
     assert one.keys() == two.keys()
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+@settings(max_examples=FEW)
+@lives
+def test_a_table_is_a_dict_that_forgets_and_followers_equal_it(rules: Rules, steps: Steps, seed: int) -> None:
+    check_against_a_dict(rules, steps, seed)
+
+
+@settings(max_examples=FEW)
+@lives
+def test_a_restored_table_goes_on_to_the_bit(rules: Rules, steps: Steps, seed: int) -> None:
+    check_restored(rules, steps, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [check_against_a_dict, check_restored])
+@lives
+def test_so_it_is_in_many_lives(
+    check: Callable[[Rules, Steps, int], None], rules: Rules, steps: Steps, seed: int
+) -> None:
+    check(rules, steps, seed)
 
 
 def test_a_key_whose_row_expired_begins_anew_when_it_comes_back() -> None:

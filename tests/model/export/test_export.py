@@ -56,7 +56,9 @@ def asked(seed: int = 77) -> list[Example]:
     return found
 
 
-@pytest.mark.parametrize("kind", DEFAULTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "sam" else pytest.mark.slow) for kind in DEFAULTS]
+)
 def test_a_torch_export_scores_as_the_scorer_does(tmp_path: Path, kind: str) -> None:
     learner, scorer = learned(small(kind))
     said = export(learner.base("a"), small(kind), SEED, tmp_path / "out", "torch.export")

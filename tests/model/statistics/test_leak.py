@@ -51,7 +51,7 @@ def looked_up(statistics: ItemStatistics, served: Example) -> Example:
     return replace(served, numbers=statistics.features(*asked))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_numbers_that_are_looked_up_with_the_label_tell_it_and_those_that_were_served_do_not() -> None:
     assert validated(looked_up) > 0.95
     assert validated(lambda _, served: served) < 0.55

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -84,19 +86,65 @@ def test_readings_become_series() -> None:
     assert [each.tolist() for each in series["a"]] == [[2, 12], [1, 2]]
 
 
+# A process of its own: that of the tests has other children, such as a broker, which come and go.
+PARENT = """
+import subprocess, sys
+print("alone", flush=True)
+input()
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+input()
+child.communicate()
+"""
+BUSY = """
+import threading
+print("begun", flush=True)
+while True:
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+"""
+
+
+@contextmanager
+def python(code: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
+    """Run some code; yields its process, and what returns its next line."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout
+        assert said is not None
+        try:
+            yield process, said.readline
+        finally:
+            process.kill()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
 def test_a_process_is_read_with_its_children_until_it_ends() -> None:
-    before = read_process(os.getpid())
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    alone, both = read_process(child.pid), read_process(os.getpid())
-    assert before is not None
-    assert alone is not None
-    assert both is not None
-    assert alone.descriptors >= 3
-    assert alone.threads == 1
-    assert both.descriptors >= before.descriptors + 3
-    child.communicate()
-    assert read_process(child.pid) is None
+    with python(PARENT) as (parent, line):
+        line()
+        before = read_process(parent.pid)
+        assert parent.stdin is not None
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        child = int(line())
+        alone, both = read_process(child), read_process(parent.pid)
+        assert before is not None
+        assert alone is not None
+        assert both is not None
+        assert alone.descriptors >= 3
+        assert alone.threads == 1
+        assert both.descriptors >= before.descriptors + 3
+        parent.communicate("\n")
+        assert read_process(child) is None
+        assert read_process(parent.pid) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
+def test_a_process_has_not_ended_when_one_of_its_threads_has() -> None:
+    with python(BUSY) as (process, line):
+        line()
+        assert all(read_process(process.pid) is not None for _ in range(2000))
 
 
 def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:

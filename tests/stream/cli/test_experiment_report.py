@@ -29,6 +29,12 @@ from stream.settings.guardrail import Guardrail
 from tests.conftest import PARTITIONS
 
 
+@pytest.fixture
+def kafka(kafka: dict[str, str]) -> dict[str, str]:
+    """Reading makes many clients, and librdkafka may wait for half of this before a client's first connection."""
+    return {**kafka, "reconnect.backoff.ms": "20"}
+
+
 def outcome(number: int, label: int, ts: int) -> bytes:
     items = ["clicked"] if label else ["one", "two"]
     return encode_packed(
@@ -176,6 +182,8 @@ def test_a_ramp_is_reported_from_its_last_step_on_and_holds_no_user_against_the_
         kafka["bootstrap.servers"],
         "--set",
         f"topics.prefix={topics.scores.removesuffix('scores')}",
+        "--set",
+        f"kafka.reconnect.backoff.ms={kafka['reconnect.backoff.ms']}",
     ]
 
     def report(file: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_request_has_one_vote_for_who_placed_more_of_what_was_clicked() -> Non
     assert (found.requests, found.users, found.share.value) == (2, 1, 0.5), "r1 for sam, r3 for din"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_equal_rankings_are_named_in_at_most_five_of_a_hundred_experiments_with_peeking() -> None:
     named = 0
     for seed in range(60):

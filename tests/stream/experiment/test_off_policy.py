@@ -63,6 +63,7 @@ def test_all_three_estimates_find_the_truth(clicks: ClickModel) -> None:
     assert found.effective_users < 1500
 
 
+@pytest.mark.slow
 def test_they_are_unbiased_over_many_worlds_and_their_intervals_hold() -> None:
     """Also the doubly robust one, though what it predicts is wrong by half."""
     errors, missed = [], np.zeros(3)

@@ -2,12 +2,14 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.kafka import outage as outage_module
 from stream.kafka.outage import Outage, outage_of
 
 QUIET_S = 6.0
@@ -173,3 +175,18 @@ def test_all_clients_of_one_address_report_to_one() -> None:
     kafka = {"bootstrap.servers": "127.0.0.1:1"}
     assert outage_of(kafka) is outage_of(kafka | {"group.id": "other"})
     assert outage_of(kafka) is not outage_of({"bootstrap.servers": "127.0.0.1:2"})
+
+
+def test_trouble_is_followed_for_as_long_as_a_client_is_there_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage_module, "_WATCH_S", 0.1)
+    others = threading.enumerate()
+    outage = outage_of({"bootstrap.servers": "127.0.0.1:3"})
+    outage.fail("away")
+    [follower] = [thread for thread in threading.enumerate() if thread not in others and thread.name == "kafka-trouble"]
+    follower.join(0.5)
+    assert follower.is_alive()
+    assert outage_of({"bootstrap.servers": "127.0.0.1:3"}).unanswered, "another client hears of it"
+    del outage
+    follower.join(30)
+    assert not follower.is_alive()
+    assert not outage_of({"bootstrap.servers": "127.0.0.1:3"}).unanswered

@@ -1,6 +1,8 @@
 """A topic is gone when a Kafka that answers has not known it for a while, and never before."""
 
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -72,10 +74,9 @@ def test_a_kafka_that_does_not_answer_for_long_is_named_and_forgotten_when_it_do
     assert not missing.silence
 
 
-@pytest.mark.broker
-def test_asking_a_kafka_that_is_away_takes_no_processor(tmp_path: Path) -> None:
-    """It was up to half a core for as long as the outage lasted: librdkafka's threads woke each other."""
-    with local_broker("embedded", tmp_path) as broker:
+def cpu_seconds_of_asking(directory: Path) -> float:
+    """Return what asking for five seconds takes while Kafka is away."""
+    with local_broker("embedded", directory) as broker:
         away = {"bootstrap.servers": broker.bootstrap}
         client = admin(away, ConnectionHealth(away, log_errors=False))
         names = [topic.name for topic in Topics()]
@@ -85,4 +86,12 @@ def test_asking_a_kafka_that_is_away_takes_no_processor(tmp_path: Path) -> None:
         began, used = time.monotonic(), time.process_time()
         while time.monotonic() - began < 5:
             assert unknown_topics(client, names) is None
-        assert time.process_time() - used < 0.5
+        return time.process_time() - used
+
+
+@pytest.mark.broker
+def test_asking_a_kafka_that_is_away_takes_no_processor(tmp_path: Path) -> None:
+    """It was up to half a core for as long as the outage lasted: librdkafka's threads woke each other."""
+    # In a process of its own: threads that other tests have left take time of this one.
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        assert process.submit(cpu_seconds_of_asking, tmp_path).result() < 0.5

@@ -61,16 +61,11 @@ def test_a_bar_takes_the_place_of_the_lines_between_where_a_person_watches(
 def test_log_lines_go_where_standard_error_is_at_the_moment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    try:
-        configure()
-        later = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", later)
-        log(LOGGER, "event", value="two words")
-        assert later.getvalue().endswith('INFO samstream.test event value="two words"\n')
-    finally:
-        root.handlers[:], root.level = before
+    configure()
+    later = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", later)
+    log(LOGGER, "event", value="two words")
+    assert later.getvalue().endswith('INFO samstream.test event value="two words"\n')
 
 
 def test_a_replay_ends_when_nothing_is_left_and_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,6 +58,7 @@ def test_the_same_seed_is_the_same_time_and_none_is_none() -> None:
     assert whole(simulate_pre_period(world(), 0, SLOTS)) == [0, 0]
 
 
+@pytest.mark.slow
 def test_it_narrows_the_interval_of_the_verdict_and_is_told() -> None:
     there = world()
     with_before, without = UserSums(), UserSums()

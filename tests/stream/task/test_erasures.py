@@ -14,7 +14,7 @@ from stream.schema.erasures import Erased, ErasureLog, Void
 from stream.schema.position import LogIdentity
 from stream.schema.record import Record
 from stream.task.paced_fold import PacedFold
-from tests.state.support import dump
+from tests.state.support import dump, holds, wait_until_gone
 from tests.stream.task.support import (
     LATER,
     LENGTH,
@@ -63,10 +63,6 @@ def written(events: list[tuple[str, int]]) -> tuple[Log, list[Erased], dict[str,
             log.write(behavior(f"i{number}", number, user=USERS[who]))
             items[USERS[who]].append(f"i{number}")
     return log, heard, {user: keys(*found) for user, found in items.items()}
-
-
-def files_with(path: Path, *needles: bytes) -> list[str]:
-    return [file.name for file in path.iterdir() if any(needle in file.read_bytes() for needle in needles)]
 
 
 @settings(max_examples=60)
@@ -225,16 +221,16 @@ def test_no_file_holds_the_user_or_the_sequence_after_a_purge_nor_does_a_copy(tm
         sequence = bench.task.sequence(ERASED).tobytes()
         bench.task.commit()
         needles = ERASED.encode(), sequence[-22:]
-        assert files_with(path, *needles)
+        assert holds(path, *needles)
         erasures.add(log.erase(ERASED))
         bench.turn()
         bench.task.commit()
         assert bench.task.erased_to == 0
         bench.partition.copy(copy)
         assert bench.task.erased_to == 1
-        assert not files_with(copy, *needles)
-        assert not files_with(path, *needles)
-        assert files_with(path, OTHER.encode())
+        assert not holds(copy, *needles)
+        wait_until_gone(path, *needles)
+        assert holds(path, OTHER.encode())
 
 
 def test_a_process_that_dies_before_the_purge_is_followed_by_one_that_does_it(tmp_path: Path) -> None:
@@ -246,12 +242,12 @@ def test_a_process_that_dies_before_the_purge_is_followed_by_one_that_does_it(tm
         erasures.add(log.erase(ERASED))
         bench.turn()
         bench.task.commit()
-    assert files_with(path, ERASED.encode())
+    assert holds(path, ERASED.encode())
     with closing(Bench(path, erasures=erasures)) as bench:
         assert bench.partition.unpurged
         bench.partition.purge()
         assert bench.task.erased_to == 1
-        assert not files_with(path, ERASED.encode())
+        wait_until_gone(path, ERASED.encode())
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ from stream.trainer.team import SOLO, Agreed, RankTeam, Solo, Turn, check_settin
 from stream.trainer.training import Training
 from tests.stream.trainer.support import poisoned, settings, training, training_examples
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one pair of ranks for all
+
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RankPool]:
-    pool = RankPool(2)
+    pool = RankPool(2, wait_s=240.0)
     yield pool
     pool.close()
 

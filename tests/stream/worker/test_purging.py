@@ -1,7 +1,7 @@
 """States of a machine that nobody has open: users who were erased go from them as well."""
 
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from state.behavior import behaviors
@@ -10,6 +10,7 @@ from stream.schema.erasures import Erased, Erasures, Void
 from stream.schema.topics import Topics
 from stream.settings import StateSettings
 from stream.worker.purging import Purger
+from tests.state.support import holds
 from tests.stream.task.support import NUMBER, USER, Bench, Log, behavior
 
 TOPICS = Topics()
@@ -21,14 +22,6 @@ def written(path: Path, *, read: int) -> None:
         for user in (GONE, "other"):
             partition.sequences.append(user, behaviors([(1, 1, 1, 1)]))
         partition.commit({TOPICS.behaviors: read})
-
-
-def holds(path: Path, user: str) -> bool:
-    for file in path.iterdir():
-        with suppress(FileNotFoundError):  # RocksDB has removed it meanwhile
-            if user.encode() in file.read_bytes():
-                return True
-    return False
 
 
 def test_users_go_from_states_and_copies_that_are_not_used_and_not_from_those_that_are_open(tmp_path: Path) -> None:
@@ -43,13 +36,13 @@ def test_users_go_from_states_and_copies_that_are_not_used_and_not_from_those_th
         erasures.of(number).add(Erased(GONE, Void(5, 0), 0, offset=number))
     with closing(Partition.open(in_use, length=1000, slack=256)):
         deadline = time.monotonic() + 30
-        while holds(unused, GONE) or holds(copy, GONE):
+        while holds(unused, GONE.encode()) or holds(copy, GONE.encode()):
             purger.consider({}, time.monotonic())
             assert time.monotonic() < deadline
         purger.close()
-    assert holds(unused, "other")
-    assert holds(newer, GONE)
-    assert holds(in_use, GONE)
+    assert holds(unused, b"other")
+    assert holds(newer, GONE.encode())
+    assert holds(in_use, GONE.encode())
     with closing(Partition.open(copy, length=1000, slack=256)) as partition:
         assert partition.offsets == {TOPICS.behaviors: 5, TOPICS.erasures: 2}
         assert not partition.unpurged
@@ -64,7 +57,7 @@ def test_a_partition_that_always_has_something_to_commit_is_purged(tmp_path: Pat
     erasures.of(NUMBER).add(log.erase())
     bench.turn(*log.records[before:], wall=1)
     bench.task.commit()
-    assert holds(tmp_path / "state", USER)
+    assert holds(tmp_path / "state", USER.encode())
     purger = Purger(StateSettings(directory=str(tmp_path)), TOPICS, erasures)
     deadline = time.monotonic() + 30
     while bench.partition.unpurged:
@@ -74,4 +67,4 @@ def test_a_partition_that_always_has_something_to_commit_is_purged(tmp_path: Pat
         assert time.monotonic() < deadline
     purger.close()
     bench.close()
-    assert not holds(tmp_path / "state", USER)
+    assert not holds(tmp_path / "state", USER.encode())

@@ -111,7 +111,8 @@ def test_of_a_kafka_that_is_away_standbys_say_nothing(
     group: type[Group], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kafka = {"bootstrap.servers": "127.0.0.1:2", "log_level": "0"}
-    outage_of(kafka).fail("nobody is there")
+    outage = outage_of(kafka)
+    outage.fail("nobody is there")
     with Resources() as resources:
         made_in(resources, kafka, tmp_path)
         wait_for(lambda: group.asked >= 2, "two questions")

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from xxhash import xxh3_128
 
-from state.errors import SnapshotError, StateError, disk_error
+from state.errors import SnapshotError, disk_error
 from state.manifest import with_checksum
 
 FORMAT = 1
@@ -281,21 +281,27 @@ class Snapshots:
         done = 0
         for name, file in manifest.files.items():
             digest, size = xxh3_128(), 0
-            try:
-                with self._files.open(self._content(file.checksum), "rb") as source, _target(directory, name) as write:
-                    # What is longer than it should be is damaged: the rest of it would only fill the disk.
-                    while size <= file.size and (block := source.read(_BLOCK)):
-                        digest.update(block)
-                        size += len(block)
-                        write(block)
-                        progress(done + size, manifest.size)
-            except StateError:
-                raise
-            except Exception as error:
-                raise SnapshotError(f"{name} of partition {self.number}: {error}") from None
+            with _target(directory, name) as write:
+                for block in self._blocks(name, file):
+                    digest.update(block)
+                    size += len(block)
+                    write(block)
+                    progress(done + size, manifest.size)
             if (size, digest.hexdigest()) != (file.size, file.checksum):
                 raise SnapshotError(f"{name} of partition {self.number} is damaged: {size} bytes, not {file.size}")
             done += size
+
+    def _blocks(self, name: str, file: StoredFile) -> Iterator[bytes]:
+        """Read a file by the block; what its reader raises in between is no error of the snapshot."""
+        size = 0
+        try:
+            with self._files.open(self._content(file.checksum), "rb") as source:
+                # What is longer than it should be is damaged: the rest of it would only fill the disk.
+                while size <= file.size and (block := source.read(_BLOCK)):
+                    size += len(block)
+                    yield block
+        except Exception as error:
+            raise SnapshotError(f"{name} of partition {self.number}: {error}") from None
 
     def _manifest(self, number: int) -> str:
         return posixpath.join(self._root, f"{number:08d}.json")

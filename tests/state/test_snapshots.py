@@ -182,6 +182,22 @@ def test_what_is_longer_than_its_manifest_says_is_not_fetched_to_its_end(tmp_pat
         store.manifest(number)
 
 
+def test_what_is_raised_while_it_is_restored_ends_that_and_is_no_damage(tmp_path: Path, store: Snapshots) -> None:
+    partition = opened(tmp_path / "state")
+    live(partition, 0, 150)
+    number = save(store, partition, tmp_path / "copy")
+
+    class TakenAwayError(Exception):
+        """What a worker raises whose partitions are another's."""
+
+    def taken_away(_done: int, _total: int) -> None:
+        raise TakenAwayError
+
+    with pytest.raises(TakenAwayError):
+        store.restore(number, tmp_path / "restored", taken_away)
+    assert not list(tmp_path.glob("restored*"))
+
+
 def test_a_directory_that_is_there_is_never_replaced(tmp_path: Path, store: Snapshots) -> None:
     partition = opened(tmp_path / "state")
     live(partition, 0, 150)

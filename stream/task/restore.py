@@ -142,7 +142,7 @@ class SnapshotRestorer:
             came = done - progress.done
             progress.reach(done)
             self._note(number, came, progress)
-            failpoint("restoring")
+            failpoint("restoring", check)
             check()
 
         try:

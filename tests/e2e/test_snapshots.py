@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -54,28 +55,34 @@ def test_a_lost_disk_is_restored_from_the_newest_whole_snapshot_and_the_log(harn
         harness.settle()
 
 
-def start_with_a_slow_restore(harness: Harness, number: int, seconds: int, *arguments: str) -> Path:
-    """Start a worker that lacks the state of one partition and restores its snapshot slowly; returns its log."""
+def start_with_a_slow_restore(harness: Harness, number: int, *arguments: str) -> tuple[Path, Path]:
+    """Start a worker that lacks the state of one partition, and restores its snapshot when a file is made.
+
+    Returns:
+        Its log, and the path of that file.
+    """
     harness.start_worker("before", *QUICK)
     harness.wander(500)
     wait_for(lambda: all_have_some(harness), "a snapshot of each partition", processes=harness.processes)
     harness.end("before")
     shutil.rmtree(harness.directory / "state" / f"partition-{number:05d}")
-    delay = {"SAMSTREAM_FAILPOINT": f"restoring@1:{seconds}"}
-    harness.processes.start("slow", "worker", *QUICK, *arguments, environment=delay)
+    go_on = harness.directory / "go on"
+    waits = {"SAMSTREAM_FAILPOINT": f"restoring@1:{go_on}"}
+    harness.processes.start("slow", "worker", *QUICK, *arguments, environment=waits)
     log = harness.processes.log("slow")
     wait_for(lambda: f"restoring partition={number}" in log.read_text(), "the restore", processes=harness.processes)
-    return log
+    return log, go_on
 
 
 def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(harness: Harness) -> None:
-    """The restore takes 9 s where 6 s without a poll end a membership."""
+    """The restore takes 9 s, or longer, where 6 s without a poll end a membership."""
     with harness:
-        log = start_with_a_slow_restore(harness, 1, 9, "--set", "kafka.max.poll.interval.ms=6000")
+        log, go_on = start_with_a_slow_restore(harness, 1, "--set", "kafka.max.poll.interval.ms=6000")
+        since = time.monotonic()
         waiting = {user for user in harness.users if partition_of(user.encode(), 4) == 1}
         before = len(harness.asked)
-        for _ in range(20):
-            harness.ask()
+        for user in harness.users:
+            harness.ask(user)
         asked = harness.asked[before:]
 
         def others_are_answered() -> bool:
@@ -85,6 +92,8 @@ def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(h
         wait_for(others_are_answered, "answers of the other partitions", processes=harness.processes)
         assert "restored partition=1" not in log.read_text()
         assert 0 < len([request for request in asked if request in harness.answers]) < len(asked)
+        wait_for(lambda: time.monotonic() > since + 9, "the restore to be long", processes=harness.processes)
+        go_on.touch()
 
         def all_are_answered() -> bool:
             # Records come all the time, also in the turn in which the last partition begins.
@@ -102,7 +111,7 @@ def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(h
 
 def test_a_restore_ends_when_another_worker_joins(harness: Harness) -> None:
     with harness:
-        log = start_with_a_slow_restore(harness, 3, 6)
+        log, _ = start_with_a_slow_restore(harness, 3)  # which nothing but the other worker ends
         harness.start_worker("joins", *QUICK)
         wait_for(lambda: " assigned partitions=" in log.read_text(), "both to have partitions")
         told = log.read_text()
@@ -111,6 +120,9 @@ def test_a_restore_ends_when_another_worker_joins(harness: Harness) -> None:
         assert taken_away is not None, told
         assert "restored partition=3" not in told[: taken_away.start()]
         harness.traffic(10)
+        told = log.read_text() + harness.processes.log("joins").read_text()
+        assert "restored partition=3" in told, "whoever got it began with the snapshot"
+        assert "snapshot_refused" not in told
         assert not list((harness.directory / "state").glob("*.half"))
 
 

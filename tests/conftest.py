@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from stream.errors import EngineMissingError
 from stream.kafka import topic_admin as topics_module
+from stream.local import ports
 from stream.local.broker import Broker, local_broker
 from stream.local.engines import ENGINES
 from stream.schema.topics import Topics
@@ -26,6 +27,11 @@ from tests.small_disk import SmallDisk, mounted
 
 # Before torch is imported, as the command does: its threads that wait keep no core from the other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Between the choice of a port and its use, no other process of pytest-xdist may choose it.
+ports.PORTS = ports.PORTS[
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+]
 
 # A busy machine is no error: pytest's own timeout ends what hangs.
 hypothesis.settings.register_profile("samstream", deadline=None)

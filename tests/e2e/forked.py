@@ -1,11 +1,12 @@
 """Jobs and commands as forks of one process that has imported them: each start saves up to 2 s of a core."""
 
-import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +25,7 @@ _CONTEXT.set_forkserver_preload(
     ]
 )
 """What cannot be imported, for want of an extra, is left out."""
+_STARTING = threading.Lock()
 
 
 class ForkedProcesses(Processes):
@@ -43,7 +45,7 @@ class ForkedProcesses(Processes):
         words = [command, "--config", str(self._settings), *arguments]
         self.log(name).touch()
         process = _CONTEXT.Process(target=_work, args=(words, self.log(name)), daemon=True)
-        process.start()
+        _start(process)
         self._children[name] = cast("subprocess.Popen[bytes]", ForkedJob(process))
         return self._children[name]
 
@@ -91,13 +93,21 @@ def run_forked(
     with tempfile.TemporaryDirectory() as directory:
         printed = Path(directory, "stdout"), Path(directory, "stderr")
         process = _CONTEXT.Process(target=_command, args=(list(words), dict(environment), *printed))
-        process.start()
+        _start(process)
         try:
             status = ForkedJob(process).wait(timeout)
         finally:
             process.kill()
             process.join()
         return subprocess.CompletedProcess(words, status, *(path.read_text() for path in printed))
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process whose exit status is read by the thread that waits for it, and by no other."""
+    with _STARTING:
+        process.start()
+        # Each start polls all that are listed there, and a status can be read only once.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
 
 
 def _command(words: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:

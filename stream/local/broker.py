@@ -5,13 +5,14 @@ embedded one is the wheel `noida-db`; `kafka` is Apache Kafka from a distributio
 (KIP-500), found by `KAFKA_HOME`. Both listen on loopback only, for laptops and tests, never for production.
 """
 
+import logging
 import os
 import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,9 @@ from stream.errors import BrokerError
 from stream.local.engines import ENGINES, Engine
 from stream.local.ports import LOOPBACK, free_port, is_free
 from stream.local.processes import describe_exit, kill_with_parent, log_tail
+from stream.runtime.logs import log
+
+_logger = logging.getLogger("samstream.local")
 
 _START_S = 60.0
 _STOP_S = 20.0
@@ -111,8 +115,10 @@ class Broker:
         """
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 self.process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                log(_logger, "killed", logging.WARNING, process="broker", waited_s=_STOP_S)
             self.kill()
 
     def kill(self) -> None:

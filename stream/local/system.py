@@ -143,10 +143,11 @@ class Processes:
             if child.poll() is None:
                 child.terminate()
         deadline = time.monotonic() + _STOP_S
-        for child in self._children.values():
+        for name, child in self._children.items():
             try:
                 child.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
+                log(_logger, "killed", logging.WARNING, process=name, waited_s=_STOP_S)
                 child.kill()
                 child.wait()
         self._children.clear()

@@ -1,6 +1,7 @@
 """Child processes: those that die are named with the end of their log, and all end when they are told to."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_an_optional_child_steps_back_and_may_end(settings: Settings, tmp_path: 
         page.wait(DEADLINE_S)
         processes.check()
         assert processes.ended_optional() == ["page"]
+
+
+def test_a_child_that_does_not_end_when_it_is_asked_is_killed_and_that_is_said(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stream.local.system._STOP_S", 0.1)
+    with Processes(tmp_path / "run", settings) as processes:
+        child = processes.start("teacher", "trainer")
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)  # until it stands still
+        processes.stop()
+    assert child.returncode == -signal.SIGKILL
+    assert "killed process=teacher " in caplog.text
 
 
 def test_a_child_that_was_killed_is_named_with_the_signal(settings: Settings, tmp_path: Path) -> None:

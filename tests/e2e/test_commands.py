@@ -27,8 +27,8 @@ WITH_SETTINGS = (
 )
 COMMANDS = (*WITH_SETTINGS, "experiment", "bench", "lab")
 
-PROMPT_S = 20.0
-"""A few seconds on a machine with nothing else to do; a process that does not heed Ctrl-C is killed after 30 s."""
+PROMPT_S = 55.0
+"""A few seconds on a machine with nothing else to do; a process that does not heed Ctrl-C is killed, which is said."""
 
 
 def outliving(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -54,7 +54,7 @@ NUMBER = (int, float)
 def test_the_demo_answers_everything_learns_it_and_writes_its_report(tmp_path: Path) -> None:
     report, scratch = tmp_path / "report", tmp_path / "scratch"
     small = ["--seconds", "6", "--rate", "20", "--users", "60", "--history", "200"]
-    for quicker in ("worker.attribution_window_s=4", "worker.idle_timeout_s=1"):
+    for quicker in ("worker.attribution_window_s=10", "worker.idle_timeout_s=1"):
         small += ["--set", quicker]
     done = run("demo", *small, "--plain", "--broker", ENGINE, "--report", report, scratch=scratch, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -132,6 +132,7 @@ def test_ctrl_c_ends_the_demo_within_seconds_and_leaves_no_process_and_no_file(t
         assert len(children) >= 3, "broker, worker and trainer"
         process.send_signal(signal.SIGINT)
         assert process.wait(PROMPT_S) == 130, printed.read_text()
+        assert " killed process=" not in printed.read_text()
         assert "Traceback" not in printed.read_text()
         assert not outliving(children), "processes outlived the demo"
         assert not list(scratch.glob("samstream-*")), "the demo left its scratch directory"
@@ -142,7 +143,7 @@ def test_a_job_that_is_asked_to_end_while_it_starts_ends_promptly(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path, job: str
 ) -> None:
     settings = (
-        "worker.model_wait_s=60",
+        "worker.model_wait_s=240",
         f"topics.prefix={topic_prefix}",
         f"worker.group={topic_prefix}workers",
         f"state.directory={tmp_path / 'state'}",
@@ -153,8 +154,8 @@ def test_a_job_that_is_asked_to_end_while_it_starts_ends_promptly(
     with running(*arguments, scratch=tmp_path / "scratch") as (process, printed):
         wait_for(lambda: heeds(process.pid, signal.SIGTERM), "the job to begin")
         process.terminate()
-        # It finishes its imports first, beside other tests; a worker that heeded nothing would wait for 60 s.
-        assert process.wait(20) == 0, printed.read_text()
+        # It finishes its imports first, beside other tests; a worker that heeded nothing would wait for 240 s.
+        assert process.wait(120) == 0, printed.read_text()
 
 
 def heeds(pid: int, number: signal.Signals) -> bool:

@@ -74,7 +74,7 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
 ) -> None:
     address, scratch = kafka["bootstrap.servers"], tmp_path / "scratch"
     mine = [f"topics.prefix={topic_prefix}", f"worker.group={topic_prefix}w", f"monitor.group={topic_prefix}m"]
-    quicker = ("worker.attribution_window_s=4", "worker.allowed_lateness_s=0.2", "worker.idle_timeout_s=1")
+    quicker = ("worker.attribution_window_s=10", "worker.allowed_lateness_s=0.2", "worker.idle_timeout_s=1")
     flags = [flag for setting in (*mine, *quicker) for flag in ("--set", setting)]
     ran, reported = tmp_path / "ran", tmp_path / "reported"
     done = run(
@@ -151,7 +151,7 @@ def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_pat
     flags = [flag for setting in quicker for flag in ("--set", setting)]
     arguments = (
         "--seconds",
-        "60",
+        "180",
         "--pre-impressions",
         "0",
         "--no-gateway",

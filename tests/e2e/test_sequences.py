@@ -26,7 +26,7 @@ ARM = {"name": "sam", "preset": f"sam-{LENGTH}", "model": MODEL}
 FROZEN = (
     f"arms=[{{name='sam', preset='sam-{LENGTH}', learn=false, model={{item_dim=4, category_dim=4, statistics=[]}}}}]"
 )
-SHORT_S = 30.0
+SHORT_S = 120.0
 """An attribution window that the end of all others, as `Harness` has it, is well behind."""
 
 

@@ -15,9 +15,11 @@ from stream.kafka.dead_letters import read_dead_letters
 from stream.schema.erasures import decode_marker
 from stream.schema.events import RequestKey, Sample, Score, decode_behavior, decode_click, decode_sample, decode_score
 from stream.trainer.sequences import SEQUENCES
-from tests.e2e.harness import ITEMS, LENGTH, WINDOW_S, Harness
+from tests.e2e.harness import ITEMS, LENGTH, Harness
 from tests.faults.history import History, Key, Pair
 
+WINDOW_S = 60.0
+"""Of systems under faults: shorter than the tests' own, so that windows close while faults happen."""
 NOTHING = behaviors([])
 _ITEM_OF = {item_key(item): item for item in ITEMS}
 
@@ -231,6 +233,7 @@ def _dead_letters(
     the other records, whatever the click's own `ts` says. A click on an answer whose impression Kafka removed has none.
     """
     late: set[Pair] = set()
+    window_ms = 1000 * harness.settings.worker.attribution_window_s
     others: list[str] = []
     for letter in read_dead_letters(harness.settings.kafka, harness.topics):
         origin = letter.origin
@@ -238,7 +241,7 @@ def _dead_letters(
         if click and click.request in orphans:
             continue
         answer = answers.get(click.request) if click else None
-        if click and answer and origin.timestamp > answer.ts + 1000 * WINDOW_S:
+        if click and answer and origin.timestamp > answer.ts + window_ms:
             late.add((click.request, click.item))
         else:
             others.append(f"  {origin.topic}/{origin.partition}/{origin.offset}: {letter.reason}")

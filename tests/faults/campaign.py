@@ -15,7 +15,7 @@ from stream.kafka.eraser import erase
 from stream.local.broker import Broker
 from stream.schema.topics import Topics
 from tests.e2e.harness import Harness, wait_for
-from tests.faults.accounts import Accounts, account
+from tests.faults.accounts import WINDOW_S, Accounts, account
 
 USERS = [f"user-{number}" for number in range(300)]
 MORTALS = [f"mortal-{number}" for number in range(12)]
@@ -63,7 +63,14 @@ class Campaign:
         self._tell = tell
         self._random = random.Random(seed)
         self._harness = Harness(
-            kafka, topics, prefix, directory, users=USERS, seed=seed, state={"slack": 1024, "cache_mb": 4}
+            kafka,
+            topics,
+            prefix,
+            directory,
+            users=USERS,
+            seed=seed,
+            state={"slack": 1024, "cache_mb": 4},
+            worker={"attribution_window_s": WINDOW_S},
         )
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lives: Counter[str] = Counter()

@@ -31,7 +31,7 @@ from stream.local.broker import Broker
 from stream.schema.events import RequestKey, decode_score
 from stream.schema.topics import Topics
 from tests.e2e.harness import LENGTH, Harness, wait_for
-from tests.faults.accounts import Accounts, account
+from tests.faults.accounts import WINDOW_S, Accounts, account
 from tests.faults.history import History, Key
 
 USERS = [f"user-{number}" for number in range(40)]
@@ -108,7 +108,8 @@ class Episode(ABC):
     def changes(self) -> dict[str, Any]:
         """Return what the system's settings have that others have not; one small model, since much is started."""
         arms = [{"name": "counts", "preset": f"counts-{LENGTH}"}]
-        return {"state": {"slack": 1024}, "worker": {"model_wait_s": 0.0}, "arms": arms}
+        worker = {"model_wait_s": 0.0, "attribution_window_s": WINDOW_S}
+        return {"state": {"slack": 1024}, "worker": worker, "arms": arms}
 
     def run(self) -> Accounts:
         """Let the fault happen, let everything come to rest, and count."""

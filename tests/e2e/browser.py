@@ -55,14 +55,17 @@ def opened(url: str, profile: Path) -> Iterator[Browser]:
     process = subprocess.Popen([browser, *flags, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: port.exists() and len(port.read_text().split()) == 2, "the browser")
-        yield Browser(asyncio.run(_page(f"http://127.0.0.1:{port.read_text().split()[0]}/json")))
+        address = f"http://127.0.0.1:{port.read_text().split()[0]}/json"
+        wait_for(lambda: bool(asyncio.run(_pages(address))), "its page")
+        [socket] = asyncio.run(_pages(address))
+        yield Browser(socket)
     finally:
         process.terminate()
         process.wait(20)
 
 
-async def _page(address: str) -> str:
+async def _pages(address: str) -> list[str]:
+    """Return the addresses of the pages' DevTools."""
     async with aiohttp.ClientSession() as session, session.get(address) as answer:
         pages = await answer.json(content_type=None)
-    [socket] = [page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"]
-    return str(socket)
+    return [str(page["webSocketDebuggerUrl"]) for page in pages if page["type"] == "page"]

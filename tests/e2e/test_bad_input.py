@@ -247,9 +247,14 @@ def test_odd_requests_are_answered_and_what_is_learned_is_the_first_answer(
             harness.client.click(first.request, item)
         harness.clicked.add((first.request, item))
         harness.traffic(10)
-        answers = [decode_score(value) for value in harness.read(harness.topics.scores)]
-        assert len([answer for answer in answers if answer.request == first.request]) == 3
+
+        def answers_of_first() -> int:
+            answers = [decode_score(value) for value in harness.read(harness.topics.scores)]
+            return len([answer for answer in answers if answer.request == first.request])
+
+        wait_for(lambda: answers_of_first() >= 3, "each to be answered", processes=harness.processes)
         harness.settle()
+        assert answers_of_first() == 3
         assert not letters(harness)
 
 

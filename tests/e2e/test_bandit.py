@@ -1,5 +1,6 @@
 """A bandit on a real broker: it learns from those who explore, workers divide alike, and its death changes nothing."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ def test_shares_follow_the_explorers_and_hold_whoever_is_killed(
 
         harness.kill("bandit")
         wait_for(lambda: 1000 * time.time() > step.begin, "the shares to begin")
+        for name in ("worker-1", "worker-2"):
+            log = harness.processes.log(name)
+            wait_for(lambda log=log: bool(re.search(" shares(_late)? begin=", log.read_text())), f"{name} to have them")  # type: ignore[misc]
         ask(USERS[:40])
         others = [score for score in given.values() if score.user not in explorers and score.ts >= step.begin]
         assert sum(score.arm == "good" for score in others) / len(others) > 0.7

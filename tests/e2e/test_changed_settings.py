@@ -39,6 +39,13 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
+def all_visit(harness: Harness) -> None:
+    """Let every user visit once, so that each arm has answered somebody."""
+    for user in harness.users:
+        harness.ask(user)
+    harness.await_answers()
+
+
 def test_a_trainer_says_what_of_its_checkpoint_no_longer_fits(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer")
@@ -81,12 +88,12 @@ def test_samples_and_updates_of_an_arm_that_was_renamed_are_counted_apart(harnes
     with harness:
         harness.processes.start("trainer", "trainer", "--set", f"trainer.metrics=127.0.0.1:{port}")
         harness.start_worker("worker")
-        harness.traffic(10)
+        all_visit(harness)
         harness.end("worker")
         harness.start_worker("renamed", "--set", arms(harness, name="sam-2"), "--set", "worker.model_wait_s=1")
         log = harness.processes.log("renamed")
         wait_for(lambda: "updates_of_unknown_arm arm=sam " in log.read_text(), "the worker to say so")
-        harness.traffic(20)
+        all_visit(harness)
         harness.close_windows()
         of_arm = Counter(harness.answers[request].arm for request, _ in harness.shown())
         assert of_arm.keys() == {"sam", "sam-2", "counts"}
@@ -129,6 +136,8 @@ def test_updates_that_cannot_be_served_are_said_by_health_and_the_last_good_mode
 
         publish(1, 1.0)
         harness.start_worker("worker", "--set", f"worker.metrics=127.0.0.1:{port}", "--set", "worker.model_wait_s=1")
+        log = harness.processes.log("worker")
+        wait_for(lambda: " base arm=sam epoch=1 " in log.read_text(), "the model", processes=harness.processes)
         harness.wander(50)
         harness.traffic(10)
         assert notes() == []

@@ -1,13 +1,14 @@
 """A topic that is deleted under a job is named: health turns bad, a producer ends with what to do."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from stream.client import Client
 from stream.errors import KafkaClientError, TopicError
 from stream.kafka import topic_admin
+from stream.kafka.offsets import GroupLag
 from stream.kafka.producer import ReliableProducer
 from stream.local.broker import Broker
 from stream.schema.events import Candidate
@@ -15,18 +16,13 @@ from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import Harness, wait_for
 from tests.e2e.served import health
+from tests.e2e.test_positions import delete
 
 
 @pytest.fixture(autouse=True)
 def deletes_for_good(broker: Broker) -> None:
     if broker.engine is not None and broker.engine.name == "embedded":
         pytest.skip("the embedded broker creates a topic again as soon as anybody asks for it")
-
-
-def delete(kafka: dict[str, str], *names: str) -> None:
-    admin = AdminClient({**kafka, "log_level": 0})
-    for deleted in admin.delete_topics(list(names)).values():
-        deleted.result()
 
 
 def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
@@ -40,6 +36,8 @@ def test_a_deleted_topic_turns_the_health_of_all_who_read_it_bad_and_is_named(
             status, said = health(port)
             assert (status, said["trouble"]) == (200, "")
         harness.client.flush()  # else a click may wait for the topic that is gone
+        with closing(GroupLag(harness.settings.kafka, harness.settings.worker.group)) as lag:
+            wait_for(lambda: not lag.of(topics.clicks, PARTITIONS), "all clicks", processes=harness.processes)
         delete(kafka, topics.clicks, topics.samples, topics.scores)
         for name, port, gone in (("worker", worker, topics.clicks), ("trainer", trainer, topics.samples)):
             wait_for(lambda of=port: health(of)[0] == 503, f"the {name} to be in trouble", processes=harness.processes)  # type: ignore[misc]

@@ -31,6 +31,7 @@ from tests.e2e.served import served
 from tests.e2e.test_broker_trouble import frozen
 
 PATIENT = "gateway.deadline_s=30"
+MINDFUL = "gateway.remember_s=600"  # longer than a test takes
 KEY = "a-key-of-the-shop-01"
 PROBLEM = "application/problem+json"
 NDJSON = "application/x-ndjson"
@@ -90,7 +91,7 @@ def test_an_answer_is_the_one_in_scores_and_its_clicks_are_learned(harness: Harn
 
 def test_what_was_answered_without_a_score_is_not_learned(harness: Harness) -> None:
     """The worker comes too late: it answers, and what the model would have shown is no negative."""
-    gateway = HttpGateway(harness, "gateway.deadline_s=0.2")
+    gateway = HttpGateway(harness, "gateway.deadline_s=0.2", MINDFUL)
     late = gateway.rank("user-1", "late")
     assert late.status == 200
     assert late.body["ranked_by"] == "candidates"
@@ -119,7 +120,7 @@ def test_what_was_answered_without_a_score_is_not_learned(harness: Harness) -> N
 
 
 def test_a_repeated_request_is_written_once_and_answered_alike_also_by_a_restarted_gateway(harness: Harness) -> None:
-    gateway = HttpGateway(harness, PATIENT)
+    gateway = HttpGateway(harness, PATIENT, MINDFUL)
     waiting = [gateway.later(lambda: gateway.rank("user-1", "r")) for _ in range(8)]
     [impression] = wait_for_questions(harness, 1)
     give_score(harness, impression)

@@ -353,6 +353,11 @@ def test_the_page_is_drawn_by_a_browser(monitors: Monitors, traffic: Traffic) ->
     traffic.close_windows()
     monitors.start("a")
     wait_for(lambda: monitors.shown("a") > 0, "a closed window", processes=monitors.processes)
+    wait_for(
+        lambda: near(monitors.state("a").get("verdict"), traffic.verdict),
+        "the verdict to be the oracle's",
+        processes=monitors.processes,
+    )
     assert monitors.get("a", "/graph") == monitors.get("a", "/stats") == b""
     flags = ["--no-sandbox", "--headless=new", "--dump-dom", "--virtual-time-budget=4000"]
     done = subprocess.run(

@@ -83,8 +83,13 @@ def test_what_breaks_a_guardrail_is_said_beside_the_verdict(
     with Processes(tmp_path, settings) as processes:
         processes.start("monitor", "monitor")
         wait_for(lambda: bool(state().get("guardrails")), "guardrails", processes=processes)
-        wait_for(lambda: state()["verdict"]["winner"] == "slow", "a verdict", processes=processes)
-        found = state()
+        found: dict[str, Any] = {}
+
+        def judged() -> bool:
+            found.update(state())  # nothing, where it does not answer in time
+            return bool((found.get("verdict") or {}).get("winner") == "slow")
+
+        wait_for(judged, "a verdict", processes=processes)
         states = {(each["guardrail"].split()[0], each["arm"]): each["state"] for each in found["guardrails"]}
         assert states == {
             ("share", "quick"): "holds",

@@ -19,7 +19,8 @@ from tests.e2e.harness import Harness, wait_for
 
 @pytest.fixture
 def harness(kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path) -> Harness:
-    return Harness(kafka, topics, topic_prefix, tmp_path)
+    # What a worker serves before it has a model has no counts.
+    return Harness(kafka, topics, topic_prefix, tmp_path, worker={"model_wait_s": 50.0})
 
 
 def saved(harness: Harness, table: str) -> dict[int, float]:

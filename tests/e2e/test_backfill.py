@@ -283,6 +283,7 @@ def test_features_of_columns_are_features_of_events(harness: Harness) -> None:
         assert found == {"u": {"price": 2.5, "brand": "a", "tags": ["x", "y"]}, "v": None}
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_labelled_impressions_become_samples_with_the_sequence_before_them(harness: Harness) -> None:
     rng = random.Random(5)

@@ -94,7 +94,9 @@ def check_page(report: Path) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("job", ["worker", pytest.param("trainer", marks=pytest.mark.slow), "broker"])
+@pytest.mark.parametrize(
+    "job", [*(pytest.param(job, marks=pytest.mark.slow) for job in ("worker", "trainer")), "broker"]
+)
 def test_a_demo_that_loses_a_process_ends_and_names_it(tmp_path: Path, job: str) -> None:
     # The broker goes while the histories are sent, a job while it works.
     small = ("--users", "100" if job == "broker" else "20", "--pre-impressions", "0", "--no-monitor", "--no-gateway")

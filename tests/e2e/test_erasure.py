@@ -230,7 +230,7 @@ def test_a_worker_that_is_killed_while_it_erases_is_followed_by_one_that_ends_it
         seen(harness, 3)
 
 
-@pytest.mark.parametrize("begins_with", ["the log", "an older snapshot"])
+@pytest.mark.parametrize("begins_with", ["the log", pytest.param("an older snapshot", marks=pytest.mark.slow)])
 def test_a_rebuilt_state_honours_an_erasure_that_came_while_nobody_ran(harness: Harness, begins_with: str) -> None:
     home = harness.directory
     with harness:
@@ -291,6 +291,7 @@ def test_a_trainer_of_two_ranks_has_erased_when_each_has_erased_its_users(harnes
         assert not holding([newest, checkpoints / "sequences"], [user.encode() for user in victims])
 
 
+@pytest.mark.slow
 def test_samples_of_before_are_left_out_and_counted(harness: Harness) -> None:
     with harness:
         harness.start_worker("worker")

@@ -145,6 +145,7 @@ def test_a_run_and_a_report_from_its_outcomes_say_the_same(
     assert {check["name"]: check["state"] for check in read(tmp_path / "another")["checks"]}["assigned"] == "note"
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_the_live_page_of_a_run_is_served_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
     quicker = ("monitor.window_s=1", "worker.attribution_window_s=1", "worker.allowed_lateness_s=0")

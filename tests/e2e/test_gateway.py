@@ -220,6 +220,7 @@ def test_what_cannot_be_used_is_a_problem_that_names_the_field_and_nothing_is_wr
     assert not harness.read(harness.topics.behaviors) + harness.read(harness.topics.impressions)
 
 
+@pytest.mark.slow
 def test_gateways_that_share_the_users_read_their_own_scores_and_answer_everybody(harness: Harness) -> None:
     ports, metrics = [free_port(), free_port()], [free_port(), free_port()]
     peers = ",".join(f'"http://127.0.0.1:{port}"' for port in ports)
@@ -270,6 +271,7 @@ def test_gateways_that_disagree_about_their_peers_say_so(harness: Harness) -> No
     assert "gateway.peers" in reply.body["detail"]
 
 
+@pytest.mark.slow
 def test_gateways_that_know_nothing_of_each_other_get_their_own_answers(harness: Harness) -> None:
     gateways = [HttpGateway(harness, PATIENT, name=f"gateway-{number}") for number in range(2)]
     harness.start_worker("worker")

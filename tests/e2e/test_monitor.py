@@ -311,6 +311,7 @@ def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
     assert traffic.verdict["winner"] == "sam"
 
 
+@pytest.mark.slow
 def test_a_monitor_without_room_for_its_tables_says_so_and_counts_on_when_there_is(
     monitors: Monitors, traffic: Traffic, small_disk: SmallDisk
 ) -> None:

@@ -159,7 +159,7 @@ def test_two_prefixes_share_nothing_by_default(monitoring: Monitoring) -> None:
 
 
 @pytest.mark.parametrize("shared", ["monitor.group", "monitor.directory"])
-@pytest.mark.parametrize("first", ["running", "ended"])
+@pytest.mark.parametrize("first", ["running", pytest.param("ended", marks=pytest.mark.slow)])
 def test_what_two_prefixes_share_is_refused_and_both_topics_are_named(
     monitoring: Monitoring, topic_prefix: str, shared: str, first: str
 ) -> None:
@@ -212,6 +212,7 @@ def test_a_group_whose_offsets_are_gone_is_refused_by_its_tables(
     assert theirs.topics.outcomes in last
 
 
+@pytest.mark.slow
 def test_more_partitions_end_a_monitor_running_or_started(kafka: dict[str, str], monitoring: Monitoring) -> None:
     monitors, traffic = monitoring("")
     traffic.write(100)
@@ -232,6 +233,7 @@ def test_more_partitions_end_a_monitor_running_or_started(kafka: dict[str, str],
     assert f"partitions_differ configured={PARTITIONS} topics={2 * PARTITIONS}" in log, log
 
 
+@pytest.mark.slow
 def test_a_changelog_that_was_deleted_is_not_believed_to_be_on_disk(
     kafka: dict[str, str], monitoring: Monitoring
 ) -> None:
@@ -256,6 +258,7 @@ def test_a_changelog_that_was_deleted_is_not_believed_to_be_on_disk(
     judges(monitors, "a", traffic)
 
 
+@pytest.mark.slow
 def test_partials_that_kafka_removed_are_written_again(kafka: dict[str, str], monitoring: Monitoring) -> None:
     """As after a pause that is longer than Kafka keeps them."""
     monitors, traffic = monitoring("")
@@ -272,6 +275,7 @@ def test_partials_that_kafka_removed_are_written_again(kafka: dict[str, str], mo
     judges(monitors, "a", traffic)
 
 
+@pytest.mark.slow
 def test_windows_of_another_length_and_back_count_all_that_kafka_has(monitoring: Monitoring, broker: Broker) -> None:
     embedded = broker.engine is not None and broker.engine.name == "embedded"
     monitors, traffic = monitoring("")

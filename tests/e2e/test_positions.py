@@ -48,8 +48,8 @@ def recreate(kafka: dict[str, str], harness: Harness, *names: str) -> None:
     harness.clicked.clear()
 
 
-@pytest.mark.parametrize("state", ["kept", "lost"])
-@pytest.mark.parametrize("asked_again", [3, 60])
+@pytest.mark.parametrize("state", [pytest.param("kept", marks=pytest.mark.slow), "lost"])
+@pytest.mark.parametrize("asked_again", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_impressions_that_were_recreated_are_all_answered(
     kafka: dict[str, str], topics: Topics, harness: Harness, state: str, asked_again: int
 ) -> None:
@@ -155,7 +155,7 @@ def raise_partitions(kafka: dict[str, str], topics: Topics) -> None:
         raised.result()
 
 
-@pytest.mark.parametrize("state", ["kept", "lost"])
+@pytest.mark.parametrize("state", [pytest.param("kept", marks=pytest.mark.slow), "lost"])
 def test_more_partitions_end_the_worker_running_or_restarted_and_nothing_is_answered_from_a_foreign_one(
     kafka: dict[str, str], topics: Topics, harness: Harness, state: str
 ) -> None:
@@ -210,7 +210,7 @@ def remove_records(kafka: dict[str, str], topic: str, keep: int) -> int:
     return sum(partition.offset for partition in asked)
 
 
-@pytest.mark.parametrize("state", ["kept", "lost"])
+@pytest.mark.parametrize("state", [pytest.param("kept", marks=pytest.mark.slow), "lost"])
 def test_impressions_that_kafka_removed_before_they_were_answered_are_told_at_the_start(
     kafka: dict[str, str], topics: Topics, harness: Harness, state: str
 ) -> None:

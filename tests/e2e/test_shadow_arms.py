@@ -35,6 +35,7 @@ shadow = true
 """
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_a_shadow_that_ranks_as_a_serving_arm_has_that_arms_estimate(
     kafka: dict[str, str], topic_prefix: str, tmp_path: Path

@@ -74,6 +74,7 @@ def start_with_a_slow_restore(harness: Harness, number: int, *arguments: str) ->
     return log, go_on
 
 
+@pytest.mark.slow
 def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(harness: Harness) -> None:
     """The restore takes 9 s, or longer, where 6 s without a poll end a membership."""
     with harness:
@@ -109,6 +110,7 @@ def test_others_are_answered_and_the_member_stays_while_a_long_restore_goes_on(h
         harness.end("slow")
 
 
+@pytest.mark.slow
 def test_a_restore_ends_when_another_worker_joins(harness: Harness) -> None:
     with harness:
         log, _ = start_with_a_slow_restore(harness, 3)  # which nothing but the other worker ends

@@ -209,6 +209,7 @@ def _models(measured: Measured) -> str:
     known = {
         "lab-models": "Complete Journey",
         "lab-models-kuairand": "KuaiRand",
+        "lab-models-lengths": "Lengths, on Complete Journey",
         "lab-models-sam": "Parts of SAM, on Complete Journey",
         "lab-models-sequel": "A simulated world with sequels",
     }

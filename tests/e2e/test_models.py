@@ -58,6 +58,7 @@ def served_as_learned(harness: Harness, training: Training) -> Counter[str]:
     return equal
 
 
+@pytest.mark.slow
 def test_five_unlike_arms_serve_and_learn_through_a_kill_and_a_rebalance(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:

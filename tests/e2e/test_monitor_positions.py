@@ -92,8 +92,8 @@ def publishes(monitors: Monitors, traffic: Traffic) -> None:
 @pytest.mark.parametrize(
     ("visits", "tables"),
     [
-        *((20, "lost"), (500, "kept")),
-        *(pytest.param(20, "kept", marks=pytest.mark.slow), pytest.param(500, "lost", marks=pytest.mark.slow)),
+        (20, "lost"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((20, "kept"), (500, "kept"), (500, "lost"))),
     ],
 )
 def test_outcomes_that_were_recreated_are_counted_and_none_of_the_old_ones(
@@ -158,7 +158,7 @@ def test_two_prefixes_share_nothing_by_default(monitoring: Monitoring) -> None:
         judges(monitors, "a", traffic)
 
 
-@pytest.mark.parametrize("shared", ["monitor.group", "monitor.directory"])
+@pytest.mark.parametrize("shared", ["monitor.group", pytest.param("monitor.directory", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", ["running", pytest.param("ended", marks=pytest.mark.slow)])
 def test_what_two_prefixes_share_is_refused_and_both_topics_are_named(
     monitoring: Monitoring, topic_prefix: str, shared: str, first: str

@@ -61,7 +61,7 @@ def finite(scorer: Scorer) -> bool:
     "kind",
     [pytest.param(kind, marks=pytest.mark.slow if kind in ("din", "mean", "counts") else []) for kind in KINDS],
 )
-@pytest.mark.parametrize("update_kind", ["base", "delta"])
+@pytest.mark.parametrize("update_kind", [pytest.param("base", marks=pytest.mark.slow), "delta"])
 def test_huge_numbers_are_refused_or_give_finite_answers(kind: str, update_kind: Literal["base", "delta"]) -> None:
     learner, scorer = learner_and_scorer(kind)
     update = next_update(learner, update_kind)

@@ -153,6 +153,7 @@ def test_parameters_alone_make_the_same_model_again(tmp_path: Path, kind: str) -
             np.testing.assert_allclose(module(host.inputs(each)).numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_of_callers_are_inputs_that_the_description_names(tmp_path: Path) -> None:
     spec = replace(small("din"), features=FEATURES)
     learner = Learner(spec, seed=SEED)

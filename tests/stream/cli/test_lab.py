@@ -56,6 +56,7 @@ def test_position(tmp_path: Path) -> None:
         assert arms["random"]["regret"] > 0
 
 
+@pytest.mark.slow
 def test_freshness(tmp_path: Path) -> None:
     content = found("freshness", tmp_path)
     (rows,) = content["tables"].values()
@@ -71,6 +72,7 @@ def test_a_folder_without_the_data_is_an_error(tmp_path: Path, capsys: pytest.Ca
     assert "events.tsv.xz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_find_the_same_as_one() -> None:
     world = WorldConfig(users=20, history=40, categories=8, items_per_category=5, interests=2, candidates=10)
     scenario = Scenario(world=world, rate=5.0, warm_up_s=10.0, measured_s=10.0, slots=3)

@@ -26,7 +26,7 @@ through all that the trainer has: reading 2000 at once took twice as long each."
 _BATCH = 5000
 """Records from which on they are counted, if more wait; the trainer's own thread waits no longer than that takes."""
 _POLL_S = 0.1
-_GATHER_S = 0.02
+_GATHER_S = 0.05
 """How long the next records gather once all are counted: a few at a time cost many times as much each, and every turn
 takes the interpreter from the trainer's own thread."""
 

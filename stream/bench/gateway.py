@@ -18,8 +18,8 @@ from stream.report.findings import Findings, Target
 from stream.report.plots.figure import PALETTE, pictures
 
 _RATE, _OVERHEAD_MS = 40.0, 3.0
-_RATES = (5.0, 20.0, 40.0, 80.0, 120.0, 180.0)
-_ROUNDS, _SECONDS = 3, 20.0
+_RATES = (5.0, 20.0, 40.0, 80.0, 120.0)
+_ROUNDS, _SECONDS = 3, 15.0
 _START_S = 60.0
 _SIDES = ("Kafka client", "HTTP")
 

@@ -24,7 +24,7 @@ RECONNECT = {
     "reconnect.backoff.max.ms": "3000",
 }
 """Defaults of every client: back off up to seconds, and be back within seconds. A client of Apache Kafka waits for half
-of the first pause before it uses the first connection, too; four that find no broker take 1% of a core at this pace."""
+of the first pause before it uses the first connection, too; four that find no broker take 2% of a core at this pace."""
 
 _TELL_S = 30.0
 _WATCH_S = 3.0

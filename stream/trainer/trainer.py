@@ -49,7 +49,7 @@ _logger = logging.getLogger("samstream.trainer")
 
 _GATHER_S = _POLL_S = 0.2
 """How long the first example of a step waits for more, if no update is due before: a step on many costs little more
-than one on few, and what has come of one request reads its sequence once. Nor is it longer that a turn waits."""
+than one on few, and what has come of one request reads its sequence once. No turn waits longer."""
 _GATHER_TOGETHER_S, _POLL_TOGETHER_S = 0.05, 0.02
 """The same of several ranks, which wait for one another: one whose partitions are silent does not stall the others."""
 _REPORT_INTERVAL_S = 1.0
@@ -185,7 +185,7 @@ class Trainer:
         if begun:
             due = min(due, self._gathering_since + self._gather_s)
         wait_s = min(max(0.0, due - time.monotonic()), self._poll_s)
-        # One wait for all that comes until the step: a turn for each record costs about as much as learning from it.
+        # One wait for all that comes until the step: a turn for each record takes CPU time.
         read = self._samples.read(wait_s, limit=self._settings.batch_size - len(self._gathered), fill=begun)
         if self._samples.missing:
             self._training.counts["records_missing"] = self._missed_before + self._samples.missing

@@ -92,7 +92,7 @@ Steps = st.lists(
 
 
 @pytest.mark.long
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(Steps)
 def test_any_sequence_of_layouts_equals_folding_in_the_new_one_wherever_features_stand_in_both(
     steps: list[tuple[Record, int | None, list[tuple[str, int]]]],

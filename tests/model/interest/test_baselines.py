@@ -31,7 +31,7 @@ def asked(items: list[int], *, ts: int = 1000, category: int = 0, labels: list[i
 def test_popularity_learns_the_click_rates_of_items() -> None:
     rates = np.linspace(0.05, 0.6, 12)
     learner, rng = Learner(preset("popularity")), np.random.default_rng(1)
-    for _ in range(1000):
+    for _ in range(1500):
         items = rng.permutation(12)[:6] + 1
         clicked = (rng.random(6) < rates[items - 1]).astype(int)
         learner.learn([asked(items.tolist(), labels=clicked.tolist())])

@@ -244,7 +244,7 @@ def test_values_from_before_it_was_kept_when_counting_began_are_read() -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     cuts=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(0, 12), st.booleans()), max_size=40),

@@ -109,12 +109,17 @@ def to_batches(messages: Sequence[Message]) -> Iterator[RecordBatch]:
 def list_topics(client: AdminClient, health: ConnectionHealth, deadline: float) -> Mapping[str, TopicMetadata]:
     """Return the topics by name; waits for a Kafka that starts, until `deadline` (monotonic clock).
 
+    A broker that was cut off from the others names no controller for a moment. librdkafka sends admin requests to the
+    one that it has heard of, and does not ask again by itself, so such an answer is not taken.
+
     Raises:
         KafkaClientError: as soon as Kafka refuses this client, and when it has not answered by the deadline.
     """
     while True:
         with suppress(KafkaException):
-            return client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic()))).topics
+            known = client.list_topics(timeout=max(0.1, min(_ANSWER_S, deadline - time.monotonic())))
+            if known.controller_id >= 0:
+                return known.topics
         client.poll(0)
         if health.refused or time.monotonic() > deadline:
             raise health.failure()

@@ -67,12 +67,8 @@ class IdentityClient:
         """
         names = list(topics)
         deadline = time.monotonic() + wait_s
-        try:
-            list_topics(self._client, self._health, min(deadline, time.monotonic() + _RENEW_S))
-        except KafkaSilentError:
-            self.renew()
-            list_topics(self._client, self._health, deadline)  # waits for a Kafka that starts
         while True:
+            self._await_kafka(deadline)
             try:
                 self.ask(names)
                 return {name: self._described(future.result()) for name, future in self._asked.items()}
@@ -82,6 +78,14 @@ class IdentityClient:
                 time.sleep(0.2)
             finally:
                 self._asked = {}
+
+    def _await_kafka(self, deadline: float) -> None:
+        """Wait for a Kafka that starts, and hear who its controller is: what is asked next goes there."""
+        try:
+            list_topics(self._client, self._health, min(deadline, time.monotonic() + _RENEW_S))
+        except KafkaSilentError:
+            self.renew()
+            list_topics(self._client, self._health, deadline)
 
     def ask(self, topics: Iterable[str], times: Mapping[tuple[str, int], int] = MappingProxyType({})) -> None:
         """Send a question; `answers` has the answers later.

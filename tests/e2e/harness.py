@@ -21,6 +21,7 @@ from stream.kafka.clients import to_record
 from stream.kafka.offsets import GroupLag
 from stream.kafka.reader import TopicReader
 from stream.local.ports import free_port
+from stream.local.processes import log_tail
 from stream.local.system import Processes
 from stream.schema.erasures import decode_marker
 from stream.schema.events import Candidate, RequestKey, Score, decode_behavior, decode_sample, decode_score
@@ -40,12 +41,15 @@ WINDOW_S = 300.0
 def wait_for(
     condition: Callable[[], bool], what: str, *, processes: Processes | None = None, deadline_s: float = DEADLINE_S
 ) -> None:
-    """Wait until a condition holds; fails after a deadline, or when a process has died."""
+    """Wait until a condition holds; fails after a deadline with the ends of all logs, or when a process has died."""
     deadline = time.monotonic() + deadline_s
     while not condition():
         if processes is not None:
             processes.check()
-        assert time.monotonic() < deadline, f"waited {deadline_s:.0f} s in vain for {what}"
+        if time.monotonic() > deadline:
+            logs = sorted(processes.log("any").parent.glob("*.log")) if processes is not None else []
+            said = "\n".join(f"{path.name}:\n{log_tail(path)}" for path in logs)
+            raise AssertionError(f"waited {deadline_s:.0f} s in vain for {what}\n{said}")
         time.sleep(0.02)
 
 
@@ -222,7 +226,12 @@ class Harness:
             self.react(0.05)
             return len(self.answers) == len(self.asked)
 
-        wait_for(all_answered, f"{len(self.asked)} answers", processes=self.processes)
+        try:
+            wait_for(all_answered, f"{len(self.asked)} answers", processes=self.processes)
+        except AssertionError as error:
+            missing = [request for request in self.asked if request not in self.answers]
+            error.add_note(f"{len(missing)} are missing, first {missing[:5]}")
+            raise
 
     def shown(self) -> dict[tuple[RequestKey, str], int]:
         """Return (request, item) → label of everything that was shown, as the first answers said."""

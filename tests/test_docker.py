@@ -133,6 +133,7 @@ def test_every_metric_of_the_alerts_is_served_and_every_alert_is_tried() -> None
     assert [name for name, fires in tried.items() if True not in fires] == []
 
 
+@pytest.mark.long
 def test_alerts_fire_on_what_they_tell_of_and_on_nothing_else() -> None:
     if not (promtool := shutil.which("promtool")):
         pytest.skip("promtool is not installed: it comes with Prometheus, Debian's package too")

@@ -89,6 +89,7 @@ def _value(variable: dict[str, Any]) -> str:
     return {"metadata.name": "pod-0", "metadata.labels['apps.kubernetes.io/pod-index']": "0"}[name]
 
 
+@pytest.mark.long
 def test_kubernetes_takes_what_it_makes(objects: Objects) -> None:
     kubernetes = pytest.importorskip("kubernetes_validate", reason="needs pip install kubernetes-validate")
     own = [each for each in objects if each["apiVersion"].split("/")[0] not in ("keda.sh", "monitoring.coreos.com")]
@@ -152,6 +153,7 @@ def test_state_lies_on_the_volume_where_the_image_has_it(objects: Objects) -> No
         assert f"SAMSTREAM_{section}__DIRECTORY={data['mountPath']}" in image
 
 
+@pytest.mark.long
 def test_gateways_share_the_users_under_addresses_that_are_theirs(tmp_path: Path) -> None:
     objects = made(FULL, tmp_path)
     workload = named(objects, "StatefulSet", "shop-gateway")
@@ -169,6 +171,7 @@ def test_gateways_share_the_users_under_addresses_that_are_theirs(tmp_path: Path
     assert not alone.allow_anonymous
 
 
+@pytest.mark.long
 def test_one_bandit_runs_where_the_values_say_so_and_prometheus_finds_it(tmp_path: Path) -> None:
     assert not [each for each in made({}, tmp_path) if each["metadata"]["name"] == "shop-bandit"]
     objects = made(FULL, tmp_path)
@@ -190,6 +193,7 @@ def _labels(workload: dict[str, Any]) -> ItemsView[str, str]:
     return labels.items()
 
 
+@pytest.mark.long
 def test_other_settings_make_other_pods(tmp_path: Path) -> None:
     def checksum(values: dict[str, Any]) -> str:
         template = named(made(values, tmp_path), "StatefulSet", "shop-worker")["spec"]["template"]

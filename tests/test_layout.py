@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("stream", "model", "state")
 
@@ -99,18 +101,21 @@ def breaks_order(each: Import) -> bool:
     return _RANK[target] <= _RANK[source] or target not in ONLY.get(source, (target,))
 
 
+@pytest.mark.long
 def test_every_folder_has_a_layer() -> None:
     folders = {folder_of(module_name(file)) for file in python_files(ROOT)}
     assert folders - {ROOT_FOLDER} == _RANK.keys()
     assert not [str(each) for each in imports() if each.source == ROOT_FOLDER]
 
 
+@pytest.mark.long
 def test_folders_import_only_from_below() -> None:
     found = imports()
     assert len(arrows(found)) > 50, "the imports were not read"
     assert not [str(each) for each in found if breaks_order(each)]
 
 
+@pytest.mark.long
 def test_pure_folders_know_no_kafka_client() -> None:
     found = imports()
     assert any(each.target.split(".")[0] in KAFKA_CLIENTS for each in found)

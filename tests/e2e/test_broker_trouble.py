@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -18,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from stream.kafka import topic_admin
+from stream.kafka.clients import consumer
 from stream.kafka.dead_letters import read_dead_letters
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
@@ -81,6 +83,32 @@ def start(harness: Harness, instance: str | None = "one") -> None:
     harness.start_worker("worker", instance=instance)
     harness.wander(300)
     harness.traffic(10)
+
+
+@pytest.mark.slow
+@pytest.mark.durable_broker
+def test_every_member_that_joins_while_a_broker_comes_back_gets_its_partitions(
+    kafka: dict[str, str], topics: Topics, topic_prefix: str, broker: Broker
+) -> None:
+    """Some hear of no topics at first. Left to itself, librdkafka asks again after minutes: 4 in 240 here."""
+    for round_ in range(8):
+        with frozen(broker):
+            time.sleep(3.2)  # longer than Kafka waits for a broker's heartbeat before it fences it
+        with ExitStack() as stack:
+            members = []
+            for number in range(24):
+                group = {"group.id": f"{topic_prefix}{round_}-{number}"}
+                members.append(member := consumer(kafka, group))
+                stack.callback(member.close)
+                member.subscribe([topics.behaviors, topics.impressions])
+                time.sleep(0.008)
+
+            def all_have(of: list[Consumer] = members) -> bool:
+                for member in of:
+                    member.poll(0.002)
+                return all(len(member.assignment()) == 2 * PARTITIONS for member in of)
+
+            wait_for(all_have, f"{len(members)} members to get partitions", deadline_s=20)
 
 
 @contextmanager

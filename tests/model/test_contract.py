@@ -59,6 +59,7 @@ def test_every_kind_has_a_preset() -> None:
     assert all(preset(kind).kind == kind for kind in KINDS)
 
 
+@pytest.mark.long
 def test_a_checkpoint_resumes_to_the_bit(spec: ModelSpec) -> None:
     learner, resumed = (Learner(spec, FORGETFUL, seed=3) for _ in range(2))
     for seed in range(4):
@@ -72,6 +73,7 @@ def test_a_checkpoint_resumes_to_the_bit(spec: ModelSpec) -> None:
     assert [name for name in before if before[name].tobytes() != after[name].tobytes()] == []
 
 
+@pytest.mark.long
 def test_a_scorer_that_follows_deltas_equals_one_that_takes_the_base(spec: ModelSpec) -> None:
     learner, follower, asked = Learner(spec, FORGETFUL, seed=3), Scorer(spec, seed=3), examples(9)
     learner.begin_epoch(1)
@@ -90,6 +92,7 @@ def test_a_scorer_that_follows_deltas_equals_one_that_takes_the_base(spec: Model
     assert tombstones >= {table for table in table_dims(spec) if table.startswith("item")}
 
 
+@pytest.mark.long
 def test_steps_change_what_is_predicted_and_reach_every_parameter(spec: ModelSpec) -> None:
     learner = Learner(spec, seed=3)
     batch, start = examples(1), learner.state()
@@ -123,6 +126,7 @@ def test_every_size_is_answered(spec: ModelSpec, length: int, candidates: int) -
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", [1e4, 1e18])
 def test_huge_embeddings_raise_nothing(spec: ModelSpec, scale: float) -> None:
     """What is not finite is refused before it is served; see `model.trial`."""

@@ -41,6 +41,7 @@ def contents(update: Update) -> dict[str, object]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["din", "mean"])
 def test_it_learns_what_can_only_be_known_from_the_items(kind: str) -> None:
     learner = Learner(small(kind))
@@ -76,6 +77,7 @@ def test_labels_do_not_reach_the_predictions_made_for_them() -> None:
     assert_same(Learner(small("sam")).learn(batch), Learner(small("sam")).learn(ones))
 
 
+@pytest.mark.long
 def test_a_click_that_comes_alone_weighs_no_more_than_what_comes_together() -> None:
     learner, rng = Learner(small("counts")), np.random.default_rng(0)
     predicted = []
@@ -109,6 +111,7 @@ def test_one_dense_step_is_adam_on_the_mean_loss_of_the_real_candidates() -> Non
         np.testing.assert_allclose(dense[name], parameter.detach().numpy(), atol=2e-5)
 
 
+@pytest.mark.long
 def test_what_predicts_is_the_average_of_the_dense_parameters_and_the_same_tables() -> None:
     stream, average = batches(40, seed=21), 0.9
     raw, averaged = (Learner(small("sam"), OptimSpec(ema_decay=share), seed=3) for share in (0.0, average))
@@ -132,6 +135,7 @@ def test_what_predicts_is_the_average_of_the_dense_parameters_and_the_same_table
         np.testing.assert_array_equal(got[name], learned[name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("position", [True, False])
 def test_an_item_is_not_better_for_having_stood_first(position: bool) -> None:
     """All items are liked alike; those of even keys stand first, where three times as many are looked at."""
@@ -154,6 +158,7 @@ def test_an_item_is_not_better_for_having_stood_first(position: bool) -> None:
     assert (abs(ratio - 1) < 0.15) == position, ratio
 
 
+@pytest.mark.long
 def test_predictions_keep_up_with_a_click_rate_that_changes() -> None:
     """An average lags; without its correction, the predictions of the last rate would last for a hundred steps."""
     rng, learner = np.random.default_rng(22), Learner(small("counts"), seed=4)
@@ -226,6 +231,7 @@ def test_the_loss_of_a_late_click_is_that_of_a_click_less_that_of_none() -> None
         np.testing.assert_allclose(dense[name], tensor.numpy(), atol=5e-5)
 
 
+@pytest.mark.long
 def test_clicks_that_come_after_their_items_were_learned_as_unclicked_are_predicted_as_often_as_they_come() -> None:
     learner, rng = Learner(small("counts")), np.random.default_rng(0)
     predicted = []
@@ -250,6 +256,7 @@ def test_late_clicks_alone_are_clicks_and_move_nothing_that_predicts() -> None:
     assert_same(learner.predict(batch), before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_restored_learner_goes_on_bit_for_bit(kind: str) -> None:
     stream = batches(24, seed=5)
@@ -282,6 +289,7 @@ def test_a_state_is_a_copy_that_further_learning_leaves_alone() -> None:
     assert all(np.array_equal(state[name], copy) for name, copy in copies.items())
 
 
+@pytest.mark.long
 def test_the_state_of_another_model_or_half_a_state_is_refused() -> None:
     state = Learner(small("din")).state()
     for other in (Learner(small("sam")), Learner(small("din"), seed=1)):
@@ -293,6 +301,7 @@ def test_the_state_of_another_model_or_half_a_state_is_refused() -> None:
                 Learner(small("din")).load_state({key: value for key, value in state.items() if key != name})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(kind: str, bad: float) -> None:

@@ -117,6 +117,7 @@ def refusal(scorer: Scorer, update: Update) -> str | None:
     return None
 
 
+@pytest.mark.long
 @given(
     st.sampled_from(["base", "delta"]),
     st.integers(0, 3),
@@ -172,6 +173,7 @@ def with_tensor(update: Update, name: str, tensor: npt.NDArray[Any]) -> Update:
     return dataclasses.replace(update, tensors={**update.tensors, name: tensor})
 
 
+@pytest.mark.long
 def test_no_tensor_of_another_shape_or_type_is_served() -> None:
     learner, scorer = learner_and_scorer()
     learner.learn(examples(8, seed=11))
@@ -240,6 +242,7 @@ def test_updates_prepared_ahead_may_take_rows_away_and_bring_them_back() -> None
     assert scorer.rows == learner.rows
 
 
+@pytest.mark.long
 def test_a_score_beside_updates_that_are_prepared_is_that_of_one_version() -> None:
     learner, scorer = forgetful_learner_and_scorer()
     updates, expected = [], {}

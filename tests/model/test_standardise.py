@@ -24,6 +24,7 @@ def test_mean_and_variance_are_those_of_all_numbers_so_far_in_any_batches(sizes:
     np.testing.assert_allclose(standardise.variance.numpy(), numbers.astype(np.float64).var(0), rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_variance_settles_at_that_of_the_stream_and_follows_it() -> None:
     rng, standardise = np.random.default_rng(1), Standardise(1)
     for scale in (2.0, 8.0):

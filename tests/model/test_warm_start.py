@@ -32,6 +32,7 @@ def predictions(learner: Learner) -> npt.NDArray[np.float32]:
     return np.concatenate(learner.predict(examples(99)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LEARNING)
 def test_the_same_model_goes_on_to_the_bit(kind: str) -> None:
     spec = small(kind)
@@ -45,6 +46,7 @@ def test_the_same_model_goes_on_to_the_bit(kind: str) -> None:
             assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LEARNING)
 def test_every_kind_takes_the_tables_of_the_default_and_says_what_of_it_is_new(kind: str) -> None:
     before, spec = small("sam"), small(kind)

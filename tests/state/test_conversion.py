@@ -137,6 +137,7 @@ def filled(path: Path, record: Record = A) -> None:
     partition.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", range(14))
 @pytest.mark.parametrize("then", [None, A, B, BEHAVIOR], ids=["no layout", "the first", "the same", "none at all"])
 def test_interrupted_anywhere_it_goes_on_with_any_layout(tmp_path: Path, after: int, then: Record | None) -> None:

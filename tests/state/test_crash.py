@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.state.folding import LENGTH, TOPIC, USERS, expected_pending, fold, grouped, open_state
 from tests.state.support import dump
 
@@ -28,6 +30,7 @@ def run_and_kill(path: Path, lines: int) -> int:
     return committed
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_state_that_matches_its_offsets(tmp_path: Path) -> None:
     path = tmp_path / "state"
     dice = random.Random(5)

@@ -40,6 +40,7 @@ def test_a_view_that_was_handed_out_stays_as_it_was(tmp_path: Path) -> None:
         assert view.tobytes() == records(0, 50).tobytes()
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90), st.sampled_from(["append", "erase", "commit"]))))
 def test_what_is_left_is_as_if_the_rest_had_never_been(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ def open_small(path: Path) -> Partition:
 Sizes = st.lists(st.integers(1, 40) | st.integers(1, 200), min_size=1, max_size=8)
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(Sizes, st.integers(0, 400), st.integers(0, 400), st.booleans())
 def test_what_a_fold_named_is_found_in_one_that_began_earlier_or_later_unless_it_is_overwritten(

@@ -34,6 +34,7 @@ def write_as_before(path: Path, counts: dict[str, int], record: Record) -> None:
     db.close()
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 400), min_size=1, max_size=3),

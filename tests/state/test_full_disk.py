@@ -29,6 +29,7 @@ def filled_until_it_fails(partition: Partition, disk: SmallDisk) -> tuple[int, S
     pytest.fail("the disk was never full")
 
 
+@pytest.mark.long
 def test_a_commit_without_room_is_told_and_the_last_one_stands(small_disk: SmallDisk) -> None:
     path = small_disk.path / "partition"
     partition = Partition.open(path)
@@ -45,6 +46,7 @@ def test_a_commit_without_room_is_told_and_the_last_one_stands(small_disk: Small
     partition.close()
 
 
+@pytest.mark.long
 def test_closing_without_room_is_told_and_it_is_closed(small_disk: SmallDisk) -> None:
     path = small_disk.path / "partition"
     partition = Partition.open(path)

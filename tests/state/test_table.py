@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rocksdict import Options, Rdict, WriteBatch
@@ -18,6 +19,7 @@ _steps = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=20)
 @given(steps=_steps)
 def test_it_is_a_dict_that_goes_back_to_its_last_commit(

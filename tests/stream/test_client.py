@@ -320,6 +320,7 @@ def test_a_full_buffer_is_waited_for(kafka: dict[str, str], topics: Topics) -> N
     assert items == [str(number) for number in range(500)]
 
 
+@pytest.mark.long
 def test_what_kafka_did_not_take_is_raised() -> None:
     sender = ReliableProducer({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": "100", "log_level": "0"})
     sender.send("behaviors", b"tea")
@@ -329,6 +330,7 @@ def test_what_kafka_did_not_take_is_raised() -> None:
         sender.send("behaviors", b"tea")
 
 
+@pytest.mark.long
 def test_a_kafka_that_does_not_answer_is_named() -> None:
     with pytest.raises(KafkaClientError, match=r"no use of the Kafka at '127\.0\.0\.1:1': .*Connection refused"):
         Client({"bootstrap.servers": "127.0.0.1:1"}, Topics(), wait_s=3.0)

@@ -151,6 +151,7 @@ def test_two_ranks_equal_one_on_merged_batches(
     check(pool, small(kind), OptimSpec(), steps)
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 40)), min_size=3, max_size=8))
 def test_keys_are_admitted_and_expire_as_on_one_rank(pool: RankPool, plan: list[tuple[int, int, int]]) -> None:
@@ -286,6 +287,7 @@ def publish(ranks: Ranks, spec: ModelSpec, steps: Steps, wholes: Sequence[WholeS
     return records + split(learner.base("a"), 5000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sam", "din", "mean"])
 def test_a_scorer_serves_what_two_ranks_publish_as_what_one_does(pool: RankPool, kind: str) -> None:
     spec = small(kind)

@@ -279,6 +279,7 @@ def test_a_key_that_came_back_and_went_again_around_a_checkpoint_is_a_tombstone(
     assert_equal(follower, restored)
 
 
+@pytest.mark.long
 def test_keys_that_nobody_was_told_of_leave_no_tombstones() -> None:
     table = Rules(max_rows=4).table()
     for number in range(1000):
@@ -297,6 +298,7 @@ def test_a_full_table_forgets_what_was_touched_longest_ago() -> None:
     assert keys == {*range(1, 33), *range(43, 641), 1000}
 
 
+@pytest.mark.long
 def test_a_table_through_which_many_keys_pass_takes_no_more_memory_than_for_those_that_live() -> None:
     table, follower = Rules(10_000, expire_ms=100).table(), ServedTable(DIM, initial=INITIAL)
     taken = []

@@ -84,6 +84,7 @@ def test_the_view_of_the_keys_cannot_be_written() -> None:
         index.keys[0] = 8
 
 
+@pytest.mark.long
 def test_a_lookup_beside_keys_that_come_and_go_finds_the_rows_of_those_that_stay() -> None:
     index = KeyIndex()
     staying = np.arange(1, 5_001, dtype=np.uint64)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ def read(table: ServedTable, keys: npt.NDArray[np.uint64]) -> Vectors:
     return vectors
 
 
+@pytest.mark.long
 @given(steps)
 def test_readers_see_what_was_written_and_nothing_that_is_only_placed(
     steps: list[tuple[set[int], set[int]] | None],
@@ -63,6 +65,7 @@ def test_a_key_goes_although_what_took_it_before_is_never_written() -> None:
     assert len(table) == 0
 
 
+@pytest.mark.long
 def test_readers_beside_keys_that_come_and_go_see_one_change_after_the_other() -> None:
     """Each change brings 300 keys, which the next but one takes away; rows are used again, and the table grows."""
     table = ServedTable(DIM, initial=INITIAL)

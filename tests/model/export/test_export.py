@@ -119,6 +119,7 @@ def test_a_kind_that_is_no_graph_says_why(tmp_path: Path, kind: str, format_: Fo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_torch_cannot_take_is_an_error_that_names_the_kind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_what_only_features_tell_is_learned(kind: str, world: str) -> None:
     assert judged(reading(kind, READ), world, steps) > 0.8, "0.9 is all that can be known"
 
 
+@pytest.mark.long
 def test_without_features_nothing_is_learned_there() -> None:
     for world in WORLDS:
         assert 0.4 < judged(reading("counts", ()), world, steps=60) < 0.6
@@ -167,6 +168,7 @@ def test_what_is_learned_of_texts_is_forgotten_and_followed_too() -> None:
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
 def test_any_feature_alone_is_read_learned_and_served(kind: str, feature: Feature) -> None:
@@ -181,6 +183,7 @@ def test_any_feature_alone_is_read_learned_and_served(kind: str, feature: Featur
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(native.library() is None, reason="the kernel is not built, or this is no CPU with AVX2")
 @pytest.mark.parametrize("kind", ["sam", "din", "mean", "counts"])
 def test_the_compiled_kernel_equals_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,7 @@ def test_a_feature_that_was_added_changes_no_prediction_until_it_is_learned(
     assert np.abs(np.concatenate(with_them) - np.concatenate(missing)).max() > 1e-4, "they are learned from now"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_number_that_was_removed_is_as_if_it_were_missing(kind: str) -> None:
     learner = learned(kind, FEATURES)
@@ -113,6 +114,7 @@ def test_a_number_that_was_removed_is_as_if_it_were_missing(kind: str) -> None:
     assert_close(new.predict(PROBE), learner.predict(without(PROBE, *gone)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_any_features_a_model_goes_on(kind: str) -> None:
     learner = learned(kind, FEATURES)
@@ -121,6 +123,7 @@ def test_without_any_features_a_model_goes_on(kind: str) -> None:
     assert np.isfinite(np.concatenate(new.learn(drawn(8, 5)))).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "to"),
     [
@@ -157,6 +160,7 @@ def of(network: Network, tensors: dict[str, Any], part: str) -> list[tuple[list[
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "now"), list(itertools.permutations([(), SOME, NUMBERS, FEATURES], 2)))
 def test_parameters_averages_and_moments_follow_their_names(
     before: tuple[Feature, ...], now: tuple[Feature, ...]
@@ -193,6 +197,7 @@ def test_parameters_averages_and_moments_follow_their_names(
     assert {name for name in found if name.startswith("adam/step/")} <= set(old)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sam", "counts"])
 def test_deltas_of_an_adapted_learner_serve_in_a_fresh_scorer(kind: str) -> None:
     learner, _ = adapted(learned(kind, SOME), kind, FEATURES)
@@ -206,6 +211,7 @@ def test_deltas_of_an_adapted_learner_serve_in_a_fresh_scorer(kind: str) -> None
             assert np.array_equal(found, expected)
 
 
+@pytest.mark.long
 def test_an_adapted_learner_is_saved_and_goes_on_exactly() -> None:
     learner, _ = adapted(learned("sam", SOME), "sam", FEATURES)
     other, changed = adapted(learner, "sam", FEATURES)

@@ -70,6 +70,7 @@ def test_users_of_unequal_size_learn_what_each_would_alone(dtype: torch.dtype, e
         torch.testing.assert_close(one, other, rtol=error, atol=error * float(other.abs().max().clamp_min(1)))
 
 
+@pytest.mark.long
 @built
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 110), st.integers(1, 40)),

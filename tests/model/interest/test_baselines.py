@@ -28,6 +28,7 @@ def asked(items: list[int], *, ts: int = 1000, category: int = 0, labels: list[i
     )
 
 
+@pytest.mark.long
 def test_popularity_learns_the_click_rates_of_items() -> None:
     rates = np.linspace(0.05, 0.6, 12)
     learner, rng = Learner(preset("popularity")), np.random.default_rng(1)
@@ -64,6 +65,7 @@ def test_neither_looks_at_the_user() -> None:
         assert learner.rows.get("item", 0) <= 40, "no row for what is only in a history"
 
 
+@pytest.mark.long
 @given(st.integers(0, 2**48), st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=30, unique=True))
 @settings(max_examples=50)
 def test_a_lot_is_the_same_whenever_it_is_asked_and_strictly_a_probability(ts: int, items: list[int]) -> None:

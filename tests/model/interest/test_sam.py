@@ -66,6 +66,7 @@ def assert_equal(model: SparseAttentiveMemory, inputs: tuple[Any, ...], toleranc
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * scale)
 
 
+@pytest.mark.long
 @given(
     options=OPTIONS,
     sizes=SIZES,

@@ -40,6 +40,7 @@ def inputs(B: int, C: int, L: int, d: int, *, matched: bool, seed: int = 0) -> t
     return tuple(None if tensor is None else tensor.to(DEVICE) for tensor in (keys, mask, targets, match))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("matched", [True, False])
 @pytest.mark.parametrize(
     ("B", "C", "L", "d", "hidden"),
@@ -131,6 +132,7 @@ print(compiled.metadata.shared)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux only")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])

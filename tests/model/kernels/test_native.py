@@ -44,6 +44,7 @@ def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.M
     return result
 
 
+@pytest.mark.long
 @built
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 60), st.integers(3, 40)),
@@ -83,6 +84,7 @@ def test_the_kernel_equals_the_factored_form_of_din(normalise: bool, monkeypatch
         torch.testing.assert_close(model(*given), in_torch(model, given, monkeypatch), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @built
 def test_every_build_that_runs_here_says_the_same() -> None:
     """The narrower build, which other machines use, in a process of its own."""
@@ -110,6 +112,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.long
 @built
 @given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
 @settings(max_examples=50)

@@ -76,6 +76,7 @@ def test_what_is_attached_comes_and_goes_with_its_checkpoint(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in paths[1:]]
 
 
+@pytest.mark.long
 def test_every_single_byte_counts(tmp_path: Path) -> None:
     save(tmp_path, checkpoint(1))
     newest = save(tmp_path, checkpoint(2))

@@ -33,6 +33,7 @@ def by_key(whole: Update) -> Update:
     return replace(whole, tensors=tensors)
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(st.integers(2, 4), st.lists(st.sampled_from(["base", "delta"]), min_size=1, max_size=5), st.randoms())
 def test_updates_are_whole_and_in_order_however_far_a_rank_is_ahead(

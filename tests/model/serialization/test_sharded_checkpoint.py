@@ -63,6 +63,7 @@ def assert_same(one: Tensors, other: Tensors) -> None:
             assert np.array_equal(ours, theirs), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 3, 70])
 def test_what_ranks_have_written_is_read_as_one_whole(tmp_path: Path, ranks: int) -> None:
     state = learned(1)
@@ -91,6 +92,7 @@ def test_what_ranks_have_written_is_read_as_one_whole(tmp_path: Path, ranks: int
     assert not list(path.glob("shard*")), "the manifest says it all"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", range(16))
 def test_a_crash_at_any_step_leaves_the_one_before(tmp_path: Path, step: int) -> None:
     before, after = learned(1), learned(50)

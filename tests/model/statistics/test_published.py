@@ -52,6 +52,7 @@ def numbers(replica: StatisticsReplica) -> Counts:
     return found.astype(np.float64)
 
 
+@pytest.mark.long
 @given(STEPS)
 def test_a_replica_arrives_at_what_the_primary_counts(steps: list[list[tuple[int, int]] | str]) -> None:
     counted, replica = primary(), StatisticsReplica(LIVES, length=1000)

@@ -40,6 +40,7 @@ def test_shares_hold(shares: dict[str, float]) -> None:
         assert chisquare([found[name] for name in some], expected).pvalue > 1e-4
 
 
+@pytest.mark.long
 def test_balance_is_that_of_chance_over_many_salts() -> None:
     users = USERS[:1000]
     tests = []

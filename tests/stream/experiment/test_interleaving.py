@@ -84,6 +84,7 @@ def ab_winner(rows: np.ndarray) -> str | None:
     return "a" if ratio.value > 0 else "b"
 
 
+@pytest.mark.long
 def test_it_agrees_with_ab_and_needs_fewer_requests() -> None:
     right = Counter[str]()
     worlds = 8

@@ -48,6 +48,7 @@ def judged(told: list[Outcome]) -> InterleavingVotes:
     return counted
 
 
+@pytest.mark.long
 def test_a_preference_is_named_with_its_share_interval_and_sentence() -> None:
     found = judged(votes(0.4)).analyse("mixed", PAIR, alpha=0.05)
     assert (found.winner, found.first, found.second) == ("din", "din", "sam")
@@ -119,6 +120,7 @@ def ab(rates: dict[str, float], shares: dict[str, float] | None = None, **change
     return analyse(sums, shares or dict.fromkeys(rates, 1.0), **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("wins", "rates", "kind", "says"),
     [

@@ -49,6 +49,7 @@ def estimated(
     return off_policy_estimate(log, arm, SHARES, alpha=0.05, minimum_effect=0.05, click_model=clicks, clip=clip)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clicks", ["item", "item-position", "slate"])
 def test_all_three_estimates_find_the_truth(clicks: ClickModel) -> None:
     log, truth = world(np.random.default_rng(1), users=1500)
@@ -78,12 +79,14 @@ def test_they_are_unbiased_over_many_worlds_and_their_intervals_hold() -> None:
     assert (missed <= 0.05 * 40).all()
 
 
+@pytest.mark.long
 def test_a_serving_arm_has_the_rate_that_it_reached() -> None:
     log, _ = world(np.random.default_rng(3), users=1500)
     reached = np.mean([len(each.clicked) / 2 for each in log if each.arm == "b"])
     assert estimated(log, "b").doubly_robust.value == pytest.approx(reached, rel=0.08)
 
 
+@pytest.mark.long
 def test_a_click_model_that_ignores_places_is_wrong_where_places_matter() -> None:
     """`d` shows what `a` shows, turned round: only items are known of it, and the places of its clicks are a's."""
     log, _ = world(np.random.default_rng(4), users=1500, position=0.3)
@@ -99,6 +102,7 @@ def test_a_click_model_that_ignores_places_is_wrong_where_places_matter() -> Non
         estimated(turned, "d")
 
 
+@pytest.mark.long
 def test_what_no_arm_shows_widens_the_interval_and_much_of_it_is_refused() -> None:
     log, truth = world(np.random.default_rng(5), users=1500, novel=0.04)
     found = estimated(log)
@@ -109,6 +113,7 @@ def test_what_no_arm_shows_widens_the_interval_and_much_of_it_is_refused() -> No
         estimated(world(np.random.default_rng(6), novel=0.5)[0])
 
 
+@pytest.mark.long
 def test_clipping_is_told_and_lowers_ips() -> None:
     log, truth = world(np.random.default_rng(7), users=1500)
     clipped = estimated(log, clip=1.5)

@@ -158,6 +158,7 @@ def test_more_is_needed_for_smaller_effects_more_arms_uneven_shares_and_users_th
     assert 1.3 < anytime.users / once.users < 2.5
 
 
+@pytest.mark.long
 def test_the_users_that_are_said_to_be_needed_find_the_effect() -> None:
     crowd = UserAssumptions(rate=0.1, slots=10, visits=10, icc=0.05)
     planned = experiment(minimum_effect=0.2, crowd=crowd)

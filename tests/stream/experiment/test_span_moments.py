@@ -84,6 +84,7 @@ def test_the_moments_are_those_of_the_users_sums(visits: list[Visit], batches: i
         same(merged.thirds(arm), sums.thirds(arm))
 
 
+@pytest.mark.long
 @given(visits=VISITS)
 def test_a_look_back_is_what_was_seen_then(visits: list[Visit]) -> None:
     moments = counted(visits)

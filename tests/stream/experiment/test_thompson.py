@@ -136,6 +136,7 @@ def _look(
     return lift, held(weighted), held(sums)
 
 
+@pytest.mark.long
 def test_a_bandit_misses_fewer_clicks_keeps_its_floor_and_its_intervals_hold() -> None:
     found = play((0.08, 0.1), runs=40, users=1000, steps=25, seed=1)
     assert found.regret < 0.8

@@ -35,6 +35,7 @@ def both(visits: list[Visit]) -> tuple[Timeline, Timeline]:
     return tuple(timeline(each, analyse(each, EQUAL), minimum_effect=0.1) for each in (sums, moments))  # type: ignore[return-value]
 
 
+@pytest.mark.long
 @given(visits=VISITS)
 def test_report_and_monitor_have_the_same_one_of_few_visits(visits: list[Visit]) -> None:
     assert_equal(*both(visits))

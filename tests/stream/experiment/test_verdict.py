@@ -143,6 +143,7 @@ def test_of_next_to_no_data_the_lift_may_be_anything() -> None:
     assert pair.lift.high == np.inf
 
 
+@pytest.mark.long
 def test_three_equal_arms_have_a_winner_in_at_most_five_of_a_hundred_worlds_with_peeking() -> None:
     """The whole way, through sums and `analyse`, a look after every visit of everybody."""
     named = 0

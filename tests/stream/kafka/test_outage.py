@@ -127,6 +127,7 @@ def test_one_follower_is_asked_for_each_trouble(clock: Clock) -> None:
 EVENTS = st.lists(st.sampled_from(["fail", "answer", "tick", "suspect", "no_answer"]), max_size=200)
 
 
+@pytest.mark.long
 @given(events=EVENTS)
 def test_whatever_comes_lines_are_few_and_every_error_is_counted(events: list[str]) -> None:
     clock = Clock()
@@ -177,6 +178,7 @@ def test_all_clients_of_one_address_report_to_one() -> None:
     assert outage_of(kafka) is not outage_of({"bootstrap.servers": "127.0.0.1:2"})
 
 
+@pytest.mark.long
 def test_trouble_is_followed_for_as_long_as_a_client_is_there_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage_module, "_WATCH_S", 0.1)
     others = threading.enumerate()

@@ -166,6 +166,7 @@ def test_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
         assert [len(report.created) for report in result] == [11]
 
 
+@pytest.mark.long
 def test_gives_up_with_the_address_and_the_reason() -> None:
     began = time.monotonic()
     with pytest.raises(KafkaClientError, match=r"'127\.0\.0\.1:1'.*refused"):

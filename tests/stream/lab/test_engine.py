@@ -61,6 +61,7 @@ class Spy:
         self.published.append(len(self.learned))
 
 
+@pytest.mark.long
 def test_the_same_scenario_is_the_same_world_and_another_seed_another() -> None:
     generate_script.cache_clear()
     again = generate_script(SCENARIO)
@@ -69,6 +70,7 @@ def test_the_same_scenario_is_the_same_world_and_another_seed_another() -> None:
     assert not np.array_equal(other.items[:50], SCRIPT.items[:50])
 
 
+@pytest.mark.long
 def test_the_oracle_misses_nothing_and_nobody_beats_it() -> None:
     oracle, permutations, counted = (
         run_alone(each) for each in (FixedScores.oracle(SCRIPT), FixedScores.random(SCRIPT), PopularityRanker())
@@ -135,6 +137,7 @@ def test_what_is_learned_has_the_place_at_which_it_was_shown() -> None:
     assert served <= shown
 
 
+@pytest.mark.long
 def test_with_position_bias_a_click_needs_a_look_as_well() -> None:
     assert SCRIPT.looked.all(), "by default all that is shown is looked at"
     script = generate_script(replace(SCENARIO, world=replace(WORLD, position_bias=1.0)))
@@ -153,6 +156,7 @@ def test_with_position_bias_a_click_needs_a_look_as_well() -> None:
     assert oracle.clicks.sum() / oracle.expected.sum() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.long
 def test_a_fork_is_independent() -> None:
     environment, alone = Environment(SCRIPT), Environment(SCRIPT)
     for each in (environment, alone):
@@ -176,6 +180,7 @@ def test_updates_come_as_often_as_they_are_asked_for(update_s: float | None, tim
         assert len(spy.learned) == spy.published[0], "a frozen ranker learns nothing"
 
 
+@pytest.mark.long
 def test_a_frozen_model_keeps_its_scores_and_an_online_one_learns() -> None:
     model = ModelRanker(preset("mean-20"), seed=0)
     environment = Environment(SCRIPT)

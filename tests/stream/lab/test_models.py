@@ -25,6 +25,7 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> Visits:
     return Visits("complete-journey", folder, None, features=True)
 
 
+@pytest.mark.long
 def test_a_run_says_how_well_each_arm_ranks_and_what_it_costs(visits: Visits, tmp_path: Path) -> None:
     assert visits.data is not None
     found, picture, kept = tmp_path / "a.json", tmp_path / "a.png", tmp_path / "kept"
@@ -43,6 +44,7 @@ def test_a_run_says_how_well_each_arm_ranks_and_what_it_costs(visits: Visits, tm
     assert not kept.exists()
 
 
+@pytest.mark.long
 def test_an_arm_predicts_as_a_learner_of_its_own_does(visits: Visits, tmp_path: Path) -> None:
     [arm] = [each for each in choose(["sam:passes=3:match=false"], (20,), visits)[0] if each.name != "din"]
     result = ModelPass(arm.spec, visits, 3, tmp_path)(lambda _: None)
@@ -56,6 +58,7 @@ def test_an_arm_predicts_as_a_learner_of_its_own_does(visits: Visits, tmp_path: 
     assert judge(samples, {"a": result.predictions}, "a")["a"].ahead == 0
 
 
+@pytest.mark.long
 def test_a_policy_says_which_lengths_it_chose_and_what_a_visit_costs(visits: Visits, tmp_path: Path) -> None:
     found = {}
     for arm in choose(["sar"], (1000,), visits)[0]:

@@ -52,6 +52,7 @@ def intervals(*names: str) -> dict[str, float | None]:
     return {name: {"hour": HOUR_S, "hour again": HOUR_S, "day": 24 * HOUR_S, NEVER: None}[name] for name in names}
 
 
+@pytest.mark.long
 def test_random_purchases_cannot_be_predicted() -> None:
     """A basket that leaked into its own scores, as history or as a training example, would be predictable."""
     found = ProgressiveValidation("counts-50", intervals("hour", NEVER), Baskets(1400))(lambda _: None)
@@ -61,6 +62,7 @@ def test_random_purchases_cannot_be_predicted() -> None:
         assert chance.low < 0.5 < chance.high
 
 
+@pytest.mark.long
 def test_an_update_brings_what_was_learned_and_none_brings_nothing() -> None:
     found = ProgressiveValidation("mean-50", intervals("hour", "hour again", "day", NEVER), Baskets(240, turns=True))(
         lambda _: None

@@ -188,6 +188,7 @@ def test_the_page_is_told_which_arms_interleave_others() -> None:
     assert said(state_json(Aggregate(PLAN), PLAN, settings("a", "b"), 0))["interleaved"] == {}
 
 
+@pytest.mark.long
 def test_the_course_ends_where_outcomes_are_still_to_come() -> None:
     aggregate = Aggregate(PLAN)
     counted(aggregate, visits())

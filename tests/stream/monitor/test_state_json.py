@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from stream.experiment.ledger import Ledger, ReadSummary
 from stream.experiment.plan import Experiment
@@ -14,6 +15,7 @@ from stream.report.live_report import live_report
 from tests.stream.monitor.test_aggregate import PLAN, counted, settings, visits
 
 
+@pytest.mark.long
 def test_monitor_and_report_draw_the_same_curve_of_the_same_outcomes() -> None:
     rows = visits()
     aggregate, ledger = Aggregate(PLAN), Ledger()

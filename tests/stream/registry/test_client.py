@@ -91,6 +91,7 @@ def test_credentials_come_from_a_file(tmp_path: Path) -> None:
         assert "secret" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_https_is_checked_by_an_authority_of_ones_own(tmp_path: Path) -> None:
     certificates(tmp_path)
     with RegistryStub(certificate=tmp_path / "server-chain.pem") as registry:

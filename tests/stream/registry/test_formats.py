@@ -122,6 +122,7 @@ EVENTS: dict[str, tuple[str, st.SearchStrategy[dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("message", EVENTS)
 @given(st.data())
 @settings(deadline=None)

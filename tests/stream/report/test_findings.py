@@ -18,6 +18,7 @@ def lines(rows: list[dict[str, object]], width: int) -> list[str]:
     return captured.get().splitlines()
 
 
+@pytest.mark.long
 @given(NAMES, st.integers(40, 200), st.data())
 def test_no_cell_is_cut_whatever_the_width(names: list[str], width: int, data: st.DataObject) -> None:
     values = st.one_of(st.none(), st.integers(0, 10**9), st.floats(-1e9, 1e9))

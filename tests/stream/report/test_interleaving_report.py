@@ -120,6 +120,7 @@ def counted(seen: list[Seen]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     return np.array(users), np.array(votes)
 
 
+@pytest.mark.long
 def test_it_is_what_a_plain_count_of_the_truth_says_whatever_is_repeated() -> None:
     seen = lived()
     users, votes = counted(seen)
@@ -153,11 +154,13 @@ def test_only_the_requests_that_the_report_is_on_have_a_vote() -> None:
     assert found.requests == np.count_nonzero(votes)
 
 
+@pytest.mark.long
 def test_the_report_of_a_run_says_the_same() -> None:
     seen = lived()
     assert simulated(seen).interleaving == live(seen).interleaving
 
 
+@pytest.mark.long
 def test_the_page_has_a_section_of_it_and_the_file_a_list(tmp_path: Path) -> None:
     report = simulated(lived())
     page = render_page(experiment_page(report, {}))

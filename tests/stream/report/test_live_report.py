@@ -54,6 +54,7 @@ def states(read: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["state"] for check in read["checks"]}
 
 
+@pytest.mark.long
 def test_its_numbers_are_those_of_the_truth(tmp_path: Path) -> None:
     impressions = shown()
     read = report(tmp_path, told(Ledger(), written(impressions)))
@@ -75,6 +76,7 @@ def test_its_numbers_are_those_of_the_truth(tmp_path: Path) -> None:
     assert (states(read)["assigned"], states(read)["complete"]) == ("fine", "fine")
 
 
+@pytest.mark.long
 def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) -> None:
     impressions = shown()
     for each in impressions[:40]:
@@ -97,6 +99,7 @@ def test_another_salt_other_arms_and_missing_records_are_told(tmp_path: Path) ->
     assert any("Kafka removed 1,234 records while they were read" in check["answer"] for check in read["checks"])
 
 
+@pytest.mark.long
 def test_a_winner_that_breaks_a_guardrail_is_said_to() -> None:
     slow, quick = (Guardrail(metric="latency_p99_ms", at_most=limit) for limit in (5, 500))
     experiment = msgspec.structs.replace(EXPERIMENT, guardrails=(slow, quick))
@@ -127,6 +130,7 @@ def test_a_winner_that_breaks_a_guardrail_is_said_to() -> None:
     assert headline(unsure).endswith("Of 1 guardrails none is broken, and 1 cannot be told yet")
 
 
+@pytest.mark.long
 def test_users_whom_a_ramp_has_moved_are_told() -> None:
     ledger = told(Ledger(), written(shown()))
     before = Assignment({"a": 1, "b": 0.1}, salt=SALT)
@@ -143,6 +147,7 @@ def test_users_whom_a_ramp_has_moved_are_told() -> None:
     assert [check.state for check in made.checks if check.name == "ramp"] == ["fine"]
 
 
+@pytest.mark.long
 def test_nothing_at_all_is_a_report_as_well(tmp_path: Path) -> None:
     read = report(tmp_path, Ledger())
     assert (read["began"], read["impressions"], read["verdict"]["winner"]) == ("", 0, None)

@@ -73,6 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_json_has_what_a_reader_relies_on(written: Path) -> None:
     report = json.loads((written / "report.json").read_text())
     assert {"impressions", "scores", "clicks", "samples_trained", "dead_letters"} <= report.keys()
@@ -86,6 +87,7 @@ def test_json_has_what_a_reader_relies_on(written: Path) -> None:
     assert msgspec.convert(known, ExperimentReport).arms["sam"].impressions == 400
 
 
+@pytest.mark.long
 def test_the_numbers_on_the_page_are_those_of_the_json(written: Path) -> None:
     report = json.loads((written / "report.json").read_text())
     page = (written / "report.html").read_text()
@@ -166,6 +168,7 @@ def test_an_experiment_in_which_nothing_happened_is_still_reported(tmp_path: Pat
     assert json.loads((tmp_path / "report.json").read_text())["latency_ms"] == {"p50": None, "p99": None}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("impressions", [1, 2, 5])
 def test_of_next_to_no_impressions_there_is_a_report_as_well(tmp_path: Path, impressions: int) -> None:
     arms = {"sam": arm_trace(0.3, seed=0, impressions=impressions), "din-50": arm_trace(0.2, seed=1, impressions=1)}
@@ -174,6 +177,7 @@ def test_of_next_to_no_impressions_there_is_a_report_as_well(tmp_path: Path, imp
     assert (tmp_path / "ctr.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.long
 def test_a_report_replaces_the_pictures_of_the_one_before(tmp_path: Path) -> None:
     write_experiment(tmp_path, *report_of({"sam": arm_trace(0.3, seed=0), "din-50": arm_trace(0.2, seed=1)}))
     report, _ = report_of({"sam": ArmTrace(), "din-50": ArmTrace()})
@@ -181,6 +185,7 @@ def test_a_report_replaces_the_pictures_of_the_one_before(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.long
 def test_a_report_that_finds_no_room_says_where(small_disk: SmallDisk) -> None:
     small_disk.fill()
     with pytest.raises(ReportError, match=f"cannot be written to {small_disk.path}/report: .*No space left.*--report"):

@@ -39,6 +39,7 @@ def by_user(before: UserSums) -> list[list[float]]:
     return each
 
 
+@pytest.mark.long
 def test_every_visit_shows_all_slots_and_the_clicks_are_those_of_a_random_choice() -> None:
     before = simulate_pre_period(world(), 2000, SLOTS)
     assert before.arms == ()

@@ -92,12 +92,14 @@ def auc_by_length(config: WorldConfig, lengths: tuple[int, ...], impressions: in
     return [auc(np.array(labels, dtype=np.float64), np.array(each)) for each in scores]
 
 
+@pytest.mark.long
 def test_a_long_history_knows_more_than_a_short_one() -> None:
     short, long = auc_by_length(WorldConfig(users=60), (50, 1000))
     assert long > 0.7
     assert long > short + 0.05
 
 
+@pytest.mark.long
 def test_without_dormant_interests_a_long_history_knows_nothing_more() -> None:
     short, long = auc_by_length(WorldConfig(users=60, dormant=0.0), (50, 1000))
     assert short > 0.55
@@ -251,6 +253,7 @@ def test_a_user_who_was_moved_follows_the_new_interest_and_clicks_on_it() -> Non
     assert np.isin(world.impression(0, ts).categories, list(now)).sum() >= round(0.25 * SMALL.candidates)
 
 
+@pytest.mark.long
 def test_a_click_needs_a_look_and_looks_get_fewer_further_down() -> None:
     assert examination(SMALL, 5).tolist() == [1.0] * 5, "by default all that is shown is looked at"
     world = World(changed(SMALL, base=-0.5, position_bias=1.0), start=START)
@@ -285,6 +288,7 @@ def test_a_sequel_is_wanted_by_who_came_to_the_second_forerunner_after_the_first
         assert any(tuple(world.forerunners[category]) == pair for pair in pairs)
 
 
+@pytest.mark.long
 def test_no_order_gets_more_clicks_than_the_best_and_the_even_is_their_mean() -> None:
     world = World(changed(SMALL, position_bias=0.7), start=START)
     slate = world.impression(1, START)
@@ -332,6 +336,7 @@ def test_single_numbers_of_a_world_are_changed_by_name() -> None:
             with_changes(SMALL, [wrong])
 
 
+@pytest.mark.long
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     draw(str(tmp_path))
     for name in ("world-seen.png", "world-truth.png"):

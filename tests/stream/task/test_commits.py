@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,7 @@ def test_a_crash_between_produce_and_commit_repeats_the_same_samples_byte_for_by
     assert lives[0] == lives[1]
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(
     requests=st.lists(

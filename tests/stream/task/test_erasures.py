@@ -65,6 +65,7 @@ def written(events: list[tuple[str, int]]) -> tuple[Log, list[Erased], dict[str,
     return log, heard, {user: keys(*found) for user, found in items.items()}
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(_Events, _Turns)
 def test_folding_begins_users_anew_whatever_the_batches_the_crashes_and_whenever_it_is_heard(
@@ -104,6 +105,7 @@ def test_folding_begins_users_anew_whatever_the_batches_the_crashes_and_whenever
         assert found == wanted
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(_Events, _Turns)
 def test_a_paced_fold_of_what_was_erased_equals_the_workers(
@@ -205,6 +207,7 @@ def test_clicks_from_before_neither_wait_nor_go_to_the_dead_letters(tmp_path: Pa
         assert bench.task.counts["clicks_of_erased_users"] == 1
 
 
+@pytest.mark.long
 def test_no_file_holds_the_user_or_the_sequence_after_a_purge_nor_does_a_copy(tmp_path: Path) -> None:
     log, erasures = Log(), ErasureLog()
     path, copy = tmp_path / "state", tmp_path / "copy"

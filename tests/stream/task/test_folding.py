@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ def by_hand(records: list[Record]) -> dict[str, tuple[int, bytes]]:
     return {user: (len(rows), b"".join(rows[-LENGTH:])) for user, rows in every.items()}
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(
     events=st.lists(

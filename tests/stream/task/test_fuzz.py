@@ -33,6 +33,7 @@ def answer(count: int) -> Answer:
     return Answer("arm", 1, 1, probabilities, np.arange(count))
 
 
+@pytest.mark.long
 def test_a_task_survives_whatever_is_written_to_its_topics(tmp_path: Path) -> None:
     rng = random.Random(5)
     settings = WorkerSettings(

@@ -7,6 +7,7 @@ from stream.schema.events import Withdrawal, decode_request, encode_json
 from tests.stream.task.support import LATER, TOPICS, USER, USERS, Bench, Log, behavior, click, impression, withdrawal
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_withdrawn_request_is_answered_and_not_learned(bench: Bench, turns: int) -> None:
     """In the step in which the request is scored, in the next one, and after a click."""

@@ -23,6 +23,7 @@ def one(label: int, *items: int) -> Sample:
     return sample("r", *(items or (1,)), labels=np.full(len(items) or 1, label, "<u1").tobytes())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("restart", range(-1, 4))
 @pytest.mark.parametrize("order", sorted(set(permutations([0, 0, 1, 1]))))
 def test_early_labels_come_to_one_click_whatever_their_order_and_repeats(order: tuple[int, ...], restart: int) -> None:

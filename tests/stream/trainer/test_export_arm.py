@@ -54,6 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Training]:
     return directory, training
 
 
+@pytest.mark.long
 def test_what_is_exported_is_what_a_worker_would_serve(saved: tuple[Path, Training], tmp_path: Path) -> None:
     directory, training = saved
     path, said = export_arm(settings(directory), "own", tmp_path / "out", "torch.export")
@@ -108,6 +109,7 @@ def test_an_arm_that_has_diverged_is_not_exported(tmp_path: Path) -> None:
         export_arm(settings(tmp_path / "saved"), "own", tmp_path / "out", "safetensors")
 
 
+@pytest.mark.long
 def test_the_command_says_what_it_wrote(
     saved: tuple[Path, Training], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,7 @@ def step(examples: int, labels: int, now: int) -> ArmStep:
     return ArmStep((examples,), WholeStep(labels, now))
 
 
+@pytest.mark.long
 def test_what_any_rank_wants_all_do_with_what_all_have(pool: RankPool) -> None:
     first = Turn(publish=True), [step(3, 10, 50), step(0, 0, 0)], 100
     second = Turn(learn=True), [step(1, 2, 70), step(0, 0, 0)], 11
@@ -137,6 +138,7 @@ def teach(ranks: Ranks, batches: Sequence[Sequence[TrainingExample]], poison: in
     return _Learned(taught, lost)
 
 
+@pytest.mark.long
 def test_a_training_of_two_ranks_is_that_of_one_for_every_arm(pool: RankPool) -> None:
     lives = [
         [training_examples("own", 4, seed=1), [], training_examples("frozen", 3, seed=2)],
@@ -166,6 +168,7 @@ def test_a_sample_that_no_step_can_learn_is_lost_on_its_rank_alone(pool: RankPoo
     assert second.lost == [{1: ["own"]}]
 
 
+@pytest.mark.long
 def test_a_rank_that_is_not_told_where_the_others_meet_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, value)

@@ -107,6 +107,7 @@ def test_trouble_is_told_once_in_a_while_and_each_time_other_clients_ask(
     assert len(said(caplog, "standbys_waiting")) == 1
 
 
+@pytest.mark.long
 def test_of_a_kafka_that_is_away_standbys_say_nothing(
     group: type[Group], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,6 +70,7 @@ def broken_ever(worlds: Array, limit: float) -> float:
     )
 
 
+@pytest.mark.long
 def test_at_the_limit_it_breaks_in_at_most_alpha_of_worlds_with_peeking() -> None:
     rng = np.random.default_rng(3)
     assert broken_ever(minutes(rng, 300, 1000, 0.01), 0.01) <= ALPHA
@@ -82,6 +83,7 @@ def change(shown: Array, events: Array, group: Array) -> float:
     return change_against_control(one, other, 0.05, ALPHA)[0].low
 
 
+@pytest.mark.long
 def test_a_change_at_its_limit_and_a_calibration_at_its_limit_break_in_at_most_alpha_of_worlds() -> None:
     rng, limit = np.random.default_rng(4), 0.1
     wrong = found = miscalibrated = 0

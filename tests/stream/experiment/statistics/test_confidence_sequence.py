@@ -66,6 +66,7 @@ def naive(arms: tuple[Moments, Moments]) -> Array:
     return differ
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("worlds", "expected"),
     [
@@ -83,6 +84,7 @@ def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: ABTests
     assert ours.any(axis=1).mean() <= ALPHA
 
 
+@pytest.mark.long
 def test_tests_over_items_find_something_between_a_and_a() -> None:
     plain = naive(drawn(ABTests()))
     assert plain.any(axis=1).mean() > 0.5, "naive, looked at every 100 impressions"
@@ -96,6 +98,7 @@ def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> Non
     assert (z[:, 10:] > 1.96).any(axis=1).mean() > 0.15
 
 
+@pytest.mark.long
 def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
     lift = 0.3
     arms = ABTests(worlds=200, looks=60, every=200, lift=lift, pre_impressions=5000).draw(1)
@@ -137,6 +140,7 @@ def test_mismatch_is_a_likelihood_ratio() -> None:
     assert srm_p_value(counts.astype(int).tolist(), shares.tolist()) == pytest.approx(1 / factor)
 
 
+@pytest.mark.long
 def test_mismatch_is_rarely_found_where_there_is_none_and_mostly_where_there_is() -> None:
     rng = np.random.default_rng(1)
 

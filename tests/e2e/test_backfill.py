@@ -131,7 +131,7 @@ def test_a_worker_serves_what_was_backfilled(harness: Harness, capsys: pytest.Ca
             assert found[user][: len(keys)] == keys
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_backfill_goes_on_and_writes_nothing_twice(harness: Harness) -> None:
     rows = drawn(40_000, seed=2)
     path = write(harness.directory / "history.parquet", rows)

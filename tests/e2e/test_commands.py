@@ -194,6 +194,7 @@ def test_a_replay_of_real_baskets_judges_every_arm(tmp_path: Path) -> None:
     assert check_replay(report, {"sam", "din", "counts"})["impressions"] == 150
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 def test_a_replay_of_a_small_folder_asks_and_judges_every_arm_the_same(tmp_path: Path) -> None:
     folder, report = tmp_path / "baskets", tmp_path / "report"

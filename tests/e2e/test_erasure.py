@@ -209,6 +209,7 @@ def test_no_file_written_afterwards_holds_an_erased_user_and_later_behaviours_be
         assert len(expected[VICTIM]) == 7
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_erases_is_followed_by_one_that_ends_it(harness: Harness) -> None:
     home = harness.directory
     with harness:

@@ -286,6 +286,7 @@ def test_counts_and_verdict_equal_an_oracle_whatever_is_killed_and_moved(monitor
     assert [doubt["kind"] for doubt in traffic.verdict["doubts"]] == ["crossed"]
 
 
+@pytest.mark.slow
 def test_the_verdict_survives_a_kill_an_orderly_end_and_the_loss_of_the_disk(
     monitors: Monitors, traffic: Traffic
 ) -> None:

@@ -7,6 +7,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stream.experiment.assignment import Assignment
 from stream.kafka.eraser import erase
 from stream.kafka.producer import ReliableProducer
@@ -65,6 +67,7 @@ def write_two_hours(kafka: dict[str, str], topics: Topics) -> None:
     sender.flush()
 
 
+@pytest.mark.slow
 def test_what_breaks_a_guardrail_is_said_beside_the_verdict(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path
 ) -> None:

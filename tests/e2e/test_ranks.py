@@ -69,6 +69,7 @@ def refusals(harness: Harness, worker: str) -> list[str]:
     return [line for line in lines if "update_refused" in line and "WARNING" in line]
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_every_sample_once_and_workers_serve_them(harness: Harness) -> None:
     with harness:
         harness.processes.start("trainer", "trainer", *TWO)

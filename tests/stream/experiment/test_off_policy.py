@@ -86,7 +86,7 @@ def test_a_serving_arm_has_the_rate_that_it_reached() -> None:
     assert estimated(log, "b").doubly_robust.value == pytest.approx(reached, rel=0.08)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_click_model_that_ignores_places_is_wrong_where_places_matter() -> None:
     """`d` shows what `a` shows, turned round: only items are known of it, and the places of its clicks are a's."""
     log, _ = world(np.random.default_rng(4), users=1500, position=0.3)
@@ -102,7 +102,7 @@ def test_a_click_model_that_ignores_places_is_wrong_where_places_matter() -> Non
         estimated(turned, "d")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_no_arm_shows_widens_the_interval_and_much_of_it_is_refused() -> None:
     log, truth = world(np.random.default_rng(5), users=1500, novel=0.04)
     found = estimated(log)

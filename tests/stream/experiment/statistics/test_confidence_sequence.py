@@ -84,7 +84,7 @@ def test_a_against_a_finds_nothing_however_often_it_is_looked_at(worlds: ABTests
     assert ours.any(axis=1).mean() <= ALPHA
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tests_over_items_find_something_between_a_and_a() -> None:
     plain = naive(drawn(ABTests()))
     assert plain.any(axis=1).mean() > 0.5, "naive, looked at every 100 impressions"
@@ -98,7 +98,7 @@ def test_the_variance_over_users_holds_at_one_look_and_not_when_peeking() -> Non
     assert (z[:, 10:] > 1.96).any(axis=1).mean() > 0.15
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_interval_holds_the_true_lift_at_all_looks_with_cuped() -> None:
     lift = 0.3
     arms = ABTests(worlds=200, looks=60, every=200, lift=lift, pre_impressions=5000).draw(1)

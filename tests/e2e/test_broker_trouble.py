@@ -5,11 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -19,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from stream.kafka import topic_admin
-from stream.kafka.clients import consumer
 from stream.kafka.dead_letters import read_dead_letters
+from stream.kafka.offsets import GroupLag
 from stream.kafka.producer import ReliableProducer
 from stream.kafka.reader import TopicReader
 from stream.local.broker import Broker
@@ -85,32 +84,6 @@ def start(harness: Harness, instance: str | None = "one") -> None:
     harness.traffic(10)
 
 
-@pytest.mark.slow
-@pytest.mark.durable_broker
-def test_every_member_that_joins_while_a_broker_comes_back_gets_its_partitions(
-    kafka: dict[str, str], topics: Topics, topic_prefix: str, broker: Broker
-) -> None:
-    """Some hear of no topics at first. Left to itself, librdkafka asks again after minutes: 4 in 240 here."""
-    for round_ in range(8):
-        with frozen(broker):
-            time.sleep(3.2)  # longer than Kafka waits for a broker's heartbeat before it fences it
-        with ExitStack() as stack:
-            members = []
-            for number in range(24):
-                group = {"group.id": f"{topic_prefix}{round_}-{number}"}
-                members.append(member := consumer(kafka, group))
-                stack.callback(member.close)
-                member.subscribe([topics.behaviors, topics.impressions])
-                time.sleep(0.008)
-
-            def all_have(of: list[Consumer] = members) -> bool:
-                for member in of:
-                    member.poll(0.002)
-                return all(len(member.assignment()) == 2 * PARTITIONS for member in of)
-
-            wait_for(all_have, f"{len(members)} members to get partitions", deadline_s=20)
-
-
 @contextmanager
 def killed(broker: Broker) -> Iterator[None]:
     """Have the broker dead while the block runs."""
@@ -169,8 +142,10 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
                 harness.processes.start("monitor", "monitor", *(word for flag in monitor for word in ("--set", flag)))
                 jobs.append((harness, "monitor"))
             start(harness, instance)
-        log = harnesses[-1].processes.log("monitor")
-        wait_for(lambda: "started" in log.read_text(), "the monitor", processes=harnesses[-1].processes)
+        with closing(GroupLag(kafka, f"{topic_prefix}dynamic-monitor")) as lag:
+            # Before it counts it asks Kafka what it has counted so far, and ends where it gets no answer for 30 s.
+            scores, processes = harnesses[-1].topics.scores, harnesses[-1].processes
+            wait_for(lambda: not lag.of(scores, PARTITIONS), "the monitor to count", processes=processes)
         live(2.0, *harnesses)
         with away(broker):
             live(seconds, *harnesses)

@@ -1,5 +1,6 @@
 """Jobs and commands as forks of one process that has imported them: each start saves up to 2 s of a core."""
 
+import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import signal
@@ -112,7 +113,7 @@ def _start(process: BaseProcess) -> None:
 
 def _command(words: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:
     """Be `samstream WORDS` in an environment of its own."""
-    kill_with_parent()
+    _die_with_the_tests()
     with Path(os.devnull).open("rb") as nothing, stdout.open("wb") as output, stderr.open("wb") as errors:
         for number, file in enumerate((nothing, output, errors)):
             os.dup2(file.fileno(), number)
@@ -124,9 +125,16 @@ def _command(words: list[str], environment: dict[str, str], stdout: Path, stderr
     sys.exit(main(words))
 
 
+def _die_with_the_tests() -> None:
+    """End when the process that forked this one ends, which ends once no process has this descriptor any more."""
+    kill_with_parent()
+    alive = multiprocessing.forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+    os.close(alive)
+
+
 def _work(words: list[str], log: Path) -> None:
     """Be `samstream WORDS` in a session of its own, that says everything into its log and is nobody's heir."""
-    kill_with_parent()
+    _die_with_the_tests()
     os.setsid()
     with Path(os.devnull).open("rb") as nothing, log.open("ab") as output:
         os.dup2(nothing.fileno(), 0)

@@ -11,6 +11,7 @@ from stream.errors import ConsumerFatalError, StreamError, WorkerError
 from stream.kafka.clients import consumer as new_consumer
 from stream.kafka.connection import ConnectionHealth
 from stream.kafka.identity import LogWatch
+from stream.kafka.outage import outage_of
 from stream.runtime.closing import close_all
 from stream.runtime.logs import log
 from stream.schema.erasures import Erasures
@@ -29,6 +30,9 @@ _logger = logging.getLogger("samstream.worker")
 
 _REJOIN_INTERVAL_S = 60.0
 _POLL_S = 0.1
+_FORGOTTEN_S = 20.0
+"""How long a member waits for partitions of a Kafka that answers. While the others of the group give theirs back it may
+have to wait; to join again then costs nothing."""
 _SETTLE_S = 5.0
 """How long a worker that ends waits for an assignment that is on its way."""
 
@@ -84,6 +88,8 @@ class Membership:
         self.tasks: dict[int, Task] = {}
         """Partition number → its task."""
         self._watch = LogWatch(settings.kafka)
+        self._outage = outage_of(settings.kafka)
+        self._waiting_since = 0.0
         self.consumer = self._join()
         """Brings the records of these partitions; another one after `rejoin`."""
 
@@ -162,7 +168,24 @@ class Membership:
         if now - self._rejoined_at < _REJOIN_INTERVAL_S:
             raise WorkerError(f"{error}. Does another worker have the same kafka.group.instance.id?") from None
         self._rejoined_at = now
-        log(_logger, "rejoining", logging.WARNING, error=error)
+        self._join_again(error)
+
+    def rejoin_if_forgotten(self, now: float) -> None:
+        """Go on with a new consumer when this one waits for partitions for too long.
+
+        Kafka may drop what a member has asked, when its broker was cut off in that moment (seen in 4.3);
+        librdkafka then waits for as long as a rebalance may take, `max.poll.interval.ms`.
+
+        Args:
+            now: a monotonic clock, seconds.
+        """
+        if self._assigned or self._outage.unanswered:
+            self._waiting_since = now
+        elif now - self._waiting_since >= _FORGOTTEN_S:
+            self._join_again(f"no partitions for {_FORGOTTEN_S:.0f} s, while Kafka answers")
+
+    def _join_again(self, why: object) -> None:
+        log(_logger, "rejoining", logging.WARNING, error=why)
         self._released_counts["records_missing"] += self.consumer.missing
         close_all([self._before_lost, self._release, self.consumer.close])
         self.consumer = self._join()
@@ -187,6 +210,7 @@ class Membership:
 
     def _join(self) -> TaskConsumer:
         self._assigned = False
+        self._waiting_since = time.monotonic()
         connection = ConnectionHealth(self._settings.kafka)
         own = {
             "group.id": self._settings.worker.group,

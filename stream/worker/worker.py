@@ -209,6 +209,7 @@ class Worker:
                 self.turn()
             except ConsumerFatalError as error:
                 self._membership.rejoin(error)
+            self._membership.rejoin_if_forgotten(time.monotonic())
         self.commit(wait=True)
 
     def close(self) -> None:

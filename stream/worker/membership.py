@@ -173,8 +173,8 @@ class Membership:
     def rejoin_if_forgotten(self, now: float) -> None:
         """Go on with a new consumer when this one waits for partitions for too long.
 
-        Kafka may drop what a member has asked, when its broker was cut off in that moment (seen in 4.3);
-        librdkafka then waits for as long as a rebalance may take, `max.poll.interval.ms`.
+        A member that leads its group may lose the coordinator, and with it all brokers that it knows, between its join
+        and the assignment that it is to send; librdkafka then waits for ever (seen in 2.16, where a broker froze).
 
         Args:
             now: a monotonic clock, seconds.

@@ -155,9 +155,9 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
             wait_for(lambda of=harness, name=name: told_it_is_over(of, name), f"{name} to say it is over")  # type: ignore[misc]
         for harness, name in jobs:
             told = warnings(harness, name)
-            assert len(told) <= 8, "\n".join(told)
-            # A broker that goes on slowly may seem away to one client once more.
-            assert sum(" kafka_errors " in line for line in told) <= 2, "\n".join(told)
+            # A broker that goes on slowly may seem away to a client once more; a static member may be fenced by itself.
+            assert len(told) <= 12, "\n".join(told)
+            assert sum(" kafka_errors " in line for line in told) <= 3, "\n".join(told)
             assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
         for harness in harnesses:
             harness.traffic(10)

@@ -32,9 +32,6 @@ _CONSUMER = {
     "session.timeout.ms": "10000",
     # Members hear of a rebalance with their next heartbeat, and until all have heard of it nobody works.
     "heartbeat.interval.ms": "500",
-    # A member that joins while a broker comes back may hear of no topics at first, and asks again only at this pace: in
-    # the group, it gets no partitions until then. librdkafka's own pace is five minutes (seen in 2.16).
-    "topic.metadata.refresh.interval.ms": "5000",
     "queued.max.messages.kbytes": "65536",
     # The embedded broker ignores the fetch limits; the client must then not refuse what it is sent.
     "receive.message.max.bytes": "1000000000",

@@ -173,8 +173,10 @@ class Membership:
     def rejoin_if_forgotten(self, now: float) -> None:
         """Go on with a new consumer when this one waits for partitions for too long.
 
-        A member that leads its group may lose the coordinator, and with it all brokers that it knows, between its join
-        and the assignment that it is to send; librdkafka then waits for ever (seen in 2.16, where a broker froze).
+        Two ways in which librdkafka 2.16 waits, seen where a broker froze and was fenced for a moment. A member that
+        joins may hear of no topics, and asks again after five minutes (`topic.metadata.refresh.interval.ms`). One that
+        leads its group may lose the coordinator between its join and the assignment that it is to send, and waits for
+        ever.
 
         Args:
             now: a monotonic clock, seconds.

@@ -119,6 +119,7 @@ def test_modules_of_the_api_pages_are_there() -> None:
     assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
+@pytest.mark.long
 def test_the_readme_lists_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "stream.cli", "--help"], capture_output=True, text=True, check=True)
     commands = set(re.findall(r"^    ([a-z-]+)\b", done.stdout, re.MULTILINE))

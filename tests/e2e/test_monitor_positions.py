@@ -89,13 +89,8 @@ def publishes(monitors: Monitors, traffic: Traffic) -> None:
     wait_for(agrees, "the counts to be the oracle's", processes=monitors.processes)
 
 
-@pytest.mark.parametrize(
-    ("visits", "tables"),
-    [
-        (20, "lost"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((20, "kept"), (500, "kept"), (500, "lost"))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("visits", "tables"), [(20, "lost"), (20, "kept"), (500, "kept"), (500, "lost")])
 def test_outcomes_that_were_recreated_are_counted_and_none_of_the_old_ones(
     kafka: dict[str, str], monitoring: Monitoring, tables: str, visits: int
 ) -> None:

@@ -136,9 +136,8 @@ def test_predictions_are_those_on_the_sequences_of_then_once_each_whoever_is_kil
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "snapshots", [pytest.param(False, id="log"), pytest.param(True, id="snapshots", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("snapshots", [pytest.param(False, id="log"), pytest.param(True, id="snapshots")])
 def test_a_trainer_that_starts_late_or_has_lost_its_sequences_has_them_as_of_each_sample(
     kafka: dict[str, str], topics: Topics, topic_prefix: str, tmp_path: Path, snapshots: bool
 ) -> None:

@@ -174,6 +174,7 @@ def test_predictions_keep_up_with_a_click_rate_that_changes() -> None:
     assert np.concatenate(predicted[145:]).mean() == pytest.approx(0.4, abs=0.05)
 
 
+@pytest.mark.long
 def test_clicks_alone_change_nothing_of_what_predicts() -> None:
     """The first windows of a stream have nothing else, and mean no click rate of one."""
     learners = [Learner(small("counts"), OptimSpec(ema_decay=share), seed=4) for share in (0.0, 0.99)]

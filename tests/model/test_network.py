@@ -219,6 +219,7 @@ def test_the_content_of_padding_changes_nothing(network: Network) -> None:
     assert torch.equal(found[batch.target_mask], expected[batch.target_mask])
 
 
+@pytest.mark.long
 def test_more_padding_changes_nothing(network: Network) -> None:
     batch = unequal_batch(network)
     expected = logits_of(network, batch)

@@ -181,6 +181,7 @@ def test_a_full_table_stays_within_its_rows(pool: RankPool) -> None:
     assert state["item/counts"][3] > 0, "something was evicted"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dare", "dien", "longvq", "sim-soft", "rnn-search", "mimn"])
 def test_models_that_add_to_the_loss_or_observe_take_the_same_steps_on_all_ranks(pool: RankPool, kind: str) -> None:
     spec = small(kind)

@@ -32,6 +32,7 @@ def test_rows_are_those_of_a_dict_filled_in_order(batches: list[list[int]], max_
     assert index.keys.tolist() == list(oracle)
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.booleans(), st.lists(keys, max_size=80)), max_size=12), st.integers(0, 100))
 def test_rows_that_keys_have_left_are_given_again_the_lowest_first(
     batches: list[tuple[bool, list[int]]], max_keys: int

@@ -73,6 +73,7 @@ def test_assigned_vectors_are_served_and_others_stay() -> None:
 batches = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6)
 
 
+@pytest.mark.long
 @given(batches, st.integers(0, 2**16))
 def test_steps_are_those_of_a_loop_over_keys(batches: list[list[int]], seed: int) -> None:
     rng = np.random.default_rng(seed)

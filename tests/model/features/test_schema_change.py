@@ -221,6 +221,7 @@ def test_an_adapted_learner_is_saved_and_goes_on_exactly() -> None:
         assert all(np.array_equal(one, two) for one, two in zip(learner.learn(batch), other.learn(batch), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [{"item_dim": 8}, {"hidden": (8,)}, {"length": 9}])
 def test_other_features_are_no_excuse_for_another_model(change: dict[str, Any]) -> None:
     state = learned("sam", SOME, steps=1).state()

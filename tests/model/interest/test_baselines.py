@@ -41,6 +41,7 @@ def test_popularity_learns_the_click_rates_of_items() -> None:
     assert abs(learned.mean() - rates.mean()) < 0.08
 
 
+@pytest.mark.long
 def test_a_new_item_is_neither_best_nor_worst_and_as_good_as_its_category() -> None:
     learner = Learner(preset("popularity"))
     [untouched] = learner.predict([asked([7, 8, 9])])

@@ -102,6 +102,7 @@ def test_it_teaches_the_extractor_and_nothing_of_the_attention() -> None:
     assert keys.grad[:, -2].any()
 
 
+@pytest.mark.long
 def test_it_can_be_learned() -> None:
     """In two steps of item i comes item i + 1: states learn to tell it, which chance does not."""
     torch.manual_seed(0)

@@ -87,6 +87,7 @@ def literal_user(model: DynamicMemoryAttention, keys: Tensor, target: Tensor, ma
     return torch.cat([target, gate * short + (1 - gate) * long])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers", [1, 2])
 def test_all_segments_together_equal_one_behaviour_at_a_time(layers: int) -> None:
     model = model_of(Dman(segment=4, slots=3, layers=layers))

@@ -153,6 +153,7 @@ def test_more_matches_than_expected_are_all_listed(monkeypatch: pytest.MonkeyPat
     assert len(list_matches(batch).places) == matches.item.sum() + matches.category.sum() > 1
 
 
+@pytest.mark.long
 @built
 @given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 260), min_size=1, max_size=4))
 @settings(max_examples=30)
@@ -207,6 +208,7 @@ def test_sums_by_key_are_those_of_a_loop(data: st.DataObject) -> None:
     assert np.array_equal(native.sums_by_key(keys, history, weights), expected)
 
 
+@pytest.mark.long
 @built
 @given(known=st.sets(st.integers(1, 2**64 - 1), max_size=300), asked=st.lists(st.integers(0, 2**64 - 1), max_size=50))
 def test_keys_are_found_as_without_the_kernel(known: set[int], asked: list[int]) -> None:

@@ -99,6 +99,7 @@ def test_bytes_that_are_no_update_are_refused(payload: bytes) -> None:
     assert refusal(lambda: decode(payload)) == "malformed"
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(st.data())
 def test_damaged_bytes_decode_or_are_refused_and_nothing_else(data: st.DataObject) -> None:

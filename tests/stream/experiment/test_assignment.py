@@ -69,6 +69,7 @@ def test_a_ramp_moves_only_users_into_or_out_of_the_arm_that_is_ramped(before: f
     assert abs(moved.total() - least) < 5 * math.sqrt(least)
 
 
+@pytest.mark.long
 def test_an_arm_depends_on_the_user_alone_whatever_the_order_of_the_arms() -> None:
     shares = {"a": 1.0, "b": 2.0, "c": 3.0}
     expected = assigned(shares)

@@ -85,6 +85,7 @@ def test_without_a_bandit_no_step_counts_and_no_shares_are_told() -> None:
     assert shares.assign("u", 200_000).shares == {}
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.integers(0, 400_000), st.integers(0, 400_000), st.floats(0.1, 0.9)), max_size=20))
 def test_whoever_reads_the_log_comes_to_the_same_schedule_with_steps_that_hold_long_enough(
     log: list[tuple[int, int, float]],

@@ -70,6 +70,7 @@ def same(one: Moments, other: Moments) -> None:
     np.testing.assert_array_equal(one.outer, other.outer[:size, :size])
 
 
+@pytest.mark.long
 @given(visits=VISITS, batches=st.integers(1, 9), parts=st.integers(1, 4), seed=st.integers(0, 9))
 def test_the_moments_are_those_of_the_users_sums(visits: list[Visit], batches: int, parts: int, seed: int) -> None:
     shuffled = random.Random(seed).sample(visits, len(visits))

@@ -26,6 +26,7 @@ class Answering:
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("controllers", "taken"), [((1,), 1), ((-1, -1, 3), 3)])
 def test_an_answer_without_a_controller_is_not_taken(controllers: tuple[int, ...], taken: int) -> None:
     client = Answering(*controllers)
@@ -33,6 +34,7 @@ def test_an_answer_without_a_controller_is_not_taken(controllers: tuple[int, ...
     assert listed["controller"] == taken  # type: ignore[comparison-overlap]
 
 
+@pytest.mark.long
 def test_a_kafka_that_never_names_a_controller_is_not_waited_for_beyond_the_deadline() -> None:
     with pytest.raises(KafkaClientError, match="broker:9092"):
         list_topics(Answering(-1), ConnectionHealth(KAFKA), time.monotonic() + 0.3)  # type: ignore[arg-type]

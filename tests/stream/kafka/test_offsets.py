@@ -44,6 +44,7 @@ class Kafka:
         return "answer"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", PASSING)
 def test_a_question_is_asked_again_while_kafka_may_answer(code: int) -> None:
     assert with_retries(Kafka(code, errors=1), "offsets") == "answer"

@@ -124,6 +124,7 @@ def test_a_sequence_is_what_came_before_and_holds_this_arm_s_clicks_alone() -> N
     assert np.array_equal(first.would_click, second.would_click)
 
 
+@pytest.mark.long
 def test_what_is_learned_has_the_place_at_which_it_was_shown() -> None:
     spy = Spy()
     found = run_alone(spy)
@@ -171,6 +172,7 @@ def test_a_fork_is_independent() -> None:
         assert np.array_equal(example.sequence, spies[1].asked[visit].sequence)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("update_s", "times"), [(0.5, 50), (5.0, 5), (10.0, 2), (None, 0)])
 def test_updates_come_as_often_as_they_are_asked_for(update_s: float | None, times: int) -> None:
     spy = Spy()

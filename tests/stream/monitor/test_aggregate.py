@@ -169,6 +169,7 @@ def test_the_picture_of_nothing_is_one() -> None:
     assert state["course"]["ends"] == []
 
 
+@pytest.mark.long
 def test_the_verdict_is_that_on_all_outcomes_as_the_settings_ask_for_it() -> None:
     rows, aggregate, sums = visits(), Aggregate(PLAN), UserSums()
     counted(aggregate, rows)
@@ -203,6 +204,7 @@ def test_the_course_ends_where_outcomes_are_still_to_come() -> None:
     assert whole["course"]["lifts"][0]["lift"][-1] == pytest.approx(whole["verdict"]["pairs"][0]["lift"])
 
 
+@pytest.mark.long
 def test_sums_of_another_experiment_and_older_ones_change_nothing() -> None:
     aggregate = Aggregate(PLAN, experiment=7)
     counted(aggregate, visits(), experiment=7)

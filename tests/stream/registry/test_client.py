@@ -34,6 +34,7 @@ def test_a_schema_is_read(registry: RegistryStub) -> None:
     client.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("failing", "words"),
     [
@@ -70,6 +71,7 @@ def test_a_registry_that_is_away_is_named(registry: RegistryStub) -> None:
     client.close()
 
 
+@pytest.mark.long
 def test_credentials_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text("samstream:secret\n")
     (tmp_path / "wrong").write_text("samstream:guess\n")

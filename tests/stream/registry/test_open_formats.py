@@ -31,6 +31,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_formats(settings, TOPICS, resources)
 
 
+@pytest.mark.long
 def test_who_cannot_wait_for_ever_is_told_what_it_waited_for() -> None:
     away = True
 

@@ -73,6 +73,7 @@ def test_a_schema_is_asked_for_once_whoever_asks(registry: Registry, schemas: Sc
     assert schemas.notes() == []
 
 
+@pytest.mark.long
 def test_a_registry_that_is_away_is_asked_until_it_answers_and_told_of(registry: Registry, schemas: Schemas) -> None:
     registry.away = True
     key = Key("avro", 7)
@@ -85,6 +86,7 @@ def test_a_registry_that_is_away_is_asked_until_it_answers_and_told_of(registry:
     until(lambda: schemas.notes() == [])
 
 
+@pytest.mark.long
 def test_the_pauses_grow(registry: Registry, schemas: Schemas) -> None:
     """0.1 s, then 0.2 s each: without pauses it would be asked thousands of times."""
     registry.away = True

@@ -46,6 +46,7 @@ def test_where_all_came_at_once_nobody_can_tell_novelty_from_the_time() -> None:
     assert found(lived(lambda _, own: 0.22 if own < 0.2 else 0.1, together=True))["novelty"].state == "unknown"
 
 
+@pytest.mark.long
 def test_a_gain_that_changes_with_the_time_is_told() -> None:
     grown = found(lived(lambda time, _: 0.1 + 0.12 * time))["steady"]
     assert grown.state == "note"

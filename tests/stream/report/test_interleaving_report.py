@@ -147,6 +147,7 @@ def test_every_user_of_the_arm_is_looked_for_in_the_file() -> None:
     assert assigned.state == "note"
 
 
+@pytest.mark.long
 def test_only_the_requests_that_the_report_is_on_have_a_vote() -> None:
     seen = lived()
     [found] = live(seen, since=2000, until=5000).interleaving

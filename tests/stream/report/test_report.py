@@ -298,6 +298,7 @@ def test_arms_keep_their_own_colours() -> None:
     assert len(colours([*names, "one more"])) == len(names) + 1
 
 
+@pytest.mark.long
 def test_matplotlib_waits_until_a_picture_is_drawn() -> None:
     code = "import sys, stream.report.writer; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -68,6 +68,7 @@ def metrics(server: MetricsServer) -> dict[tuple[str, ...], float]:
     }
 
 
+@pytest.mark.long
 def test_what_is_reported_is_served(
     health: Health, registry: CollectorRegistry, server: MetricsServer, clock: Clock
 ) -> None:
@@ -85,6 +86,7 @@ def test_what_is_reported_is_served(
     assert not [name for name, *_ in found if name.endswith("_created")]
 
 
+@pytest.mark.long
 def test_counters_follow_totals_that_never_fall(registry: CollectorRegistry, server: MetricsServer) -> None:
     events, totals = Counter("samstream_events", "", ["event"], registry=registry), Totals()
     totals.set_each(events, {"clicks": 3, "behaviors": 40, "samples": 0})
@@ -97,6 +99,7 @@ def test_counters_follow_totals_that_never_fall(registry: CollectorRegistry, ser
     assert found["samstream_events_total", "samples"] == 0
 
 
+@pytest.mark.long
 def test_health_turns_bad_when_records_wait_and_none_is_worked_off_and_good_again(
     health: Health, server: MetricsServer, clock: Clock
 ) -> None:
@@ -112,6 +115,7 @@ def test_health_turns_bad_when_records_wait_and_none_is_worked_off_and_good_agai
     assert get(server, "/health") == (200, '{"healthy": true, "trouble": "", "notes": []}')
 
 
+@pytest.mark.long
 def test_a_part_that_fails_is_said_and_leaves_the_job_healthy(health: Health, server: MetricsServer) -> None:
     health.note(["arm a: no answers"])
     assert get(server, "/health") == (200, '{"healthy": true, "trouble": "", "notes": ["arm a: no answers"]}')
@@ -144,6 +148,7 @@ def test_an_address_that_cannot_be_is_named(registry: CollectorRegistry, health:
         MetricsServer(address, registry, health)
 
 
+@pytest.mark.long
 def test_an_address_that_is_taken_is_named_and_none_serves_nothing(
     registry: CollectorRegistry, health: Health, server: MetricsServer
 ) -> None:
@@ -154,6 +159,7 @@ def test_an_address_that_is_taken_is_named_and_none_serves_nothing(
     nothing.close()
 
 
+@pytest.mark.long
 def test_a_job_is_shown_as_it_reported_last(health: Health, server: MetricsServer, clock: Clock) -> None:
     clock.now += 20
     health.report(done=43, lag=7)
@@ -163,6 +169,7 @@ def test_a_job_is_shown_as_it_reported_last(health: Health, server: MetricsServe
     assert found["samstream_records_total", "worker"] == 43
 
 
+@pytest.mark.long
 def test_durations_are_served_as_a_histogram(registry: CollectorRegistry, server: MetricsServer) -> None:
     answers = WorkerMetrics(registry).answer_seconds
     for seconds in (0.004, 0.02, 0.02, 1000.0):
@@ -175,6 +182,7 @@ def test_durations_are_served_as_a_histogram(registry: CollectorRegistry, server
     assert found["samstream_answer_seconds_sum",] == pytest.approx(1000.044)
 
 
+@pytest.mark.long
 def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
     server: MetricsServer, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +200,7 @@ def test_who_asks_and_goes_away_leaves_one_line_and_no_stack_trace(
     assert get(server, "/health")[0] == 200
 
 
+@pytest.mark.long
 def test_named_trouble_turns_the_health_bad_until_it_is_over(health: Health, server: MetricsServer) -> None:
     health.report_trouble("topics", "clicks is gone")
     health.report_trouble("disk", "/data is full")

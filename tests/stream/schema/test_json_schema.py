@@ -116,6 +116,7 @@ def accepted(topic: str, value: Any) -> bool:
     return True
 
 
+@pytest.mark.long
 @given(st.data())
 @pytest.mark.parametrize(
     ("topic", "values"),

@@ -119,6 +119,7 @@ def test_truth_is_a_pure_function_of_time() -> None:
     assert ((before > 0) & (before < 1)).all()
 
 
+@pytest.mark.long
 def test_clicks_happen_as_often_as_the_truth_says() -> None:
     world = World(changed(SMALL, base=-1.0), start=START)
     items = world.impression(2, START).items

@@ -159,6 +159,7 @@ def test_a_training_of_two_ranks_is_that_of_one_for_every_arm(pool: RankPool) ->
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_sample_that_no_step_can_learn_is_lost_on_its_rank_alone(pool: RankPool) -> None:
     good, other = training_examples("own", 3, seed=1), training_examples("own", 2, seed=2)
     [bad] = training_examples("own", 1, seed=3)

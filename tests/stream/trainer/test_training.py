@@ -218,6 +218,7 @@ def test_an_arm_whose_users_have_no_sample_does_nothing() -> None:
     assert taught.arms["all"].learner.steps == 1
 
 
+@pytest.mark.long
 def test_an_arm_that_does_not_learn_is_judged_and_does_not_change() -> None:
     taught = training()
     frozen = taught.arms["frozen"]

@@ -26,6 +26,7 @@ def literal(one: List) -> tuple[float, float]:
     return gained(ordered) / gained(sorted(labels, reverse=True)), 1 / (1 + ordered.index(1))
 
 
+@pytest.mark.long
 @given(lists)
 def test_each_list_has_what_the_definitions_say(drawn: list[List]) -> None:
     flat = [each for one in drawn for each in one]

@@ -96,6 +96,7 @@ def thirds(rng: np.random.Generator, lifts: tuple[float, float, float], users: i
     return Moments.of(np.stack(columns, axis=1))
 
 
+@pytest.mark.long
 def test_drift_is_found_where_an_effect_wears_off_and_rarely_where_it_is_steady() -> None:
     rng = np.random.default_rng(7)
     steady = [drift(thirds(rng, (0.2, 0.2, 0.2)), thirds(rng, (0, 0, 0))).p for _ in range(300)]

@@ -78,6 +78,7 @@ def test_intervals_over_users_hold_what_they_promise_and_naive_ones_do_not() -> 
     assert naive / worlds < 0.6
 
 
+@pytest.mark.long
 def test_a_paired_lift_holds_what_it_promises_and_is_narrower_than_one_between_strangers() -> None:
     rng = np.random.default_rng(2)
     worlds, found, widths = 300, 0, []

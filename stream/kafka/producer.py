@@ -96,7 +96,7 @@ class ReliableProducer:
 
     @property
     def waiting(self) -> int:
-        """Records that Kafka has not acknowledged yet."""
+        """Records that Kafka has not acknowledged yet, and what the client has to say and was not polled for."""
         return len(self._producer)
 
     def flush(self) -> None:

@@ -311,7 +311,8 @@ def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
         sending.start()
         wait_for(lambda: "wait to be acknowledged" in caplog.text, "a word that the broker is waited for")
         assert sending.is_alive()
-        assert sender.waiting <= len(sent) <= 10
+        assert len(sent) <= 10
+        assert sender.waiting < 20  # with its statistics and errors that were not served yet
     sending.join(60)
     sender.flush()
     tail = TopicReader(kafka, [topics.outcomes], from_beginning=True)

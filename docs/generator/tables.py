@@ -132,8 +132,11 @@ def _lab_table(title: str, rows: Sequence[Row]) -> str:
     return f"{_capitalised(title)}:\n\n{table(columns, lines)}"
 
 
-def _replay(measured: Measured) -> str:
-    entry = entry_of(measured, "replay")
+def _replays(measured: Measured) -> str:
+    return joined(_replay(entry_of(measured, "replay")), _replay(entry_of(measured, "replay-kafka")))
+
+
+def _replay(entry: Entry) -> str:
     found = entry.result
     counts = (
         f"{found['behaviors']:,} behaviours, {found['impressions']:,} impressions, {found['clicks']:,} clicks, "
@@ -354,7 +357,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "lab-arms": lambda measured: _lab(measured, "lab-arms"),
     "lab-position": lambda measured: _lab(measured, "lab-position"),
     "lab-freshness": lambda measured: _lab(measured, "lab-freshness"),
-    "replay": _replay,
+    "replay": _replays,
     "learning": _learning,
     "learning-kuairand": _kuairand,
     "lab-models": _models,

@@ -89,7 +89,6 @@ class Membership:
         """Partition number → its task."""
         self._watch = LogWatch(settings.kafka)
         self._outage = outage_of(settings.kafka)
-        self._waiting_since = 0.0
         self.consumer = self._join()
         """Brings the records of these partitions; another one after `rejoin`."""
 

@@ -155,9 +155,11 @@ def test_a_broker_that_is_away_is_waited_for_and_told_briefly_and_nothing_is_los
             wait_for(lambda of=harness, name=name: told_it_is_over(of, name), f"{name} to say it is over")  # type: ignore[misc]
         for harness, name in jobs:
             told = warnings(harness, name)
-            # A broker that goes on slowly may seem away to a client once more; a static member may be fenced by itself.
-            assert len(told) <= 12, "\n".join(told)
-            assert sum(" kafka_errors " in line for line in told) <= 3, "\n".join(told)
+            # Of a broker that goes on slowly: away and back, twice, and one line each for: no leader, session lost, its
+            # partitions lost, fenced by itself, rejoining, and rejoining for want of partitions.
+            assert len(told) <= 10, "\n".join(told)
+            # A broker that goes on slowly may seem away to one client once more.
+            assert sum(" kafka_errors " in line for line in told) <= 2, "\n".join(told)
             assert not [line for line in told if "rdkafka#" in line or " aiokafka" in line], "\n".join(told)
         for harness in harnesses:
             harness.traffic(10)
@@ -312,7 +314,8 @@ def test_a_full_producer_is_waited_for_and_what_it_holds_is_bounded(
         wait_for(lambda: "wait to be acknowledged" in caplog.text, "a word that the broker is waited for")
         assert sending.is_alive()
         assert len(sent) <= 10
-        assert sender.waiting < 20  # with its statistics and errors that were not served yet
+        # What the client has to say counts until it was polled for.
+        wait_for(lambda: sender.waiting <= len(sent) <= 10, "the producer to hold what was sent, and nothing else")
     sending.join(60)
     sender.flush()
     tail = TopicReader(kafka, [topics.outcomes], from_beginning=True)

@@ -1,6 +1,5 @@
 """A worker whose group gives it no partitions asks again with another consumer, and works once it gets them."""
 
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,10 +19,12 @@ def test_a_worker_that_waits_for_its_partitions_in_vain_joins_again(
         group = {"group.id": harness.settings.worker.group, "session.timeout.ms": "6000"}
         with closing(consumer(kafka, group)) as member:
             member.subscribe([topics.behaviors, topics.impressions, topics.clicks])
-            deadline = time.monotonic() + 30
-            while not member.assignment():
-                assert time.monotonic() < deadline
+
+            def has_partitions() -> bool:
                 member.poll(0.1)
+                return bool(member.assignment())
+
+            wait_for(has_partitions, "the member to get partitions")
             # From now on it is not polled: the group waits for it, and the worker for the group.
             harness.processes.start("trainer", "trainer")
             harness.processes.start("worker", "worker")

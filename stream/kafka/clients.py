@@ -38,7 +38,7 @@ _CONSUMER = {
 }
 
 
-def consumer(kafka: Mapping[str, str], own: Mapping[str, str], health: ConnectionHealth | None = None) -> Consumer:
+def consumer(kafka: Mapping[str, str], own: Mapping[str, Any], health: ConnectionHealth | None = None) -> Consumer:
     """Return a consumer with samstream's defaults, overridden by the user's properties, then by the caller's (`own`).
 
     Its connection errors go to `health`, or only to the log; a consumer with a `health` must be polled.

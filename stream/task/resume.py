@@ -42,6 +42,7 @@ class ResumePoint:
         timestamps: topic → Kafka timestamp (ms) of the record before its offset, where it is known.
         stale_state: the group's offset is beyond the state: another worker went on, and the state's open requests are
             found in `scores` instead.
+        group_behind: the state is beyond the group's offsets: they were not committed, or Kafka refused them.
         missing: records that Kafka had removed before they were read.
         later_answers: request → further answers, where the first may be one to an impression of before.
     """
@@ -54,5 +55,6 @@ class ResumePoint:
     logs: dict[str, LogIdentity] = field(default_factory=dict)
     timestamps: dict[str, int] = field(default_factory=dict)
     stale_state: bool = False
+    group_behind: bool = False
     missing: int = 0
     later_answers: dict[RequestKey, list[GivenAnswer]] = field(default_factory=dict)

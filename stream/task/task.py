@@ -132,7 +132,8 @@ class Task:
         self.processed = 0
         """Records processed."""
         self._at_rest = False
-        self._committed = 0
+        # Of a state that the group has not heard of, the first commit is due at once.
+        self._committed = -1 if resume.group_behind else 0
         self._erasures_committed = partition.offsets.get(topics.erasures, 0)
         self._take_erasures()
 

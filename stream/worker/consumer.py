@@ -1,7 +1,7 @@
 """A worker's consumer: hands each task its records, and knows how far each partition has been read."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -17,6 +17,7 @@ from stream.runtime.log_limit import LogLimit
 from stream.runtime.logs import log
 from stream.schema.formats import JSON_ONLY, Formats
 from stream.task.task import Task
+from stream.worker.refused_commits import RefusedCommits
 from stream.worker.schema_gate import SchemaGate, Where
 
 _logger = logging.getLogger("samstream.worker")
@@ -39,6 +40,7 @@ class TaskConsumer:
             come. One that does not answer is replaced: it may have forgotten all brokers.
         on_missing: what to do when Kafka has removed records that were not read: `stop`, or `skip` them.
         formats: of the topics; a record that they are not ready for is held back.
+        refused: the consumer's `on_commit`.
     """
 
     def __init__(
@@ -50,17 +52,20 @@ class TaskConsumer:
         *,
         on_missing: Literal["stop", "skip"] = "stop",
         formats: Formats = JSON_ONLY,
+        refused: RefusedCommits | None = None,
     ) -> None:
         self._gate = SchemaGate(formats, topics)
         self._consumer = consumer
         self._new_asker = new_asker
         self._asker = new_asker()
         self._connection = connection
+        self._refused = RefusedCommits() if refused is None else refused
         self._topics = topics
         self._positions: dict[Where, int] = {}
         self._fetched: set[Where] = set()
         self._ends: set[Where] = set()
         self._paused: set[Where] = set()
+        self._committed: set[int] = set()
         self._on_missing = on_missing
         self._log_limit = LogLimit()
         self.missing = 0
@@ -87,7 +92,7 @@ class TaskConsumer:
         with suppress(KafkaException):
             self._consumer.resume([TopicPartition(*where) for where in self._paused | self._gate.partitions])
         self._gate.clear()
-        for known in (self._positions, self._fetched, self._ends, self._paused):
+        for known in (self._positions, self._fetched, self._ends, self._paused, self._committed, self._refused.numbers):
             known.clear()
 
     def receive(self, timeout_s: float) -> Sequence[Message]:
@@ -233,21 +238,32 @@ class TaskConsumer:
             return False
         return True
 
-    def commit(self, tasks: Mapping[int, Task], *, wait: bool) -> None:
-        """Commit the offsets of the input topics that tasks have reached; `wait` waits for Kafka to have them."""
+    def commit(self, changed: Collection[int], tasks: Mapping[int, Task], *, wait: bool) -> None:
+        """Commit the offsets of the input topics that tasks have reached; `wait` waits for Kafka to have them.
+
+        Args:
+            changed: the partition numbers whose tasks have gone on. What Kafka refused before is committed with them.
+            tasks: partition number → task.
+            wait: wait for Kafka's answer.
+        """
+        # A refusal may be of an earlier assignment: until its task has gone on, the group may be further than that.
+        self._committed.update(changed)
+        due = tasks.keys() & (self._refused.numbers & self._committed | set(changed))
         offsets = [
-            TopicPartition(topic, number, task.offsets[topic], task.origins.get(topic))
-            for number, task in tasks.items()
+            TopicPartition(topic, number, tasks[number].offsets[topic], tasks[number].origins.get(topic))
+            for number in due
             for topic in self._topics
         ]
+        self._refused.numbers.clear()
+        if not offsets:
+            return
         try:
             if wait:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._refused(None, self._consumer.commit(offsets=offsets, asynchronous=False) or [])
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            # The state is durable; the group's offsets only say what was answered, and the next commit says it again.
-            log(_logger, "offset_commit_failed", logging.WARNING, error=error.args[0].str())
+            self._refused(error.args[0], offsets)
 
     def close(self) -> None:
         """Leave the group.

@@ -22,6 +22,7 @@ from stream.task.task import Task
 from stream.worker.catchup import CatchUp
 from stream.worker.consumer import TaskConsumer
 from stream.worker.local_state import LocalState
+from stream.worker.refused_commits import RefusedCommits
 from stream.worker.snapshots import Snapshotter
 from stream.worker.standbys import Place, Standbys
 from stream.worker.takeover import TakeOver
@@ -212,18 +213,27 @@ class Membership:
     def _join(self) -> TaskConsumer:
         self._assigned = False
         self._waiting_since = time.monotonic()
-        connection = ConnectionHealth(self._settings.kafka)
+        connection, refused = ConnectionHealth(self._settings.kafka), RefusedCommits()
         own = {
             "group.id": self._settings.worker.group,
             "enable.partition.eof": "true",
             # Offsets are the state's: to jump elsewhere would fold other records, or none.
             "auto.offset.reset": "error",
+            "on_commit": refused,
         }
         consumer = new_consumer(self._settings.kafka, own, connection)
         inputs = (self._topics.behaviors, self._topics.impressions, self._topics.clicks)
         consumer.subscribe(list(inputs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         on_missing = self._settings.topics.on_missing_records
-        return TaskConsumer(consumer, inputs, connection, self._new_asker, on_missing=on_missing, formats=self._formats)
+        return TaskConsumer(
+            consumer,
+            inputs,
+            connection,
+            self._new_asker,
+            on_missing=on_missing,
+            formats=self._formats,
+            refused=refused,
+        )
 
     def _new_asker(self) -> Consumer:
         return new_consumer(self._settings.kafka, {"group.id": self._settings.worker.group})

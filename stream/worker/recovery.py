@@ -94,6 +94,9 @@ class RecoveryPlanner:
         committed = {topic: self._committed(topic, number) for topic in (topics.impressions, topics.clicks)}
         answered = committed[topics.impressions]
         stale = kept.get(topics.impressions, 0) < answered
+        [folded] = committed_offsets(self._consumer, topics.behaviors, [number])
+        told = committed | {topics.behaviors: folded.offset}
+        behind = not stale and any(offset < kept.get(topic, 0) for topic, offset in told.items())
         offsets, ends, missing = {}, {}, 0
         for topic in (topics.behaviors, topics.impressions, topics.clicks, topics.scores):
             low, high = watermarks(self._consumer, topic, number)
@@ -116,7 +119,9 @@ class RecoveryPlanner:
         known = {topic: decode_origin(origins.get(topic)) for topic in offsets if offsets[topic] == kept.get(topic)}
         timestamps = {topic: origin.timestamp for topic, origin in known.items() if origin is not None}
         logs = dict(self._logs)
-        return ResumePoint(offsets, answers, scores_end, answered, ends, logs, timestamps, stale, missing, later)
+        return ResumePoint(
+            offsets, answers, scores_end, answered, ends, logs, timestamps, stale, behind, missing, later
+        )
 
     def _is_ours(self, topic: str, number: int, offset: int, origins: Mapping[str, str]) -> bool:
         """Return whether an offset of the state is one of the topic of now; False when that topic was recreated.

@@ -259,7 +259,8 @@ class Worker:
                 failpoint("written")
             self._metrics.commit_seconds.set(time.monotonic() - began)
             self._consider_snapshots()
-            self._membership.consumer.commit(changed, wait=wait)  # (f)
+        self._membership.consumer.commit(changed, tasks, wait=wait)  # (f)
+        if changed:
             failpoint("committed")
         self._next_commit = time.monotonic() + self._settings.commit_interval_s
 

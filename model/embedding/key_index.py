@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.keys import Keys, Rows
-from model.kernels import native
+from model.kernels import native, table
 
 _SMALLEST = 1024
 
@@ -61,7 +61,7 @@ class _Slots:
     def lookup(self, keys: Keys) -> Rows:
         """Return the row of each of (n,) keys, −1 for one that has none and for key 0."""
         if native.library() is not None:
-            return native.lookup(keys, self.keys, self.rows, int(self._factor), int(self._shift))
+            return table.lookup(keys, self.keys, self.rows, int(self._factor), int(self._shift))
         slot = self.find(keys)
         rows = self.rows[slot].astype(np.int64)
         rows[slot < 0] = -1

@@ -15,6 +15,7 @@ from model.embedding.keys import Keys, Rows
 from model.embedding.recency import Recency
 from model.embedding.table import EmbeddingTable
 from model.errors import CheckpointError
+from model.kernels import native, table
 
 KEY_EVENTS = "admitted", "refused", "expired", "evicted", "dropped"
 """What happens to keys: one gets a row; one comes to learn and was not seen often enough; a row goes since it was not
@@ -92,7 +93,7 @@ class LearnedTable(EmbeddingTable):
         self._touched = np.zeros(1, np.bool_)
         self._published = np.zeros(1, np.bool_)
         self._gone: list[Keys] = []
-        self._place = np.zeros(1, np.int64)
+        self._memo = np.zeros(1, np.uint32)
 
     def advance(self, now_ms: int) -> None:
         """Move event time on, unless it is that far already; rows that have expired may go."""
@@ -107,21 +108,13 @@ class LearnedTable(EmbeddingTable):
             times: (n,) how often each was seen; None for once.
         """
         rows = self._index.lookup(keys)
-        positions = np.zeros(len(keys), np.int64)
-        known = np.flatnonzero(rows >= 0)
-        held = rows[known]
-        # Distinct rows without a sort: of all that write their position to a row's place, one is read back.
-        order = np.arange(len(held))
-        self._place[held] = order
-        distinct = held[self._place[held] == order]
-        self._place[distinct] = np.arange(1, len(distinct) + 1)
-        positions[known] = self._place[held]
+        distinct, positions = self._distinct(rows)
         unknown = np.flatnonzero((rows < 0) & (keys != 0))
         fresh, inverse = unique_in_order(keys[unknown])
         positions[unknown] = 1 + len(distinct) + inverse
         vectors = torch.zeros(1 + len(distinct) + len(fresh), self.dim, device=self._device)
         with torch.no_grad():
-            vectors[1 : 1 + len(distinct)] = self._values.index_select(0, self._to_device(distinct + 1))
+            self._rows(distinct + 1, vectors[1 : 1 + len(distinct)])
             vectors[1 + len(distinct) :] = self._to_device(initial_vectors(fresh, self.dim, self.initial))
         rows = np.concatenate([distinct, np.full(len(fresh), -1)])
         weights = None if times is None else times[unknown]
@@ -139,16 +132,9 @@ class LearnedTable(EmbeddingTable):
         admitted = self._admit(taken.fresh[wanted], known)
         self.counts["refused"] += len(taken.fresh) - len(wanted)
         rows = np.concatenate([known, admitted])
-        at = self._to_device(rows + 1)
-        chosen: slice | Tensor = slice(1, None)
-        if len(admitted) < len(taken.fresh):
-            places = np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)])
-            chosen = self._to_device(1 + places)
-        gradient, vectors = gradient[chosen], taken.vectors[chosen]
-        sums = self._sums.index_select(0, at) + gradient.square().mean(1)
-        moved = vectors - gradient * (lr / (sums.sqrt() + eps))[:, None]
-        self._sums.index_copy_(0, at, sums)
-        self._values.index_copy_(0, at, moved)
+        places = 1 + np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)])
+        move = table.adagrad if table.usable(self._values) else _adagrad
+        move(rows + 1, taken.vectors, places, gradient, self._values, self._sums, lr=lr, eps=eps)
         self._touched[rows] = True
         self._recency.touch(rows)
 
@@ -216,6 +202,20 @@ class LearnedTable(EmbeddingTable):
         self._recency.load_state(rows, state)
         self._admission.load_state(state)
 
+    def _distinct(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Return the distinct ones of (n,) rows, and for each 1 + its place among them; −1 is left out, at place 0."""
+        if native.library() is not None:
+            return table.distinct_rows(rows, self._memo)
+        places = np.zeros(len(rows), np.int64)
+        known = np.flatnonzero(rows >= 0)
+        held, order = rows[known], np.arange(len(known), dtype=np.uint32)
+        # Without a sort: of all that write their position to a row's memory, the first is the last one to do so.
+        self._memo[held[::-1]] = order[::-1]
+        distinct = held[self._memo[held] == order]
+        self._memo[distinct] = order[: len(distinct)]
+        places[known] = self._memo[held] + np.int64(1)
+        return distinct, places
+
     def _lost(self) -> Keys:
         """Return the keys that are to be taken back from followers, unless their new row is published before."""
         # Also those that have a row again: it may go before it is published, and then nothing else tells of the key.
@@ -265,8 +265,19 @@ class LearnedTable(EmbeddingTable):
             self._touched = np.concatenate([self._touched, more])
             self._published = np.concatenate([self._published, more])
             self._recency.reserve(capacity)
-            self._place = np.zeros(capacity, np.int64)
+            self._memo = np.zeros(capacity, np.uint32)
 
     def _export(self, rows: Rows) -> tuple[Keys, npt.NDArray[np.float32]]:
         vectors = self._values.index_select(0, self._to_device(rows + 1)).cpu().numpy()
         return self._index.keys[rows], vectors
+
+
+def _adagrad(
+    rows: Rows, vectors: Tensor, taken: Rows, gradients: Tensor, values: Tensor, sums: Tensor, *, lr: float, eps: float
+) -> None:
+    """Do what `table.adagrad` does, where it is not compiled."""
+    at, chosen = (torch.from_numpy(places).to(values.device) for places in (rows, taken))
+    gradient = gradients.index_select(0, chosen)
+    moved = sums.index_select(0, at) + gradient.square().mean(1)
+    sums.index_copy_(0, at, moved)
+    values.index_copy_(0, at, vectors.index_select(0, chosen) - gradient * (lr / (moved.sqrt() + eps))[:, None])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from model.embedding.initial import Initial, initial_vectors
 from model.embedding.key_index import KeyIndex
-from model.embedding.keys import Keys
+from model.embedding.keys import Keys, Rows
+from model.kernels import table
 
 
 class EmbeddingTable:
@@ -37,7 +38,7 @@ class EmbeddingTable:
         """Return (*keys.shape, dim) vectors; changes nothing, whatever the keys."""
         flat = keys.ravel()
         rows = self._index.lookup(flat)
-        vectors = self._values.index_select(0, self._to_device(rows + 1))
+        vectors = self._rows(rows + 1)
         unknown = np.flatnonzero((rows < 0) & (flat != 0))
         if unknown.size:
             fresh, inverse = np.unique(flat[unknown], return_inverse=True)
@@ -57,6 +58,12 @@ class EmbeddingTable:
         # A new key gets a row that another one has left, if there is one.
         self._values = _grown(self._values, 1 + max(len(self._index.keys), len(self._index) + extra))
 
+    def _rows(self, places: Rows, out: Tensor | None = None) -> Tensor:
+        """Return (n, dim) rows of `_values`, written to `out` where that is given."""
+        if table.usable(self._values):
+            return table.gather_rows(self._values, places, out)
+        return torch.index_select(self._values, 0, self._to_device(places), out=out)
+
     def _to_device(self, array: npt.NDArray[np.int64] | npt.NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
@@ -65,6 +72,8 @@ def _grown(values: Tensor, rows: int) -> Tensor:
     """Return `values` with room for `rows` rows: itself, or a copy at least twice as long."""
     if rows <= len(values):
         return values
-    grown = values.new_zeros(max(rows, 2 * len(values)), values.shape[1])
+    size = max(rows, 2 * len(values)), values.shape[1]
+    # On Linux, numpy asks for huge pages: fewer rows miss the TLB.
+    grown = torch.from_numpy(np.zeros(size, np.float32)) if values.device.type == "cpu" else values.new_zeros(size)
     grown[: len(values)] = values
     return grown

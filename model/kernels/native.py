@@ -1,4 +1,4 @@
-"""SAM, DIN, the head, counts and lookups on a CPU: compiled when samstream is installed, where there is a compiler.
+"""SAM, DIN, the head and counts on a CPU: compiled when samstream is installed, where there is a compiler.
 
 Torch makes the product of every attention, reads it to take its sigmoid, and reads it again to sum it up; its sigmoid
 takes as long as the product; and the small layers between the passes cost more to call than to compute. `passes.cpp`
@@ -12,7 +12,7 @@ too: so its result is the same to the bit in every list, and with any number of 
 import ctypes
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.kernels.signatures import SIGNATURES, declare
+from model.kernels.signatures import declare
 
 THREADED = 100_000
 """Candidates times behaviours from which a second thread is worth its start."""
@@ -112,17 +112,6 @@ def library() -> ctypes.CDLL | None:
                     return found
                 warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
     return None
-
-
-@cache
-def _lookup() -> Callable[..., None]:
-    """Return what looks up keys, and keeps the interpreter: nobody changes the table meanwhile, and it is soon over."""
-    kernel = library()
-    assert kernel is not None
-    function = ctypes.PyDLL(kernel._name).lookup
-    function.argtypes = SIGNATURES["lookup"]
-    function.restype = None
-    return function
 
 
 def usable(keys: Tensor) -> bool:
@@ -325,25 +314,6 @@ def sums_by_key(
         history.ctypes.data, keys.ctypes.data, weights.ctypes.data, len(history), *sums.shape, sums.ctypes.data
     )
     return sums
-
-
-def lookup(
-    keys: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32], factor: int, shift: int
-) -> npt.NDArray[np.int64]:
-    """Return the rows of (n,) keys in a hash table, −1 for those without one; only where there is a `library`.
-
-    Args:
-        keys: to look up.
-        slots: (2^b,) the key in each place, 0 where it is free.
-        rows: (2^b,) its row.
-        factor: by which a key is multiplied; the upper bits say where its search begins.
-        shift: 64 − b.
-    """
-    keys = np.ascontiguousarray(keys)
-    found = np.empty(len(keys), np.int64)
-    _lookup()(keys.ctypes.data, len(keys), slots.ctypes.data, rows.ctypes.data, len(slots) - 1, factor, shift,
-              found.ctypes.data)  # fmt: skip
-    return found
 
 
 def count(

@@ -15,6 +15,9 @@ SIGNATURES: dict[str, list[Any]] = {
     "list_matches": [*[_pointer] * 3, *[_size] * 4, _pointer, _size, *[_pointer] * 4, _size],
     "count": [*[_pointer] * 3, *[_size] * 2, _pointer, *[_size] * 2, *[_pointer] * 3],
     "lookup": [_pointer, _size, *[_pointer] * 2, *[ctypes.c_uint64] * 2, _size, _pointer],
+    "distinct_rows": [_pointer, _size, *[_pointer] * 3],
+    "gather_rows": [_pointer, _size, _pointer, _size, _pointer],
+    "adagrad": [*[_pointer] * 2, _size, *[_pointer] * 2, _size, *[ctypes.c_float] * 2, *[_pointer] * 2],
     "embed_keys": [_pointer, _size, _pointer, _size, _pointer, *[_size] * 3, *[_pointer] * 2],
     "embed_keys_backward": [_pointer, _size, _pointer, _size, _pointer, *[_size] * 3, *[_pointer] * 3],
     "lay_out_keys": [_pointer] * 3,
@@ -31,5 +34,5 @@ def declare(library: ctypes.CDLL) -> bool:
             return False
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
-    library.list_matches.restype = _size
+    library.list_matches.restype = library.distinct_rows.restype = _size
     return True

@@ -1,0 +1,89 @@
+// The rows of an embedding table: found by key, gathered for a step, and moved by it. Where they lie is known some steps
+// ahead, so that memory is asked for it before it is read: in a large table nearly every row is a miss of the caches.
+
+#include <cmath>
+#include <cstdint>
+
+namespace {
+
+constexpr int64_t AHEAD = 32;
+
+template <class T> inline void fetch(const T *at) { __builtin_prefetch(at, 0, 1); }
+
+// Fetches `width` floats: of those, each cache line that may be touched.
+inline void fetch_row(const float *row, int64_t width) {
+    for (int64_t i = 0; i < width; i += 16) fetch(row + i);
+    fetch(row + width - 1);
+}
+
+}  // namespace
+
+// keys (count); slots and rows (mask + 1, a power of two): key and row of each place, key 0 where it is free; at most half
+// of them are taken. A search begins at the upper bits of key * factor. found (count): the row, −1 for a key that has none
+// and for key 0.
+extern "C" void lookup(const uint64_t *keys, int64_t count, const uint64_t *slots, const int32_t *rows, uint64_t mask,
+                       uint64_t factor, int64_t shift, int64_t *found) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count) {
+            const uint64_t next = keys[i + AHEAD] * factor >> shift;
+            fetch(slots + next);
+            fetch(rows + next);
+        }
+        const uint64_t key = keys[i];
+        uint64_t at = key * factor >> shift;
+        while (slots[at] != key && slots[at] != 0) at = (at + 1) & mask;
+        found[i] = key != 0 && slots[at] == key ? rows[at] : -1;
+    }
+}
+
+// rows (count), −1 for none; distinct (count) is filled with those that occur, each once, in order of first occurrence, and
+// their number returned. places (count): 1 + where a row is among them, 0 for −1. memo (rows of the table) may hold anything:
+// what it says of a row is believed if `distinct` agrees (sparse set, Briggs and Torczon, LOPLAS 1993).
+extern "C" int64_t distinct_rows(const int64_t *rows, int64_t count, uint32_t *memo, int64_t *distinct, int64_t *places) {
+    int64_t known = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count && rows[i + AHEAD] >= 0) fetch(memo + rows[i + AHEAD]);
+        const int64_t row = rows[i];
+        if (row < 0) {
+            places[i] = 0;
+            continue;
+        }
+        int64_t at = memo[row];
+        if (at >= known || distinct[at] != row) {
+            at = known++;
+            distinct[at] = row;
+            memo[row] = static_cast<uint32_t>(at);
+        }
+        places[i] = at + 1;
+    }
+    return known;
+}
+
+// values (rows of the table, width); rows (count); out (count, width).
+extern "C" void gather_rows(const float *values, int64_t width, const int64_t *rows, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count) fetch_row(values + rows[i + AHEAD] * width, width);
+        const float *row = values + rows[i] * width;
+        for (int64_t j = 0; j < width; ++j) out[i * width + j] = row[j];
+    }
+}
+
+// Row-wise Adagrad. rows (count): of the table; taken (count): of `vectors` and `gradients` (…, width), where each is.
+// values (rows of the table, width) and sums (rows of the table) are moved.
+extern "C" void adagrad(const int64_t *rows, const int64_t *taken, int64_t count, const float *vectors,
+                        const float *gradients, int64_t width, float rate, float epsilon, float *values, float *sums) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count) {
+            const int64_t next = rows[i + AHEAD];
+            fetch_row(values + next * width, width);
+            fetch(sums + next);
+        }
+        const float *vector = vectors + taken[i] * width, *gradient = gradients + taken[i] * width;
+        float squares = 0.0f;
+        for (int64_t j = 0; j < width; ++j) squares += gradient[j] * gradient[j];
+        const float sum = sums[rows[i]] += squares / static_cast<float>(width);
+        const float step = rate / (std::sqrt(sum) + epsilon);
+        float *value = values + rows[i] * width;
+        for (int64_t j = 0; j < width; ++j) value[j] = vector[j] - step * gradient[j];
+    }
+}

@@ -101,10 +101,17 @@ class _Model(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel; None where it was not built, cannot run, or `SAMSTREAM_NATIVE` is 0."""
-    if os.environ.get("SAMSTREAM_NATIVE") == "0":
+    """Return the compiled kernel; None where it was not built, cannot run, or `SAMSTREAM_NATIVE` is 0.
+
+    With `SAMSTREAM_NATIVE=avx2` it is the build for AVX2, on a CPU that could do more as well.
+    """
+    wanted = os.environ.get("SAMSTREAM_NATIVE", "")
+    if wanted == "0":
         return None
-    for name in _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ()):
+    if wanted not in ("", "1", "avx2"):
+        warnings.warn(f"SAMSTREAM_NATIVE is 0 (not compiled), avx2, or 1 (the best build), not {wanted}", stacklevel=2)
+    builds = _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ())
+    for name in builds[-1:] if wanted == "avx2" else builds:
         for suffix in EXTENSION_SUFFIXES:
             if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
                 found = ctypes.CDLL(str(path))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,32 @@ model = SparseAttentiveMemory(12, Sam(passes=3, attention_hidden=9, enhancement=
 with torch.inference_mode():
     sys.stdout.buffer.write(model(*inputs(2, 21, 130, 12, 1, matched=True)).numpy().tobytes())
 """
+
+
+@built
+@pytest.mark.parametrize(
+    ("setting", "capability", "build"),
+    [
+        ("0", "AVX512", None),
+        ("0", "AVX2", None),
+        ("avx2", "AVX512", "_passes."),
+        ("avx2", "AVX2", "_passes."),
+        ("1", "AVX512", "_passes_avx512."),
+        ("", "AVX2", "_passes."),
+        ("", "DEFAULT", None),
+        ("AVX", "AVX2", "_passes."),
+    ],
+)
+def test_the_build_is_what_was_asked_for_and_the_cpu_can_do(
+    monkeypatch: pytest.MonkeyPatch, setting: str, capability: str, build: str | None
+) -> None:
+    monkeypatch.setenv("SAMSTREAM_NATIVE", setting)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = native.library.__wrapped__()
+    assert (found and Path(found._name).name.startswith(build or "?")) == (build and True)
+    assert ["not AVX" in str(each.message) for each in warned] == ([True] if setting == "AVX" else [])
 
 
 @pytest.mark.long

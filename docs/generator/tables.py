@@ -4,7 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from docs.generator.markdown import percent, table
 from docs.generator.measured import Entry, Measured, MeasuredError
-from docs.generator.parts import COUNTED, Row, caption, entry_of, joined, lab_cell, lift_text, targets_table
+from docs.generator.parts import (
+    COUNTED,
+    Row,
+    caption,
+    entry_of,
+    joined,
+    lab_cell,
+    lift_text,
+    targets_table,
+    wanted_text,
+    with_unit,
+)
 from docs.generator.summary import summary
 from stream.report.findings import cell_text
 
@@ -74,6 +85,25 @@ def _training(measured: Measured) -> str:
     return joined(
         caption(entry), table(heads, rows), table(("rows of the table", "ms, median"), tables), targets_table(entry)
     )
+
+
+def _avx2(measured: Measured) -> str:
+    """Return what was reached on the same machine with AVX2 alone, beside what is reached with all that it can do."""
+    rows = []
+    for bench in ("scoring", "training", "latency"):
+        narrow, wide = (entry_of(measured, name).result["targets"] for name in (f"{bench}-avx2", bench))
+        reached = {each["name"]: with_unit(each["value"], each["unit"]) for each in wide}
+        rows += [
+            (
+                f"`{bench}`: {each['name']}",
+                with_unit(each["value"], each["unit"]),
+                reached[each["name"]],
+                wanted_text(each),
+            )
+            for each in narrow
+            if each["value"] is not None
+        ]
+    return joined(caption(entry_of(measured, "latency-avx2")), table(("what", "AVX2", "AVX-512", "wanted"), rows))
 
 
 def _experiment(measured: Measured) -> str:
@@ -338,6 +368,7 @@ _PARTS: Mapping[str, Callable[[Measured], str]] = {
     "training": _training,
     "ingest": lambda measured: _bench(measured, "ingest", rename={"records/s": "behaviours a second"}),
     "latency": lambda measured: _bench(measured, "latency", _LATENCY),
+    "avx2": _avx2,
     "cost": lambda measured: _bench(measured, "cost"),
     "gateway": lambda measured: _bench(measured, "gateway"),
     "freshness": lambda measured: _bench(measured, "freshness"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.embedding.initial import Initial, initial_vectors
 from model.embedding.keys import Keys, Rows
-from model.embedding.table import EmbeddingTable
+from model.embedding.table import EmbeddingTable, zero_rows
 
 _COPIED = 2**16
 """Rows that are copied at once when a table grows."""
@@ -146,7 +146,7 @@ class ServedTable(EmbeddingTable):
         values = self._values
         if rows <= len(values):
             return
-        grown = values.new_zeros(max(rows, 2 * len(values)), self.dim)
+        grown = zero_rows(values, max(rows, 2 * len(values)))
         with self._writing:
             self._written_while_growing = []
         try:

@@ -72,8 +72,13 @@ def _grown(values: Tensor, rows: int) -> Tensor:
     """Return `values` with room for `rows` rows: itself, or a copy at least twice as long."""
     if rows <= len(values):
         return values
-    size = max(rows, 2 * len(values)), values.shape[1]
-    # On Linux, numpy asks for huge pages: fewer rows miss the TLB.
-    grown = torch.from_numpy(np.zeros(size, np.float32)) if values.device.type == "cpu" else values.new_zeros(size)
+    grown = zero_rows(values, max(rows, 2 * len(values)))
     grown[: len(values)] = values
     return grown
+
+
+def zero_rows(values: Tensor, rows: int) -> Tensor:
+    """Return (rows, dim) zeros where (N, dim) float32 `values` lie."""
+    size = rows, values.shape[1]
+    # On Linux, numpy asks for huge pages: fewer rows miss the TLB.
+    return torch.from_numpy(np.zeros(size, np.float32)) if values.device.type == "cpu" else values.new_zeros(size)

@@ -72,7 +72,9 @@ def test_the_kernel_equals_the_literal_form(
     given = inputs(*sizes, seed, matched=matched)
     with torch.inference_mode():
         assert native.usable(given[0])
-        torch.testing.assert_close(model(*given), literal_sam(model, *given), rtol=1e-4, atol=1e-4)
+        # A LayerNorm of a few nearly equal numbers divides by their small deviation what the weights differ by.
+        atol = 5e-4 if options["normalise_readout"] and sizes[3] < 8 else 1e-4
+        torch.testing.assert_close(model(*given), literal_sam(model, *given), rtol=1e-4, atol=atol)
 
 
 @built

@@ -1,5 +1,6 @@
 """The compiled kernel against the literal reference, and who may use it."""
 
+import math
 import os
 import subprocess
 import sys
@@ -45,6 +46,20 @@ def in_torch(model: InterestModel, given: tuple[Any, ...], monkeypatch: pytest.M
     return result
 
 
+def literal_with_deviation(model: SparseAttentiveMemory, given: tuple[Any, ...]) -> tuple[torch.Tensor, float]:
+    """Return the literal form, and the least deviation that a LayerNorm of it has met; no LayerNorm meets infinity."""
+    met = [math.inf]
+    hooks = [
+        unit.norm.register_forward_pre_hook(lambda _, read: met.append(float(read[0].std(-1, correction=0).min())))
+        for unit in model.units
+        if isinstance(unit.norm, torch.nn.LayerNorm)
+    ]
+    expected = literal_sam(model, *given)
+    for hook in hooks:
+        hook.remove()
+    return expected, max(min(met), 1e-9)
+
+
 @pytest.mark.long
 @built
 @given(
@@ -72,9 +87,10 @@ def test_the_kernel_equals_the_literal_form(
     given = inputs(*sizes, seed, matched=matched)
     with torch.inference_mode():
         assert native.usable(given[0])
-        # A LayerNorm of a few nearly equal numbers divides by their small deviation what the weights differ by.
-        atol = 5e-4 if options["normalise_readout"] and sizes[3] < 8 else 1e-4
-        torch.testing.assert_close(model(*given), literal_sam(model, *given), rtol=1e-4, atol=atol)
+        expected, deviation = literal_with_deviation(model, given)
+        # Readouts differ by 2e-5 at most; a LayerNorm of a few nearly equal numbers divides that by their deviation.
+        atol = min(max(1e-4, 2e-5 / deviation), 5e-4) if sizes[3] < 8 else 1e-4
+        torch.testing.assert_close(model(*given), expected, rtol=1e-4, atol=atol)
 
 
 @built
@@ -121,12 +137,12 @@ with torch.inference_mode():
     [
         ("0", "AVX512", None),
         ("0", "AVX2", None),
-        ("avx2", "AVX512", "_passes."),
-        ("avx2", "AVX2", "_passes."),
-        ("1", "AVX512", "_passes_avx512."),
-        ("", "AVX2", "_passes."),
+        ("avx2", "AVX512", "_passes"),
+        ("avx2", "AVX2", "_passes"),
+        ("1", "AVX512", "_passes_avx512"),
+        ("", "AVX2", "_passes"),
         ("", "DEFAULT", None),
-        ("AVX", "AVX2", "_passes."),
+        ("AVX", "AVX2", "_passes"),
     ],
 )
 def test_the_build_is_what_was_asked_for_and_the_cpu_can_do(
@@ -137,7 +153,7 @@ def test_the_build_is_what_was_asked_for_and_the_cpu_can_do(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         found = native.library.__wrapped__()
-    assert (found and Path(found._name).name.startswith(build or "?")) == (build and True)
+    assert (None if found is None else Path(found._name).name.partition(".")[0]) == build
     assert ["not AVX" in str(each.message) for each in warned] == ([True] if setting == "AVX" else [])
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from typing import Any
 
 import aiokafka
 import faust
+from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.stores.rocksdb import RocksDBOptions
 from faust.streams import _current_event, current_event
@@ -41,6 +42,40 @@ class MonitorApp(faust.App):
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
     app: MonitorApp
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._over = False
+
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Run a function in the thread.
+
+        Faust's own waits for ever for a call that came while the thread ended: a monitor that had crashed hung.
+
+        Raises:
+            ConsumerStoppedError: when the thread has ended.
+        """
+        if self._over:
+            raise ConsumerStoppedError
+        call = self.parent_loop.create_future()
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        await self.method_queue.call(call, fun, *args, **kwargs)
+        return await call
+
+    async def on_thread_stop(self) -> None:
+        """End the client, and the calls that came too late."""
+        try:
+            await super().on_thread_stop()
+        finally:
+            self.parent_loop.call_soon_threadsafe(self._end_calls)
+
+    def _end_calls(self) -> None:
+        self._over = True
+        for call in list(self._calls):
+            if not call.done():
+                call.set_exception(ConsumerStoppedError())
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)

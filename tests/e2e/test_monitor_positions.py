@@ -56,7 +56,7 @@ def recreate(kafka: dict[str, str], monitors: Monitors) -> Traffic:
 def end_of(monitors: Monitors, name: str) -> str:
     """Wait until a monitor has ended with status 1; returns its last log line, which is no stack trace."""
     process = monitors.processes.release(name)
-    wait_for(lambda: process.poll() is not None, f"{name} to end")
+    wait_for(lambda: process.poll() is not None, f"{name} to end", processes=monitors.processes)
     log = monitors.processes.log(name).read_text()
     assert process.returncode == 1, log
     assert "Traceback" not in log, log

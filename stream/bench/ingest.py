@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     """Measure records a second of one worker process, and in turn of the other systems that are installed."""
     rounds = 1 if arguments.quick else 3
     users = 200 if arguments.quick else USERS
-    most = 200_000 if arguments.quick else 1_000_000
+    most = 200_000 if arguments.quick else 2_000_000
     records = {_ALONE: most, _WHOLE: most, "Faust": 10_000, "Quix Streams": 60_000}
     rates: dict[str, list[float]] = {name: [] for name in records}
     cpu_us: dict[str, list[float]] = {_ALONE: [], _WHOLE: []}

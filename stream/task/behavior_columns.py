@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_keys
+from state.behavior import BehaviorArray
 from stream.schema.erasures import Voids
 from stream.schema.events import Behavior, decode_behaviors
 from stream.schema.record import RecordBatch
+from stream.task.plain_behaviors import pack_events, read_plain
 
 _USERS = 100_000
 """Keys of a partition that are remembered to be in their place."""
@@ -84,16 +85,12 @@ class ColumnDecoder:
 
     def decode(self, batch: RecordBatch) -> Iterator[BehaviorColumns | int]:
         """Yield what a batch says, in its order: behaviours as columns, or the place of one to be looked at alone."""
-        events = _decode(batch.values)
-        users = [event.user for event in events]
-        packed = np.empty(len(events), BEHAVIOR)
-        packed["item"] = item_keys([event.item for event in events])
-        packed["category"] = [category_key(event.category) for event in events]
-        packed["action"] = [action_key(event.action) for event in events]
-        packed["ts"] = times = np.array([event.ts for event in events], np.int64)
-        timestamps = np.array(batch.timestamps, np.int64)
+        known = self._known[batch.partition]
+        found = list(map(known.get, batch.keys))
+        packed, users = _read(batch, found)
+        times, timestamps = packed["ts"].copy(), np.array(batch.timestamps, np.int64)
         good = times <= timestamps + self._max_future_ms
-        self._check_places(batch, users, good)
+        self._check_places(batch, users, found, good)
         columns = BehaviorColumns(
             batch.topic,
             batch.partition,
@@ -116,12 +113,20 @@ class ColumnDecoder:
         if begin < len(columns):
             yield columns.part(begin, len(columns))
 
-    def _check_places(self, batch: RecordBatch, users: Sequence[str], good: npt.NDArray[np.bool_]) -> None:
-        """Unset `good` of records whose key is not their user's, or belongs elsewhere."""
-        known = self._known[batch.partition]
-        found = list(map(known.get, batch.keys))
+    def _check_places(
+        self, batch: RecordBatch, users: Sequence[str], found: Sequence[str | None], good: npt.NDArray[np.bool_]
+    ) -> None:
+        """Unset `good` of records whose key is not their user's, or belongs elsewhere.
+
+        Args:
+            batch: the records.
+            users: (N,) whose they are.
+            found: (N,) whom their keys name, where that is known already.
+            good: (N,) is changed.
+        """
         if found == users:
             return
+        known = self._known[batch.partition]
         if len(known) > _USERS:
             known.clear()
         others = [place for place, (a, b) in enumerate(zip(found, users, strict=True)) if a != b]
@@ -133,8 +138,24 @@ class ColumnDecoder:
                 good[place] = False
 
 
+def _read(batch: RecordBatch, found: Sequence[str | None]) -> tuple[BehaviorArray, list[str]]:
+    """Return what the values of a batch say, and whose they are: "", which nobody is, for one to be looked at alone."""
+    packed, plain = read_plain(batch.values, batch.keys)
+    users = [user or "" for user in found]
+    if None in found:
+        for place in [place for place, user in enumerate(found) if user is None and plain[place]]:
+            users[place] = (batch.keys[place] or b"").decode()
+    if not plain.all():
+        others = np.flatnonzero(~plain)
+        events = _decode([batch.values[place] for place in others.tolist()])
+        packed[others] = pack_events(events)
+        for place, event in zip(others.tolist(), events, strict=True):
+            users[place] = event.user
+    return packed, users
+
+
 _NOBODY = Behavior("", "", 0)
-"""Stands where a record must be looked at alone: no user has an empty name."""
+"""Stands where a record must be looked at alone."""
 
 
 def _decode(values: Sequence[bytes | None]) -> list[Behavior]:

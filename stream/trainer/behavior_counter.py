@@ -11,12 +11,13 @@ from confluent_kafka import Message
 from model.serialization.checkpoint import ArmState
 from model.serialization.update import Update
 from model.statistics.primary import StatisticsPrimary
-from state.behavior import BEHAVIOR, BehaviorArray, category_key, item_key
+from state.behavior import BehaviorArray
 from stream.kafka.reader import TopicReader
 from stream.runtime.progress import Progress
 from stream.schema.events import DECODE_ERRORS, Behavior, decode_behavior, decode_behaviors
 from stream.schema.formats import JSON_ONLY, Formats, await_ready
 from stream.schema.position import encode_origins
+from stream.task.plain_behaviors import pack_events, read_plain
 
 _logger = logging.getLogger("samstream.trainer")
 
@@ -182,15 +183,16 @@ class BehaviorCounter:
             messages: the records.
             values: of each, as JSON.
         """
-        events = decode_behaviors(values)
-        if events is None:
-            pairs = zip(values, messages, strict=True)
-            decoded = [(event, each) for value, each in pairs if (event := _decoded(value)) is not None]
-            events, messages = [event for event, _ in decoded], [message for _, message in decoded]
-        packed = np.zeros(len(events), BEHAVIOR)
-        packed["item"] = [item_key(event.item) for event in events]
-        packed["category"] = [category_key(event.category) for event in events]
-        packed["ts"] = [event.ts for event in events]
+        packed, plain = read_plain(values)
+        if not plain.all():
+            others = np.flatnonzero(~plain)
+            rest = [values[place] for place in others.tolist()]
+            decoded: Sequence[Behavior | None] = decode_behaviors(rest) or [_decoded(value) for value in rest]
+            there = np.array([event is not None for event in decoded])
+            packed[others[there]] = pack_events([event for event in decoded if event is not None])
+            plain[others[there]] = True
+            packed, messages = packed[plain], [message for message, kept in zip(messages, plain, strict=True) if kept]
+        packed["action"] = 0
         written = np.array([message.timestamp()[1] for message in messages], np.int64)
         return packed[packed["ts"] <= written + self._max_future_ms]
 

@@ -14,6 +14,7 @@ from state.behavior import action_key, category_key, item_key
 from stream.schema.erasures import EraseMarker, encode_marker
 from stream.schema.events import DECODE_ERRORS, Behavior, encode_json
 from stream.schema.record import Record
+from stream.task import plain_behaviors
 from stream.task.behavior_columns import BehaviorColumns
 from stream.task.decode import RecordDecoder
 from tests.stream.task import hostile
@@ -130,13 +131,19 @@ Values = st.lists(
 )
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @settings(max_examples=100)
 @given(Values, st.integers(1, 2))
-def test_batches_say_what_records_say(values: list[tuple[bytes | None, bytes | None]], times: int) -> None:
+def test_batches_say_what_records_say(
+    compiled: bool, values: list[tuple[bytes | None, bytes | None]], times: int
+) -> None:
     one, several = decoder(), decoder()
     records = written(values)
-    for _ in range(times):  # keys are known the second time
-        assert in_batches(records, several)[0] == one_by_one(records, one)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(plain_behaviors, "_library", lambda: None)
+        for _ in range(times):  # keys are known the second time
+            assert in_batches(records, several)[0] == one_by_one(records, one)
     assert +Counter(several.units.records) == Counter(one.units.records)
     assert several.units.others == one.units.others
 

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from state.behavior import BEHAVIOR
 from state.partition import Partition
+from stream.bench.harness.probe import read_metric
 from stream.bench.harness.process_cpu import cpu_seconds
 from stream.bench.harness.timing import Summary
 from stream.client import Client
@@ -26,6 +27,7 @@ from stream.errors import StreamError
 from stream.kafka import topic_admin
 from stream.kafka.offsets import GroupLag
 from stream.local.broker import Broker, local_broker
+from stream.local.ports import free_port
 from stream.local.system import Processes
 from stream.report.findings import Findings, Target
 from stream.report.plots.figure import INK, PALETTE, picture
@@ -36,6 +38,8 @@ from stream.settings import Settings, load
 PARTITIONS = 4
 USERS, ITEMS, CATEGORIES = 20_000, 50_000, 100
 _DEADLINE_S = 300.0
+_FOLLOWERS_SAY_S = 1.1
+"""Within it the lag that a copy or the counter says is of the last commit."""
 _ALONE, _WHOLE = "samstream", "samstream, two workers"
 _PEERS = {"Faust": "faust_rolling", "Quix Streams": "quix_rolling"}
 
@@ -51,7 +55,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     notes = [
         f"{_WHOLE}: a trainer counts the same behaviours and sends the workers their statistics; two workers have half"
         " of the partitions each, and keep copies of the other's (worker.standbys=1). So each folds every behaviour"
-        " once, as its own or for a copy, which follows the commits by a second or two; all of them share the cores",
+        " once, as its own or for a copy; all of them share the cores. The clock stops when all copies and the counter"
+        " have everything, too; they say so once a second, so that it may stop a second late",
         "CPU: of one worker, user and system, all threads, between the same two commits",
     ]
     with (
@@ -188,25 +193,25 @@ def _worker_rate(
     for each in workers:
         shutil.copytree(full_state, each / "state")
     lag = GroupLag(settings.kafka, group)
+    followers: dict[str, str] = {}
     with ExitStack() as running:
         if whole:
+            followers[served := f"127.0.0.1:{free_port()}"] = "samstream_behaviors_lag"
             trainer = directory / f"{group}-trainer"
-            paths = msgspec.structs.replace(settings.trainer, directory=str(trainer / "checkpoints"))
-            _begin(running, trainer, "trainer", msgspec.structs.replace(settings, trainer=paths))
-        children = [
-            _begin(
-                running,
-                each,
-                "worker",
-                msgspec.structs.replace(
-                    settings,
-                    state=msgspec.structs.replace(settings.state, directory=str(each / "state")),
-                    worker=msgspec.structs.replace(settings.worker, group=group, standbys=int(whole)),
-                ),
+            section = msgspec.structs.replace(settings.trainer, directory=str(trainer / "checkpoints"), metrics=served)
+            _begin(running, trainer, "trainer", msgspec.structs.replace(settings, trainer=section))
+        children = []
+        for each in workers:
+            served = f"127.0.0.1:{free_port()}"
+            if whole:
+                followers[served] = "samstream_standby_lag_records"
+            own = msgspec.structs.replace(
+                settings,
+                state=msgspec.structs.replace(settings.state, directory=str(each / "state")),
+                worker=msgspec.structs.replace(settings.worker, group=group, standbys=int(whole), metrics=served),
             )
-            for each in workers
-        ]
-        rate = _watch(lag, names.behaviors, records, children)
+            children.append(_begin(running, each, "worker", own))
+        rate = _watch(lag, names.behaviors, records, children, followers)
     lag.close()
     for each in workers:
         shutil.rmtree(each)
@@ -219,9 +224,25 @@ def _begin(running: ExitStack, directory: Path, job: str, settings: Settings) ->
     return processes, processes.start(job, job).pid
 
 
-def _watch(lag: GroupLag, topic: str, records: int, children: Sequence[tuple[Processes, int]]) -> tuple[float, float]:
+def _watch(
+    lag: GroupLag,
+    topic: str,
+    records: int,
+    children: Sequence[tuple[Processes, int]],
+    followers: Mapping[str, str],
+) -> tuple[float, float]:
+    """Wait until everything is folded; returns records a second, and microseconds of CPU a record of the first child.
+
+    Args:
+        lag: of the workers' group.
+        topic: `behaviors`.
+        records: in the topic.
+        children: the workers.
+        followers: where metrics are served → the one that is 0 when this follower has everything as well.
+    """
     first: tuple[float, float, int] | None = None
     whole: dict[int, int] = {}
+    spent, done_at = 0.0, math.inf
     deadline = time.monotonic() + _DEADLINE_S
     while True:
         for processes, _ in children:
@@ -235,10 +256,17 @@ def _watch(lag: GroupLag, topic: str, records: int, children: Sequence[tuple[Pro
         if remaining == 0 and first is not None:
             if not first[2]:
                 raise StreamError(f"{records} records are too few: they were all in one commit")
-            return first[2] / (now - first[0]), 1e6 * (cpu - first[1]) / first[2]
+            if math.isinf(done_at):
+                spent, done_at = cpu - first[1], now
+            if not followers or (now >= done_at + _FOLLOWERS_SAY_S and _have_all(followers)):
+                return first[2] / (now - first[0]), 1e6 * spent / first[2]
         if now > deadline:
             raise StreamError(f"the workers have not read {remaining} records after {_DEADLINE_S:.0f} s")
         time.sleep(0.02)
+
+
+def _have_all(followers: Mapping[str, str]) -> bool:
+    return all(read_metric(served, metric) == 0 for served, metric in followers.items())
 
 
 def _peer_rate(

@@ -35,6 +35,13 @@ class MonitorApp(faust.App):
     sources: Sources
     starts: Mapping[TP, int] | None = None
     """Where to read on after a rebalance; None while one is under way."""
+    on_stopping: Callable[[], None] = staticmethod(lambda: None)
+    """Called when it begins to stop."""
+
+    async def on_stop(self) -> None:
+        """Stop, and say so before."""
+        self.on_stopping()
+        await super().on_stop()
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self)

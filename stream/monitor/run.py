@@ -20,6 +20,7 @@ from stream.monitor.credentials import faust_connection
 from stream.monitor.metrics import MonitorMetrics
 from stream.monitor.monitor import Monitor
 from stream.monitor.sources import Sources
+from stream.monitor.stop_limit import StopLimit
 from stream.runtime.closing import Resources
 from stream.runtime.health import Health
 from stream.runtime.logs import log
@@ -28,6 +29,12 @@ from stream.schema.topics import Topics
 from stream.settings import Settings
 
 _logger = logging.getLogger("samstream.monitor")
+
+_STOP_S = 20.0
+_NOT_STOPPED = (
+    f"it was told to stop and has not within {_STOP_S:.0f} s, as where Kafka does not answer. What it had not committed"
+    " is counted by whoever has its partitions next"
+)
 
 _OF_TABLES = ("No space left", "Disk quota", "Read-only file system", "IO error", "Corruption", "lock hold by")
 """What RocksDB says, as plain `Exception`, of tables that it cannot keep."""
@@ -94,12 +101,16 @@ def prepare(settings: Settings) -> Monitor:
 def _execute(monitor: Monitor) -> int:
     """Run Faust until it ends; returns the exit status."""
     worker = monitor.app.Worker(override_logging=False, quiet=True, redirect_stdouts=False, loglevel="WARNING")
+    limit = StopLimit(_STOP_S, lambda: str(worker.crash_reason or _NOT_STOPPED))
+    monitor.app.on_stopping = limit.begin
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
         if worker.crash_reason is not None:
             raise _reason(worker.crash_reason, monitor) from None
         return int(ended.code or 0)
+    finally:
+        limit.cancel()
 
 
 def _reason(crash: BaseException, monitor: Monitor) -> BaseException:

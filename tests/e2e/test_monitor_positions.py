@@ -17,6 +17,7 @@ from stream.schema.topics import Topics
 from tests.conftest import PARTITIONS
 from tests.e2e.harness import wait_for
 from tests.e2e.served import served
+from tests.e2e.test_broker_trouble import frozen
 from tests.e2e.test_monitor import Monitors, Traffic
 from tests.e2e.test_monitor_metrics import written
 
@@ -363,3 +364,24 @@ def test_answers_that_kafka_removed_unread_are_said_and_stop_no_monitor(
     monitors.start("a")
     judges(monitors, "a", traffic)
     assert f"records_missing topic={scores}" in monitors.processes.log("a").read_text()
+
+
+@pytest.mark.slow
+def test_a_monitor_that_stops_while_kafka_does_not_answer_ends_and_the_next_one_counts_on(
+    broker: Broker, monitoring: Monitoring
+) -> None:
+    monitors, traffic = monitoring("")
+    traffic.write(100)
+    monitors.start("a")
+    judges(monitors, "a", traffic)
+    traffic.write(100)
+    child = monitors.processes.release("a")
+    with frozen(broker):
+        child.terminate()
+        status = child.wait(30)
+    log = monitors.processes.log("a").read_text()
+    assert "Traceback" not in log
+    assert status == 0 or "told to stop" in log
+    traffic.write(100)
+    monitors.start("a")
+    judges(monitors, "a", traffic)

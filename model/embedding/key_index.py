@@ -10,6 +10,8 @@ from model.embedding.keys import Keys, Rows
 from model.kernels import native, table
 
 _SMALLEST = 1024
+_SLOT = np.dtype([("key", np.uint64), ("row", np.int32), ("unused", np.int32)])
+"""Key and row side by side: one miss of the caches, not two."""
 
 
 def unique_in_order(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Rows]:
@@ -31,8 +33,9 @@ class _Slots:
     """
 
     def __init__(self, capacity: int) -> None:
-        self.keys = np.zeros(capacity, np.uint64)
-        self.rows = np.full(capacity, -1, np.int32)
+        self._slots = np.zeros(capacity, _SLOT)
+        self.keys, self.rows = self._slots["key"], self._slots["row"]
+        self.rows[:] = -1
         self.mask = capacity - 1
         self._shift = np.uint64(64 - (capacity.bit_length() - 1))
         self._factor = np.uint64(int.from_bytes(os.urandom(8), "little") | 1)
@@ -61,7 +64,7 @@ class _Slots:
     def lookup(self, keys: Keys) -> Rows:
         """Return the row of each of (n,) keys, −1 for one that has none and for key 0."""
         if native.library() is not None:
-            return table.lookup(keys, self.keys, self.rows, int(self._factor), int(self._shift))
+            return table.lookup(keys, self._slots, int(self._factor), int(self._shift))
         slot = self.find(keys)
         rows = self.rows[slot].astype(np.int64)
         rows[slot < 0] = -1

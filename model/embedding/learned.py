@@ -13,7 +13,7 @@ from model.embedding.initial import Initial, initial_vectors
 from model.embedding.key_index import unique_in_order
 from model.embedding.keys import Keys, Rows
 from model.embedding.recency import Recency
-from model.embedding.table import EmbeddingTable
+from model.embedding.table import EmbeddingTable, zero_rows
 from model.errors import CheckpointError
 from model.kernels import native, table
 
@@ -135,7 +135,7 @@ class LearnedTable(EmbeddingTable):
         places = 1 + np.append(np.arange(len(known)), len(known) + wanted[: len(admitted)])
         move = table.adagrad if table.usable(self._values) else _adagrad
         move(rows + 1, taken.vectors, places, gradient, self._values, self._sums, lr=lr, eps=eps)
-        self._touched[rows] = True
+        table.set_rows(self._touched, rows, True)
         self._recency.touch(rows)
 
     def touched(self) -> tuple[Keys, npt.NDArray[np.float32]]:
@@ -258,7 +258,7 @@ class LearnedTable(EmbeddingTable):
         super().reserve(extra)
         capacity = len(self._values)
         if capacity > len(self._sums):
-            sums = torch.zeros(capacity, device=self._device)
+            sums = zero_rows(self._values, capacity, dim=1)[:, 0]
             sums[: len(self._sums)] = self._sums
             self._sums = sums
             more = np.zeros(capacity - len(self._touched), np.bool_)

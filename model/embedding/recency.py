@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding.keys import Rows
+from model.kernels import table
 
 _SWEEPS = 32
 """Sweeps in the time after which rows expire: one looks at all rows, so a row goes up to a 32nd of that time late."""
@@ -40,7 +41,7 @@ class Recency:
 
     def touch(self, rows: Rows) -> None:
         """Take note that rows were touched now."""
-        self._times[rows] = self._now
+        table.set_rows(self._times, rows, self._now)
 
     def expired(self, held: npt.NDArray[np.bool_]) -> Rows:
         """Return which of the (n,) rows that are held were not touched for as long as they are kept."""

@@ -77,8 +77,8 @@ def _grown(values: Tensor, rows: int) -> Tensor:
     return grown
 
 
-def zero_rows(values: Tensor, rows: int) -> Tensor:
-    """Return (rows, dim) zeros where (N, dim) float32 `values` lie."""
-    size = rows, values.shape[1]
+def zero_rows(values: Tensor, rows: int, dim: int | None = None) -> Tensor:
+    """Return (rows, dim) zeros where (N, dim) float32 `values` lie, or of another `dim`."""
+    size = rows, values.shape[1] if dim is None else dim
     # On Linux, numpy asks for huge pages: fewer rows miss the TLB.
     return torch.from_numpy(np.zeros(size, np.float32)) if values.device.type == "cpu" else values.new_zeros(size)

@@ -8,6 +8,11 @@ namespace {
 
 constexpr int64_t AHEAD = 32;
 
+struct Slot {
+    uint64_t key;
+    int32_t row, unused;
+};
+
 template <class T> inline void fetch(const T *at) { __builtin_prefetch(at, 0, 1); }
 
 // Fetches `width` floats: of those, each cache line that may be touched.
@@ -18,21 +23,16 @@ inline void fetch_row(const float *row, int64_t width) {
 
 }  // namespace
 
-// keys (count); slots and rows (mask + 1, a power of two): key and row of each place, key 0 where it is free; at most half
-// of them are taken. A search begins at the upper bits of key * factor. found (count): the row, −1 for a key that has none
-// and for key 0.
-extern "C" void lookup(const uint64_t *keys, int64_t count, const uint64_t *slots, const int32_t *rows, uint64_t mask,
-                       uint64_t factor, int64_t shift, int64_t *found) {
+// keys (count); slots (mask + 1, a power of two): a free one has key 0; at most half of them are taken. A search begins at
+// the upper bits of key * factor. found (count): the row, −1 for a key that has none and for key 0.
+extern "C" void find_rows(const uint64_t *keys, int64_t count, const Slot *slots, uint64_t mask, uint64_t factor,
+                          int64_t shift, int64_t *found) {
     for (int64_t i = 0; i < count; ++i) {
-        if (i + AHEAD < count) {
-            const uint64_t next = keys[i + AHEAD] * factor >> shift;
-            fetch(slots + next);
-            fetch(rows + next);
-        }
+        if (i + AHEAD < count) fetch(slots + (keys[i + AHEAD] * factor >> shift));
         const uint64_t key = keys[i];
         uint64_t at = key * factor >> shift;
-        while (slots[at] != key && slots[at] != 0) at = (at + 1) & mask;
-        found[i] = key != 0 && slots[at] == key ? rows[at] : -1;
+        while (slots[at].key != key && slots[at].key != 0) at = (at + 1) & mask;
+        found[i] = key != 0 && slots[at].key == key ? slots[at].row : -1;
     }
 }
 
@@ -66,6 +66,21 @@ extern "C" void gather_rows(const float *values, int64_t width, const int64_t *r
         const float *row = values + rows[i] * width;
         for (int64_t j = 0; j < width; ++j) out[i * width + j] = row[j];
     }
+}
+
+template <class T> void set_all(const int64_t *rows, int64_t count, T value, T *values) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count) __builtin_prefetch(values + rows[i + AHEAD], 1, 1);
+        values[rows[i]] = value;
+    }
+}
+
+// values (rows of the table): of 1 or 8 bytes each, as `size` says; of rows (count) they become `value`.
+extern "C" void set_rows(const int64_t *rows, int64_t count, int64_t size, int64_t value, void *values) {
+    if (size == 1)
+        set_all(rows, count, static_cast<int8_t>(value), static_cast<int8_t *>(values));
+    else
+        set_all(rows, count, value, static_cast<int64_t *>(values));
 }
 
 // Row-wise Adagrad. rows (count): of the table; taken (count): of `vectors` and `gradients` (…, width), where each is.

@@ -22,22 +22,20 @@ def usable(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype == torch.float32 and native.library() is not None
 
 
-def lookup(
-    keys: npt.NDArray[np.uint64], slots: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32], factor: int, shift: int
-) -> Rows:
+def lookup(keys: npt.NDArray[np.uint64], slots: npt.NDArray[np.void], factor: int, shift: int) -> Rows:
     """Return the rows of (n,) keys in a hash table, −1 for those without one; only where there is a `native.library`.
 
     Args:
         keys: to look up.
-        slots: (2^b,) the key in each place, 0 where it is free.
-        rows: (2^b,) its row.
+        slots: (2^b,) of 16 bytes: the key in each place, uint64, 0 where it is free; its row, int32.
         factor: by which a key is multiplied; the upper bits say where its search begins.
         shift: 64 − b.
     """
     keys = np.ascontiguousarray(keys)
     found = np.empty(len(keys), np.int64)
-    _library().lookup(keys.ctypes.data, len(keys), slots.ctypes.data, rows.ctypes.data, len(slots) - 1, factor, shift,
-                      found.ctypes.data)  # fmt: skip
+    _library().find_rows(
+        keys.ctypes.data, len(keys), slots.ctypes.data, len(slots) - 1, factor, shift, found.ctypes.data
+    )
     return found
 
 
@@ -60,6 +58,14 @@ def gather_rows(values: Tensor, rows: Rows, out: Tensor | None = None) -> Tensor
     out = values.new_empty(len(rows), values.shape[1]) if out is None else out
     _library().gather_rows(values.data_ptr(), values.shape[1], rows.ctypes.data, len(rows), out.data_ptr())
     return out
+
+
+def set_rows(values: npt.NDArray[np.bool_] | npt.NDArray[np.int64], rows: Rows, value: int) -> None:
+    """Set (n,) rows of (N,) values to a value, compiled or not."""
+    if native.library() is None:
+        values[rows] = value
+    else:
+        _library().set_rows(rows.ctypes.data, len(rows), values.itemsize, value, values.ctypes.data)
 
 
 def adagrad(

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Findings:
     rows: list[dict[str, Any]] = []
     times: dict[str, float] = {}
     try:
-        # First, as in a process that begins: what the literal form leaves behind lacks the huge pages that tables ask for.
+        # First, as in a new process: what the literal form leaves behind has few huge pages for them.
         console.print("tables …")
         steps = {f"{size:,}": _table_step(size, sizes) for size in sizes.tables}
         tables = time_alternately(steps, repeats=sizes.repeats, warmups=10)

@@ -35,8 +35,16 @@ def example(
 
 
 def spread_keys(numbers: npt.NDArray[Any]) -> Keys:
-    """Return a key of 64 bits for each number, as far apart as hashes of items are."""
-    return numbers.astype(np.uint64) * GOLDEN_RATIO
+    """Return a key of 64 bits for each number, as irregular as hashes of items are: other ones for other numbers.
+
+    The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). Multiples of a number would not do: how many of
+    these meet in a hash table depends on luck.
+    """
+    keys = numbers.astype(np.uint64) * GOLDEN_RATIO
+    keys = (keys ^ keys >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ keys >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    spread: Keys = keys ^ keys >> np.uint64(31)
+    return spread
 
 
 def mixed_lengths(rng: np.random.Generator, users: int, low: int, high: int) -> list[int]:

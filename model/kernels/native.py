@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.kernels.builds import built
 from model.kernels.signatures import declare
 
 THREADED = 100_000
@@ -106,18 +106,15 @@ def library() -> ctypes.CDLL | None:
     With `SAMSTREAM_NATIVE=avx2` it is the build for AVX2, on a CPU that could do more as well.
     """
     wanted = os.environ.get("SAMSTREAM_NATIVE", "")
-    if wanted == "0":
-        return None
-    if wanted not in ("", "1", "avx2"):
+    if wanted not in ("", "0", "1", "avx2"):
         warnings.warn(f"SAMSTREAM_NATIVE is 0 (not compiled), avx2, or 1 (the best build), not {wanted}", stacklevel=2)
     builds = _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ())
     for name in builds[-1:] if wanted == "avx2" else builds:
-        for suffix in EXTENSION_SUFFIXES:
-            if (path := Path(__file__).with_name(f"{name}{suffix}")).exists():
-                found = ctypes.CDLL(str(path))
-                if declare(found):
-                    return found
-                warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
+        if (path := built(Path(__file__).parent, name)) is not None:
+            found = ctypes.CDLL(str(path))
+            if declare(found):
+                return found
+            warnings.warn(f"{path.name} is an older build: install samstream again", stacklevel=2)
     return None
 
 

@@ -21,6 +21,13 @@ inline void fetch_row(const float *row, int64_t width) {
     fetch(row + width - 1);
 }
 
+template <class T> void set_all(const int64_t *rows, int64_t count, T value, T *values) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + AHEAD < count) __builtin_prefetch(values + rows[i + AHEAD], 1, 1);
+        values[rows[i]] = value;
+    }
+}
+
 }  // namespace
 
 // keys (count); slots (mask + 1, a power of two): a free one has key 0; at most half of them are taken. A search begins at
@@ -65,13 +72,6 @@ extern "C" void gather_rows(const float *values, int64_t width, const int64_t *r
         if (i + AHEAD < count) fetch_row(values + rows[i + AHEAD] * width, width);
         const float *row = values + rows[i] * width;
         for (int64_t j = 0; j < width; ++j) out[i * width + j] = row[j];
-    }
-}
-
-template <class T> void set_all(const int64_t *rows, int64_t count, T value, T *values) {
-    for (int64_t i = 0; i < count; ++i) {
-        if (i + AHEAD < count) __builtin_prefetch(values + rows[i + AHEAD], 1, 1);
-        values[rows[i]] = value;
     }
 }
 

@@ -1,15 +1,14 @@
 """Plain behaviours out of JSON, in compiled code where it was built: ASCII, no escapes, none but the known fields."""
 
 import ctypes
-import os
 from collections.abc import Sequence
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from model.kernels.builds import built
 from state.behavior import BEHAVIOR, BehaviorArray, action_key, category_key, item_keys
 from stream.schema.events import Behavior
 
@@ -27,7 +26,12 @@ def read_plain(
 
     Returns:
         (N,) of dtype `BEHAVIOR`, unset where a value is not plain; (N,) which are.
+
+    Raises:
+        ValueError: when there are not as many keys as values.
     """
+    if keys is not None and len(keys) != len(values):
+        raise ValueError(f"{len(keys)} keys of {len(values)} values: give each value the key of its record")
     packed, plain = np.empty(len(values), BEHAVIOR), np.zeros(len(values), np.bool_)
     if (compiled := _library()) is not None:
         given = None if keys is None else list(keys)
@@ -47,10 +51,8 @@ def pack_events(events: Sequence[Behavior]) -> BehaviorArray:
 
 @cache
 def _library() -> ctypes.PyDLL | None:
-    """Return the compiled code; None where it was not built, or `SAMSTREAM_NATIVE` is 0."""
-    paths = (Path(__file__).with_name(f"_plain_behaviors{suffix}") for suffix in EXTENSION_SUFFIXES)
-    path = next((path for path in paths if path.exists()), None)
-    if path is None or os.environ.get("SAMSTREAM_NATIVE") == "0":
+    """Return the compiled code; None where there is none."""
+    if (path := built(Path(__file__).parent, "_plain_behaviors")) is None:
         return None
     library = ctypes.PyDLL(str(path))
     library.read_behaviors.argtypes = [ctypes.py_object, ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p]

@@ -88,3 +88,8 @@ def test_a_key_that_is_not_the_users_is_not_plain() -> None:
     value = b'{"user":"u","item":"i","ts":1}'
     keys = [b"u", b"v", b"", b"uu", None]
     assert read_plain([value] * 5, keys)[1].tolist() == [True, False, False, False, False]
+
+
+def test_keys_and_values_belong_together() -> None:
+    with pytest.raises(ValueError, match="1 keys of 2 values"):
+        read_plain([b"{}", b"{}"], [b"u"])
